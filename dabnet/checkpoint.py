@@ -1,0 +1,218 @@
+"""Checkpoints: ours, and those published with DABNet.
+
+Ours is a dictionary that ``torch.load(weights_only=True)`` reads, since it holds only tensors,
+strings and numbers. The keys ``epoch`` and ``model`` are those of the public files, so that a
+checkpoint of ours loads in the original code too.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dabnet import __version__
+from dabnet.data.labels import LabelSet, label_set
+from dabnet.errors import ArtifactError, InputError
+from dabnet.files import existing_file, replacing
+from dabnet.models import build_model
+from dabnet.preprocessing import Preprocessing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained network with what is needed to use it.
+
+    Attributes:
+        model: name in the registry of networks.
+        state: the network's state dict, float32.
+        dataset: command-line name of the dataset it was trained on.
+        labels: classes, palette and ignore value.
+        preprocessing: what the network expects to be done to an image.
+        epoch: epochs trained.
+        metrics: such as ``{"val_miou": 0.61}``; shares in 0…1.
+        recipe: the resolved training recipe, plain values by name.
+        training: optimiser, scheduler and progress, for ``--resume``; empty in ``best.pth``.
+    """
+
+    model: str
+    state: dict[str, Tensor]
+    dataset: str
+    labels: LabelSet
+    preprocessing: Preprocessing
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def network(self) -> nn.Module:
+        """Return the network with these weights, in evaluation mode, on the CPU."""
+        network = build_model(self.model, len(self.labels.classes))
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write ``checkpoint`` atomically: a reader finds the old file or the new one."""
+    content = {
+        "format": FORMAT,
+        "tool_version": __version__,
+        "model_name": checkpoint.model,
+        "model": checkpoint.state,
+        "dataset": checkpoint.dataset,
+        "classes": list(checkpoint.labels.classes),
+        "palette": [list(colour) for colour in checkpoint.labels.palette],
+        "ignore": checkpoint.labels.ignore,
+        "mean_rgb": list(checkpoint.preprocessing.mean_rgb),
+        "scale": list(checkpoint.preprocessing.scale),
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "recipe": checkpoint.recipe,
+        "training": checkpoint.training,
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
+    """Read a checkpoint of ours or a public one.
+
+    Args:
+        path: the file.
+        dataset: gives classes, palette and preprocessing to a file that does not carry them. A
+            file of ours keeps its own; naming another dataset than its own is an error.
+    """
+    file = existing_file(path, "a checkpoint (a .pth file)")
+    content = _read(file)
+    if content.get("format") is not None:
+        checkpoint = _ours(content, file)
+        if dataset not in (None, checkpoint.dataset):
+            raise InputError(
+                f"--dataset {dataset}, but {str(file)!r} was trained on {checkpoint.dataset}",
+                "the dataset of the checkpoint",
+                f"leave --dataset out or give {checkpoint.dataset}",
+            )
+        return checkpoint
+    return _public(content, file, dataset)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Torch's message runs over many lines; the name of the refused object is what helps.
+        reason = str(error).split("Unsupported global: ")[-1].split(" was not")[0]
+        raise ArtifactError(
+            f"{str(file)!r} is not a checkpoint that loads safely"
+            + (f" (it holds {reason})" if "Unsupported global" in str(error) else ""),
+            "tensors, strings and numbers only",
+            "if you trust the file, save its state dict alone with torch.save",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+        raise ArtifactError(
+            f"{str(file)!r} cannot be read as a checkpoint (truncated or another format)",
+            "a file written by torch.save",
+            "download or train it again",
+        ) from error
+    if not isinstance(content, dict):
+        raise ArtifactError(
+            f"{str(file)!r} holds a {type(content).__name__}",
+            "a state dict or a dictionary with the key 'model'",
+        )
+    return content
+
+
+def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
+    if content["format"] != FORMAT:
+        raise ArtifactError(
+            f"{str(file)!r} is a checkpoint of format {content['format']}",
+            f"format {FORMAT}",
+            "use the version of dabnet-train that wrote it",
+        )
+    try:
+        dataset = content["dataset"]
+        labels = LabelSet(
+            tuple(content["classes"]),
+            tuple(tuple(colour) for colour in content["palette"]),
+            content["ignore"],
+            label_set(dataset).public,
+        )
+        checkpoint = Checkpoint(
+            content["model_name"],
+            content["model"],
+            dataset,
+            labels,
+            Preprocessing(tuple(content["mean_rgb"]), tuple(content["scale"])),
+            content["epoch"],
+            content["metrics"],
+            content["recipe"],
+            content["training"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{str(file)!r} lacks or garbles {error}", "a checkpoint of dabnet-train"
+        ) from error
+    _check_fit(checkpoint, file)
+    return checkpoint
+
+
+def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpoint:
+    state = content.get("model", content.get("state_dict", content))
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ArtifactError(
+            f"{str(file)!r} holds no state dict (its keys: {', '.join(map(str, content))[:80]})",
+            "a state dict, bare or under the key 'model'",
+        )
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if dataset is None:
+        raise InputError(
+            f"{str(file)!r} does not say which classes and preprocessing it was trained with",
+            "a checkpoint of dabnet-train, or the dataset's name",
+            "add --dataset camvid or --dataset cityscapes",
+        )
+    labels = label_set(dataset)
+    epoch = content.get("epoch", 0)
+    checkpoint = Checkpoint(
+        "dabnet",
+        state,
+        dataset,
+        labels,
+        labels.public,
+        epoch if isinstance(epoch, int) else 0,
+    )
+    _check_fit(checkpoint, file)
+    return checkpoint
+
+
+def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
+    """Raise one clear line where the weights are not those of the named network."""
+    expected = build_model(checkpoint.model, len(checkpoint.labels.classes)).state_dict()
+    state = checkpoint.state
+    head = "classifier.0.conv.weight"
+    if head in state and state[head].shape[0] != expected[head].shape[0]:
+        raise InputError(
+            f"{str(file)!r} predicts {state[head].shape[0]} classes",
+            f"{expected[head].shape[0]}, the classes of {checkpoint.dataset}",
+            "name the dataset that it was trained on",
+        )
+    wrong = sorted(
+        set(expected) ^ set(state)
+        | {name for name in set(expected) & set(state) if expected[name].shape != state[name].shape}
+    )
+    # Old checkpoints of PyTorch 0.4 do not count batches; evaluation does not need it.
+    missing_counters = [n for n in wrong if n.endswith("num_batches_tracked") and n not in state]
+    for name in missing_counters:
+        state[name] = expected[name]
+    wrong = [name for name in wrong if name not in missing_counters]
+    if wrong:
+        raise ArtifactError(
+            f"{str(file)!r} is not a {checkpoint.model} checkpoint"
+            f" ({len(wrong)} tensors differ, such as {wrong[0]!r})",
+            f"the state dict of {checkpoint.model}",
+        )

@@ -1,0 +1,102 @@
+"""What the three commands share: errors as one line, size options, progress bars."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dabnet.errors import DabnetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# Options may be written with underscores, as in the published code.
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+    "max_content_width": 100,
+}
+
+
+def run(command: click.Command) -> None:
+    """Run a command; what the user can mend is one line on stderr and exit code 2."""
+    try:
+        status = command.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except DabnetError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """HEIGHTxWIDTH in pixels, also HEIGHT,WIDTH as in the published code."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)[x,](\d+)", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size; expected HEIGHTxWIDTH, such as 512x1024")
+        return int(match[1]), int(match[2])
+
+
+def console() -> Console:
+    """Return a console on stderr: tables and results go to stdout, progress does not."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def progress_bar(what: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
+    """Show a bar while the block runs; call what is yielded once a step."""
+    with progress_columns(unit) as bar:
+        task = bar.add_task(what, total=total, text="")
+        yield lambda: bar.advance(task)
+
+
+def progress_columns(unit: str) -> Progress:
+    """Return a progress display whose tasks carry a field ``text`` with what else is known."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console(),
+        transient=True,
+    )

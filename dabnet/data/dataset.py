@@ -1,0 +1,49 @@
+"""What every dataset gives: labelled images by index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dabnet.data.labels import LabelSet
+
+Uint8Array = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image and its truth.
+
+    Attributes:
+        name: unique in the dataset; names the file in messages and pictures.
+        image: uint8, (H, W, 3), RGB, 0…255.
+        label: uint8, (H, W), class index or the label set's ignore value.
+    """
+
+    name: str
+    image: Uint8Array
+    label: Uint8Array
+
+
+class Dataset(Protocol):
+    """A split of a dataset. Indexing reads or draws the image anew each time."""
+
+    @property
+    def name(self) -> str:
+        """The dataset's command-line name, such as ``camvid``."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """``train``, ``val``, ``trainval`` or ``test``."""
+        ...
+
+    @property
+    def labels(self) -> LabelSet: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> LabelledImage: ...

@@ -1,0 +1,131 @@
+"""Classes, palettes and the preprocessing constants of the public checkpoints, per dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dabnet.errors import InputError
+from dabnet.preprocessing import Preprocessing
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The classes of a dataset, in index order.
+
+    Attributes:
+        classes: class names; the index in this tuple is the label value.
+        palette: one RGB colour (0…255) a class.
+        ignore: the label value of pixels that count neither in the loss nor in the score.
+        public: preprocessing of the checkpoints published with DABNet for this dataset.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore: int
+    public: Preprocessing
+
+
+_CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+_CAMVID_PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+
+# The public code stores means in BGR order, as OpenCV reads; here they are RGB.
+CAMVID = LabelSet(
+    classes=_CAMVID_CLASSES,
+    palette=_CAMVID_PALETTE,
+    ignore=11,
+    public=Preprocessing(mean_rgb=(99.625404, 103.329834, 105.65775)),
+)
+
+# Toy street draws CamVid's classes, so that a network can move between the two.
+TOY_STREET = LabelSet(
+    classes=_CAMVID_CLASSES,
+    palette=_CAMVID_PALETTE,
+    ignore=11,
+    public=CAMVID.public,
+)
+
+# Class order and colours: cityscapesScripts, helpers/labels.py (trainId 0 to 18).
+CITYSCAPES = LabelSet(
+    classes=(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ),
+    palette=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    ),
+    ignore=255,
+    public=Preprocessing(mean_rgb=(73.158325, 82.90902, 72.3924)),
+)
+
+LABEL_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "toy-street": TOY_STREET}
+
+
+def label_set(dataset: str) -> LabelSet:
+    """Return the label set of a dataset by its command-line name."""
+    try:
+        return LABEL_SETS[dataset]
+    except KeyError:
+        raise InputError(
+            f"unknown dataset {dataset!r}", "one of " + ", ".join(LABEL_SETS)
+        ) from None

@@ -1,0 +1,37 @@
+"""Datasets by their command-line names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dabnet.data.dataset import Dataset
+from dabnet.errors import InputError
+
+DATASET_NAMES = ("camvid", "toy-street")
+
+
+def open_dataset(
+    name: str,
+    split: str,
+    data_dir: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+) -> Dataset:
+    """Open one split of a dataset.
+
+    Args:
+        name: one of ``DATASET_NAMES``.
+        split: ``train``, ``val``, ``trainval`` or ``test``.
+        data_dir: the dataset's folder; toy street is drawn and needs none.
+        size: (height, width) of images that are drawn; those on disk have their own.
+    """
+    if name == "toy-street":
+        from dabnet.data.toy_street import ToyStreet
+
+        return ToyStreet(split) if size is None else ToyStreet(split, size)
+    if name == "camvid":
+        if data_dir is None:
+            raise InputError("no --data-dir for camvid", "the folder that holds camvid_*_list.txt")
+        from dabnet.data.camvid import CamVid
+
+        return CamVid(data_dir, split)
+    raise InputError(f"no images of dataset {name!r}", "one of " + ", ".join(DATASET_NAMES))

@@ -1,0 +1,53 @@
+"""Segmentation metrics as pure functions of a confusion matrix.
+
+A confusion matrix is int64 (K, K): rows are the truth, columns the prediction, counts in pixels.
+Pixels whose truth is the ignore value are not counted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> Counts:
+    """Count (truth, prediction) pairs of two uint8 arrays of one shape.
+
+    Truth values of ``classes`` and above are ignored; a prediction must be a class.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
+    valid = truth < classes
+    predicted = prediction[valid]
+    if predicted.size and int(predicted.max()) >= classes:
+        raise ValueError(f"a prediction of class {predicted.max()} among {classes} classes")
+    pairs = truth[valid].astype(np.intp) * classes + predicted
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_iou(matrix: Counts) -> Floats:
+    """Intersection over union of each class, 0…1; NaN for a class in neither truth nor prediction.
+
+    Accepts (..., K, K) and returns (..., K).
+    """
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    union = matrix.sum(-1) + matrix.sum(-2) - hit
+    iou: Floats = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    return iou
+
+
+def mean_iou(matrix: Counts) -> Floats:
+    """Mean of ``class_iou`` over the classes that occur, 0…1; (..., K, K) → (...)."""
+    iou = class_iou(matrix)
+    present = ~np.isnan(iou)
+    total = np.where(present, iou, 0.0).sum(-1)
+    result: Floats = np.asarray(total / np.maximum(present.sum(-1), 1))
+    return result
+
+
+def pixel_accuracy(matrix: Counts) -> float:
+    """Share of labelled pixels that are right, 0…1."""
+    return float(np.trace(matrix) / max(1, int(matrix.sum())))

@@ -1,0 +1,38 @@
+"""The artifact contract as a module: uint8 image in, class mask out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dabnet.preprocessing import Preprocessing
+
+
+class ImageToMask(nn.Module):
+    """A network with its preprocessing before it and upsample and argmax behind it.
+
+    ``forward`` takes images uint8 (N, H, W, 3), RGB, and returns masks uint8 (N, H, W) of class
+    indices. This is the PyTorch reference that every exported artifact must agree with, and the
+    module that is exported.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        as_channels = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean_rgb).view(as_channels))
+        self.register_buffer("scale", torch.tensor(preprocessing.scale).view(as_channels))
+        self.scales = any(factor != 1.0 for factor in preprocessing.scale)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) → float32 (N, 3, H, W), normalised."""
+        # Cast before the transpose: TensorRT lets a uint8 tensor be cast and nothing else.
+        normalised = images.to(torch.float32).permute(0, 3, 1, 2) - self.mean
+        return normalised * self.scale if self.scales else normalised
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.preprocess(images))  # (N, K, H, W)
+        return logits.argmax(dim=1).to(torch.uint8)  # (N, H, W)

@@ -1,0 +1,19 @@
+"""What happens to an image before the first convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """``(image - mean_rgb) * scale`` per channel, on RGB values in 0…255.
+
+    DABNet subtracts a mean and divides by nothing, so ``scale`` is 1 for its checkpoints
+    (Reagan1311/DABNet, ``dataset/camvid.py`` and ``dataset/cityscapes.py``).
+    """
+
+    mean_rgb: Triple
+    scale: Triple = (1.0, 1.0, 1.0)

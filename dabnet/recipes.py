@@ -1,0 +1,80 @@
+"""Training recipes by dataset: the published values, each of which a user may override."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from dabnet.errors import InputError
+from dabnet.models import check_size
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a training run computes, besides its data and seed.
+
+    Attributes:
+        input_size: (height, width) of the training crops in pixels.
+        batch_size: images an iteration.
+        max_epochs: passes over the training split.
+        lr: peak learning rate of Adam.
+        weight_decay: L2 penalty inside Adam, as published (not decoupled).
+        poly_power: exponent of the learning-rate decay.
+        warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
+        scales: factors of the random resize.
+    """
+
+    input_size: tuple[int, int]
+    batch_size: int
+    max_epochs: int
+    lr: float = 1e-3
+    weight_decay: float = 2e-4
+    poly_power: float = 0.9
+    warmup_iterations: int = 500
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+    def __post_init__(self) -> None:
+        check_size(*self.input_size)
+        for name in ("batch_size", "max_epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}", "a number of at least 1"
+                )
+        if self.batch_size < 2:
+            raise InputError("--batch-size 1", "at least 2 (batch normalisation)")
+        if not 0 < self.lr < 10:
+            raise InputError(f"--lr {self.lr}", "a learning rate between 0 and 10")
+
+    def warmup_of(self, total: int) -> int:
+        """Warm-up of a run of ``total`` iterations: a tenth of it where the recipe's is longer."""
+        return min(self.warmup_iterations, total // 10)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in a checkpoint."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Read what ``to_dict`` wrote."""
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
+
+
+RECIPES = {
+    # DABNet (BMVC 2019), section 4.1, and the defaults of its published training code.
+    "camvid": Recipe(input_size=(360, 480), batch_size=16, max_epochs=1000),
+    # Short, for a demonstration on a CPU; scenes are drawn at 512x1024.
+    "toy-street": Recipe(
+        input_size=(256, 512), batch_size=4, max_epochs=6, lr=2e-3, scales=(0.75, 1.0, 1.25)
+    ),
+}
+
+
+def recipe_for(dataset: str, **overrides: Any) -> Recipe:
+    """Return the dataset's recipe with every override that is not None put in."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return dataclasses.replace(RECIPES[dataset], **given)

@@ -1,0 +1,1 @@
+"""Runners: one artifact, loaded on one backend, behind one small protocol."""

@@ -1,0 +1,160 @@
+"""The manifest: what an artifact is, carried inside the ONNX file or beside the engine.
+
+In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metadata_props``; beside
+``model.engine`` it is ``model.engine.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dabnet import __version__
+from dabnet.errors import ArtifactError
+from dabnet.preprocessing import Preprocessing
+
+Colour = tuple[int, int, int]
+
+ONNX_KEY = "dabnet_manifest"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, numpy dtype name and shape of a graph input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationInfo:
+    """Where the INT8 ranges came from: always a training split, never the one that is scored."""
+
+    method: str
+    dataset: str
+    split: str
+    images: int
+    images_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far an artifact's masks equal PyTorch FP32's on the same images.
+
+    Attributes:
+        images: where the images came from, and how many, in words.
+        mean: share of equal pixels over all images, 0…1.
+        worst: the share on the worst image, 0…1.
+    """
+
+    images: str
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What built an engine and where it may run.
+
+    Attributes:
+        product: ``tensorrt`` or ``tensorrt_rtx``.
+        version: its version, such as ``10.16.1.11``.
+        target: ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise.
+        gpu, compute_capability, driver: of the card that built it; empty for ahead-of-time.
+        layers_by_type: number of engine layers per output data type, as the builder reported it.
+    """
+
+    product: str
+    version: str
+    target: str
+    gpu: str = ""
+    compute_capability: str = ""
+    driver: str = ""
+    layers_by_type: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a runtime, a person or a later build must know about an artifact."""
+
+    model: str
+    dataset: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ignore: int
+    preprocessing: Preprocessing
+    input: TensorInfo
+    output: TensorInfo
+    precision: str
+    checkpoint_sha256: str
+    opset: int = 0
+    channel_order: str = "RGB"
+    onnx_sha256: str = ""
+    calibration: CalibrationInfo | None = None
+    agreement: Agreement | None = None
+    engine: EngineInfo | None = None
+    tool_version: str = __version__
+    libraries: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.input.shape[1], self.input.shape[2]
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Manifest:
+        """Read what ``to_json`` wrote; ``source`` names the file in the error."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            version = raw["format"]
+            if version != FORMAT:
+                raise ArtifactError(
+                    f"{source} carries a manifest of format {version}",
+                    f"format {FORMAT}",
+                    "export the artifact again with this version of dabnet-export",
+                )
+            return cls(
+                **{
+                    **raw,
+                    "classes": tuple(raw["classes"]),
+                    "palette": tuple(tuple(colour) for colour in raw["palette"]),
+                    "preprocessing": Preprocessing(
+                        tuple(raw["preprocessing"]["mean_rgb"]),
+                        tuple(raw["preprocessing"]["scale"]),
+                    ),
+                    "input": _tensor(raw["input"]),
+                    "output": _tensor(raw["output"]),
+                    "calibration": _optional(CalibrationInfo, raw["calibration"]),
+                    "agreement": _optional(Agreement, raw["agreement"]),
+                    "engine": _optional(EngineInfo, raw["engine"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{source} carries a damaged manifest ({error})",
+                "the JSON that dabnet-export writes",
+                "export the artifact again",
+            ) from error
+
+
+def engine_manifest_path(engine: Path) -> Path:
+    """``model.engine`` → ``model.engine.json``."""
+    return engine.with_name(engine.name + ".json")
+
+
+def _tensor(raw: dict[str, Any]) -> TensorInfo:
+    return TensorInfo(raw["name"], raw["dtype"], tuple(raw["shape"]))
+
+
+def _optional(kind: Any, raw: dict[str, Any] | None) -> Any:
+    return None if raw is None else kind(**raw)
