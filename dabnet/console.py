@@ -88,6 +88,7 @@ def progress_columns(unit: str) -> Progress:
         TimeRemainingColumn,
     )
 
+    terminal = console()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -97,6 +98,7 @@ def progress_columns(unit: str) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console(),
+        console=terminal,
         transient=True,
+        disable=not terminal.is_terminal,
     )

@@ -11,17 +11,23 @@ from dabnet.preprocessing import Preprocessing
 class ImageToMask(nn.Module):
     """A network with its preprocessing before it and upsample and argmax behind it.
 
-    ``forward`` takes images uint8 (N, H, W, 3), RGB, and returns masks uint8 (N, H, W) of class
-    indices. This is the PyTorch reference that every exported artifact must agree with, and the
-    module that is exported.
+    ``forward`` takes images uint8 (N, H, W, 3), RGB, and returns masks (N, H, W) of class indices
+    in ``mask_dtype``: uint8, or int32 where a target cannot emit uint8 (TensorRT 8.6). This is
+    the PyTorch reference that every exported artifact must agree with, and what is exported.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        mask_dtype: torch.dtype = torch.uint8,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.mask_dtype = mask_dtype
         as_channels = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(preprocessing.mean_rgb).view(as_channels))
         self.register_buffer("scale", torch.tensor(preprocessing.scale).view(as_channels))
@@ -35,4 +41,4 @@ class ImageToMask(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(self.preprocess(images))  # (N, K, H, W)
-        return logits.argmax(dim=1).to(torch.uint8)  # (N, H, W)
+        return logits.argmax(dim=1).to(self.mask_dtype)  # (N, H, W)

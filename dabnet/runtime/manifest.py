@@ -66,7 +66,7 @@ class EngineInfo:
         version: its version, such as ``10.16.1.11``.
         target: ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise.
         gpu, compute_capability, driver: of the card that built it; empty for ahead-of-time.
-        layers_by_type: number of engine layers per output data type, as the builder reported it.
+        layers_by_type: engine layers by the type they compute in, read back from the built engine.
     """
 
     product: str

@@ -1,0 +1,1 @@
+"""Accuracy beside speed, for every backend, from one run."""

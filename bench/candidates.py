@@ -1,0 +1,147 @@
+"""What can be measured, and how each is opened: the only file here that knows backends by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dabnet.checkpoint import Checkpoint
+from dabnet.errors import ArtifactError, BackendUnavailable, InputError
+from dabnet.files import sha256_of_file
+from dabnet.models.image_to_mask import ImageToMask
+from dabnet.runtime.device_memory import gpu_unavailable_reason
+from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.runner import Runner
+from dabnet.runtime.tensorrt_product import find_product
+from dabnet.runtime.tensorrt_runner import TensorRTRunner, read_engine_manifest
+from dabnet.runtime.torch_runner import TorchRunner
+from export.build_spec import BuildSpec
+from export.engine import build_engine
+from export.export_spec import ExportSpec
+from export.onnx_export import ProgressBar, export_onnx
+from export.onnx_file import load_onnx, manifest_of
+
+REFERENCE = "pytorch-fp32"
+CANDIDATES = (
+    REFERENCE,
+    "onnxruntime-fp32",
+    "onnxruntime-int8",
+    "tensorrt-fp32",
+    "tensorrt-int8",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Opens candidates, exporting what is missing into a cache folder.
+
+    Attributes:
+        checkpoint_path, checkpoint: the network that is measured.
+        spec: size, batch and calibration of every export; its precision is replaced.
+        data_dir: folder of the data set.
+        cache: folder of the exported artifacts.
+        device: of PyTorch and ONNX Runtime.
+        threads: CPU threads of both, so that neither has more than the other.
+        progress: shows a bar for each export.
+    """
+
+    checkpoint_path: Path
+    checkpoint: Checkpoint
+    spec: ExportSpec
+    data_dir: Path | None
+    cache: Path
+    device: torch.device
+    threads: int
+    progress: ProgressBar
+
+    def open(self, name: str) -> tuple[Runner, Path]:
+        """Return a runner and the artifact it runs.
+
+        Raises:
+            BackendUnavailable: it cannot run here; the message is the row's reason.
+            DabnetError: its export failed.
+        """
+        backend, precision = name.split("-")
+        if backend == "pytorch":
+            module = ImageToMask(self.checkpoint.network(), self.checkpoint.preprocessing)
+            shape = (self.spec.batch, *self.spec.size, 3)
+            return TorchRunner(module, shape, self.device, self.threads), self.checkpoint_path
+        if backend == "onnxruntime":
+            path = self._onnx(precision)
+            return OnnxRuntimeRunner(path, self.device.type, self.threads), path
+        if reason := gpu_unavailable_reason():
+            raise BackendUnavailable(reason)
+        path = self._engine(precision)
+        return TensorRTRunner(path), path
+
+    def _onnx(self, precision: str, mask_dtype: str = "uint8") -> Path:
+        spec = dataclasses.replace(self.spec, precision=precision, mask_dtype=mask_dtype)
+        path = self.cache / f"{self._stem(spec)}.onnx"
+        if not _usable(path):
+            export_onnx(
+                self.checkpoint_path,
+                path,
+                spec,
+                dataset=self.checkpoint.dataset,
+                data_dir=self.data_dir,
+                progress=self.progress,
+            )
+        return path
+
+    def _engine(self, precision: str) -> Path:
+        product = find_product()
+        onnx_path = self._onnx(precision, "int32" if product.is_generation_8 else "uint8")
+        path = onnx_path.with_suffix(f".{product.name}-{product.version}.engine")
+        if not _matches(path, onnx_path):
+            build_engine(onnx_path, path, BuildSpec(precision))
+        return path
+
+    def _stem(self, spec: ExportSpec) -> str:
+        """A name that differs wherever the content of the artifact may differ."""
+        checkpoint = sha256_of_file(self.checkpoint_path)
+        asked = {
+            "checkpoint": checkpoint,
+            "dataset": self.checkpoint.dataset,
+            "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
+            "spec": dataclasses.asdict(spec),
+            "tool": Manifest.__dataclass_fields__["tool_version"].default,
+        }
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        height, width = spec.size
+        return f"{self.checkpoint.model}-{height}x{width}-{spec.precision}-{key[:12]}"
+
+
+def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``names`` in the order of ``CANDIDATES``; all of them where none is named."""
+    for name in names:
+        if name not in CANDIDATES:
+            raise InputError(f"unknown backend {name!r}", "one of " + ", ".join(CANDIDATES))
+    return tuple(name for name in CANDIDATES if name in names) if names else CANDIDATES
+
+
+def _usable(path: Path) -> bool:
+    """Whether the cache holds this artifact, whole; a damaged one is made anew."""
+    if not path.exists():
+        return False
+    try:
+        manifest_of(load_onnx(path), str(path))
+    except (ArtifactError, InputError):
+        return False
+    return True
+
+
+def _matches(engine: Path, onnx_path: Path) -> bool:
+    """Whether the cached engine was built from this very ONNX file."""
+    if not engine.exists():
+        return False
+    try:
+        manifest, _ = read_engine_manifest(engine)
+    except (ArtifactError, InputError):
+        return False
+    return manifest.onnx_sha256 == sha256_of_file(onnx_path)

@@ -1,0 +1,67 @@
+"""The record of a run: one structure, from which every table and file is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bench.statistics import Interval, Latency
+from dabnet.runtime.runner import RunnerInfo
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One artifact on one backend: what ran, in which scope, how well and how fast.
+
+    A backend that could not run has a ``reason`` and nothing else; shares are in 0…1.
+    """
+
+    name: str
+    scope: str
+    reason: str = ""
+    info: RunnerInfo | None = None
+    artifact: str = ""
+    artifact_bytes: int = 0
+    miou: Interval | None = None
+    miou_difference: Interval | None = None
+    class_iou: tuple[float | None, ...] = ()
+    agreement: float | None = None
+    latency: Latency | None = None
+    speed_ratio: Interval | None = None
+    verdict: str = ""
+    rounds_ns: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run.
+
+    Attributes:
+        model, checkpoint, checkpoint_sha256: what was measured.
+        dataset, split, images: what accuracy was measured on.
+        classes: names, in the order of each row's ``class_iou``.
+        size: (height, width) in pixels, of timing and accuracy alike.
+        scenario: of the timing, by the names of ``bench.timing.Scenario``.
+        environment: machine and library versions, by name.
+    """
+
+    model: str
+    checkpoint: str
+    checkpoint_sha256: str
+    dataset: str
+    split: str
+    images: int
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    scenario: dict[str, Any]
+    environment: dict[str, str]
+    rows: tuple[Row, ...]
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return everything, raw samples included, as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)

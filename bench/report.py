@@ -1,0 +1,166 @@
+"""One record → terminal table, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.record import Report, Row
+from dabnet.files import writable_directory, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADINGS = (
+    "artifact",
+    "mIoU %",
+    "Δ to FP32 [95 %]",
+    "agrees %",
+    "FPS",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "speed to PyTorch [95 %]",
+    "scope",
+    "note",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row of text under ``HEADINGS``; a row that did not run says why in its note."""
+    if row.latency is None or row.miou is None:
+        return (row.name, *("–",) * 8, row.scope, f"not run: {row.reason}")
+    difference, ratio, time = row.miou_difference, row.speed_ratio, row.latency
+    return (
+        row.name,
+        f"{100 * row.miou.value:.2f}",
+        f"{100 * difference.value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+        if difference
+        else "reference",
+        f"{100 * row.agreement:.3f}" if row.agreement is not None else "–",
+        f"{time.fps:.1f}",
+        f"{time.p50_ms:.2f}",
+        f"{time.p95_ms:.2f}",
+        f"{time.p99_ms:.2f}",
+        f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {row.verdict}"
+        if ratio
+        else "reference",
+        row.scope,
+        ", ".join(row.info.notes) if row.info else "",
+    )
+
+
+def footnotes(report: Report) -> list[str]:
+    """What the numbers are of: the lines under the table."""
+    scenario, (height, width) = report.scenario, report.size
+    scopes = {
+        "host": "uint8 image in host memory → class mask in host memory, copies included",
+        "device": "uint8 image resident where the backend computes → mask resident there",
+    }
+    ran = {row.info.backend: row.info for row in report.rows if row.info}
+    backends = "; ".join(f"{i.backend} {i.version} on {i.device}" for i in ran.values())
+    return [
+        f"{report.model}, {report.checkpoint} ({report.checkpoint_sha256[:12]}), {height}x{width},"
+        f" batch {scenario['batch']}.",
+        f"Accuracy: {report.images} images of {report.dataset} {report.split} at {height}x{width};"
+        " intervals: paired bootstrap over images.",
+        f"Speed: scope {scenario['scope']}, {scopes[scenario['scope']]};"
+        f" {scenario['rounds']} interleaved rounds; FPS is frames by total time; intervals:"
+        " bootstrap over paired rounds.",
+        f"Ran: {backends}.",
+        "Machine: "
+        + "; ".join(f"{name} {value}" for name, value in report.environment.items())
+        + ".",
+    ]
+
+
+def terminal_table(report: Report) -> Table:
+    """Return the table for ``rich.print``."""
+    from rich.table import Table
+
+    height, width = report.size
+    table = Table(title=f"{report.model} at {height}x{width}, {report.dataset} {report.split}")
+    for number, heading in enumerate(HEADINGS):
+        left = heading in ("artifact", "scope", "note")
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=heading != "note" and number != 2
+        )
+    for row in report.rows:
+        table.add_row(*cells(row))
+    return table
+
+
+def markdown(report: Report) -> str:
+    """Return the table, per-class IoU and what the numbers are of as Markdown."""
+    lines = [
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * len(HEADINGS),
+        *("| " + " | ".join(cells(row)) + " |" for row in report.rows),
+        "",
+        *(f"- {note}" for note in footnotes(report)),
+        "",
+        "IoU of each class, %:",
+        "",
+        "| class | " + " | ".join(row.name for row in report.rows if row.class_iou) + " |",
+        "|---|" + "---|" * sum(1 for row in report.rows if row.class_iou),
+    ]
+    for number, name in enumerate(report.classes):
+        values = [row.class_iou[number] for row in report.rows if row.class_iou]
+        texts = ("–" if value is None else f"{100 * value:.2f}" for value in values)
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(report: Report) -> str:
+    """Return one line a row, numbers in their base units (shares 0…1, milliseconds)."""
+    text = io.StringIO()
+    lines = [_flat(row) for row in report.rows]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _flat(row: Row) -> dict[str, object]:
+    """One row as named scalars; what was not measured is absent."""
+    flat: dict[str, object] = {
+        "name": row.name,
+        "scope": row.scope,
+        "ran": int(row.latency is not None),
+        "reason": row.reason,
+    }
+    if row.info is not None:
+        info = dataclasses.asdict(row.info)
+        flat |= {name: info[name] for name in ("backend", "version", "device", "precision")}
+    intervals = {
+        "miou": row.miou,
+        "miou_difference": row.miou_difference,
+        "speed_ratio": row.speed_ratio,
+    }
+    for name, interval in intervals.items():
+        if interval is not None:
+            flat |= {name: interval.value, f"{name}_low": interval.low}
+            flat[f"{name}_high"] = interval.high
+    if row.latency is not None:
+        flat |= dataclasses.asdict(row.latency)
+        flat |= {"verdict": row.verdict, "artifact_bytes": row.artifact_bytes}
+    if row.agreement is not None:
+        flat["agreement"] = row.agreement
+    return flat
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write bench.json, bench.csv and bench.md into ``folder``."""
+    writable_directory(folder)
+    texts = {
+        "bench.json": report.to_json(),
+        "bench.csv": csv_text(report),
+        "bench.md": markdown(report),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]

@@ -1,0 +1,111 @@
+"""Percentiles, and intervals that say how far a number can be trusted. Seeded, pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dabnet.metrics import Counts, mean_iou
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Summary of raw latencies: milliseconds, and frames a second.
+
+    ``fps`` is frames by total time, so slow calls count; no sample is trimmed.
+    """
+
+    calls: int
+    fps: float
+    min_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    iqr_ms: float
+
+
+def latency(samples_ns: NDArray[np.int64], batch: int) -> Latency:
+    """Summarise the latency of calls in nanoseconds, of ``batch`` frames each."""
+    ms = samples_ns / 1e6
+    p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, (25, 50, 75, 90, 95, 99)))
+    return Latency(
+        calls=len(ms),
+        fps=float(batch * len(ms) / (ms.sum() / 1e3)),
+        min_ms=float(ms.min()),
+        p50_ms=p50,
+        p90_ms=p90,
+        p95_ms=p95,
+        p99_ms=p99,
+        iqr_ms=p75 - p25,
+    )
+
+
+def speed_ratio(
+    reference_rounds: list[NDArray[np.int64]], candidate_rounds: list[NDArray[np.int64]]
+) -> Interval:
+    """How many times faster than the reference: above 1 is faster.
+
+    Each round gives one ratio of medians, so that what disturbs both alike cancels; the rounds
+    are resampled (percentile bootstrap, Efron & Tibshirani 1993, chapter 13).
+    """
+    pairs = zip(reference_rounds, candidate_rounds, strict=True)
+    logs = np.log([np.median(reference) / np.median(candidate) for reference, candidate in pairs])
+    draws = _rng().integers(len(logs), size=(RESAMPLES, len(logs)))
+    low, high = _bounds(logs[draws].mean(1))
+    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+
+
+def verdict(ratio: Interval) -> str:
+    """``faster``, ``slower``, or ``indistinguishable`` where the interval holds 1."""
+    if ratio.low > 1:
+        return "faster"
+    if ratio.high < 1:
+        return "slower"
+    return "indistinguishable"
+
+
+def miou_interval(per_image: Counts) -> Interval:
+    """Mean IoU of a set of images (images, K, K), 0…1; the images are resampled."""
+    low, high = _bounds(_resampled_miou(per_image))
+    return Interval(float(mean_iou(per_image.sum(0))), low, high)
+
+
+def miou_difference(candidate: Counts, reference: Counts) -> Interval:
+    """Mean IoU of the candidate less that of the reference, on the same images, paired."""
+    value = float(mean_iou(candidate.sum(0)) - mean_iou(reference.sum(0)))
+    # The generator is seeded alike, so both are resampled with the same images.
+    low, high = _bounds(_resampled_miou(candidate) - _resampled_miou(reference))
+    return Interval(value, low, high)
+
+
+def _resampled_miou(per_image: Counts) -> NDArray[np.float64]:
+    images, classes, _ = per_image.shape
+    times_drawn = _rng().multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
+    flat = per_image.reshape(images, -1).astype(np.float64)
+    resampled = (times_drawn @ flat).reshape(RESAMPLES, classes, classes)
+    return np.asarray(mean_iou(resampled.astype(np.int64)))
+
+
+def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,170 @@
+"""How |x| of one tensor is distributed, in constant memory and whatever the batches were.
+
+Calibrators that keep each activation need gigabytes for a handful of images. Here 2,048 counters
+cover [0, limit). When a value does not fit, neighbouring bins are added in pairs and the limit
+doubles. Because the limit is always a power of two, each bin edge of a coarse histogram is an edge
+of every finer one, so the counts are those of a histogram that had known the final limit from the
+start: the result depends on the values alone, not on their order or on the batch split.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 2048
+_LOG2_BINS = 11
+
+# The smallest limit is FP32's smallest normal number: what lies below is zero to any int8 scale.
+_MIN_EXPONENT = -126
+_MAX_EXPONENT = 128  # every finite FP32 number is below 2**128
+
+# Values binned at a time: 32 Ki doubles and as many indices stay in a core's L2 cache.
+_CHUNK = 1 << 15
+
+
+class NonFiniteError(ValueError):
+    """A NaN or an infinity was met.
+
+    Attributes:
+        kind: ``NaN`` or ``Inf``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"{kind} among the values of a histogram")
+        self.kind = kind
+
+
+class StreamingHistogram:
+    """Counts of |x| in 2,048 equal bins over [0, limit), with the true minimum and maximum
+    and the number of zeros.
+
+    Two histograms are equal if they saw the same values, in whatever order and batches.
+    """
+
+    __slots__ = ("_counts", "_exponent", "_maximum", "_minimum", "_zeros")
+    __hash__ = None  # type: ignore[assignment]  # it changes with every update
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BINS, dtype=np.int64)
+        self._exponent = _MIN_EXPONENT
+        self._zeros = 0
+        self._minimum = math.inf
+        self._maximum = -math.inf
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """A copy of the bins: int64, (2048,); bin i counts ``i * width <= |x| < (i+1) * width``."""
+        counts: NDArray[np.int64] = self._counts.copy()
+        return counts
+
+    @property
+    def count(self) -> int:
+        """Number of values seen."""
+        return int(self._counts.sum())
+
+    @property
+    def zeros(self) -> int:
+        """How many of them are exactly 0, as half of them are after ReLU; bin 0 holds them too."""
+        return self._zeros
+
+    @property
+    def limit(self) -> float:
+        """Upper end of the last bin: the smallest power of two above each |x|, at least 2**-126."""
+        return math.ldexp(1.0, self._exponent)
+
+    @property
+    def width(self) -> float:
+        """Width of a bin, a power of two."""
+        return math.ldexp(1.0, self._exponent - _LOG2_BINS)
+
+    @property
+    def minimum(self) -> float:
+        """The smallest x (signed); +inf before the first value."""
+        return self._minimum
+
+    @property
+    def maximum(self) -> float:
+        """The largest x (signed); -inf before the first value."""
+        return self._maximum
+
+    @property
+    def absolute_maximum(self) -> float:
+        """The largest |x|, exactly; 0 before the first value."""
+        return max(-self._minimum, self._maximum, 0.0)
+
+    def update(self, array: NDArray[np.floating[Any]]) -> None:
+        """Count the values of ``array``: any shape, float16, float32 or float64 in FP32's range.
+
+        Raises:
+            NonFiniteError: a value is NaN, infinite or beyond FP32; nothing has been counted.
+            TypeError: the array is not of a floating type.
+        """
+        if not np.issubdtype(array.dtype, np.floating):
+            raise TypeError(f"expected a float array, got {array.dtype}")
+        if array.size == 0:
+            return
+        # + 0.0 turns -0.0 into 0.0: which of the two min() returns depends on the order.
+        low, high = float(array.min()) + 0.0, float(array.max()) + 0.0
+        if math.isnan(low) or math.isnan(high):
+            raise NonFiniteError("NaN")
+        if max(-low, high) >= math.ldexp(1.0, _MAX_EXPONENT):
+            raise NonFiniteError("Inf")
+        self._minimum = min(self._minimum, low)
+        self._maximum = max(self._maximum, high)
+        self._widen(_exponent_above(max(-low, high)))
+        self._zeros += array.size - int(np.count_nonzero(array))
+        bins_per_unit = 1.0 / self.width
+        flat = array.ravel(order="K")
+        for start in range(0, flat.size, _CHUNK):
+            # In float64 the product with a power of two is exact, so truncation finds the bin.
+            position = np.multiply(flat[start : start + _CHUNK], bins_per_unit, dtype=np.float64)
+            bins = np.abs(position, out=position).astype(np.intp)
+            self._counts += np.bincount(bins, minlength=BINS)
+
+    def merge(self, other: StreamingHistogram) -> None:
+        """Add what ``other`` saw, as if its values had been given to ``update`` here."""
+        self._widen(other._exponent)
+        self._counts += _coarsened(other._counts, self._exponent - other._exponent)
+        self._zeros += other._zeros
+        self._minimum = min(self._minimum, other._minimum)
+        self._maximum = max(self._maximum, other._maximum)
+
+    def _widen(self, exponent: int) -> None:
+        """Raise the limit to 2**exponent if it is lower."""
+        if exponent > self._exponent:
+            self._counts = _coarsened(self._counts, exponent - self._exponent)
+            self._exponent = exponent
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamingHistogram):
+            return NotImplemented
+        return (
+            self._exponent == other._exponent
+            and self._zeros == other._zeros
+            and self._minimum == other._minimum
+            and self._maximum == other._maximum
+            and bool(np.array_equal(self._counts, other._counts))
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"StreamingHistogram(count={self.count}, minimum={self.minimum:g}, "
+            f"maximum={self.maximum:g}, limit={self.limit:g})"
+        )
+
+
+def _exponent_above(magnitude: float) -> int:
+    """The smallest e >= -126 with ``magnitude < 2**e``."""
+    return max(math.frexp(magnitude)[1], _MIN_EXPONENT) if magnitude > 0 else _MIN_EXPONENT
+
+
+def _coarsened(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
+    """The counts after the limit was doubled ``doublings`` times: int64, (2048,)."""
+    group = 1 << min(doublings, _LOG2_BINS)
+    coarse = np.zeros_like(counts)
+    coarse[: BINS // group] = counts.reshape(-1, group).sum(axis=1)
+    return coarse

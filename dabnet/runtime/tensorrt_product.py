@@ -1,0 +1,188 @@
+"""Which TensorRT is installed, and its logger.
+
+``tensorrt`` (8.6, 10, 11) and ``tensorrt_rtx`` share one API with small differences. Those are met
+by attribute (``hasattr(module.BuilderFlag, "INT8")``), never by version number: RTX counts its own
+versions from 1, and the integers behind the enum names shift between releases.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dabnet.errors import BackendUnavailable, InputError, MissingPackage
+
+TENSORRT = "tensorrt"
+TENSORRT_RTX = "tensorrt_rtx"
+PRODUCTS = (TENSORRT, TENSORRT_RTX)
+
+PASCAL_STACK = "pip install -c constraints/pascal.txt '.[pascal]'"
+
+# With ProfilingVerbosity.DETAILED the builder of TensorRT-RTX logs all layers in one such message.
+LAYER_REPORT = "Layers:"
+
+
+class MissingTensorRT(MissingPackage):
+    """Neither product, or not the one that was insisted on, is installed."""
+
+    def __init__(self, wanted: str | None) -> None:
+        extras = {
+            TENSORRT: "'.[gpu]' (GTX 10 series: -c constraints/pascal.txt '.[pascal]')",
+            TENSORRT_RTX: "'.[rtx]'",
+            None: "'.[gpu]', '.[rtx]', or for the GTX 10 series "
+            "-c constraints/pascal.txt '.[pascal]'",
+        }
+        names = repr(wanted) if wanted else "'tensorrt' or 'tensorrt_rtx'"
+        BackendUnavailable.__init__(
+            self, f"the package {names} is not installed", fix=f"pip install {extras[wanted]}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """An imported TensorRT.
+
+    Attributes:
+        module: the Python module; its API is that of the installed version.
+        name: ``tensorrt`` or ``tensorrt_rtx``.
+        version: such as ``10.16.1.11``.
+    """
+
+    module: Any
+    name: str
+    version: str
+
+    @property
+    def builds_ahead_of_time(self) -> bool:
+        """Whether engines for other GPUs than this one can be built (TensorRT-RTX)."""
+        return hasattr(self.module, "ComputeCapability")
+
+    @property
+    def is_generation_8(self) -> bool:
+        """Whether this is TensorRT 8: the last that runs on Pascal and that has bindings by index.
+
+        ``ICudaEngine.num_bindings`` went in TensorRT 10, together with compute capability 6.x
+        (TensorRT 10.0 release notes, removed features).
+        """
+        return hasattr(self.module.ICudaEngine, "num_bindings")
+
+
+def find_product(name: str | None = None) -> Product:
+    """Import the TensorRT product ``name``, or else the first that is installed.
+
+    Raises:
+        InputError: ``name`` is no product.
+        MissingPackage: it is not installed.
+        BackendUnavailable: it is installed and does not import (a library that is missing).
+    """
+    if name is not None and name not in PRODUCTS:
+        raise InputError(f"product {name!r}", f"one of {', '.join(PRODUCTS)}")
+    for candidate in (name,) if name else PRODUCTS:
+        try:
+            module = importlib.import_module(candidate)
+        except ModuleNotFoundError as error:
+            if error.name not in (None, candidate):
+                raise _broken(candidate, error) from error
+        except (ImportError, OSError, RuntimeError) as error:
+            raise _broken(candidate, error) from error
+        else:
+            return Product(module, candidate, str(module.__version__))
+    raise MissingTensorRT(name)
+
+
+def _broken(name: str, error: Exception) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"the package {name!r} is installed but does not import ({error})",
+        fix="install it again, with the libraries that its version asks for",
+    )
+
+
+@dataclass(slots=True)
+class Messages:
+    """What TensorRT said during one build or load.
+
+    Attributes:
+        errors, warnings: their texts, in order.
+        layer_report: the message that lists the layers of the built engine; "" if there was none.
+        verbose: all other messages, kept only where they were asked for.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    layer_report: str = ""
+    verbose: list[str] | None = None
+
+    def record(self, severity: str, text: str) -> None:
+        """File one message under its ``ILogger.Severity`` name."""
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self.errors.append(text)
+        elif severity == "WARNING":
+            self.warnings.append(text)
+        elif text.startswith(LAYER_REPORT):
+            self.layer_report = text
+        elif self.verbose is not None:
+            self.verbose.append(text)
+
+    def first_error(self) -> str:
+        """The first error: those that follow are its consequences."""
+        return self.errors[0] if self.errors else "it gave no reason"
+
+
+class CollectingLogger:
+    """The one logger of a TensorRT module, whose messages go to whoever collects at the time.
+
+    TensorRT keeps a single logger per process and ignores any later one while a builder, runtime
+    or refitter is alive (it says so in a warning), so there is one for each module.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._stack: list[Messages] = []
+
+        def log(_: Any, severity: Any, text: str) -> None:
+            # Called from C++: an exception here would end the process.
+            if self._stack:
+                self._stack[-1].record(str(severity.name), str(text))
+
+        # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
+        self.handle: Any = type("CollectingLoggerHandle", (module.ILogger,), {"log": log})()
+
+    @contextmanager
+    def collect(self, verbose: bool = False) -> Iterator[Messages]:
+        """Collect the messages of the block; ``verbose`` keeps the whole build log too."""
+        messages = Messages(verbose=[] if verbose else None)
+        self._stack.append(messages)
+        try:
+            yield messages
+        finally:
+            self._stack.remove(messages)
+
+
+_loggers: dict[int, tuple[Any, CollectingLogger]] = {}
+
+
+def logger_of(product: Product) -> CollectingLogger:
+    """Return the process-wide logger of the product's module."""
+    # The module is kept beside its logger, so that its id is not given to another one.
+    key = id(product.module)
+    if key not in _loggers:
+        _loggers[key] = (product.module, CollectingLogger(product.module))
+    return _loggers[key][1]
+
+
+def create(product: Product, kind: str) -> Any:
+    """Return a new ``Builder`` or ``Runtime`` with the product's logger.
+
+    Raises:
+        BackendUnavailable: the library could not be set up, for want of a GPU or a driver; the
+            bindings raise TypeError then ("factory function returned nullptr").
+    """
+    try:
+        return getattr(product.module, kind)(logger_of(product).handle)
+    except TypeError as error:
+        raise BackendUnavailable(
+            f"{product.name} {product.version} gave no {kind} ({error})",
+            fix="check nvidia-smi; the driver may be older than this version asks for",
+        ) from error

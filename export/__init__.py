@@ -1,0 +1,1 @@
+"""From a checkpoint to artifacts: ONNX, and engines for TensorRT and TensorRT-RTX."""

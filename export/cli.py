@@ -1,0 +1,190 @@
+"""``dabnet-export``: parse, export, print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dabnet import __version__
+from dabnet.console import CONTEXT, Size, run
+from dabnet.data.labels import LABEL_SETS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Join click options into one decorator."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
+)
+export_options = _options(
+    click.option(
+        "--dataset",
+        type=click.Choice(list(LABEL_SETS)),
+        help="Classes, palette and preprocessing of a checkpoint that carries none.",
+    ),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="Folder of the data set: images to calibrate on (train) and to check with (val).",
+    ),
+    click.option(
+        "--mask-dtype",
+        type=click.Choice(["uint8", "int32"]),
+        default="uint8",
+        show_default=True,
+        help="int32 for TensorRT 8.6, which cannot emit uint8.",
+    ),
+    click.option("--batch", type=int, default=1, show_default=True, help="Images a call."),
+    click.option("--calibration-images", type=int, default=48, show_default=True),
+    click.option(
+        "--calibration-method",
+        type=click.Choice(["mse", "percentile", "minmax"]),
+        default="mse",
+        show_default=True,
+    ),
+    click.option(
+        "--min-agreement",
+        "minimum_agreement",
+        type=click.FloatRange(0, 1),
+        help="Least share of pixels equal to PyTorch's.  [default: 0.999, int8 0.95]",
+    ),
+)
+precision_type = click.Choice(["fp32", "int8"])
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__)
+def export_group() -> None:
+    """Turn a checkpoint into an artifact: uint8 image in, class mask out."""
+
+
+@export_group.command("onnx", context_settings=CONTEXT)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@output_option
+@click.option("--size", type=Size(), default="512x1024", show_default=True)
+@click.option("--precision", type=precision_type, default="fp32", show_default=True)
+@export_options
+def onnx_command(
+    checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
+) -> None:
+    """Write CHECKPOINT as one ONNX file (opset 17) with its manifest inside.
+
+    The file is compared with PyTorch on real images before it is written.
+    """
+    from dabnet.console import progress_bar
+    from export.export_spec import ExportSpec
+    from export.onnx_export import export_onnx
+
+    manifest = export_onnx(
+        checkpoint,
+        output,
+        ExportSpec(**spec),
+        dataset=dataset,
+        data_dir=data_dir,
+        progress=progress_bar,
+    )
+    _print_manifest(manifest, output)
+
+
+@export_group.command("trt", context_settings=CONTEXT)
+@click.argument("source", metavar="CHECKPOINT_OR_ONNX", type=click.Path(path_type=Path))
+@output_option
+@click.option("--size", type=Size(), help="[default: 512x1024, or the ONNX file's]")
+@click.option("--precision", type=precision_type, help="[default: fp32, or the ONNX file's]")
+@click.option("--target", help="Card to build for without a GPU, such as sm86 (TensorRT-RTX).")
+@click.option("--workspace-mib", type=click.IntRange(1), help="Limit of the builder's workspace.")
+@click.option("--product", type=click.Choice(["tensorrt", "tensorrt-rtx"]))
+@export_options
+def trt_command(
+    source: Path,
+    output: Path,
+    size: tuple[int, int] | None,
+    precision: str | None,
+    target: str | None,
+    workspace_mib: int | None,
+    product: str | None,
+    dataset: str | None,
+    data_dir: Path | None,
+    **spec: Any,
+) -> None:
+    """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
+    from dabnet.console import progress_bar
+    from export.build_spec import BuildSpec
+    from export.export_spec import ExportSpec
+    from export.onnx_file import load_onnx, manifest_of
+    from export.trt_export import engine_from_checkpoint, engine_from_onnx, is_onnx
+
+    from_onnx = is_onnx(source)
+    if precision is None:
+        manifest = manifest_of(load_onnx(source), str(source)) if from_onnx else None
+        precision = manifest.precision if manifest else "fp32"
+    build = BuildSpec(
+        precision=precision,
+        target=target,
+        workspace_mib=workspace_mib,
+        product=product.replace("-", "_") if product else None,
+    )
+    if from_onnx:
+        manifest = engine_from_onnx(source, output, build, size, _tell)
+    else:
+        manifest = engine_from_checkpoint(
+            source,
+            output,
+            ExportSpec(size=size or (512, 1024), precision=precision, **spec),
+            build,
+            dataset=dataset,
+            data_dir=data_dir,
+            progress=progress_bar,
+            tell=_tell,
+        )
+    _print_manifest(manifest, output)
+
+
+def _tell(what: str) -> None:
+    click.echo(f"  {what}", err=True)
+
+
+def _print_manifest(manifest: Any, output: Path) -> None:
+    """Say what was written; the whole is in the manifest."""
+    height, width = manifest.size
+    click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
+    click.echo(
+        f"  {manifest.model} on {manifest.dataset}, {manifest.precision}, {height}x{width},"
+        f" batch {manifest.input.shape[0]}, opset {manifest.opset}"
+    )
+    if manifest.calibration:
+        source = manifest.calibration
+        click.echo(
+            f"  ranges: {source.method} of {source.images} images of"
+            f" {source.dataset} {source.split}"
+        )
+    if manifest.agreement:
+        agreement = manifest.agreement
+        # An engine built ahead of time cannot run here: what was compared is its ONNX file.
+        subject = "its ONNX file agrees" if manifest.engine else "agrees"
+        click.echo(
+            f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
+            f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
+        )
+    if manifest.engine:
+        engine = manifest.engine
+        layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
+        click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
+
+
+def main() -> None:
+    """Entry point of ``dabnet-export``."""
+    run(export_group)

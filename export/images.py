@@ -1,0 +1,65 @@
+"""The images an export looks at: training images to calibrate, others to check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dabnet.data.dataset import Dataset, Uint8Array
+from dabnet.data.registry import open_dataset
+from dabnet.data.transforms import resize_image
+from dabnet.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Some evenly spaced images of one split, at one size.
+
+    Attributes:
+        dataset: the split.
+        count: how many images; fewer where the split is smaller.
+        size: (height, width) they are resized to.
+    """
+
+    dataset: Dataset
+    count: int
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.dataset))
+
+    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
+        """Yield (name, uint8 (H, W, 3)) one image at a time."""
+        for index in np.linspace(0, len(self.dataset) - 1, len(self)).round().astype(int):
+            item = self.dataset[int(index)]
+            yield item.name, resize_image(item.image, self.size)
+
+    @property
+    def description(self) -> str:
+        """Such as ``8 images of camvid val``."""
+        return f"{len(self)} images of {self.dataset.name} {self.dataset.split}"
+
+
+def calibration_source(
+    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
+) -> ImageSource:
+    """Images of the training split, never of the one that is scored."""
+    if data_dir is None and dataset != "toy-street":
+        raise InputError(
+            f"INT8 needs images of {dataset} to calibrate on, and no --data-dir was given",
+            "the folder of the data set the checkpoint was trained on",
+            "add --data-dir DIR",
+        )
+    return ImageSource(open_dataset(dataset, "train", data_dir, size), count, size)
+
+
+def check_source(
+    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
+) -> ImageSource:
+    """Validation images of the data set where its folder is known, else toy street scenes."""
+    known = data_dir is not None or dataset == "toy-street"
+    name = dataset if known else "toy-street"
+    return ImageSource(open_dataset(name, "val", data_dir, size), count, size)

@@ -1,0 +1,77 @@
+"""Reading and writing ONNX artifacts: one file, weights and manifest inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from dabnet import __version__
+from dabnet.errors import ArtifactError, BuildError
+from dabnet.files import existing_file, replacing
+from dabnet.runtime.manifest import ONNX_KEY, Manifest
+
+
+def load_onnx(path: str | Path) -> onnx.ModelProto:
+    """Parse an ONNX file; a damaged or foreign one is an ``ArtifactError``."""
+    path = existing_file(path, "an ONNX file")
+    try:
+        model = onnx.load(path)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{str(path)!r} cannot be read as ONNX (truncated or another format)",
+            "a file written by dabnet-export",
+            "export it again",
+        ) from error
+    if not model.graph.node:
+        raise ArtifactError(f"{str(path)!r} holds no graph", "a file written by dabnet-export")
+    return model
+
+
+def manifest_of(model: onnx.ModelProto, source: str) -> Manifest:
+    """Return the manifest inside a model; ``source`` names the file in the error."""
+    for entry in model.metadata_props:
+        if entry.key == ONNX_KEY:
+            return Manifest.from_json(entry.value, source)
+    raise ArtifactError(
+        f"{source} carries no manifest",
+        "an ONNX file written by dabnet-export",
+        "export the checkpoint with: dabnet-export onnx CHECKPOINT",
+    )
+
+
+def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
+    """Return a copy of ``model`` that carries ``manifest`` and nothing of the exporting machine.
+
+    Exporters write source paths of the machine into doc strings and metadata; they are dropped.
+    """
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    named.producer_name, named.producer_version = "dabnet-export", __version__
+    named.doc_string = named.graph.doc_string = ""
+    for node in named.graph.node:
+        node.doc_string = ""
+        _clear(node, "metadata_props")
+    _clear(named.graph, "metadata_props")
+    _clear(named, "metadata_props")
+    onnx.helper.set_model_props(named, {ONNX_KEY: manifest.to_json()})
+    return named
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Check ``model`` with the ONNX checker and write it atomically."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).splitlines()[0]
+        raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
+    with replacing(path) as temporary:
+        onnx.save(model, temporary)
+
+
+def _clear(message: Any, field: str) -> None:
+    # Older onnx releases know no metadata on nodes and graphs.
+    if field in message.DESCRIPTOR.fields_by_name:
+        message.ClearField(field)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from calibration_net import SIZE, images, make_model, small_net, stem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from calibration.collect import collect
+from calibration.qdq import MIN_SCALE, conv_inputs, insert_qdq, quantize_weight
+from calibration.ranges import symmetric_range
+from dabnet.errors import BuildError
+
+BATCH = np.stack([image for _, image in images(4)])
+RANGES = {"x": 255.0, "y": 400.0, "z": 600.0}
+
+
+def run(model: onnx.ModelProto, batch: np.ndarray = BATCH) -> np.ndarray:
+    """The graph's own arithmetic: without onnxruntime's fusion of Q/DQ into int8 kernels."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return session.run(None, {"image": batch})[0]
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+
+
+def readers(model: onnx.ModelProto, tensor: str) -> list[str]:
+    return sorted(node.op_type for node in model.graph.node if tensor in node.input)
+
+
+def one_conv(weight: np.ndarray, **attributes: object) -> onnx.ModelProto:
+    conv = helper.make_node("Conv", ["x", "w"], ["logits"], name="only", **attributes)
+    return make_model([*stem(), conv], {"w": weight})
+
+
+def test_conv_inputs_are_distinct_and_in_order() -> None:
+    assert conv_inputs(small_net()) == ["x", "y", "z"]
+
+
+def test_the_result_is_a_valid_model_and_the_original_is_untouched() -> None:
+    model = small_net()
+    before = model.SerializeToString()
+    quantized, changed = insert_qdq(model, RANGES)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(quantized, full_check=True)  # sorted, typed, shapes inferred
+    assert quantized.metadata_props == model.metadata_props
+    assert quantized.opset_import == model.opset_import
+    assert [o.name for o in quantized.graph.output] == ["logits"]
+    assert [line.split(":")[0] for line in changed] == ["first", "depthwise", "pointwise", "last"]
+
+
+def test_one_pair_per_tensor_and_only_convolutions_read_it() -> None:
+    quantized, _ = insert_qdq(small_net(), RANGES)
+    operators = Counter(node.op_type for node in quantized.graph.node)
+    assert operators["QuantizeLinear"] == 3
+    assert operators["DequantizeLinear"] == 3 + 4
+    assert readers(quantized, "y") == ["MaxPool", "QuantizeLinear"]
+    assert readers(quantized, "y_dequantized") == ["Conv", "Conv"]
+    assert readers(quantized, "z") == ["QuantizeLinear"]
+    concat = next(node for node in quantized.graph.node if node.op_type == "Concat")
+    assert list(concat.input) == ["d", "p", "m"]
+
+
+def test_types_of_the_constants() -> None:
+    model = small_net()
+    quantized, _ = insert_qdq(model, RANGES)
+    constants = initializers(quantized)
+    assert "first.weight" not in constants
+    assert np.array_equal(constants["first.bias"], initializers(model)["first.bias"])
+    for node in quantized.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale, zero = (constants[name] for name in node.input[1:])
+        assert scale.dtype == np.float32
+        assert (scale > 0).all()
+        assert zero.dtype == np.int8
+        assert zero.shape == scale.shape
+        assert not zero.any()
+        if node.input[0] in constants:
+            weight = constants[node.input[0]]
+            assert weight.dtype == np.int8
+            assert weight.min() >= -127
+            assert [(a.name, a.i) for a in node.attribute] == [("axis", 0)]
+            assert scale.shape == (len(weight),)
+        else:
+            assert scale.shape == ()
+    assert constants["x_scale"] == np.float32(255 / 127)
+
+
+def test_output_is_close_to_the_float_network() -> None:
+    model = small_net()
+    histograms = collect(model, images(8, seed=5), conv_inputs(model))
+    quantized, _ = insert_qdq(model, {n: symmetric_range(h) for n, h in histograms.items()})
+    exact, approximate = run(model), run(quantized)
+    noise = np.square(approximate - exact).mean() / np.square(exact).mean()
+    assert 0 < noise < 10 ** (-30 / 10)  # at least 30 dB
+
+
+def test_onnxruntime_agrees_with_the_reference_evaluator() -> None:
+    quantized, _ = insert_qdq(small_net(), RANGES)
+    # Its Q/DQ starts at opset 19, which means the same for int8 and FP32 scales.
+    quantized.opset_import[0].version = 19
+    expected = ReferenceEvaluator(quantized).run(None, {"image": BATCH})[0]
+    np.testing.assert_allclose(run(quantized), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_values_are_rounded_to_the_scale_and_saturate_at_the_range() -> None:
+    model = one_conv(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1))
+    quantized, _ = insert_qdq(model, {"x": 100.0})
+    scale = np.float32(100 / 127)
+    x = BATCH.transpose(0, 3, 1, 2).astype(np.float32)
+    assert x.max() > 150
+    expected = np.clip(np.rint(x / scale), -128, 127) * scale
+    np.testing.assert_allclose(run(quantized), expected, rtol=1e-6)
+    assert run(quantized).max() == pytest.approx(100)
+
+
+def test_a_range_of_zero_gives_a_finite_result() -> None:
+    quantized, _ = insert_qdq(small_net(), {**RANGES, "y": 0.0})
+    assert initializers(quantized)["y_scale"] == np.float32(MIN_SCALE)
+    assert np.isfinite(run(quantized)).all()
+
+
+def test_a_convolution_without_a_range_stays_float() -> None:
+    quantized, changed = insert_qdq(small_net(), {"x": 255.0})
+    assert len(changed) == 1
+    assert readers(quantized, "y") == ["Conv", "Conv", "MaxPool"]
+    assert "last.weight" in initializers(quantized)
+
+
+def test_shared_weights_and_other_readers_of_them() -> None:
+    weight = np.random.default_rng(0).standard_normal((3, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        *stem(),
+        helper.make_node("Conv", ["x", "w"], ["a"], name="a"),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="b"),
+        helper.make_node("ConvTranspose", ["b", "w"], ["logits"], name="up"),
+    ]
+    model = make_model(nodes, {"w": weight})
+    quantized, _ = insert_qdq(model, {"x": 255.0, "a": 500.0})
+    onnx.checker.check_model(quantized, full_check=True)
+    assert [i for i in initializers(quantized) if i.endswith("_quantized")] == ["w_quantized"]
+    assert readers(quantized, "w_dequantized") == ["Conv", "Conv"]
+    assert readers(quantized, "w") == ["ConvTranspose"]
+    assert np.array_equal(initializers(quantized)["w"], weight)
+
+
+def test_new_names_avoid_those_of_the_graph() -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["x_scale"], name="only")
+    nodes = [*stem(), conv, helper.make_node("Relu", ["x_scale"], ["logits"])]
+    model = make_model(nodes, {"w": np.ones((2, 3, 1, 1), np.float32)})
+    quantized, _ = insert_qdq(model, {"x": 255.0})
+    onnx.checker.check_model(quantized, full_check=True)
+    assert "x_scale_2" in initializers(quantized)
+
+
+weights = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=4, max_dims=4, max_side=4),
+    elements=st.floats(-1000, 1000, width=32),
+)
+
+
+@settings(deadline=None)
+@given(weights)
+def test_weight_error_is_at_most_half_a_step_of_its_channel(weight) -> None:
+    quantized, scales = quantize_weight(weight)
+    assert quantized.dtype == np.int8
+    assert quantized.min() >= -127
+    assert scales.dtype == np.float32
+    assert (scales > 0).all()
+    steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
+    assert (np.abs(quantized * steps - weight) <= steps * 0.5001).all()
+
+
+def test_channels_of_zeros_and_of_very_different_size() -> None:
+    weight = np.zeros((3, 2, 1, 1), np.float32)
+    weight[1] = [[[1e-6]], [[-3e-6]]]
+    weight[2] = [[[300.0]], [[10.0]]]
+    quantized, scales = quantize_weight(weight)
+    assert quantized[:, :, 0, 0].tolist() == [[0, 0], [42, -127], [127, 4]]
+    np.testing.assert_allclose(scales, [MIN_SCALE, 3e-6 / 127, 300 / 127], rtol=1e-6)
+    assert np.isfinite(run(insert_qdq(one_conv(weight[:, [0, 1, 1]]), {"x": 255.0})[0])).all()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, float("nan"), float("inf")])
+def test_impossible_ranges_are_refused(threshold) -> None:
+    with pytest.raises(BuildError, match="of tensor 'y'; expected a finite number"):
+        insert_qdq(small_net(), {"y": threshold})
+
+
+def test_a_range_for_a_tensor_that_feeds_no_convolution_is_refused() -> None:
+    with pytest.raises(BuildError, match="'m', which feeds no convolution"):
+        insert_qdq(small_net(), {"m": 1.0})
+
+
+def test_weights_that_are_no_constant_are_refused() -> None:
+    identity = helper.make_node("Identity", ["w"], ["computed"])
+    conv = helper.make_node("Conv", ["x", "computed"], ["logits"], name="only")
+    model = make_model([*stem(), identity, conv], {"w": np.ones((2, 3, 1, 1), np.float32)})
+    with pytest.raises(BuildError, match="'computed' of the convolution 'only' are not an init"):
+        insert_qdq(model, {"x": 1.0})
+
+    overridable = one_conv(np.ones((2, 3, 1, 1), np.float32))
+    overridable.graph.input.append(
+        helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 3, 1, 1])
+    )
+    with pytest.raises(BuildError, match="not an initializer"):
+        insert_qdq(overridable, {"x": 1.0})
+
+
+def test_quantising_twice_is_refused() -> None:
+    once, _ = insert_qdq(small_net(), RANGES)
+    with pytest.raises(BuildError, match="quantise it once"):
+        insert_qdq(once, dict.fromkeys(conv_inputs(once), 1.0))
+
+
+def test_weights_that_are_not_finite_or_not_float32_are_refused() -> None:
+    with pytest.raises(BuildError, match="float32 with NaN or Inf"):
+        insert_qdq(one_conv(np.full((2, 3, 1, 1), np.nan, np.float32)), {"x": 1.0})
+    nodes = [
+        helper.make_node("Cast", ["image"], ["nhwc"], to=TensorProto.FLOAT16),
+        helper.make_node("Transpose", ["nhwc"], ["x"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["x", "w"], ["h"]),
+        helper.make_node("Cast", ["h"], ["logits"], to=TensorProto.FLOAT),
+    ]
+    half = make_model(nodes, {"w": np.ones((2, 3, 1, 1), np.float16)})
+    with pytest.raises(BuildError, match="float16; expected finite float32"):
+        insert_qdq(half, {"x": 1.0})
+
+
+def test_an_old_opset_is_refused() -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["logits"])
+    model = make_model([*stem(), conv], {"w": np.ones((2, 3, 1, 1), np.float32)}, opset=12)
+    with pytest.raises(BuildError, match="opset 12; expected opset 13"):
+        insert_qdq(model, {"x": 1.0})
+
+
+def test_the_shape_of_the_result_is_known() -> None:
+    quantized, _ = insert_qdq(small_net(), RANGES)
+    assert run(quantized).shape == (4, 5, *SIZE)
