@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.accuracy import Accuracy, assess
 from bench.candidates import REFERENCE, Workshop
+from bench.disturbance import CpuWatch
 from bench.environment import describe_environment
 from bench.record import Report, Row
 from bench.statistics import latency, miou_difference, miou_interval, speed_ratio, verdict
@@ -53,8 +54,11 @@ def benchmark(
     reference = REFERENCE if REFERENCE in runners else None
     with progress("accuracy", min(images, len(dataset))) as step:
         scores = assess(runners, reference, dataset, workshop.spec.size, images, step)
+    inputs = _timed_inputs(workshop, dataset)
+    watch = CpuWatch()
     with progress("timing", scenario.rounds * len(runners), "turns") as step:
-        rounds = measure(runners, _timed_inputs(workshop, dataset), scenario, step)
+        rounds = measure(runners, inputs, scenario, step)
+    foreign_cores = watch.foreign_cores()
     rows = tuple(
         _row(name, scenario, runners[name], artifacts[name], scores, rounds, reference)
         if name in runners
@@ -73,6 +77,7 @@ def benchmark(
         scenario={**dataclasses.asdict(scenario), "cpu_threads": workshop.threads},
         environment=environment,
         rows=rows,
+        foreign_cores=foreign_cores,
     )
     return report, runners
 

@@ -47,6 +47,7 @@ class Report:
         size: (height, width) in pixels, of timing and accuracy alike.
         scenario: of the timing, by the names of ``bench.timing.Scenario``.
         environment: machine and library versions, by name.
+        foreign_cores: cores that other processes kept busy during the timing; None if unknown.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Report:
     scenario: dict[str, Any]
     environment: dict[str, str]
     rows: tuple[Row, ...]
+    foreign_cores: float | None = None
     format: int = FORMAT
 
     def to_json(self) -> str:

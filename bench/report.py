@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.disturbance import DISTURBED_CORES
 from bench.record import Report, Row
 from dabnet.files import writable_directory, write_text
 
@@ -71,10 +72,20 @@ def footnotes(report: Report) -> list[str]:
         f" {scenario['rounds']} interleaved rounds; FPS is frames by total time; intervals:"
         " bootstrap over paired rounds.",
         f"Ran: {backends}.",
+        _disturbance(report.foreign_cores),
         "Machine: "
         + "; ".join(f"{name} {value}" for name, value in report.environment.items())
         + ".",
     ]
+
+
+def _disturbance(foreign_cores: float | None) -> str:
+    if foreign_cores is None:
+        return "Load of other processes during the timing: unknown on this system."
+    load = f"Other processes kept {foreign_cores:.2f} cores busy during the timing"
+    if foreign_cores < DISTURBED_CORES:
+        return f"{load}."
+    return f"DISTURBED: {load}: do not quote these speeds; close other programs and repeat."
 
 
 def terminal_table(report: Report) -> Table:

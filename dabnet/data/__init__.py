@@ -1,1 +1,1 @@
-"""Datasets: labelled street scenes as uint8 arrays, one dataset a file."""
+"""Datasets: labelled street scenes as uint8 arrays, one file or subpackage a dataset."""

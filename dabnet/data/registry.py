@@ -8,6 +8,7 @@ from dabnet.data.dataset import Dataset
 from dabnet.errors import InputError
 
 DATASET_NAMES = ("camvid", "toy-street")
+TOY_STREET_SIZE = (512, 1024)
 
 
 def open_dataset(
@@ -27,7 +28,7 @@ def open_dataset(
     if name == "toy-street":
         from dabnet.data.toy_street import ToyStreet
 
-        return ToyStreet(split) if size is None else ToyStreet(split, size)
+        return ToyStreet(split, size or TOY_STREET_SIZE)
     if name == "camvid":
         if data_dir is None:
             raise InputError("no --data-dir for camvid", "the folder that holds camvid_*_list.txt")

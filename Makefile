@@ -1,0 +1,60 @@
+# Everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
+#   HARDWARE=cpu     PyTorch's small CPU build (default); TensorRT-RTX builds engines, none runs
+#   HARDWARE=gpu     Turing to Blackwell
+#   HARDWARE=pascal  GTX 10 cards
+HARDWARE ?= cpu
+PYTHON   ?= python3
+VENV     ?= .venv
+OUT      ?= demo
+
+EXTRAS_cpu    := cpu,rtx,dev
+EXTRAS_gpu    := gpu,rtx,dev
+EXTRAS_pascal := pascal,dev
+# Only the CPU build lies outside PyPI: https://pytorch.org/get-started/locally
+TORCH_INDEX_cpu := --retries 2 --extra-index-url https://download.pytorch.org/whl/cpu
+
+BIN         := $(VENV)/bin
+CONSTRAINTS := constraints/$(HARDWARE).txt
+INSTALLED   := $(VENV)/.installed-$(HARDWARE)
+
+.PHONY: help install demo test test-slow test-gpu clean
+help:
+	@echo "make demo   train, export and benchmark on drawn street scenes (about 5 minutes)"
+	@echo "make test   lint, types and tests"
+	@echo "            HARDWARE=cpu (default), gpu or pascal chooses what is installed"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet $(TORCH_INDEX_$(HARDWARE)) -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[$(EXTRAS_$(HARDWARE))]'
+	touch $@
+
+demo: $(INSTALLED)
+	mkdir -p $(OUT)
+	$(BIN)/dabnet-train --dataset toy-street --output $(OUT)/train
+	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 -o $(OUT)/dabnet.onnx
+	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 --precision int8 \
+	    --calibration-images 16 -o $(OUT)/dabnet-int8.onnx
+	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export trt $(OUT)/dabnet-int8.onnx --target sm86 \
+	    -o $(OUT)/dabnet-int8-sm86.engine)
+	$(BIN)/dabnet-bench $(OUT)/train/best.pth --size 512x1024 --images 24 --rounds 8 \
+	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
+	@echo "pictures: $(OUT)/bench/overlay_*.png, training curves: $(OUT)/train/curves.png"
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .dabnet-cache

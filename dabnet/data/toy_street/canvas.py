@@ -1,0 +1,237 @@
+"""The camera, the light and the canvas. Lengths are metres, y points up.
+
+Every shape is painted once, far to near, as a number on a single canvas; a table then turns the
+numbers into label values and into colours, so that image and label agree on every pixel. Nothing
+here depends on the image size except the last step from units of image height to pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.labels import TOY_STREET
+from dabnet.data.toy_street.colours import Colour, Rng, mix, scaled, varied
+
+Floats = NDArray[np.float64]
+Texture = NDArray[np.float32]
+Vector = tuple[float, float, float]
+
+SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+IGNORE = TOY_STREET.ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A pinhole camera that looks along z. Image coordinates are in units of image height.
+
+    Attributes:
+        focal: focal length.
+        horizon: v of the horizon, 0 (top) to 1 (bottom).
+        vanishing: u of the vanishing point, counted from the middle of the image.
+        height: height over the road in metres.
+        bend: the street's sideways shift is ``bend * z**2``.
+    """
+
+    focal: float
+    horizon: float
+    vanishing: float
+    height: float
+    bend: float
+
+    @classmethod
+    def sample(cls, rng: Rng) -> Camera:
+        """Draw a camera as it may sit in a car or a van."""
+        return cls(
+            focal=rng.uniform(0.78, 1.15),
+            horizon=rng.uniform(0.40, 0.57),
+            vanishing=rng.uniform(-0.16, 0.16),
+            height=rng.uniform(1.3, 2.3),
+            bend=rng.uniform(-0.0016, 0.0016),
+        )
+
+    def project(self, points: ArrayLike) -> Floats:
+        """Turn points (…, 3) in metres into (…, 2) image coordinates (u, v)."""
+        p = np.asarray(points, dtype=np.float64)
+        z = np.maximum(p[..., 2], 1.0)
+        scale = self.focal / z
+        projected = np.empty((*p.shape[:-1], 2))
+        projected[..., 0] = self.vanishing + scale * p[..., 0] + (self.focal * self.bend) * z
+        projected[..., 1] = self.horizon + scale * (self.height - p[..., 1])
+        return projected
+
+
+# (zenith, horizon, light colour, ambient, diffuse, visibility in metres)
+_MOODS: tuple[tuple[Colour, Colour, Colour, float, float, float], ...] = (
+    ((104, 148, 204), (190, 210, 228), (1.06, 1.0, 0.92), 0.56, 0.58, 700.0),
+    ((120, 150, 190), (214, 220, 222), (1.02, 1.0, 0.97), 0.62, 0.42, 500.0),
+    ((164, 170, 178), (206, 208, 210), (0.96, 0.99, 1.03), 0.80, 0.10, 260.0),
+    ((118, 116, 146), (236, 194, 150), (1.12, 0.95, 0.78), 0.48, 0.48, 350.0),
+    ((62, 72, 92), (112, 114, 122), (0.50, 0.53, 0.60), 0.80, 0.12, 220.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """Sun, sky and air.
+
+    Attributes:
+        sun: unit vector towards the sun.
+        ambient, diffuse: brightness of a face turned away from the sun, and what the sun adds.
+        colour: gain a channel.
+        zenith, haze: colours of the sky overhead and at the horizon; distance fades to ``haze``.
+        visibility: distance in metres at which half of a colour is haze.
+        clouds: contrast of the clouds.
+    """
+
+    sun: Vector
+    ambient: float
+    diffuse: float
+    colour: Colour
+    zenith: Colour
+    haze: Colour
+    visibility: float
+    clouds: float
+
+    @classmethod
+    def sample(cls, rng: Rng) -> Light:
+        """Draw the light of a clear, hazy, overcast, low-sun or dim hour."""
+        mood = (0, 0, 0, 1, 1, 2, 2, 3, 3, 4)[int(rng.integers(10))]
+        zenith, haze, colour, ambient, diffuse, visibility = _MOODS[mood]
+        x, y, z = rng.uniform(-1.0, 1.0), rng.uniform(0.45, 1.1), rng.uniform(-0.9, 0.5)
+        norm = (x * x + y * y + z * z) ** 0.5
+        exposure = rng.uniform(0.82, 1.12)
+        return cls(
+            sun=(x / norm, y / norm, z / norm),
+            ambient=ambient,
+            diffuse=diffuse * rng.uniform(0.8, 1.15),
+            colour=scaled(colour, exposure),
+            zenith=varied(rng, scaled(zenith, exposure), 18.0),
+            haze=varied(rng, scaled(haze, exposure), 12.0),
+            visibility=visibility * rng.uniform(0.7, 1.4),
+            clouds=rng.uniform(0.04, 0.22),
+        )
+
+    def facing(self, normal: Vector) -> float:
+        """Return the brightness of a face with this unit normal."""
+        s = self.sun
+        cosine = normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2]
+        return self.ambient + self.diffuse * max(0.0, cosine)
+
+
+class Canvas:
+    """The canvas of one scene of ``height`` × ``width`` pixels; paint from far to near."""
+
+    def __init__(self, camera: Camera, light: Light, height: int, width: int) -> None:
+        self.camera = camera
+        self.light = light
+        self._size = (width, height)
+        self._index = Image.new("I", self._size, 0)
+        self._draw = ImageDraw.Draw(self._index)
+        self._shade = Image.new("L", self._size, 255)
+        self._shade_draw = ImageDraw.Draw(self._shade)
+        # One row a material: label, red, green, blue, grain, blotch, whether shadows fall on it.
+        self._materials: list[tuple[float, ...]] = [(SKY, *light.haze, 0.0, 0.0, 0.0)]
+
+    def material(
+        self,
+        label: int,
+        colour: Colour,
+        depth: float,
+        facing: float | None = None,
+        grain: float = 0.03,
+        blotch: float = 0.06,
+        ground: bool = False,
+    ) -> int:
+        """Add a material and return its number.
+
+        ``colour`` is seen in white light; ``facing`` is the brightness of the face (by default
+        that of an upright one turned to the camera); grain and blotch are relative contrasts.
+        """
+        light = self.light
+        bright = light.facing((0.0, 0.0, -1.0)) if facing is None else facing
+        gain = light.colour
+        lit = (
+            min(250.0, colour[0] * gain[0] * bright),
+            min(250.0, colour[1] * gain[1] * bright),
+            min(250.0, colour[2] * gain[2] * bright),
+        )
+        r, g, b = mix(lit, light.haze, depth / (depth + light.visibility))
+        self._materials.append((label, r, g, b, grain, blotch, float(ground)))
+        return len(self._materials) - 1
+
+    def sky_material(self, colour: Colour, blotch: float) -> int:
+        """Add a material of class sky whose colour no light changes."""
+        self._materials.append((SKY, *colour, 0.004, blotch, 0.0))
+        return len(self._materials) - 1
+
+    def _pixels(self, image_points: Floats) -> NDArray[np.int64]:
+        width, height = self._size
+        pixels = image_points * height
+        pixels[..., 0] += width / 2.0
+        return np.floor(pixels).astype(np.int64)
+
+    def paint_flat(self, materials: Iterable[int], polygons: ArrayLike) -> None:
+        """Paint polygons (n, corners, 2) given in image coordinates (u, v)."""
+        pixels = self._pixels(np.asarray(polygons, dtype=np.float64))
+        flat = pixels.reshape(len(pixels), 2 * pixels.shape[1]).tolist()
+        for material, corners in zip(materials, flat, strict=True):
+            self._draw.polygon(corners, fill=material)
+
+    def paint(self, materials: Iterable[int], polygons: ArrayLike) -> None:
+        """Paint polygons (n, corners, 3) given in metres."""
+        self.paint_flat(materials, self.camera.project(polygons))
+
+    def shadow(self, polygon: ArrayLike, strength: float) -> None:
+        """Darken the ground within a polygon (corners, 3) to ``strength`` (0…1)."""
+        pixels = self._pixels(self.camera.project(polygon))
+        self._shade_draw.polygon(pixels.ravel().tolist(), fill=round(255 * strength))
+
+    def develop(self, rng: Rng, textures: tuple[Texture, Texture]) -> tuple[Uint8Array, Uint8Array]:
+        """Return image (H, W, 3) and label (H, W), both uint8.
+
+        ``textures`` are two small noise pictures with values -1…1, stretched over the image;
+        ``rng`` gives the noise of the single pixels, which alone differs between image sizes.
+        """
+        width, height = self._size
+        index = np.asarray(self._index).astype(np.intp)
+        columns = np.array(self._materials, dtype=np.float32).T.copy()
+        label, red, green, blue, grain, blotch, ground = columns
+        coarse, middle = (
+            np.asarray(Image.fromarray(t).resize(self._size, Image.Resampling.BILINEAR))
+            for t in textures
+        )
+        noise = rng.integers(-128, 128, (height, width), dtype=np.int8).astype(np.float32)
+        noise *= np.float32(1 / 74)  # unit variance
+        # "clip" only spares the check of the indices, which are all in range.
+        gain = blotch.take(index, mode="clip")
+        gain *= coarse
+        # The sky has clouds but no surface.
+        gain += np.where(label == SKY, 0, 0.6 * blotch).take(index, mode="clip") * middle
+        gain += grain.take(index, mode="clip") * noise
+        gain += np.float32(1)
+        shade = np.asarray(self._shade).astype(np.float32)
+        shade -= 255
+        shade *= (ground / np.float32(255)).take(index, mode="clip")
+        shade += 1
+        gain *= shade
+        rows = np.linspace(-1.0, 1.0, height, dtype=np.float32)[:, None] ** 2
+        across = np.linspace(-1.0, 1.0, width, dtype=np.float32)[None, :] ** 2
+        gain *= 1 - np.float32(rng.uniform(0.03, 0.13)) * (rows + across)
+        noise *= np.float32(rng.uniform(1.5, 5.0))
+        image = np.empty((height, width, 3), dtype=np.uint8)
+        for channel, colour in enumerate((red, green, blue)):
+            plane = colour.take(index, mode="clip")
+            plane *= gain
+            # The same noise shifted: cheaper than new noise, and the eye cannot tell.
+            plane += np.roll(noise, 37 * (channel + 1), axis=0)
+            np.clip(plane, 0, 255, out=plane)
+            image[..., channel] = plane
+        blur = float(rng.uniform(0.15, 0.5)) * max(1.0, height / 480)
+        blurred = Image.fromarray(image).filter(ImageFilter.BoxBlur(blur))
+        return np.asarray(blurred), label.astype(np.uint8).take(index, mode="clip")

@@ -1,0 +1,101 @@
+"""Toy street as a dataset."""
+
+from __future__ import annotations
+
+import operator
+
+from dabnet.data.dataset import LabelledImage
+from dabnet.data.labels import TOY_STREET, LabelSet
+from dabnet.data.toy_street.layout import draw_scene
+from dabnet.errors import InputError
+
+SPLITS = ("train", "val", "trainval", "test")
+SMALLEST_SIDE = 32
+# A stream of random numbers of its own for each split, so that no scene is in two splits.
+STREAMS = {"train": 0, "val": 1, "test": 2}
+
+_DEFAULT_LENGTH = {"train": 200, "val": 50, "trainval": 250, "test": 50}
+
+
+class ToyStreet:
+    """A split of toy street, as ``dabnet.data.dataset.Dataset``; every image is drawn on demand.
+
+    Image ``index`` is a function of (seed, split, index, size) alone; other sizes of the same
+    shape show the same scene. ``trainval`` is ``train`` followed by ``val``.
+
+    Args:
+        split: ``train``, ``val``, ``trainval`` or ``test``.
+        size: (height, width) of the images in pixels, each at least 32.
+        length: number of images; by default 200, 50, 250 and 50. Four fifths of ``trainval``
+            (rounded down) are of ``train``.
+        seed: a number ≥ 0; another seed gives other scenes.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        size: tuple[int, int] = (360, 480),
+        length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if split not in SPLITS:
+            raise InputError(
+                f"unknown split {split!r} of toy street", "one of " + ", ".join(SPLITS)
+            )
+        if length is not None and length < 1:
+            raise InputError(f"a toy street of {length} images", "a length of at least 1")
+        self._split = split
+        self._size = _checked_size(size)
+        self._length = _DEFAULT_LENGTH[split] if length is None else length
+        if seed < 0:
+            raise InputError(f"seed {seed}", "a whole number ≥ 0")
+        self._seed = seed
+
+    @property
+    def name(self) -> str:
+        """The dataset's command-line name."""
+        return "toy-street"
+
+    @property
+    def split(self) -> str:
+        """``train``, ``val``, ``trainval`` or ``test``."""
+        return self._split
+
+    @property
+    def labels(self) -> LabelSet:
+        """Classes, palette and the ignore value."""
+        return TOY_STREET
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every image."""
+        return self._size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Draw scene ``index`` (0 to ``len - 1``): image (H, W, 3) and label (H, W), uint8."""
+        i = operator.index(index)
+        if not 0 <= i < self._length:
+            raise IndexError(
+                f"index {i} is outside toy street's {self._split} split of {self._length} images"
+            )
+        split = self._split
+        if split == "trainval":
+            of_train = self._length * 4 // 5
+            split, i = ("train", i) if i < of_train else ("val", i - of_train)
+        image, label = draw_scene((self._seed, STREAMS[split], i), self._size)
+        return LabelledImage(f"toy_{split}_{i:05d}", image, label)
+
+
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        raise InputError(f"image size {size!r}", "two whole numbers: height, width") from None
+    if min(height, width) < SMALLEST_SIDE:
+        raise InputError(
+            f"image size {height}×{width} (height × width)", f"sides of at least {SMALLEST_SIDE} px"
+        )
+    return height, width
