@@ -34,7 +34,7 @@ $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 
 demo: $(INSTALLED)
 	mkdir -p $(OUT)
-	$(BIN)/dabnet-train --dataset toy-street --output $(OUT)/train
+	$(BIN)/dabnet-train --dataset toy-street --eval-every 3 --output $(OUT)/train
 	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 -o $(OUT)/dabnet.onnx
 	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 --precision int8 \
 	    --calibration-images 16 -o $(OUT)/dabnet-int8.onnx
