@@ -40,7 +40,7 @@ def benchmark(
 
     Args:
         names: candidates; those that cannot run become rows with a reason.
-        dataset: the split that is scored; its first images are also the ones that are timed.
+        dataset: the split that is scored; some of its images are also the ones that are timed.
         images: how many of its images are scored.
     """
     environment = describe_environment()

@@ -70,7 +70,7 @@ def footnotes(report: Report) -> list[str]:
         " intervals: paired bootstrap over images.",
         f"Speed: scope {scenario['scope']}, {scopes[scenario['scope']]};"
         f" {scenario['rounds']} interleaved rounds; FPS is frames by total time; intervals:"
-        " bootstrap over paired rounds.",
+        " Student's t over paired rounds.",
         f"Ran: {backends}.",
         _disturbance(report.foreign_cores),
         "Machine: "
@@ -90,6 +90,7 @@ def _disturbance(foreign_cores: float | None) -> str:
 
 def terminal_table(report: Report) -> Table:
     """Return the table for ``rich.print``."""
+    from rich.markup import escape
     from rich.table import Table
 
     height, width = report.size
@@ -100,7 +101,7 @@ def terminal_table(report: Report) -> Table:
             heading, justify="left" if left else "right", no_wrap=heading != "note" and number != 2
         )
     for row in report.rows:
-        table.add_row(*cells(row))
+        table.add_row(*map(escape, cells(row)))  # '.[cpu]' is no markup
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,14 +61,35 @@ def speed_ratio(
 ) -> Interval:
     """How many times faster than the reference: above 1 is faster.
 
-    Each round gives one ratio of medians, so that what disturbs both alike cancels; the rounds
-    are resampled (percentile bootstrap, Efron & Tibshirani 1993, chapter 13).
+    Each round gives one ratio of medians, so that what disturbs both alike cancels. The interval
+    is Student's on the logarithms. A bootstrap of so few rounds is too narrow: at 10 rounds its
+    95 % interval held the true ratio in 85 to 90 % of simulated runs, at 2 in 50 %.
     """
     pairs = zip(reference_rounds, candidate_rounds, strict=True)
     logs = np.log([np.median(reference) / np.median(candidate) for reference, candidate in pairs])
-    draws = _rng().integers(len(logs), size=(RESAMPLES, len(logs)))
-    low, high = _bounds(logs[draws].mean(1))
-    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+    half = student_quantile(len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    low, value, high = (float(np.exp(logs.mean() + side * half)) for side in (-1, 0, 1))
+    return Interval(value, low, high)
+
+
+def student_quantile(freedom: int) -> float:
+    """The t within whose ± Student's distribution of ``freedom`` >= 1 degrees has 95 %."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # bisection, to the last bit
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_share(middle, freedom) < LEVEL else (low, middle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _student_share(angle: float, freedom: int) -> float:
+    """Share within ±t, where t = tan(angle)·√freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(odd, freedom - 1, 2):
+        total += term
+        term *= (k + 1) / (k + 2) * math.cos(angle) ** 2
+    share = math.sin(angle) * total
+    return (angle + share) * 2 / math.pi if odd else share
 
 
 def verdict(ratio: Interval) -> str:

@@ -72,8 +72,9 @@ def measure(
     for _ in range(scenario.rounds):
         for index in rng.permutation(len(names)):
             name = names[index]
-            # One call that is not counted: the caches and threads of the one before settle.
-            calls[name](0)
+            # One call that is not counted: the caches and threads of the one before settle. It
+            # takes the last input, so that no call sees the input of the call before.
+            calls[name](-1)
             rounds[name].append(_timed(calls[name], per_turn[name]))
             progress()
     return rounds

@@ -65,7 +65,7 @@ export_options = _options(
 precision_type = click.Choice(["fp32", "int8"])
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings=CONTEXT, no_args_is_help=False)
 @click.version_option(__version__)
 def export_group() -> None:
     """Turn a checkpoint into an artifact: uint8 image in, class mask out."""

@@ -61,7 +61,7 @@ def export_onnx(
         model, calibration = _quantized(model, checkpoint.dataset, data_dir, spec, progress)
     manifest = _manifest(checkpoint, checkpoint_path, spec, model, calibration)
 
-    # The check runs the very file: it is written beside, and moved into place when it passed.
+    # The check runs the graph as it will be written; only the agreement joins its manifest after.
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.onnx"
         save_onnx(with_manifest(model, manifest), trial)
@@ -84,7 +84,7 @@ def contract_graph(module: ImageToMask, spec: ExportSpec) -> onnx.ModelProto:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         traced = Path(folder) / "traced.onnx"
         # The TorchScript exporter writes opset 17 itself; the newer one converts down to it,
-        # takes six times as long and renames the weights.
+        # takes longer and renames the weights.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,

@@ -50,28 +50,38 @@ def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto
     named = onnx.ModelProto()
     named.CopyFrom(model)
     named.producer_name, named.producer_version = "dabnet-export", __version__
-    named.doc_string = named.graph.doc_string = ""
-    for node in named.graph.node:
-        node.doc_string = ""
-        _clear(node, "metadata_props")
-    _clear(named.graph, "metadata_props")
-    _clear(named, "metadata_props")
+    _drop_notes(named)
     onnx.helper.set_model_props(named, {ONNX_KEY: manifest.to_json()})
     return named
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Check ``model`` with the ONNX checker and write it atomically."""
+    """Check ``model`` with the ONNX checker and write it atomically.
+
+    Raises:
+        BuildError: the graph is not valid ONNX, or the file could not be written.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).splitlines()[0]
         raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
-    with replacing(path) as temporary:
-        onnx.save(model, temporary)
+    try:
+        with replacing(path) as temporary:
+            onnx.save(model, temporary)
+    except OSError as error:
+        raise BuildError(
+            f"{str(path)!r} could not be written ({error.strerror or error})",
+            "room on the disk and a writable directory",
+        ) from error
 
 
-def _clear(message: Any, field: str) -> None:
-    # Older onnx releases know no metadata on nodes and graphs.
-    if field in message.DESCRIPTOR.fields_by_name:
-        message.ClearField(field)
+def _drop_notes(message: Any) -> None:
+    """Clear doc strings and metadata at every depth: nodes, tensors, values and subgraphs too."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            # A repeated field is a sequence; a single message has no length.
+            for part in value if hasattr(value, "__len__") else (value,):
+                _drop_notes(part)

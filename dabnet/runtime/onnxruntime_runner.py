@@ -59,6 +59,7 @@ class OnnxRuntimeRunner:
         self.manifest = _manifest(self._session, path)
         self._ort, self._device = ort, device
         self._bindings: list[Any] = []
+        self._staged: list[Any] = []
         name = f"cpu ({threads or 'default'} threads, {platform.machine()})"
         shape = self.manifest.input.shape
         self._info = RunnerInfo(
@@ -80,14 +81,16 @@ class OnnxRuntimeRunner:
         return np.asarray(masks, np.uint8)
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
-        self._bindings = []
+        self._bindings, self._staged = [], []
         for images in batches:
-            images = check_images(images, self._info.shape)
+            # A copy: on the CPU an OrtValue is only a view of the array, which is the caller's.
+            images = check_images(images, self._info.shape).copy()
             binding = self._session.io_binding()
             value = self._ort.OrtValue.ortvalue_from_numpy(images, self._device, 0)
             binding.bind_ortvalue_input(self.manifest.input.name, value)
             binding.bind_output(self.manifest.output.name, self._device, 0)
             self._bindings.append(binding)
+            self._staged.append(value)  # not every release of onnxruntime keeps it alive
 
     def launch(self, index: int) -> None:
         self._session.run_with_iobinding(self._bindings[index])
@@ -97,7 +100,7 @@ class OnnxRuntimeRunner:
             binding.synchronize_outputs()
 
     def close(self) -> None:
-        self._bindings = []
+        self._bindings, self._staged = [], []
         del self._session
 
 
@@ -118,14 +121,19 @@ def _manifest(session: Any, path: Path) -> Manifest:
             "export it with: dabnet-export onnx CHECKPOINT",
         )
     manifest = Manifest.from_json(text, str(path))
-    for declared, real in (
-        (manifest.input, session.get_inputs()[0]),
-        (manifest.output, session.get_outputs()[0]),
-    ):
-        if (declared.name, list(declared.shape)) != (real.name, list(real.shape)):
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if (len(inputs), len(outputs)) != (1, 1):
+        raise ArtifactError(
+            f"{str(path)!r} has {len(inputs)} inputs and {len(outputs)} outputs",
+            "1 input and 1 output",
+            "export it again",
+        )
+    for declared, real in ((manifest.input, inputs[0]), (manifest.output, outputs[0])):
+        wanted = (declared.name, f"tensor({declared.dtype})")
+        if (*wanted, list(declared.shape)) != (real.name, real.type, list(real.shape)):
             raise ArtifactError(
-                f"{str(path)!r} has the tensor {real.name} {real.shape}",
-                f"{declared.name} {list(declared.shape)}, as its manifest says",
+                f"{str(path)!r} has the tensor {real.name} {real.type} {real.shape}",
+                f"{' '.join(wanted)} {list(declared.shape)}, as its manifest says",
                 "the file was changed after its export; export it again",
             )
     return manifest

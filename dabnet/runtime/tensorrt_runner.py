@@ -239,7 +239,8 @@ def read_engine_manifest(engine_path: Path) -> tuple[Manifest, EngineInfo]:
     fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine_path}"
     if not path.is_file():
         raise ArtifactError(f"no manifest at {str(path)!r}", "the one written at the build", fix)
-    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    # Bytes that are no UTF-8 are left for the JSON reader, which names the file.
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if manifest.engine is None:
         raise ArtifactError(f"{str(path)!r} describes no engine", "that of an engine", fix)
     return manifest, manifest.engine

@@ -48,12 +48,14 @@ class TorchRunner:
     @torch.inference_mode()
     def infer(self, images: Uint8Array) -> Uint8Array:
         images = check_images(images, self._info.shape)
-        masks: Uint8Array = self._module(torch.from_numpy(images).to(self._device)).cpu().numpy()
-        return masks
+        masks = self._module(torch.from_numpy(images).to(self._device)).to(torch.uint8)
+        found: Uint8Array = masks.cpu().numpy()
+        return found
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
         checked = [check_images(images, self._info.shape) for images in batches]
-        self._staged = [torch.from_numpy(images).to(self._device) for images in checked]
+        # A copy on the CPU too, where ``to`` gives a view: the arrays belong to the caller.
+        self._staged = [torch.from_numpy(i).to(self._device, copy=True) for i in checked]
 
     @torch.inference_mode()
     def launch(self, index: int) -> None:

@@ -1,0 +1,250 @@
+"""``dabnet-export`` as a user meets it: real processes, their output, and what lies on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from seeded_checkpoint import SIZE, no_bar, write_checkpoint
+
+from dabnet.files import sha256_of_file
+from dabnet.runtime.manifest import Manifest
+from export.export_spec import ExportSpec
+from export.onnx_export import export_onnx
+from export.onnx_file import load_onnx, manifest_of
+
+REPOSITORY = Path(__file__).parents[2]
+# Importing torch takes seconds: it is done once, and each case is a process forked from there.
+FORKING = """
+import json, os, sys, traceback
+import torch
+import export.cli, export.onnx_export, export.trt_export
+
+torch.set_num_threads(1)
+codes = {}
+for name, (arguments, said) in json.load(sys.stdin).items():
+    child = os.fork()
+    if child == 0:
+        for descriptor, path in ((1, said + ".out"), (2, said + ".err")):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv = ["dabnet-export", *arguments]
+        code = 1
+        try:
+            export.cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(code)
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
+SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
+
+
+def run_python(
+    program: str, *arguments: str, folder: Path, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in ``folder``, with this repository to import from."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def dabnet_export(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in ``folder``."""
+    return run_python("from export.cli import main; main()", *arguments, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good and bad inputs; each test gets its own output folder beside them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    good = write_checkpoint(folder)
+    (folder / "truncated.pth").write_bytes(good.read_bytes()[:-50_000])
+    (folder / "folder.pth").mkdir()
+    torch.save({"model": {"backbone.weight": torch.zeros(3)}}, folder / "foreign.pth")
+    state = torch.load(good, weights_only=True)["model"]
+    torch.save({"epoch": 1000, "model": state}, folder / "public.pth")
+    export_onnx(good, folder / "good.onnx", ExportSpec(SIZE, check_images=1), progress=no_bar)
+    bare = onnx.load(folder / "good.onnx")
+    del bare.metadata_props[:]
+    onnx.save(bare, folder / "bare.onnx")
+    (folder / "damaged.onnx").write_bytes((folder / "good.onnx").read_bytes()[:100_000])
+    return folder
+
+
+BAD_INPUTS = {
+    "missing file": (["onnx", "nowhere.pth"], r"no file at .*nowhere\.pth"),
+    "directory": (["onnx", "folder.pth"], r"folder\.pth' is a directory"),
+    "truncated": (["onnx", "truncated.pth", *SMALL], r"truncated\.pth' cannot be read as a check"),
+    "foreign": (["onnx", "foreign.pth", "--dataset", "camvid"], "is not a dabnet checkpoint"),
+    "no size": (["onnx", "seeded.pth", "--size", "large"], "'large' is not a size; .* 512x1024"),
+    "odd size": (
+        ["onnx", "seeded.pth", "--size", "100x96"],
+        "multiples of 8; the nearest is 96x96",
+    ),
+    "unknown dataset": (["onnx", "public.pth", "--dataset", "kitti"], "'kitti'.*camvid"),
+    "another dataset": (["onnx", "seeded.pth", "--dataset", "camvid"], "trained on toy-street"),
+    "no dataset": (["onnx", "public.pth", *SMALL], "add --dataset camvid"),
+    "int8 without data": (
+        ["onnx", "public.pth", "--dataset", "camvid", "--precision", "int8", *SMALL],
+        "INT8 needs images of camvid.*add --data-dir",
+    ),
+    "no such data": (
+        ["onnx", "public.pth", "--dataset", "camvid", "--data-dir", "nowhere", *SMALL],
+        "nowhere",
+    ),
+    "onnx without manifest": (["trt", "bare.onnx"], "carries no manifest; .*dabnet-export onnx"),
+    "damaged onnx": (["trt", "damaged.onnx"], "cannot be read as ONNX"),
+    "wrong size": (
+        ["trt", "good.onnx", "--size", "32x64", "--target", "sm86"],
+        "--size 32x64; expected 64x96",
+    ),
+    "wrong precision": (
+        ["trt", "good.onnx", "--precision", "int8", "--target", "sm86"],
+        "is fp32; expected int8.*dabnet-export onnx --precision int8",
+    ),
+    "no target": (["trt", "good.onnx", "--target", "pascal"], "'pascal'; expected .*sm86"),
+    "no command": (["convert", "seeded.pth"], "No such command"),
+}
+
+
+def check_one_line(result: subprocess.CompletedProcess[str], expected: str) -> None:
+    """Exit code 2 and, after what is told of the progress, one line that says what is wrong."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert [line.startswith("error: ") for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert re.search(expected, lines[-1]), lines[-1]
+    assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def answers(
+    workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[subprocess.CompletedProcess[str], Path]]:
+    """What each bad input gave, and the folder that it was to write in."""
+    folder = tmp_path_factory.mktemp("answers")
+    before = sorted(workplace.rglob("*"))
+    orders = {}
+    for number, (case, (arguments, _)) in enumerate(BAD_INPUTS.items()):
+        (folder / str(number)).mkdir()
+        output = str(folder / str(number) / "model.out")
+        orders[case] = ([*arguments, "-o", output], str(folder / f"said{number}"))
+    done = run_python(FORKING, folder=workplace, stdin=json.dumps(orders))
+    assert done.returncode == 0, done.stderr
+    assert sorted(workplace.rglob("*")) == before
+    return {
+        case: (
+            subprocess.CompletedProcess(
+                arguments, code, Path(said + ".out").read_text(), Path(said + ".err").read_text()
+            ),
+            Path(arguments[-1]).parent,
+        )
+        for (case, (arguments, said)), code in zip(
+            orders.items(), json.loads(done.stdout).values(), strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line(
+    answers: dict[str, tuple[subprocess.CompletedProcess[str], Path]], case: str
+) -> None:
+    result, folder = answers[case]
+    check_one_line(result, BAD_INPUTS[case][1])
+    assert len(result.stderr.splitlines()) == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("nowhere/model.onnx", "nowhere' does not exist.*mkdir -p"),
+        ("folder.pth", "folder.pth' is a directory"),
+        ("/proc/model.onnx", "model.onnx' could not be written|/proc' cannot be written to"),
+    ],
+)
+def test_an_output_that_cannot_be_written(workplace: Path, output: str, expected: str) -> None:
+    before = sorted(workplace.rglob("*"))
+    result = dabnet_export("onnx", "seeded.pth", "-o", output, *SMALL, folder=workplace)
+    check_one_line(result, expected)
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_target_that_the_builder_does_not_know(workplace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    output = tmp_path / "m.engine"
+    result = dabnet_export(
+        "trt", "good.onnx", "-o", str(output), "--target", "sm99", folder=workplace
+    )
+    check_one_line(result, "takes no target sm99; expected one of .*sm86")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_checkpoint_to_engine(workplace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    exported = dabnet_export(
+        "onnx", str(workplace / "seeded.pth"), "-o", "model.onnx", *SMALL, folder=tmp_path
+    )
+    assert exported.returncode == 0, exported.stderr
+    onnx_path = tmp_path / "model.onnx"
+    assert list(tmp_path.iterdir()) == [onnx_path]
+    manifest = manifest_of(load_onnx(onnx_path), "model.onnx")
+    agreement = manifest.agreement
+    assert agreement is not None
+    assert exported.stdout.splitlines() == [
+        f"model.onnx  ({onnx_path.stat().st_size / 1e6:.1f} MB)",
+        "  dabnet on toy-street, fp32, 64x96, batch 1, opset 17",
+        f"  agrees with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
+        f" (worst image {100 * agreement.worst:.3f} %; 8 images of toy-street val)",
+    ]
+
+    built = dabnet_export(
+        "trt", "model.onnx", "-o", "model.engine", "--target", "sm86", folder=tmp_path
+    )
+    assert built.returncode == 0, built.stderr
+    engine, beside = tmp_path / "model.engine", tmp_path / "model.engine.json"
+    assert sorted(tmp_path.iterdir()) == [engine, beside, onnx_path]
+    assert engine.stat().st_size > 500_000
+    stored = Manifest.from_json(beside.read_text(encoding="utf-8"), "beside")
+    assert stored.onnx_sha256 == sha256_of_file(onnx_path)
+    assert stored.checkpoint_sha256 == sha256_of_file(workplace / "seeded.pth")
+    assert stored.engine is not None
+    assert (stored.engine.product, stored.engine.target) == ("tensorrt_rtx", "sm86")
+    assert stored.engine.layers_by_type.get("Float", 0) >= 60  # at least the convolutions
+    # The engine cannot run here, and the line says which file was compared.
+    assert (
+        f"  its ONNX file agrees with PyTorch FP32 on {100 * agreement.mean:.3f} %" in built.stdout
+    )
+    assert re.search(r"  tensorrt_rtx \S+ for sm86; layers: \d+ Float", built.stdout)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["onnx", "--help"], ["trt", "--help"]])
+def test_help_loads_no_framework(arguments: list[str], tmp_path: Path) -> None:
+    """Half a second of ``--help`` is lost with the first import of torch."""
+    program = (
+        "import sys; import export.cli\n"
+        "try: export.cli.main()\n"
+        "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
+    )
+    result = run_python(program, *arguments, folder=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Usage:" in result.stdout
+    assert "heavy: []" in result.stdout

@@ -1,0 +1,149 @@
+"""The manifest as text: what is written is read back, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_graph import contract_manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dabnet.errors import ArtifactError, DabnetError
+from dabnet.preprocessing import Preprocessing
+from dabnet.runtime.manifest import (
+    Agreement,
+    CalibrationInfo,
+    EngineInfo,
+    Manifest,
+    TensorInfo,
+    engine_manifest_path,
+)
+from dabnet.runtime.tensorrt_runner import read_engine_manifest
+
+FULL = dataclasses.replace(
+    contract_manifest("int8"),
+    classes=("sky", "Straße", 'a "quoted" name\n'),
+    onnx_sha256="1" * 64,
+    agreement=Agreement("8 images of toy-street val", 0.9712890625, 1 / 3),
+    engine=EngineInfo("tensorrt", "10.16.1.11", "this-gpu", "GPU", "8.6", "580", {"Int8": 3}),
+)
+
+shares = st.floats(0, 1)
+triples = st.tuples(*[st.floats(-300, 300, allow_nan=False)] * 3)
+tensors = st.builds(
+    TensorInfo,
+    st.text(),
+    st.sampled_from(["uint8", "int32"]),
+    st.tuples(*[st.integers(1, 9999)] * 4),
+)
+manifests = st.builds(
+    Manifest,
+    model=st.text(),
+    dataset=st.text(),
+    classes=st.lists(st.text(), max_size=4).map(tuple),
+    palette=st.lists(st.tuples(*[st.integers(0, 255)] * 3), max_size=4).map(tuple),
+    ignore=st.integers(0, 255),
+    preprocessing=st.builds(Preprocessing, triples, triples),
+    input=tensors,
+    output=tensors,
+    precision=st.sampled_from(["fp32", "fp16", "int8"]),
+    checkpoint_sha256=st.text(),
+    opset=st.integers(0, 30),
+    calibration=st.none()
+    | st.builds(CalibrationInfo, st.text(), st.text(), st.text(), st.integers(), st.text()),
+    agreement=st.none() | st.builds(Agreement, st.text(), shares, shares),
+    engine=st.none()
+    | st.builds(
+        EngineInfo,
+        st.text(),
+        st.text(),
+        st.text(),
+        layers_by_type=st.dictionaries(st.text(), st.integers(), max_size=3),
+    ),
+    libraries=st.dictionaries(st.text(), st.text(), max_size=3),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(manifests)
+def test_round_trip(manifest: Manifest) -> None:
+    read = Manifest.from_json(manifest.to_json(), "test")
+    assert read == manifest
+    hash(read.classes), hash(read.palette), hash(read.input)  # tuples again, not lists
+
+
+def test_every_field_is_in_the_text() -> None:
+    written = json.loads(FULL.to_json())
+    assert written == json.loads(json.dumps(dataclasses.asdict(FULL)))
+    assert set(written) == {field.name for field in dataclasses.fields(Manifest)}
+    assert "Straße" in FULL.to_json()  # a person reads it beside the engine
+
+
+def test_a_future_format_asks_for_another_export() -> None:
+    text = json.dumps(json.loads(FULL.to_json()) | {"format": 2, "tomorrow": "unknown"})
+    with pytest.raises(
+        ArtifactError, match="m.onnx carries a manifest of format 2; expected format 1"
+    ):
+        Manifest.from_json(text, "m.onnx")
+
+
+def damaged() -> list[Any]:
+    whole = json.loads(FULL.to_json())
+    texts = {
+        "nothing": "",
+        "half": FULL.to_json()[:300],
+        "no object": "[1, 2]",
+        "a number": "7",
+        "no format": json.dumps({k: v for k, v in whole.items() if k != "format"}),
+        "an unknown field": json.dumps(whole | {"colour": "red"}),
+        "classes are a number": json.dumps(whole | {"classes": 11}),
+        "palette of numbers": json.dumps(whole | {"palette": [1, 2]}),
+        "input without shape": json.dumps(whole | {"input": {"name": "image", "dtype": "uint8"}}),
+        "input is text": json.dumps(whole | {"input": "image"}),
+        "engine is text": json.dumps(whole | {"engine": "tensorrt"}),
+        "unknown agreement": json.dumps(whole | {"agreement": {"share": 1.0}}),
+        "no preprocessing": json.dumps(whole | {"preprocessing": None}),
+    }
+    texts |= {
+        f"without {name}": json.dumps({k: v for k, v in whole.items() if k != name})
+        for name in ("model", "input", "checkpoint_sha256", "calibration")
+    }
+    return [pytest.param(text, id=name) for name, text in texts.items()]
+
+
+@pytest.mark.parametrize("text", damaged())
+def test_a_damaged_text_is_one_line(text: str) -> None:
+    with pytest.raises(ArtifactError, match="^m.onnx carries a damaged manifest") as caught:
+        Manifest.from_json(text, "m.onnx")
+    assert "\n" not in str(caught.value)
+    assert "export the artifact again" in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=6), st.integers(0, 3000), st.integers(0, 40))
+def test_damage_beside_an_engine_is_never_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, put: bytes, at: int, dropped: int
+) -> None:
+    """Bytes replaced in ``model.engine.json``, not always UTF-8: either it reads, or it is said."""
+    engine = tmp_path_factory.getbasetemp() / "model.engine"
+    whole = FULL.to_json().encode()
+    engine_manifest_path(engine).write_bytes(whole[:at] + put + whole[at + dropped :])
+    try:
+        manifest, info = read_engine_manifest(engine)
+    except DabnetError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(manifest, Manifest) and isinstance(info, EngineInfo)
+
+
+def test_an_engine_without_its_manifest(tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    with pytest.raises(ArtifactError, match=r"no manifest at .*model\.engine\.json.*dabnet-export"):
+        read_engine_manifest(engine)
+    engine_manifest_path(engine).write_text(contract_manifest().to_json(), encoding="utf-8")
+    with pytest.raises(ArtifactError, match="describes no engine"):
+        read_engine_manifest(engine)
