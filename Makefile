@@ -33,7 +33,7 @@ $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 demo: $(INSTALLED)
-	mkdir -p $(OUT)
+	rm -rf $(OUT) && mkdir -p $(OUT)
 	$(BIN)/dabnet-train --dataset toy-street --eval-every 3 --output $(OUT)/train
 	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 -o $(OUT)/dabnet.onnx
 	$(BIN)/dabnet-export onnx $(OUT)/train/best.pth --size 512x1024 --precision int8 \

@@ -7,7 +7,9 @@ checkpoint of ours loads in the original code too.
 
 from __future__ import annotations
 
-import pickle
+import io
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "recipe": checkpoint.recipe,
         "training": checkpoint.training,
     }
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError; bytes as an OSError
+    torch.save(content, buffer)
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
@@ -104,17 +108,19 @@ def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            # Torch warns of pickle protocols and foreign archives: the error below says it all.
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         # Torch's message runs over many lines; the name of the refused object is what helps.
-        reason = str(error).split("Unsupported global: ")[-1].split(" was not")[0]
-        raise ArtifactError(
-            f"{str(file)!r} is not a checkpoint that loads safely"
-            + (f" (it holds {reason})" if "Unsupported global" in str(error) else ""),
-            "tensors, strings and numbers only",
-            "if you trust the file, save its state dict alone with torch.save",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+        refused = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
+        if refused:
+            raise ArtifactError(
+                f"{str(file)!r} is not a checkpoint that loads safely (it holds {refused[1]})",
+                "tensors, strings and numbers only",
+                "if you trust the file, save its state dict alone with torch.save",
+            ) from error
         raise ArtifactError(
             f"{str(file)!r} cannot be read as a checkpoint (truncated or another format)",
             "a file written by torch.save",
@@ -145,7 +151,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
         )
         checkpoint = Checkpoint(
             content["model_name"],
-            content["model"],
+            _state_dict(content["model"], content, file),
             dataset,
             labels,
             Preprocessing(tuple(content["mean_rgb"]), tuple(content["scale"])),
@@ -163,12 +169,8 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
 
 
 def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpoint:
-    state = content.get("model", content.get("state_dict", content))
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ArtifactError(
-            f"{str(file)!r} holds no state dict (its keys: {', '.join(map(str, content))[:80]})",
-            "a state dict, bare or under the key 'model'",
-        )
+    found = content.get("model", content.get("state_dict", content))
+    state = _state_dict(found, content, file)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if dataset is None:
         raise InputError(
@@ -188,6 +190,17 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
     )
     _check_fit(checkpoint, file)
     return checkpoint
+
+
+def _state_dict(value: Any, content: dict[str, Any], file: Path) -> dict[str, Tensor]:
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    ):
+        raise ArtifactError(
+            f"{str(file)!r} holds no state dict (its keys: {', '.join(map(str, content))[:80]})",
+            "a state dict, bare or under the key 'model'",
+        )
+    return value
 
 
 def _check_fit(checkpoint: Checkpoint, file: Path) -> None:

@@ -12,18 +12,24 @@ from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Size, run
 from dabnet.data.registry import DATASET_NAMES
 from dabnet.models import MODEL_NAMES
 
+# Applied in the command, since an option that is left out of --resume is not its default.
+_DEFAULTS: dict[str, Any] = {
+    "dataset": "camvid",
+    "model": "dabnet",
+    "train_type": "train",
+    "seed": 0,
+}
+
 
 @click.command(context_settings=CONTEXT)
 @click.version_option(__version__)
-@click.option("--dataset", type=click.Choice(DATASET_NAMES), default="camvid", show_default=True)
+@click.option("--dataset", type=click.Choice(DATASET_NAMES), help="[default: camvid]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--model", type=click.Choice(MODEL_NAMES), default="dabnet", show_default=True)
+@click.option("--model", type=click.Choice(MODEL_NAMES), help="[default: dabnet]")
 @click.option(
     "--train-type",
     type=click.Choice(["train", "trainval"]),
-    default="train",
-    show_default=True,
-    help="Split to train on. With trainval the validation score is no fair test.",
+    help="Split to train on; trainval leaves no fair validation score.  [default: train]",
 )
 @click.option(
     "--output",
@@ -42,19 +48,14 @@ from dabnet.models import MODEL_NAMES
     type=click.IntRange(0),
     help="Processes that augment images.  [default: 4 with a GPU, 0 without]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
 def train_command(
-    dataset: str,
     data_dir: Path | None,
-    model: str,
-    train_type: str,
     output: Path | None,
     resume: Path | None,
-    eval_every: int | None,
     device: str,
     num_workers: int | None,
-    seed: int,
-    **overrides: Any,
+    **options: Any,
 ) -> int:
     """Train DABNet and leave checkpoints, a log and curves.
 
@@ -62,25 +63,26 @@ def train_command(
     after the current iteration and leaves a last.pth that --resume continues exactly.
     """
     from dabnet.data.registry import open_dataset
-    from dabnet.recipes import Recipe, recipe_for
+    from dabnet.recipes import recipe_for
     from dabnet.torch_device import torch_device
     from dabnet.training import TrainingSpec, train
 
-    if resume is not None:
-        from dabnet.checkpoint import load_checkpoint
-
-        stored = load_checkpoint(resume)
-        # Values not given are those of the run; given ones must equal them.
-        kept = Recipe.from_dict(stored.recipe).to_dict() if stored.recipe else {}
-        overrides = {k: v if v is not None else kept.get(k) for k, v in overrides.items()}
-    recipe = recipe_for(dataset, **overrides)
+    # Values not given are those of the run that is continued; given ones must equal them.
+    kept = _DEFAULTS | (_values_of_run(resume, options["dataset"]) if resume else {})
+    values: dict[str, Any] = {k: kept.get(k) if v is None else v for k, v in options.items()}
+    dataset, model, train_type, seed, eval_every = (
+        values.pop(name) for name in ("dataset", "model", "train_type", "seed", "eval_every")
+    )
+    recipe = recipe_for(dataset, **values)
     chosen = torch_device(device)
     train_set = open_dataset(dataset, train_type, data_dir)
     val_set = open_dataset(dataset, "val", data_dir)
+    output = output or (resume.parent if resume else Path("runs") / dataset)
+    _keep_other_runs(output / "last.pth", resume)
     spec = TrainingSpec(
         model=model,
         recipe=recipe,
-        output=output or (resume.parent if resume else Path("runs") / dataset),
+        output=output,
         device=chosen,
         workers=num_workers if num_workers is not None else (4 if chosen.type == "cuda" else 0),
         seed=seed,
@@ -104,6 +106,35 @@ def train_command(
         click.echo(f"stopped; continue with: --resume {result.last}", err=True)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _keep_other_runs(last: Path, resume: Path | None) -> None:
+    """Raise where the run of another start would be overwritten."""
+    from dabnet.errors import InputError
+
+    if last.exists() and (resume is None or resume.resolve() != last.resolve()):
+        raise InputError(
+            f"{str(last.parent)!r} holds another run",
+            "a new or empty --output",
+            f"continue that run with --resume {last}, or choose another --output",
+        )
+
+
+def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
+    """Return the options that a run was started with, by their names."""
+    from dataclasses import asdict
+
+    from dabnet.checkpoint import load_checkpoint
+    from dabnet.recipes import Recipe
+
+    stored = load_checkpoint(resume, dataset)
+    values: dict[str, Any] = {"dataset": stored.dataset, "model": stored.model}
+    if stored.recipe:
+        values |= asdict(Recipe.from_dict(stored.recipe))
+    if stored.training:
+        run = stored.training
+        values |= {"train_type": run["split"], "seed": run["seed"], "eval_every": run["eval_every"]}
+    return values
 
 
 def _print_scores(confusion: Any, classes: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from dabnet.errors import InputError
 def existing_file(path: str | Path, what: str) -> Path:
     """Return ``path`` if it is a non-empty, readable file; ``what`` names its role in the error."""
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{str(path)!r} is a directory", f"{what} (a file)")
-    if not path.exists():
+    status = _status(path)
+    if status is None:
         raise InputError(f"no file at {str(path)!r}", what, "check the path")
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{str(path)!r} is a directory", f"{what} (a file)")
     if not os.access(path, os.R_OK):
         raise InputError(f"{str(path)!r} cannot be read", what, "check its permissions")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise InputError(f"{str(path)!r} is empty", what, "write or download it again")
     return path
 
@@ -29,17 +31,26 @@ def existing_file(path: str | Path, what: str) -> Path:
 def existing_directory(path: str | Path, what: str) -> Path:
     """Return ``path`` if it is a directory; ``what`` names its role in the error."""
     path = Path(path)
-    if not path.exists():
+    status = _status(path)
+    if status is None:
         raise InputError(f"no directory at {str(path)!r}", what, "check the path")
-    if not path.is_dir():
+    if not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a file", f"{what} (a directory)")
     return path
 
 
-def writable_target(path: str | Path) -> Path:
-    """Return ``path`` if a file may be written there: checked before long work, not after it."""
+def writable_target(path: str | Path, source: str | Path | None = None) -> Path:
+    """Return ``path`` if a file may be written there: checked before long work, not after it.
+
+    ``source`` is the file that is read to make it, which must not be overwritten.
+    """
     path = Path(path)
-    if path.is_dir():
+    if source is not None and path.resolve() == Path(source).resolve():
+        raise InputError(
+            f"the output {str(path)!r} is the input itself", "another name", "choose another -o"
+        )
+    status = _status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a directory", "the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(
@@ -47,8 +58,7 @@ def writable_target(path: str | Path) -> Path:
             "an existing directory to write in",
             f"create it with: mkdir -p {path.parent}",
         )
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{str(path.parent)!r} cannot be written to", "a writable directory")
+    _require_writable(path.parent)
     return path
 
 
@@ -63,7 +73,27 @@ def writable_directory(path: str | Path) -> Path:
         raise InputError(
             f"{str(path)!r} cannot be created ({error.strerror})", "a writable directory"
         ) from error
+    _require_writable(path)
     return path
+
+
+def _require_writable(directory: Path) -> None:
+    try:  # os.access says yes to root even where nothing can be created
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise InputError(
+            f"{str(directory)!r} cannot be written to ({error.strerror})", "a writable directory"
+        ) from error
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return what ``stat(2)`` says of ``path``, or None where nothing is there."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:  # such as a name that is too long, or a folder that is not ours
+        raise InputError(f"{str(path)!r} cannot be looked up ({error.strerror})") from error
 
 
 @contextmanager
@@ -74,9 +104,15 @@ def replacing(target: str | Path) -> Iterator[Path]:
     a part. The temporary file keeps the suffix, since some writers choose the format by it.
     """
     target = Path(target)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
-    )
+    try:
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
+        )
+    except OSError as error:
+        raise InputError(
+            f"nothing can be written in {str(target.parent)!r} ({error.strerror})",
+            "a writable directory",
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -87,6 +123,11 @@ def replacing(target: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"{str(target)!r} could not be written ({error.strerror or error})",
+            "room on the disk and a writable directory",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -69,7 +69,7 @@ RECIPES = {
     "camvid": Recipe(input_size=(360, 480), batch_size=16, max_epochs=1000),
     # Short, for a demonstration on a CPU; scenes are drawn at 512x1024.
     "toy-street": Recipe(
-        input_size=(192, 384), batch_size=4, max_epochs=6, scales=(0.75, 1.0, 1.25)
+        input_size=(192, 384), batch_size=4, max_epochs=6, lr=2e-3, scales=(0.75, 1.0, 1.25)
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,9 @@ class _Run:
         self.dataset_name = train_set.name
         self.train_set, self.val_set = Cached(train_set), Cached(val_set)
         self.device = spec.device
-        resumed = load_checkpoint(spec.resume) if spec.resume else None
+        resumed = load_checkpoint(spec.resume, self.dataset_name) if spec.resume else None
         if resumed is not None:
-            _check_resumable(resumed, spec, self.dataset_name)
+            _check_resumable(resumed, spec, train_set)
         self.order = BatchOrder(
             len(train_set), self.recipe.batch_size, self.recipe.max_epochs, spec.seed
         )
@@ -98,6 +99,9 @@ class _Run:
 
         with progress_bar("reading the training split", len(train_set)) as step:
             statistics = measure(self.train_set, step)
+        # A bad file is met now, not at the first validation many epochs later.
+        with progress_bar("reading the validation split", len(val_set)) as step:
+            measure(self.val_set, step)
         self.preprocessing = Preprocessing(statistics.mean_rgb)
         self.criterion = weighted_cross_entropy(
             rarity_weights(statistics.class_share), self.labels.ignore
@@ -117,6 +121,7 @@ class _Run:
         )
         self.iteration, self.loss_sum, self.lr = 0, 0.0, 0.0
         self.best: float | None = None
+        self.saved = spec.resume
         self.history: History = []
         self.confusion: Counts | None = None
         if resumed is not None:
@@ -160,11 +165,12 @@ class _Run:
         logits = self.network(self.segmenter.preprocess(pixels))
         loss = self.criterion(logits, labels)
         value = float(loss.detach())
-        if value != value:
+        if not math.isfinite(value):
             raise DabnetError(
-                f"the loss is NaN at iteration {self.iteration + 1}",
+                f"the loss is {value} at iteration {self.iteration + 1}",
                 "a finite loss",
-                f"try a lower --lr; the last good checkpoint is {self.spec.output / LAST}",
+                "try a lower --lr"
+                + (f"; the last good checkpoint is {self.saved}" if self.saved else ""),
             )
         self.optimiser.zero_grad()
         loss.backward()
@@ -253,9 +259,12 @@ class _Run:
             "history": self.history,
             "seed": self.spec.seed,
             "split": self.train_set.split,
+            "images": len(self.train_set),
+            "eval_every": self.spec.eval_every,
         }
         epoch = self.iteration // self.order.batches_per_epoch
-        save_checkpoint(self._checkpoint(epoch, training), self.spec.output / LAST)
+        self.saved = self.spec.output / LAST
+        save_checkpoint(self._checkpoint(epoch, training), self.saved)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.training
@@ -266,12 +275,14 @@ class _Run:
         self.best, self.history = state["best"], state["history"]
 
 
-def _check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, dataset: str) -> None:
+def _check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> None:
     if not checkpoint.training:
         raise InputError(f"--resume {spec.resume}: it holds weights only", f"the {LAST} of a run")
-    state = {**checkpoint.recipe, "dataset": checkpoint.dataset, "model": checkpoint.model}
-    asked = {**spec.recipe.to_dict(), "dataset": dataset, "model": spec.model}
-    state["seed"], asked["seed"] = checkpoint.training["seed"], spec.seed
+    run = checkpoint.training
+    state = {**checkpoint.recipe, "model": checkpoint.model}
+    asked = {**spec.recipe.to_dict(), "model": spec.model}
+    state |= {"seed": run["seed"], "train_type": run["split"]}
+    asked |= {"seed": spec.seed, "train_type": train_set.split}
     for name, value in asked.items():
         if state[name] != value:
             raise InputError(
@@ -279,3 +290,9 @@ def _check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, dataset: str) -
                 "the same values to continue it",
                 "leave the option out, or start a new run in another --output",
             )
+    if run["images"] != len(train_set):
+        raise InputError(
+            f"{len(train_set)} training images for a run that was started with {run['images']}",
+            "the same images to continue it",
+            "check --data-dir, or start a new run in another --output",
+        )

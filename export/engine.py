@@ -61,7 +61,7 @@ def build_engine(
     """
     tell = progress or (lambda _: None)
     onnx_path = existing_file(onnx_path, "an ONNX file written by dabnet-export")
-    output = writable_target(output)
+    output = writable_target(output, onnx_path)
     manifest = manifest_of(load_onnx(onnx_path), str(onnx_path))
     _check_precision(manifest, spec, onnx_path)
     product = find_product(spec.wanted_product)
@@ -257,15 +257,9 @@ def _dotted(compute_capability: tuple[int, int]) -> str:
 
 def _write(output: Path, plan: Any, manifest: Manifest) -> None:
     """Write engine and manifest, or neither: an older pair stays as it was."""
-    try:
-        with _restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
-            temporary.write_bytes(plan)
-            write_text(engine_manifest_path(output), manifest.to_json())
-    except OSError as error:
-        raise BuildError(
-            f"{str(output)!r} could not be written ({error.strerror or error})",
-            "room on the disk and a writable directory",
-        ) from error
+    with _restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
+        temporary.write_bytes(plan)
+        write_text(engine_manifest_path(output), manifest.to_json())
 
 
 @contextmanager

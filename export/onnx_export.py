@@ -51,7 +51,7 @@ def export_onnx(
         DabnetError: the checkpoint, the size or the images are unfit, or the result disagrees
             with PyTorch.
     """
-    output = writable_target(output)
+    output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
     mask_dtype = getattr(torch, spec.mask_dtype)
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing, mask_dtype).eval()

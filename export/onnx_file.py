@@ -59,21 +59,16 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Check ``model`` with the ONNX checker and write it atomically.
 
     Raises:
-        BuildError: the graph is not valid ONNX, or the file could not be written.
+        BuildError: the graph is not valid ONNX.
+        InputError: the file could not be written.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).splitlines()[0]
         raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
-    try:
-        with replacing(path) as temporary:
-            onnx.save(model, temporary)
-    except OSError as error:
-        raise BuildError(
-            f"{str(path)!r} could not be written ({error.strerror or error})",
-            "room on the disk and a writable directory",
-        ) from error
+    with replacing(path) as temporary:
+        onnx.save(model, temporary)
 
 
 def _drop_notes(message: Any) -> None:

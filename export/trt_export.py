@@ -52,7 +52,7 @@ def engine_from_checkpoint(
     Raises:
         DabnetError: as ``export_onnx`` and ``build_engine`` do; nothing is written then.
     """
-    output = writable_target(output)
+    output = writable_target(output, checkpoint)
     product = find_product(build.wanted_product)  # before the minutes of an INT8 export
     if product.is_generation_8:
         spec = dataclasses.replace(spec, mask_dtype="int32")

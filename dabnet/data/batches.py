@@ -6,6 +6,7 @@ batches that the uninterrupted run would have seen.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -112,4 +113,11 @@ def training_batches(
         num_workers=workers,
         pin_memory=pin,
         persistent_workers=False,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal: a worker that ends breaks the last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.labels import CAMVID, LabelSet
@@ -63,8 +63,14 @@ class CamVid:
                 "the CamVid layout of the README",
                 f"splits that are there: {', '.join(present) or 'none'}",
             )
+        try:
+            lines = list_file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{str(list_file)!r} is not text", "one 'image label' a line", "copy it again"
+            ) from error
         pairs = []
-        for number, line in enumerate(list_file.read_text().splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             names = line.split()
@@ -111,7 +117,7 @@ def _open(path: Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
         return picture
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
         ) from error

@@ -294,7 +294,7 @@ def test_a_failed_rename_leaves_what_was_there(
         rename(source, target)
 
     monkeypatch.setattr(dabnet.files.os, "replace", replace)
-    with pytest.raises(BuildError, match="could not be written .No space left on device"):
+    with pytest.raises(InputError, match="could not be written .No space left on device"):
         build(monkeypatch, tmp_path, "10.16.1", "fp32", scenario_of("fp32"))
     if earlier:
         assert (engine.read_bytes(), manifest.read_text()) == (b"old engine", "old manifest")

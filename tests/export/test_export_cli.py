@@ -178,7 +178,7 @@ def test_bad_input_is_one_line(
     [
         ("nowhere/model.onnx", "nowhere' does not exist.*mkdir -p"),
         ("folder.pth", "folder.pth' is a directory"),
-        ("/proc/model.onnx", "model.onnx' could not be written|/proc' cannot be written to"),
+        ("/proc/model.onnx", "/proc' cannot be written to"),
     ],
 )
 def test_an_output_that_cannot_be_written(workplace: Path, output: str, expected: str) -> None:

@@ -421,7 +421,7 @@ def test_an_invalid_graph_is_not_written(
     ("failure", "seen"),
     [
         (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), BuildError),
+        (OSError(errno.ENOSPC, "No space left on device"), InputError),
     ],
 )
 def test_an_interrupted_write_leaves_nothing(

@@ -1,0 +1,150 @@
+"""Batches are a function of seed, epoch and place, in one process or in several."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dabnet.data.batches import AugmentedImages, BatchOrder, Cached, training_batches
+from dabnet.data.dataset import LabelledImage
+from dabnet.data.labels import TOY_STREET, LabelSet
+from dabnet.data.statistics import measure
+from dabnet.data.toy_street import ToyStreet
+from dabnet.data.transforms import Augmentation
+from dabnet.errors import InputError
+
+torch.set_num_threads(1)
+
+CROP = (32, 64)
+AUGMENTATION = Augmentation(CROP, (0.75, 1.0, 2.0), (105, 108, 110), 11)
+
+
+def toy(seed: int = 0) -> AugmentedImages:
+    return AugmentedImages(Cached(ToyStreet("train", (48, 64), 6)), AUGMENTATION, seed)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4), st.integers(0, 99), st.data())
+def test_order(images: int, batch: int, epochs: int, seed: int, data: st.DataObject) -> None:
+    if images < batch:
+        with pytest.raises(InputError, match=f"--batch-size {batch} with {images} training"):
+            BatchOrder(images, batch, epochs, seed)
+        return
+    order = BatchOrder(images, batch, epochs, seed)
+    batches = list(order)
+    per_epoch = images // batch
+    assert len(order) == len(batches) == order.total == epochs * per_epoch
+    for epoch in range(epochs):
+        of_epoch = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        keys = [key for batch_keys in of_epoch for key in batch_keys]
+        assert {key[0] for key in keys} == {epoch}
+        # Part of a permutation: all different, all there but what does not fill a batch.
+        assert len({key[1] for key in keys}) == per_epoch * batch > images - batch
+        assert {key[1] for key in keys} <= set(range(images))
+    start = data.draw(st.integers(0, order.total))
+    resumed = BatchOrder(images, batch, epochs, seed, start)
+    assert list(resumed) == batches[start:]
+    assert len(resumed) == order.total - start
+    assert list(BatchOrder(images, batch, epochs, seed)) == batches
+
+
+def test_epochs_and_seeds_differ() -> None:
+    order = [key[1] for batch in BatchOrder(40, 4, 2, seed=0) for key in batch]
+    assert order[:40] != order[40:]
+    assert order[:40] != list(range(40))
+    assert order != [key[1] for batch in BatchOrder(40, 4, 2, seed=1) for key in batch]
+
+
+def test_an_item_is_a_function_of_seed_epoch_and_index() -> None:
+    images = toy()
+    first = {key: images[key] for key in [(0, 0), (0, 1), (1, 0), (7, 5)]}
+    for key in reversed(list(first)):  # another object, another order
+        again = toy()[key]
+        assert torch.equal(again[0], first[key][0])
+        assert torch.equal(again[1], first[key][1])
+    assert not torch.equal(first[0, 0][0], first[1, 0][0])  # another epoch
+    assert not torch.equal(first[0, 0][0], toy(seed=1)[0, 0][0])
+    seen = {int(v) for _, label in first.values() for v in label.unique()}
+    assert seen <= set(range(12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_started_in_the_middle_gives_the_tail(workers: int) -> None:
+    whole = list(training_batches(toy(), BatchOrder(6, 2, 2, 0), 0, pin=False))
+    tail = list(training_batches(toy(), BatchOrder(6, 2, 2, 0, start=4), workers, pin=False))
+    assert len(whole) == 6
+    assert len(tail) == 2
+    for (pixels, labels), (again, labels_again) in zip(whole[4:], tail, strict=True):
+        assert pixels.shape == (2, *CROP, 3)
+        assert labels.shape == (2, *CROP)
+        assert pixels.dtype == labels.dtype == torch.uint8
+        assert torch.equal(pixels, again)
+        assert torch.equal(labels, labels_again)
+
+
+class PressesCtrlC:
+    """A dataset in whose worker Ctrl-C arrives, as it does in all processes of a terminal."""
+
+    name, split = "toy-street", "train"
+    labels: LabelSet = TOY_STREET
+
+    def __init__(self) -> None:
+        self.main = os.getpid()
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        if os.getpid() != self.main:
+            os.kill(os.getpid(), signal.SIGINT)
+        return LabelledImage("x", np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8))
+
+
+def test_ctrl_c_does_not_end_the_workers_before_the_loop_does() -> None:
+    images = AugmentedImages(PressesCtrlC(), AUGMENTATION, 0)
+    # Python's own handler, which is not set where the tests run in the background.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        batches = list(training_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert [len(labels) for _, labels in batches] == [2, 2, 2]
+
+
+def test_cached_reads_each_image_once() -> None:
+    class Counting(ToyStreet):
+        reads = 0
+
+        def __getitem__(self, index: int) -> LabelledImage:
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+    cached = Cached(Counting("val", (48, 64), 3))
+    for _ in range(3):
+        for index in range(len(cached)):
+            np.testing.assert_array_equal(
+                cached[index].image, ToyStreet("val", (48, 64), 3)[index].image
+            )
+    assert Counting.reads == 3
+    assert (cached.name, cached.split, cached.labels) == ("toy-street", "val", TOY_STREET)
+
+
+def test_statistics_of_a_split_equal_those_of_its_pixels() -> None:
+    dataset = ToyStreet("train", (48, 64), 4)
+    items = [dataset[i] for i in range(4)]
+    labels = np.stack([item.label for item in items])
+    steps: list[int] = []
+    statistics = measure(dataset, lambda: steps.append(1))
+    known = labels[labels != 11]
+    share = [(known == k).mean() for k in range(11)]
+    np.testing.assert_allclose(statistics.class_share, share, rtol=0, atol=1e-12)
+    assert statistics.class_share.sum() == pytest.approx(1)
+    mean = np.stack([item.image for item in items]).reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(statistics.mean_rgb, mean, atol=1e-4)
+    assert len(steps) == 4
