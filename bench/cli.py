@@ -108,12 +108,12 @@ def bench_command(
 def _print_report(report: Any, written: list[Path]) -> None:
     from rich.console import Console
 
-    from bench.report import footnotes, terminal_table
+    from bench.report import footnotes, reasons, terminal_table
 
     # Without a terminal (a pipe, a log) the table must not be folded to 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 190, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     console.print(terminal_table(report))
-    for note in footnotes(report):
+    for note in reasons(report) + footnotes(report):
         console.print(note, markup=False)
     console.print("wrote " + ", ".join(str(path) for path in written), markup=False)
 

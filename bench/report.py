@@ -62,7 +62,9 @@ def footnotes(report: Report) -> list[str]:
         "device": "uint8 image resident where the backend computes → mask resident there",
     }
     ran = {row.info.backend: row.info for row in report.rows if row.info}
-    backends = "; ".join(f"{i.backend} {i.version} on {i.device}" for i in ran.values())
+    backends = "; ".join(
+        f"{i.backend} {i.version} on {i.device} ({', '.join(i.notes)})" for i in ran.values()
+    )
     return [
         f"{report.model}, {report.checkpoint} ({report.checkpoint_sha256[:12]}), {height}x{width},"
         f" batch {scenario['batch']}.",
@@ -90,19 +92,30 @@ def _disturbance(foreign_cores: float | None) -> str:
 
 def terminal_table(report: Report) -> Table:
     """Return the table for ``rich.print``."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     height, width = report.size
-    table = Table(title=f"{report.model} at {height}x{width}, {report.dataset} {report.split}")
-    for number, heading in enumerate(HEADINGS):
-        left = heading in ("artifact", "scope", "note")
-        table.add_column(
-            heading, justify="left" if left else "right", no_wrap=heading != "note" and number != 2
-        )
+    title = f"{report.model} at {height}x{width}, {report.dataset} {report.split}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
+    for heading in HEADINGS[:-1]:
+        left = heading in ("artifact", "scope")
+        # In a narrow terminal cells are folded: a figure must never be cut off.
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for row in report.rows:
-        table.add_row(*map(escape, cells(row)))  # '.[cpu]' is no markup
+        name, miou, *rest = map(escape, cells(row)[:-1])  # '[cpu]' is no markup
+        table.add_row(name, miou if row.latency else "not run", *rest)
     return table
+
+
+def reasons(report: Report) -> list[str]:
+    """Why rows did not run, one line a reason: beside the table they would make it unreadable."""
+    names: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.reason:
+            names.setdefault(row.reason, []).append(row.name)
+    return [f"{', '.join(rows)}: not run: {reason}" for reason, rows in names.items()]
 
 
 def markdown(report: Report) -> str:

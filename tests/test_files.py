@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
