@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Size, run
+from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
 from dabnet.data.registry import DATASET_NAMES
 from dabnet.models import MODEL_NAMES
 
@@ -37,10 +37,19 @@ _DEFAULTS: dict[str, Any] = {
     help="Folder for last.pth, best.pth, log.csv and curves.png.  [default: runs/DATASET]",
 )
 @click.option("--resume", type=click.Path(path_type=Path), help="A last.pth to continue from.")
-@click.option("--max-epochs", type=int, help="Override the recipe.")
-@click.option("--input-size", type=Size(), help="Size of the training crops; overrides the recipe.")
-@click.option("--batch-size", type=int, help="Override the recipe.")
-@click.option("--lr", type=float, help="Peak learning rate; overrides the recipe.")
+@click.option(
+    "--max-epochs", type=int, help="Override the recipe, as all options down to --scales."
+)
+@click.option("--input-size", type=Size(), help="Size of the training crops.")
+@click.option("--batch-size", type=int)
+@click.option("--optimizer", type=click.Choice(["adam", "sgd"]))
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--weight-decay", type=float)
+@click.option("--loss", type=click.Choice(["ce", "ohem"]))
+@click.option("--poly-power", type=float, help="Exponent of the learning-rate decay.")
+@click.option("--warmup-iterations", type=int)
+@click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
 @click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option(
@@ -48,6 +57,7 @@ _DEFAULTS: dict[str, Any] = {
     type=click.IntRange(0),
     help="Processes that augment images.  [default: 4 with a GPU, 0 without]",
 )
+@click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
 def train_command(
     data_dir: Path | None,
@@ -55,6 +65,7 @@ def train_command(
     resume: Path | None,
     device: str,
     num_workers: int | None,
+    summary: bool,
     **options: Any,
 ) -> int:
     """Train DABNet and leave checkpoints, a log and curves.
@@ -74,6 +85,9 @@ def train_command(
         values.pop(name) for name in ("dataset", "model", "train_type", "seed", "eval_every")
     )
     recipe = recipe_for(dataset, **values)
+    if summary:
+        _print_summary(model, dataset, recipe.input_size)
+        return 0
     chosen = torch_device(device)
     train_set = open_dataset(dataset, train_type, data_dir)
     val_set = open_dataset(dataset, "val", data_dir)
@@ -135,6 +149,16 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
         run = stored.training
         values |= {"train_type": run["split"], "seed": run["seed"], "eval_every": run["eval_every"]}
     return values
+
+
+def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
+    from dabnet.data.labels import label_set
+    from dabnet.models import build_model
+    from dabnet.models.summary import summarise, summary_text
+
+    network = build_model(model, len(label_set(dataset).classes))
+    click.echo(f"{model} for {dataset}, one image of {size[0]}x{size[1]}")
+    click.echo(summary_text(summarise(network, size)))
 
 
 def _print_scores(confusion: Any, classes: tuple[str, ...]) -> None:

@@ -62,6 +62,20 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
         return int(match[1]), int(match[2])
 
 
+class Factors(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas."""
+
+    name = "X,Y,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers; expected such as 0.75,1,1.25")
+
+
 def console() -> Console:
     """Return a console on stderr: tables and results go to stdout, progress does not."""
     from rich.console import Console

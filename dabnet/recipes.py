@@ -9,6 +9,9 @@ from typing import Any
 from dabnet.errors import InputError
 from dabnet.models import check_size
 
+OPTIMIZERS = ("adam", "sgd")
+LOSSES = ("ce", "ohem")
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -18,8 +21,11 @@ class Recipe:
         input_size: (height, width) of the training crops in pixels.
         batch_size: images an iteration.
         max_epochs: passes over the training split.
-        lr: peak learning rate of Adam.
-        weight_decay: L2 penalty inside Adam, as published (not decoupled).
+        optimizer: ``adam`` or ``sgd``.
+        lr: peak learning rate.
+        momentum: of SGD; Adam takes its usual 0.9 and 0.999.
+        weight_decay: L2 penalty inside the optimiser, as published (not decoupled).
+        loss: ``ce``, weighted cross-entropy, or ``ohem``, the same over the hardest pixels.
         poly_power: exponent of the learning-rate decay.
         warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
         scales: factors of the random resize.
@@ -28,8 +34,11 @@ class Recipe:
     input_size: tuple[int, int]
     batch_size: int
     max_epochs: int
+    optimizer: str = "adam"
     lr: float = 1e-3
+    momentum: float = 0.9
     weight_decay: float = 2e-4
+    loss: str = "ce"
     poly_power: float = 0.9
     warmup_iterations: int = 500
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -43,6 +52,19 @@ class Recipe:
                 )
         if self.batch_size < 2:
             raise InputError("--batch-size 1", "at least 2 (batch normalisation)")
+        for name, allowed in (("optimizer", OPTIMIZERS), ("loss", LOSSES)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"--{name} {getattr(self, name)!r}", " or ".join(allowed))
+        for name, above in (("momentum", 1.0), ("weight_decay", 1.0), ("poly_power", 10.0)):
+            if not 0 <= getattr(self, name) < above:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}",
+                    f"at least 0 and below {above:g}",
+                )
+        if self.warmup_iterations < 0:
+            raise InputError(f"--warmup-iterations {self.warmup_iterations}", "0 or more")
+        if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
+            raise InputError(f"--scales {self.scales}", "factors between 0.1 and 10")
         if not 0 < self.lr < 10:
             raise InputError(f"--lr {self.lr}", "a learning rate between 0 and 10")
 
@@ -67,6 +89,15 @@ class Recipe:
 RECIPES = {
     # DABNet (BMVC 2019), section 4.1, and the defaults of its published training code.
     "camvid": Recipe(input_size=(360, 480), batch_size=16, max_epochs=1000),
+    "cityscapes": Recipe(
+        input_size=(512, 1024),
+        batch_size=8,
+        max_epochs=1000,
+        optimizer="sgd",
+        lr=4.5e-2,
+        weight_decay=1e-4,
+        loss="ohem",
+    ),
     # Short, for a demonstration on a CPU; scenes are drawn at 512x1024.
     "toy-street": Recipe(
         input_size=(192, 384), batch_size=4, max_epochs=6, lr=2e-3, scales=(0.75, 1.0, 1.25)

@@ -1,11 +1,22 @@
-"""The published learning-rate schedule: linear warm-up, then polynomial decay."""
+"""The optimiser of a recipe and its learning rate: linear warm-up, then polynomial decay."""
 
 from __future__ import annotations
 
-from torch.optim import Optimizer
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dabnet.recipes import Recipe
+
 WARMUP_FACTOR = 1 / 3
+
+
+def build_optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
+    """Return the recipe's optimiser over all of the network's parameters."""
+    parameters = network.parameters()
+    if recipe.optimizer == "sgd":
+        return SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    return Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> LambdaLR:

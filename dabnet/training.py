@@ -13,7 +13,12 @@ from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dabnet.console import progress_bar, progress_columns
-from dabnet.data.batches import AugmentedImages, BatchOrder, Cached, training_batches
+from dabnet.data.batches import (
+    AugmentedImages,
+    BatchOrder,
+    cached_if_small,
+    training_batches,
+)
 from dabnet.data.dataset import Dataset, Uint8Array
 from dabnet.data.statistics import measure
 from dabnet.data.transforms import Augmentation
@@ -21,13 +26,13 @@ from dabnet.errors import DabnetError, InputError
 from dabnet.evaluation import confusion_per_image
 from dabnet.files import writable_directory
 from dabnet.interrupt import Stop, stop_on_signal
-from dabnet.losses import rarity_weights, weighted_cross_entropy
+from dabnet.losses import build_loss, rarity_weights
 from dabnet.metrics import Counts, mean_iou, pixel_accuracy
 from dabnet.models import build_model
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.recipes import Recipe
-from dabnet.schedule import warmup_poly
+from dabnet.schedule import build_optimizer, warmup_poly
 from dabnet.training_log import History, write_csv, write_curves
 
 LAST, BEST, LOG, CURVES = "last.pth", "best.pth", "log.csv", "curves.png"
@@ -87,7 +92,7 @@ class _Run:
     def __init__(self, spec: TrainingSpec, train_set: Dataset, val_set: Dataset) -> None:
         self.spec, self.recipe, self.labels = spec, spec.recipe, train_set.labels
         self.dataset_name = train_set.name
-        self.train_set, self.val_set = Cached(train_set), Cached(val_set)
+        self.train_set, self.val_set = cached_if_small(train_set), cached_if_small(val_set)
         self.device = spec.device
         resumed = load_checkpoint(spec.resume, self.dataset_name) if spec.resume else None
         if resumed is not None:
@@ -103,16 +108,13 @@ class _Run:
         with progress_bar("reading the validation split", len(val_set)) as step:
             measure(self.val_set, step)
         self.preprocessing = Preprocessing(statistics.mean_rgb)
-        self.criterion = weighted_cross_entropy(
-            rarity_weights(statistics.class_share), self.labels.ignore
-        ).to(self.device)
+        weights = rarity_weights(statistics.class_share)
+        self.criterion = build_loss(self.recipe.loss, weights, self.labels.ignore).to(self.device)
 
         torch.manual_seed(spec.seed)
         self.network = build_model(spec.model, len(self.labels.classes)).to(self.device)
         self.segmenter = ImageToMask(self.network, self.preprocessing).to(self.device)
-        self.optimiser = torch.optim.Adam(
-            self.network.parameters(), self.recipe.lr, weight_decay=self.recipe.weight_decay
-        )
+        self.optimiser = build_optimizer(self.recipe, self.network)
         self.schedule = warmup_poly(
             self.optimiser,
             self.order.total,
@@ -279,7 +281,7 @@ def _check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Data
     if not checkpoint.training:
         raise InputError(f"--resume {spec.resume}: it holds weights only", f"the {LAST} of a run")
     run = checkpoint.training
-    state = {**checkpoint.recipe, "model": checkpoint.model}
+    state = {**Recipe.from_dict(checkpoint.recipe).to_dict(), "model": checkpoint.model}
     asked = {**spec.recipe.to_dict(), "model": spec.model}
     state |= {"seed": run["seed"], "train_type": run["split"]}
     asked |= {"seed": spec.seed, "train_type": train_set.split}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dabnet.losses import rarity_weights, weighted_cross_entropy
+from dabnet.losses import build_loss, rarity_weights
 
 torch.set_num_threads(1)
 
@@ -29,7 +29,7 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
     labels = torch.randint(0, classes, (2, 3, 5))
     labels[0, :2] = ignore
     weights = rarity_weights(np.array([0.1, 0.2, 0.3, 0.4]))
-    loss = weighted_cross_entropy(weights, ignore)(logits, labels)
+    loss = build_loss("ce", weights, ignore)(logits, labels)
 
     total = norm = 0.0
     for n, y, x in np.ndindex(2, 3, 5):
@@ -46,3 +46,53 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
     ignored = labels == ignore
     assert not logits.grad.permute(0, 2, 3, 1)[ignored].any()
     assert logits.grad.permute(0, 2, 3, 1)[~ignored].abs().sum(-1).min() > 0
+
+
+def published_ohem(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, ignore: int
+) -> float:
+    """ProbOhemCrossEntropy2d of the published code, pixel by pixel."""
+    flat = labels.flatten().tolist()
+    scores = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).double()
+    logs = scores.log_softmax(1)
+    valid = [place for place, label in enumerate(flat) if label != ignore]
+    probability = {place: math.exp(logs[place, flat[place]]) for place in valid}
+    least = len(flat) // 16
+    kept = valid
+    if least <= len(valid):
+        ordered = sorted(probability.get(place, 1.0) for place in range(len(flat)))
+        threshold = max(0.7, ordered[least - 1]) if least else 0.7
+        kept = [place for place in valid if probability[place] <= threshold]
+    norm = sum(float(weights[flat[place]]) for place in kept)
+    total = sum(-float(weights[flat[p]]) * float(logs[p, flat[p]]) for p in kept)
+    return total / norm
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "ignored_rows"),
+    [
+        (1.0, 1),  # most pixels are hard
+        (9.0, 0),  # few are: the threshold rises until a sixteenth is kept
+        (4.0, 7),
+        (4.0, 8),  # fewer labelled pixels than must be kept: all of them count
+    ],
+)
+def test_ohem_keeps_the_pixels_that_the_published_code_keeps(
+    sharpness: float, ignored_rows: int
+) -> None:
+    torch.manual_seed(1)
+    classes, ignore = 5, 255
+    labels = torch.randint(0, classes, (2, 8, 12))
+    logits = torch.randn(2, classes, 8, 12) + sharpness * torch.nn.functional.one_hot(
+        labels, classes
+    ).permute(0, 3, 1, 2)
+    labels[:, :ignored_rows] = ignore
+    labels[1, 7, 3] = 2  # one pixel is always labelled
+    weights = rarity_weights(np.array([0.1, 0.2, 0.3, 0.2, 0.2]))
+    loss = build_loss("ohem", weights, ignore)(logits.requires_grad_(), labels)
+    assert loss.item() == pytest.approx(
+        published_ohem(logits.detach(), labels, weights, ignore), rel=1e-5
+    )
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()

@@ -28,7 +28,7 @@ from dabnet.data.statistics import measure
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
 from dabnet.errors import DabnetError, InputError
 from dabnet.evaluation import confusion_per_image
-from dabnet.losses import weighted_cross_entropy
+from dabnet.losses import build_loss
 from dabnet.metrics import mean_iou, pixel_accuracy
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.recipes import Recipe
@@ -114,10 +114,10 @@ class AtCall(nn.Module):
 
 
 def in_call(monkeypatch: pytest.MonkeyPatch, call: int, act: Callable[[Tensor], Tensor]) -> None:
-    def criterion(weights: Tensor, ignore: int) -> nn.Module:
-        return AtCall(weighted_cross_entropy(weights, ignore), call, act)
+    def criterion(name: str, weights: Tensor, ignore: int) -> nn.Module:
+        return AtCall(build_loss(name, weights, ignore), call, act)
 
-    monkeypatch.setattr(dabnet.training, "weighted_cross_entropy", criterion)
+    monkeypatch.setattr(dabnet.training, "build_loss", criterion)
 
 
 def sends(number: int) -> Callable[[Tensor], Tensor]:
@@ -347,3 +347,12 @@ def test_ctrl_c_in_a_real_process_then_resume(
     # All that is not given is as the run was started: seed, split, recipe, validation.
     assert command(monkeypatch, "--resume", stopped / "last.pth", "--data-dir", tree) == 0
     assert_same_run(stopped, tmp_path / "a")
+
+
+def test_sgd_with_hard_examples_learns(tree: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimizer="sgd", lr=0.05, weight_decay=1e-4, loss="ohem")
+    whole = replace(spec_for(tmp_path / "whole"), recipe=replace(recipe, max_epochs=6))
+    run(tree, whole)
+    losses = [float(row["loss"]) for row in log_of(tmp_path / "whole")]
+    assert losses[-1] < losses[0]
+    assert load_checkpoint(tmp_path / "whole" / "last.pth").recipe["loss"] == "ohem"

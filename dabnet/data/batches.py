@@ -23,9 +23,12 @@ from dabnet.errors import InputError
 Key = tuple[int, int]
 """(epoch, index in the dataset)"""
 
+CACHE_BYTES = 4 << 30
+"""A split up to this size is held in memory: CamVid and toy street are, Cityscapes is not."""
+
 
 class Cached:
-    """A dataset held in memory as uint8: CamVid train is 0.25 GB. Images are read once."""
+    """A dataset held in memory as uint8; each image is read once."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -51,6 +54,13 @@ class Cached:
         if item is None:
             item = self._items[index] = self._dataset[index]
         return item
+
+
+def cached_if_small(dataset: Dataset, budget: int = CACHE_BYTES) -> Dataset:
+    """Return the dataset held in memory where it fits ``budget`` bytes, by its first image."""
+    first = dataset[0]
+    fits = len(dataset) * (first.image.nbytes + first.label.nbytes) <= budget
+    return Cached(dataset) if fits else dataset
 
 
 class BatchOrder:

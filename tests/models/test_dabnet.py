@@ -11,6 +11,7 @@ from dabnet.errors import InputError
 from dabnet.models import build_model, check_size
 from dabnet.models.dabnet import DABNet
 from dabnet.models.image_to_mask import ImageToMask
+from dabnet.models.summary import summarise
 from dabnet.preprocessing import Preprocessing
 
 PUBLIC = json.loads((Path(__file__).parent / "public_dabnet.json").read_text())
@@ -78,3 +79,18 @@ def test_registry_refuses_unknown_models_and_sizes():
     with pytest.raises(InputError, match="500x1001.*multiples of 8.*nearest is 496x1000"):
         check_size(500, 1001)
     check_size(360, 480)
+
+
+def test_summary_counts_what_the_network_has_and_does():
+    network = DABNet(19)
+    rows = summarise(network, (64, 128))
+    assert sum(row.parameters for row in rows) == 756_643
+    by_name = {row.name: row for row in rows}
+    stem = by_name["init_conv.0.conv"]
+    assert stem.shape == (1, 32, 32, 64)
+    assert stem.multiply_adds == 32 * 32 * 64 * 3 * 3 * 3
+    depthwise = by_name["DAB_Block_2.DAB_Module_2_0.ddconv3x1.conv"]
+    assert depthwise.multiply_adds == 64 * 8 * 16 * 3
+    # 10.2 G at 512x1024, and a 64th of it at a 64th of the pixels.
+    assert sum(row.multiply_adds for row in rows) * 64 == pytest.approx(10.2e9, rel=5e-3)
+    assert network.training
