@@ -148,6 +148,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             tuple(tuple(colour) for colour in content["palette"]),
             content["ignore"],
             label_set(dataset).public,
+            label_set(dataset).categories,
         )
         checkpoint = Checkpoint(
             content["model_name"],

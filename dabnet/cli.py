@@ -76,7 +76,8 @@ def train_command(
     from dabnet.data.registry import open_dataset
     from dabnet.recipes import recipe_for
     from dabnet.torch_device import torch_device
-    from dabnet.training import TrainingSpec, train
+    from dabnet.training import train
+    from dabnet.training_spec import TrainingSpec
 
     # Values not given are those of the run that is continued; given ones must equal them.
     kept = _DEFAULTS | (_values_of_run(resume, options["dataset"]) if resume else {})

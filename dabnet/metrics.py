@@ -6,6 +6,8 @@ Pixels whose truth is the ignore value are not counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,8 +35,35 @@ def class_iou(matrix: Counts) -> Floats:
 
     Accepts (..., K, K) and returns (..., K).
     """
-    hit = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
-    union = matrix.sum(-1) + matrix.sum(-2) - hit
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _over_union(hit, matrix.sum(-1) + matrix.sum(-2) - hit)
+
+
+def category_iou(matrix: Counts, categories: Sequence[tuple[str, tuple[int, ...]]]) -> Floats:
+    """Intersection over union of classes merged into categories, 0…1, in the given order.
+
+    A pixel is right if truth and prediction lie in one category, whichever of its classes they
+    are. NaN for a category in neither truth nor prediction. As ``getIouScoreForCategory`` of
+    cityscapesScripts, evaluation/evalPixelLevelSemanticLabeling.py; ignored pixels are not in
+    the matrix, there as here.
+
+    Args:
+        matrix: int64 (..., K, K).
+        categories: C pairs of a name and the class indices it covers (``LabelSet.categories``).
+
+    Returns:
+        float64 (..., C).
+    """
+    member = np.zeros((matrix.shape[-1], len(categories)), np.int64)
+    for column, (_, classes) in enumerate(categories):
+        member[list(classes), column] = 1
+    truth, predicted = matrix.sum(-1) @ member, matrix.sum(-2) @ member
+    hit = ((matrix @ member) * member).sum(-2)
+    return _over_union(hit, truth + predicted - hit)
+
+
+def _over_union(hit: Counts, union: Counts) -> Floats:
+    """Divide int64 counts of one shape to float64; NaN where the union is empty."""
     iou: Floats = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
     return iou
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from dabnet.data.batches import (
 from dabnet.data.dataset import Dataset, Uint8Array
 from dabnet.data.statistics import measure
 from dabnet.data.transforms import Augmentation
-from dabnet.errors import DabnetError, InputError
+from dabnet.errors import DabnetError
 from dabnet.evaluation import confusion_per_image
 from dabnet.files import writable_directory
 from dabnet.interrupt import Stop, stop_on_signal
@@ -31,52 +30,11 @@ from dabnet.metrics import Counts, mean_iou, pixel_accuracy
 from dabnet.models import build_model
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
-from dabnet.recipes import Recipe
 from dabnet.schedule import build_optimizer, warmup_poly
 from dabnet.training_log import History, write_csv, write_curves
+from dabnet.training_spec import TrainingResult, TrainingSpec, check_resumable
 
 LAST, BEST, LOG, CURVES = "last.pth", "best.pth", "log.csv", "curves.png"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSpec:
-    """What to train, on what, and where to leave it.
-
-    Attributes:
-        model: name in the registry of networks.
-        recipe: the resolved recipe.
-        output: directory of the checkpoints, the log and the curves.
-        device: where to compute.
-        workers: processes that augment images; 0 does it in the training process.
-        seed: of the initial weights, the order of the images and their augmentation.
-        eval_every: epochs between validations; the last epoch is always validated.
-        resume: a ``last.pth`` to continue from.
-    """
-
-    model: str
-    recipe: Recipe
-    output: Path
-    device: torch.device
-    workers: int
-    seed: int
-    eval_every: int
-    resume: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """How a run ended.
-
-    Attributes:
-        finished: False where it was interrupted; ``last`` then continues it.
-        best_miou: best validation mIoU, 0…1, or None where no validation ran.
-        confusion: of the last validation, (K, K), or None.
-    """
-
-    finished: bool
-    last: Path
-    best_miou: float | None
-    confusion: Counts | None
 
 
 def train(spec: TrainingSpec, train_set: Dataset, val_set: Dataset) -> TrainingResult:
@@ -96,19 +54,18 @@ class _Run:
         self.device = spec.device
         resumed = load_checkpoint(spec.resume, self.dataset_name) if spec.resume else None
         if resumed is not None:
-            _check_resumable(resumed, spec, train_set)
+            check_resumable(resumed, spec, train_set)
         self.order = BatchOrder(
             len(train_set), self.recipe.batch_size, self.recipe.max_epochs, spec.seed
         )
         writable_directory(spec.output)
 
-        with progress_bar("reading the training split", len(train_set)) as step:
-            statistics = measure(self.train_set, step)
-        # A bad file is met now, not at the first validation many epochs later.
-        with progress_bar("reading the validation split", len(val_set)) as step:
-            measure(self.val_set, step)
-        self.preprocessing = Preprocessing(statistics.mean_rgb)
-        weights = rarity_weights(statistics.class_share)
+        if resumed is not None:
+            self.preprocessing = resumed.preprocessing
+            self.class_share = np.array(resumed.training["class_share"])
+        else:
+            self._measure()
+        weights = rarity_weights(self.class_share)
         self.criterion = build_loss(self.recipe.loss, weights, self.labels.ignore).to(self.device)
 
         torch.manual_seed(spec.seed)
@@ -159,6 +116,15 @@ class _Run:
         if not finished:
             self._save_last()
         return TrainingResult(finished, self.spec.output / LAST, self.best, self.confusion)
+
+    def _measure(self) -> None:
+        """Read both splits: what training needs to know, and bad files now, not epochs later."""
+        with progress_bar("reading the training split", len(self.train_set)) as step:
+            statistics = measure(self.train_set, step)
+        with progress_bar("reading the validation split", len(self.val_set)) as step:
+            measure(self.val_set, step)
+        self.preprocessing = Preprocessing(statistics.mean_rgb)
+        self.class_share = statistics.class_share
 
     def _step(self, pixels: Tensor, labels: Tensor) -> float:
         self.network.train()
@@ -263,6 +229,7 @@ class _Run:
             "split": self.train_set.split,
             "images": len(self.train_set),
             "eval_every": self.spec.eval_every,
+            "class_share": self.class_share.tolist(),
         }
         epoch = self.iteration // self.order.batches_per_epoch
         self.saved = self.spec.output / LAST
@@ -275,26 +242,3 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         self.iteration, self.loss_sum = state["iteration"], state["loss_sum"]
         self.best, self.history = state["best"], state["history"]
-
-
-def _check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> None:
-    if not checkpoint.training:
-        raise InputError(f"--resume {spec.resume}: it holds weights only", f"the {LAST} of a run")
-    run = checkpoint.training
-    state = {**Recipe.from_dict(checkpoint.recipe).to_dict(), "model": checkpoint.model}
-    asked = {**spec.recipe.to_dict(), "model": spec.model}
-    state |= {"seed": run["seed"], "train_type": run["split"]}
-    asked |= {"seed": spec.seed, "train_type": train_set.split}
-    for name, value in asked.items():
-        if state[name] != value:
-            raise InputError(
-                f"--{name.replace('_', '-')} {value} for a run that was started with {state[name]}",
-                "the same values to continue it",
-                "leave the option out, or start a new run in another --output",
-            )
-    if run["images"] != len(train_set):
-        raise InputError(
-            f"{len(train_set)} training images for a run that was started with {run['images']}",
-            "the same images to continue it",
-            "check --data-dir, or start a new run in another --output",
-        )

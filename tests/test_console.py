@@ -67,7 +67,7 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
     ("package", "words", "expected"),
     [
         ("dabnet", ["--no-such-option"], "No such option"),
-        ("dabnet", ["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'toy-street'"),
+        ("dabnet", ["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
         ("dabnet", ["--input-size", "512"], "expected HEIGHTxWIDTH"),
         ("dabnet", ["--seed", str(2**70)], "not in the range"),
         ("dabnet", ["--data-dir", "nowhere"], "no directory at 'nowhere'"),

@@ -32,8 +32,9 @@ from dabnet.losses import build_loss
 from dabnet.metrics import mean_iou, pixel_accuracy
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.recipes import Recipe
-from dabnet.training import TrainingSpec, train
+from dabnet.training import train
 from dabnet.training_log import COLUMNS
+from dabnet.training_spec import TrainingResult, TrainingSpec
 
 torch.set_num_threads(1)
 
@@ -61,7 +62,7 @@ def spec_for(output: Path, **changes: Any) -> TrainingSpec:
     return replace(spec, **changes)
 
 
-def run(tree: Path, spec: TrainingSpec, split: str = "train") -> dabnet.training.TrainingResult:
+def run(tree: Path, spec: TrainingSpec, split: str = "train") -> TrainingResult:
     return train(spec, CamVid(tree, split), CamVid(tree, "val"))
 
 
@@ -356,3 +357,38 @@ def test_sgd_with_hard_examples_learns(tree: Path, tmp_path: Path) -> None:
     losses = [float(row["loss"]) for row in log_of(tmp_path / "whole")]
     assert losses[-1] < losses[0]
     assert load_checkpoint(tmp_path / "whole" / "last.pth").recipe["loss"] == "ohem"
+
+
+def cityscapes_tree(folder: Path) -> Path:
+    """Drawn scenes as a Cityscapes tree of 3 train and 1 val images, in 11 of its 19 classes."""
+    for split, count in (("train", 3), ("val", 1)):
+        scenes = ToyStreet(split, (64, 128), length=count)
+        for index in range(count):
+            stem = f"aachen_{index:06d}_000019"
+            image = folder / "leftImg8bit" / split / "aachen" / f"{stem}_leftImg8bit.png"
+            label = folder / "gtFine" / split / "aachen" / f"{stem}_gtFine_labelTrainIds.png"
+            for path in (image, label):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scenes[index].image).save(image)
+            ids = np.where(scenes[index].label == 11, 255, scenes[index].label).astype(np.uint8)
+            Image.fromarray(ids).save(label)
+    return folder
+
+
+def test_cityscapes_trains_by_its_own_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = cityscapes_tree(tmp_path / "cityscapes")
+    words = ["--dataset", "cityscapes", "--data-dir", tree, "--output", tmp_path / "run"]
+    small = ["--input-size", "32x64", "--batch-size", "2", "--max-epochs", "1"]
+    assert command(monkeypatch, *words, *small) == 0
+    shown = capfd.readouterr().out
+    for line in ("optimizer: sgd", "lr: 0.045", "weight_decay: 0.0001", "loss: ohem"):
+        assert line in shown
+    trained = load_checkpoint(tmp_path / "run" / "best.pth")
+    assert (trained.dataset, len(trained.labels.classes), trained.labels.ignore) == (
+        "cityscapes",
+        19,
+        255,
+    )
+    assert len(trained.labels.categories) == 7

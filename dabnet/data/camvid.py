@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.dataset import LabelledImage
+from dabnet.data.image_files import read_image, read_label, require_same_size
 from dabnet.data.labels import CAMVID, LabelSet
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
@@ -45,13 +43,9 @@ class CamVid:
 
     def __getitem__(self, index: int) -> LabelledImage:
         image_path, label_path = self._pairs[index]
-        image = np.array(_open(image_path).convert("RGB"))
+        image = read_image(image_path)
         label = read_label(label_path, self.labels)
-        if image.shape[:2] != label.shape:
-            raise InputError(
-                f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
-                f"the size of its image, {image.shape[0]}x{image.shape[1]}",
-            )
+        require_same_size(image, label, label_path)
         return LabelledImage(image_path.stem, image, label)
 
     def _read_list(self) -> list[tuple[Path, Path]]:
@@ -90,34 +84,3 @@ class CamVid:
         if not pairs:
             raise InputError(f"{str(list_file)!r} lists no images", "one 'image label' a line")
         return pairs
-
-
-def read_label(path: Path, labels: LabelSet) -> Uint8Array:
-    """Read a label image as uint8 (H, W) and check that every value is a class or ignore."""
-    picture = _open(path)
-    if picture.mode not in ("L", "P"):
-        raise InputError(
-            f"{str(path)!r} has mode {picture.mode}",
-            "a label image of one byte a pixel (mode L or P)",
-            "colour-coded labels must be converted to class indices",
-        )
-    label = np.array(picture)
-    present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
-    foreign = [int(v) for v in present if v >= len(labels.classes) and v != labels.ignore]
-    if foreign:
-        raise InputError(
-            f"{str(path)!r} holds the label value {foreign[0]}",
-            f"0 to {len(labels.classes) - 1}, or {labels.ignore} for unlabelled",
-        )
-    return label
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
-        ) from error

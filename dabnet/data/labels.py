@@ -8,6 +8,8 @@ from dabnet.errors import InputError
 from dabnet.preprocessing import Preprocessing
 
 Colour = tuple[int, int, int]
+Category = tuple[str, tuple[int, ...]]
+"""A name and the class indices it covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +21,14 @@ class LabelSet:
         palette: one RGB colour (0…255) a class.
         ignore: the label value of pixels that count neither in the loss nor in the score.
         public: preprocessing of the checkpoints published with DABNet for this dataset.
+        categories: groups of classes that the dataset's benchmark also scores; none elsewhere.
     """
 
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     ignore: int
     public: Preprocessing
+    categories: tuple[Category, ...] = ()
 
 
 _CAMVID_CLASSES = (
@@ -70,7 +74,7 @@ TOY_STREET = LabelSet(
     public=CAMVID.public,
 )
 
-# Class order and colours: cityscapesScripts, helpers/labels.py (trainId 0 to 18).
+# Class order, colours and categories: cityscapesScripts, helpers/labels.py (trainId 0 to 18).
 CITYSCAPES = LabelSet(
     classes=(
         "road",
@@ -116,7 +120,30 @@ CITYSCAPES = LabelSet(
     ),
     ignore=255,
     public=Preprocessing(mean_rgb=(73.158325, 82.90902, 72.3924)),
+    categories=(
+        ("flat", (0, 1)),
+        ("construction", (2, 3, 4)),
+        ("object", (5, 6, 7)),
+        ("nature", (8, 9)),
+        ("sky", (10,)),
+        ("human", (11, 12)),
+        ("vehicle", (13, 14, 15, 16, 17, 18)),
+    ),
 )
+
+# The train id of each label id 0 to 33, same file. The 34th label, license plate (-1), is never
+# drawn: those pixels keep the label of the vehicle (preparation/json2labelImg.py).
+# fmt: off
+CITYSCAPES_ID_TO_TRAIN_ID = (
+    255, 255, 255, 255, 255, 255, 255,  # unlabeled … ground
+    0, 1, 255, 255,                     # road, sidewalk; parking, rail track
+    2, 3, 4, 255, 255, 255,             # building, wall, fence; guard rail, bridge, tunnel
+    5, 255, 6, 7,                       # pole; polegroup; traffic light, traffic sign
+    8, 9, 10,                           # vegetation, terrain, sky
+    11, 12,                             # person, rider
+    13, 14, 15, 255, 255, 16, 17, 18,   # car, truck, bus; caravan, trailer; train … bicycle
+)
+# fmt: on
 
 LABEL_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "toy-street": TOY_STREET}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dabnet.data.dataset import Dataset
 from dabnet.errors import InputError
 
-DATASET_NAMES = ("camvid", "toy-street")
+DATASET_NAMES = ("camvid", "cityscapes", "toy-street")
 TOY_STREET_SIZE = (512, 1024)
 
 
@@ -30,9 +30,18 @@ def open_dataset(
 
         return ToyStreet(split, size or TOY_STREET_SIZE)
     if name == "camvid":
-        if data_dir is None:
-            raise InputError("no --data-dir for camvid", "the folder that holds camvid_*_list.txt")
         from dabnet.data.camvid import CamVid
 
-        return CamVid(data_dir, split)
+        return CamVid(_required(data_dir, name, "the folder that holds camvid_*_list.txt"), split)
+    if name == "cityscapes":
+        from dabnet.data.cityscapes import Cityscapes
+
+        folder = _required(data_dir, name, "the folder that holds leftImg8bit and gtFine")
+        return Cityscapes(folder, split)
     raise InputError(f"no images of dataset {name!r}", "one of " + ", ".join(DATASET_NAMES))
+
+
+def _required(data_dir: str | Path | None, name: str, what: str) -> str | Path:
+    if data_dir is None:
+        raise InputError(f"no --data-dir for {name}", what)
+    return data_dir

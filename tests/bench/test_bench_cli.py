@@ -228,7 +228,7 @@ BAD_INPUTS = {
         ["--backend", "onnxruntime-fp16"],
         "unknown backend 'onnxruntime-fp16'; expected one of",
     ),
-    "dataset": (["--dataset", "cityscapes"], "'cityscapes' is not one of 'camvid', 'toy-street'"),
+    "dataset": (["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
 }
 
 

@@ -1,0 +1,123 @@
+"""Cityscapes in its official directory layout, fine annotations.
+
+    DIR/leftImg8bit/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png
+    DIR/gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelTrainIds.png, or else ..._gtFine_labelIds.png
+
+The download (Cordts et al. 2016, https://www.cityscapes-dataset.com) holds only labelIds, which
+are converted here as they are read; labelTrainIds is what cityscapesScripts,
+``preparation/createTrainIdLabelImgs.py``, writes beside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.image_files import (
+    read_image,
+    read_label,
+    read_label_values,
+    require_same_size,
+)
+from dabnet.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID, LabelSet
+from dabnet.errors import InputError
+from dabnet.files import existing_directory
+
+SPLITS = ("train", "val", "trainval")
+IMAGE_ENDING = "_leftImg8bit.png"
+TRAIN_IDS_ENDING = "_gtFine_labelTrainIds.png"
+IDS_ENDING = "_gtFine_labelIds.png"
+
+_TRAIN_ID_OF = np.array(CITYSCAPES_ID_TO_TRAIN_ID, np.uint8)
+
+
+class Cityscapes:
+    """One split of Cityscapes, read from disk at each access, in the order of its file names.
+
+    Args:
+        directory: the folder that holds ``leftImg8bit`` and ``gtFine``.
+        split: one of ``SPLITS``; ``trainval`` is train, then val.
+
+    Raises:
+        InputError: a folder, the split's images or the label of an image is missing.
+    """
+
+    name = "cityscapes"
+    labels: LabelSet = CITYSCAPES
+
+    def __init__(self, directory: str | Path, split: str) -> None:
+        self.directory = existing_directory(directory, "the Cityscapes folder")
+        if split == "test":
+            # The download has a gtFine/test, but its label images hold ignored ids only.
+            raise InputError(
+                "the test split of Cityscapes has no public labels",
+                "one of " + ", ".join(SPLITS),
+                "its scores are to be had from the Cityscapes server only",
+            )
+        if split not in SPLITS:
+            raise InputError(f"unknown split {split!r}", "one of " + ", ".join(SPLITS))
+        self.split = split
+        parts = ("train", "val") if split == "trainval" else (split,)
+        self._pairs = [pair for part in parts for pair in self._find_pairs(part)]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        image_path, label_path = self._pairs[index]
+        image = read_image(image_path)
+        if label_path.name.endswith(TRAIN_IDS_ENDING):
+            label = read_label(label_path, self.labels)
+        else:
+            label = read_label_ids(label_path)
+        require_same_size(image, label, label_path)
+        return LabelledImage(image_path.name.removesuffix(IMAGE_ENDING), image, label)
+
+    def _find_pairs(self, part: str) -> list[tuple[Path, Path]]:
+        """Return the (image, label) paths of ``train`` or ``val``."""
+        images = existing_directory(
+            self.directory / "leftImg8bit" / part,
+            f"the {part} images, from leftImg8bit_trainvaltest.zip",
+        )
+        truths = existing_directory(
+            self.directory / "gtFine" / part, f"the {part} labels, from gtFine_trainvaltest.zip"
+        )
+        pairs = []
+        for image in sorted(images.glob("*/*" + IMAGE_ENDING)):
+            if image.name.startswith("."):  # "._NAME" of macOS archives is no image
+                continue
+            stem = str(truths / image.parent.name / image.name.removesuffix(IMAGE_ENDING))
+            candidates = (Path(stem + TRAIN_IDS_ENDING), Path(stem + IDS_ENDING))
+            label = next((path for path in candidates if path.is_file()), None)
+            if label is None:
+                raise InputError(
+                    f"the image {str(image)!r} has no label",
+                    f"{str(candidates[1])!r} or ...{TRAIN_IDS_ENDING}",
+                    "unpack gtFine_trainvaltest.zip again",
+                )
+            pairs.append((image, label))
+        if not pairs:
+            raise InputError(
+                f"{str(images)!r} holds no images",
+                f"CITY/CITY_SEQ_FRAME{IMAGE_ENDING}",
+                "unpack leftImg8bit_trainvaltest.zip again",
+            )
+        return pairs
+
+
+def read_label_ids(path: Path) -> Uint8Array:
+    """Read a labelIds image, uint8 (H, W), as train ids 0…18 or 255 for ignored.
+
+    Raises:
+        InputError: the image cannot be read, or holds a value that is no label id.
+    """
+    ids = read_label_values(path)
+    highest = int(ids.max(initial=0))
+    if highest >= len(_TRAIN_ID_OF):
+        raise InputError(
+            f"{str(path)!r} holds the label value {highest}",
+            f"a Cityscapes label id, 0 to {len(_TRAIN_ID_OF) - 1}",
+        )
+    return _TRAIN_ID_OF[ids]

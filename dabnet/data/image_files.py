@@ -1,0 +1,74 @@
+"""Reading the images and label images of a dataset; whatever is wrong names its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.labels import LabelSet
+from dabnet.errors import InputError
+
+
+def read_image(path: Path) -> Uint8Array:
+    """Read an image as uint8 (H, W, 3), RGB.
+
+    Raises:
+        InputError: the file is missing, damaged or no image.
+    """
+    return np.array(_open(path).convert("RGB"))
+
+
+def read_label(path: Path, labels: LabelSet) -> Uint8Array:
+    """Read a label image as uint8 (H, W) and check that every value is a class or ignore.
+
+    Raises:
+        InputError: as ``read_label_values``, or a value is neither a class nor ignore.
+    """
+    label = read_label_values(path)
+    present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
+    foreign = [int(v) for v in present if v >= len(labels.classes) and v != labels.ignore]
+    if foreign:
+        raise InputError(
+            f"{str(path)!r} holds the label value {foreign[0]}",
+            f"0 to {len(labels.classes) - 1}, or {labels.ignore} for unlabelled",
+        )
+    return label
+
+
+def read_label_values(path: Path) -> Uint8Array:
+    """Read a label image of any 8-bit coding as it is, uint8 (H, W).
+
+    Raises:
+        InputError: the file is missing, damaged, or not of one byte a pixel.
+    """
+    picture = _open(path)
+    if picture.mode not in ("L", "P"):
+        raise InputError(
+            f"{str(path)!r} has mode {picture.mode}",
+            "a label image of one byte a pixel (mode L or P)",
+            "colour-coded labels must be converted to class indices",
+        )
+    return np.array(picture)
+
+
+def require_same_size(image: Uint8Array, label: Uint8Array, label_path: Path) -> None:
+    """Raise ``InputError`` unless label (H, W) covers image (H, W, 3) pixel by pixel."""
+    if image.shape[:2] != label.shape:
+        raise InputError(
+            f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
+            f"the size of its image, {image.shape[0]}x{image.shape[1]}",
+        )
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+        picture.load()
+        return picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
+        ) from error
