@@ -98,7 +98,9 @@ def test_a_foreign_label_value_is_named_with_its_file(tree: Path, value: int) ->
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "I;16", "LA"])
 def test_a_label_of_another_mode_is_refused(tree: Path, mode: str) -> None:
     Image.new(mode, (SIZE[1], SIZE[0])).save(first_label(tree))
-    with pytest.raises(InputError, match=f"has mode {mode}; expected .*one byte a pixel"):
+    # Older releases of Pillow read 16-bit PNGs as mode I.
+    shown = "I(;16)?" if mode == "I;16" else mode
+    with pytest.raises(InputError, match=f"has mode {shown}; expected .*one byte a pixel"):
         CamVid(tree, "val")[0]
 
 
