@@ -20,7 +20,7 @@ def existing_file(path: str | Path, what: str) -> Path:
     if status is None:
         raise InputError(f"no file at {str(path)!r}", what, "check the path")
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{str(path)!r} is a directory", f"{what} (a file)")
+        raise InputError(f"{str(path)!r} is a directory", what)
     if not os.access(path, os.R_OK):
         raise InputError(f"{str(path)!r} cannot be read", what, "check its permissions")
     if status.st_size == 0:
