@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
     file = existing_file(path, "a checkpoint (a .pth file)")
     content = _read(file)
     if content.get("format") is not None:
+        _require_sums(file)
         checkpoint = _ours(content, file)
         if dataset not in (None, checkpoint.dataset):
             raise InputError(
@@ -132,6 +134,23 @@ def _read(file: Path) -> dict[str, Any]:
             "a state dict or a dictionary with the key 'model'",
         )
     return content
+
+
+def _require_sums(file: Path) -> None:
+    """Raise where a part of our file is not what was written: torch does not look at its sums."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damaged(file, str(error)) from error
+    if damaged is not None:
+        raise _damaged(file, f"the check sum of {damaged}")
+
+
+def _damaged(file: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{str(file)!r} is damaged ({what})", "the file as it was written", "copy or train it again"
+    )
 
 
 def _ours(content: dict[str, Any], file: Path) -> Checkpoint:

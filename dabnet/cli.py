@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,12 @@ from dabnet import __version__
 from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
 from dabnet.data.registry import DATASET_NAMES
 from dabnet.models import MODEL_NAMES
+
+if TYPE_CHECKING:
+    from dabnet.data.dataset import Dataset
+    from dabnet.data.labels import LabelSet
+    from dabnet.metrics import Counts
+    from dabnet.training.spec import TrainingResult, TrainingSpec
 
 # Applied in the command, since an option that is left out of --resume is not its default.
 _DEFAULTS: dict[str, Any] = {
@@ -36,10 +42,12 @@ _DEFAULTS: dict[str, Any] = {
     type=click.Path(path_type=Path),
     help="Folder for last.pth, best.pth, log.csv and curves.png.  [default: runs/DATASET]",
 )
-@click.option("--resume", type=click.Path(path_type=Path), help="A last.pth to continue from.")
 @click.option(
-    "--max-epochs", type=int, help="Override the recipe, as all options down to --scales."
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="The folder of a run to continue, or its last.pth.",
 )
+@click.option("--max-epochs", type=int, help="Override the recipe, as all options down to --ema.")
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]))
@@ -50,12 +58,48 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--poly-power", type=float, help="Exponent of the learning-rate decay.")
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
+@click.option(
+    "--amp",
+    type=click.Choice(["off", "bf16", "fp16"]),
+    help="Compute convolutions in half precision.  [default: off]",
+)
+@click.option("--ema", type=float, help="Decay of averaged weights, such as 0.999; 0: none.")
+@click.option(
+    "--sync-bn/--no-sync-bn",
+    default=None,
+    help="Under torchrun, normalise over the batch of all processes.  [default: no]",
+)
 @click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--data-path",
+    type=click.Choice(["auto", "device", "workers"]),
+    default="auto",
+    help="Augment in batches on the device that holds the data set, or by workers on the CPU."
+    "  [default: a GPU's memory where the data set fits]",
+)
 @click.option(
     "--num-workers",
     type=click.IntRange(0),
     help="Processes that augment images.  [default: 4 with a GPU, 0 without]",
+)
+@click.option(
+    "--channels-last/--no-channels-last",
+    default=None,
+    help="Memory layout of the network.  [default: on a GPU]",
+)
+@click.option("--compile", is_flag=True, help="Let torch.compile make the kernels.")
+@click.option(
+    "--tensorboard/--no-tensorboard",
+    default=None,
+    help="Write event files.  [default: if it is installed]",
+)
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    default=".dabnet-cache",
+    show_default=True,
+    help="Keeps the pixel counts of data sets, from which class weights come.",
 )
 @click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
@@ -64,21 +108,35 @@ def train_command(
     output: Path | None,
     resume: Path | None,
     device: str,
+    data_path: str,
     num_workers: int | None,
+    channels_last: bool | None,
+    compile: bool,
+    tensorboard: bool | None,
+    cache_dir: Path,
     summary: bool,
     **options: Any,
 ) -> int:
     """Train DABNet and leave checkpoints, a log and curves.
 
     The recipe is the published one of the data set; each value can be overridden. Ctrl-C stops
-    after the current iteration and leaves a last.pth that --resume continues exactly.
+    after the current iteration and leaves a last.pth that --resume continues exactly. On several
+    GPUs: torchrun --nproc-per-node 2 --no-python dabnet-train ...
     """
     from dabnet.data.registry import open_dataset
-    from dabnet.recipes import recipe_for
     from dabnet.torch_device import torch_device
-    from dabnet.training import train
-    from dabnet.training_spec import TrainingSpec
+    from dabnet.training.folder import newest_state
+    from dabnet.training.log import tensorboard_is_installed
+    from dabnet.training.loop import train
+    from dabnet.training.processes import processes_of_torchrun
+    from dabnet.training.recipes import recipe_for
+    from dabnet.training.spec import TrainingSpec
 
+    processes = processes_of_torchrun()
+    if resume:
+        resume, warning = newest_state(resume)
+        if warning and processes.first:
+            click.echo(f"warning: {warning}", err=True)
     # Values not given are those of the run that is continued; given ones must equal them.
     kept = _DEFAULTS | (_values_of_run(resume, options["dataset"]) if resume else {})
     values: dict[str, Any] = {k: kept.get(k) if v is None else v for k, v in options.items()}
@@ -89,49 +147,70 @@ def train_command(
     if summary:
         _print_summary(model, dataset, recipe.input_size)
         return 0
-    chosen = torch_device(device)
+    chosen = torch_device(device, processes.local_rank if processes.size > 1 else None)
+    on_gpu = chosen.type == "cuda"
     train_set = open_dataset(dataset, train_type, data_dir)
     val_set = open_dataset(dataset, "val", data_dir)
     output = output or (resume.parent if resume else Path("runs") / dataset)
-    _keep_other_runs(output / "last.pth", resume)
+    _keep_other_runs(output, resume)
     spec = TrainingSpec(
         model=model,
         recipe=recipe,
         output=output,
         device=chosen,
-        workers=num_workers if num_workers is not None else (4 if chosen.type == "cuda" else 0),
         seed=seed,
         eval_every=eval_every or max(1, recipe.max_epochs // 20),
+        workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
+        data_path=data_path,
         resume=resume,
+        channels_last=on_gpu if channels_last is None else channels_last,
+        compile=compile,
+        tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
+        cache_dir=cache_dir,
     )
-    click.echo(f"dabnet-train {__version__}: {model} on {dataset} {train_type}, {chosen}")
+    if processes.first:
+        _print_start(spec, dataset, processes.size, train_set, val_set)
+    result = train(spec, train_set, val_set, processes)
+    if processes.first:
+        _print_end(spec, result, train_set.labels)
+    return 0 if result.finished else EXIT_INTERRUPTED
+
+
+def _print_start(
+    spec: TrainingSpec, dataset: str, processes: int, train_set: Dataset, val_set: Dataset
+) -> None:
+    recipe = spec.recipe
+    where = f"{processes} processes, {spec.device.type}" if processes > 1 else str(spec.device)
+    click.echo(f"dabnet-train {__version__}: {spec.model} on {dataset} {train_set.split}, {where}")
     click.echo(f"  {len(train_set)} training images, {len(val_set)} validation images")
     for name, value in recipe.to_dict().items():
         click.echo(f"  {name}: {value}")
     total = len(train_set) // recipe.batch_size * recipe.max_epochs
     click.echo(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
+    if spec.tensorboard:
+        click.echo(f"  look at it with: tensorboard --logdir {spec.output}")
 
-    result = train(spec, train_set, val_set)
+
+def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> None:
     if result.confusion is not None:
-        _print_scores(result.confusion, train_set.labels.classes)
+        _print_scores(result.confusion, labels)
     if result.best_miou is not None:
         best = f"{100 * result.best_miou:.2f} %"
         click.echo(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
     if not result.finished:
         click.echo(f"stopped; continue with: --resume {result.last}", err=True)
-        return EXIT_INTERRUPTED
-    return 0
 
 
-def _keep_other_runs(last: Path, resume: Path | None) -> None:
+def _keep_other_runs(output: Path, resume: Path | None) -> None:
     """Raise where the run of another start would be overwritten."""
     from dabnet.errors import InputError
+    from dabnet.training.folder import holds_a_run
 
-    if last.exists() and (resume is None or resume.resolve() != last.resolve()):
+    if holds_a_run(output) and (resume is None or resume.parent.resolve() != output.resolve()):
         raise InputError(
-            f"{str(last.parent)!r} holds another run",
+            f"{str(output)!r} holds another run",
             "a new or empty --output",
-            f"continue that run with --resume {last}, or choose another --output",
+            f"continue that run with --resume {output}, or choose another --output",
         )
 
 
@@ -140,7 +219,7 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from dabnet.checkpoint import load_checkpoint
-    from dabnet.recipes import Recipe
+    from dabnet.training.recipes import Recipe
 
     stored = load_checkpoint(resume, dataset)
     values: dict[str, Any] = {"dataset": stored.dataset, "model": stored.model}
@@ -162,15 +241,27 @@ def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
     click.echo(summary_text(summarise(network, size)))
 
 
-def _print_scores(confusion: Any, classes: tuple[str, ...]) -> None:
-    from dabnet.metrics import class_iou, mean_iou
+def _print_scores(confusion: Counts, labels: LabelSet) -> None:
+    from dabnet.metrics import category_iou, class_iou, mean_iou
+
+    def line(name: str, iou: float) -> str:
+        return f"  {name:<14}" + (f"{100 * iou:6.2f}" if iou == iou else "     –")
 
     click.echo("validation IoU of the last epoch, %:")
-    for name, iou in zip(classes, class_iou(confusion), strict=True):
-        click.echo(f"  {name:<14}{100 * iou:6.2f}" if iou == iou else f"  {name:<14}     –")
-    click.echo(f"  {'mean':<14}{100 * float(mean_iou(confusion)):6.2f}")
+    for name, iou in zip(labels.classes, class_iou(confusion), strict=True):
+        click.echo(line(name, float(iou)))
+    click.echo(line("mean", float(mean_iou(confusion))))
+    if labels.categories:
+        click.echo("by category, %:")
+        scores = category_iou(confusion, labels.categories)
+        for (name, _), iou in zip(labels.categories, scores, strict=True):
+            click.echo(line(name, float(iou)))
 
 
 def main() -> None:
     """Entry point of ``dabnet-train``."""
     run(train_command)
+
+
+if __name__ == "__main__":  # torchrun -m dabnet.cli
+    main()

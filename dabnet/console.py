@@ -84,15 +84,20 @@ def console() -> Console:
 
 
 @contextmanager
-def progress_bar(what: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
+def progress_bar(
+    what: str, total: int, unit: str = "images", shown: bool = True
+) -> Iterator[Callable[[], None]]:
     """Show a bar while the block runs; call what is yielded once a step."""
-    with progress_columns(unit) as bar:
+    with progress_columns(unit, shown) as bar:
         task = bar.add_task(what, total=total, text="")
         yield lambda: bar.advance(task)
 
 
-def progress_columns(unit: str) -> Progress:
-    """Return a progress display whose tasks carry a field ``text`` with what else is known."""
+def progress_columns(unit: str, shown: bool = True) -> Progress:
+    """Return a progress display whose tasks carry a field ``text`` with what else is known.
+
+    It shows itself on a terminal only, and there only where ``shown`` is True.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -114,5 +119,5 @@ def progress_columns(unit: str) -> Progress:
         TimeRemainingColumn(),
         console=terminal,
         transient=True,
-        disable=not terminal.is_terminal,
+        disable=not (shown and terminal.is_terminal),
     )

@@ -28,10 +28,10 @@ def overlay(image: Uint8Array, mask: Uint8Array, labels: LabelSet) -> Uint8Array
     return np.where(known, blended.round().astype(np.uint8), image)
 
 
-def panel(pictures: Sequence[tuple[str, Uint8Array]]) -> Image.Image:
+def panel(pictures: Sequence[tuple[str, Uint8Array]], columns: int | None = None) -> Image.Image:
     """Arrange captioned pictures of one size, (H, W, 3), in rows of two, or three if many."""
     height, width = pictures[0][1].shape[:2]
-    columns = min(len(pictures), 3 if len(pictures) > 4 else 2)
+    columns = columns or min(len(pictures), 3 if len(pictures) > 4 else 2)
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * width, rows * (height + CAPTION_HEIGHT)), "white")
     draw = ImageDraw.Draw(sheet)

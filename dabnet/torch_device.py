@@ -9,8 +9,12 @@ from dabnet.errors import InputError
 DEVICE_NAMES = ("auto", "cpu", "cuda")
 
 
-def torch_device(name: str) -> torch.device:
-    """Resolve one of ``DEVICE_NAMES``; raise where CUDA was asked for and cannot be used."""
+def torch_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Resolve one of ``DEVICE_NAMES``; raise where CUDA was asked for and cannot be used.
+
+    Args:
+        local_rank: where several processes of a machine compute, the number of this one's GPU.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -19,4 +23,13 @@ def torch_device(name: str) -> torch.device:
             "an NVIDIA GPU and a CUDA build of PyTorch",
             "use --device cpu",
         )
+    if name == "cuda" and local_rank is not None:
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise InputError(
+                f"process {local_rank} of this machine, which has {count} GPUs",
+                "a GPU for each process",
+                f"use torchrun --nproc-per-node {count}, or --device cpu",
+            )
+        return torch.device("cuda", local_rank)
     return torch.device(name)

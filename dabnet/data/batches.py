@@ -7,7 +7,7 @@ batches that the uninterrupted run would have seen.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,103 +15,91 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dabnet.data.dataset import Dataset, LabelledImage
-from dabnet.data.labels import LabelSet
-from dabnet.data.transforms import Augmentation
+from dabnet.data.augmentation import Augmentation, crop_batch, crop_one
+from dabnet.data.dataset import Dataset
+from dabnet.data.memory import OnDevice
 from dabnet.errors import InputError
 
 Key = tuple[int, int]
 """(epoch, index in the dataset)"""
 
-CACHE_BYTES = 4 << 30
-"""A split up to this size is held in memory: CamVid and toy street are, Cityscapes is not."""
-
-
-class Cached:
-    """A dataset held in memory as uint8; each image is read once."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._items: list[LabelledImage | None] = [None] * len(dataset)
-
-    @property
-    def name(self) -> str:
-        return self._dataset.name
-
-    @property
-    def split(self) -> str:
-        return self._dataset.split
-
-    @property
-    def labels(self) -> LabelSet:
-        return self._dataset.labels
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        item = self._items[index]
-        if item is None:
-            item = self._items[index] = self._dataset[index]
-        return item
-
-
-def cached_if_small(dataset: Dataset, budget: int = CACHE_BYTES) -> Dataset:
-    """Return the dataset held in memory where it fits ``budget`` bytes, by its first image."""
-    first = dataset[0]
-    fits = len(dataset) * (first.image.nbytes + first.label.nbytes) <= budget
-    return Cached(dataset) if fits else dataset
+Batch = tuple[Tensor, Tensor]
+"""uint8 images (N, h, w, 3) and uint8 labels (N, h, w)."""
 
 
 class BatchOrder:
     """Yields the keys of each batch of a run, from iteration ``start`` to the last.
 
-    Each epoch is a fresh permutation; what does not fill a batch is dropped, as published.
+    Each epoch is a fresh permutation; what does not fill a batch is dropped, as published. Of
+    ``processes`` that train together, each yields its own part of every batch.
     """
 
     def __init__(
-        self, images: int, batch_size: int, epochs: int, seed: int, start: int = 0
+        self,
+        images: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         if images < batch_size:
             raise InputError(
                 f"--batch-size {batch_size} with {images} training images",
                 f"at most {images}",
             )
+        if batch_size % processes:
+            raise InputError(
+                f"--batch-size {batch_size}, of all processes together, for {processes} of them",
+                f"a multiple of {processes}",
+            )
         self.images, self.batch_size, self.seed, self.start = images, batch_size, seed, start
         self.batches_per_epoch = images // batch_size
         self.total = epochs * self.batches_per_epoch
+        part = batch_size // processes
+        self._mine = slice(rank * part, (rank + 1) * part)
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return self.total - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order_epoch, order = -1, np.empty(0, np.int64)
         for iteration in range(self.start, self.total):
-            epoch, place = divmod(iteration, self.batches_per_epoch)
-            if epoch != order_epoch:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-                order_epoch = epoch
-            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in chosen]
+            yield self.batch(iteration)[self._mine]
+
+    def batch(self, iteration: int) -> list[Key]:
+        """Return the keys of the whole batch of an iteration, counted from 0."""
+        epoch, place = divmod(iteration, self.batches_per_epoch)
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self.seed, epoch])
+            self._epoch, self._order = epoch, generator.permutation(self.images)
+        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        return [(epoch, int(index)) for index in chosen]
 
 
-class AugmentedImages(TorchDataset[tuple[Tensor, Tensor]]):
-    """Images and labels after augmentation, by key."""
+def generator_of(seed: int, key: Key) -> np.random.Generator:
+    """Return the random numbers of one image's augmentation."""
+    return np.random.default_rng([seed, *key])
+
+
+class AugmentedImages(TorchDataset[Batch]):
+    """One image and its label after augmentation, by key."""
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int) -> None:
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
-        image, label = self.augmentation(self.dataset[index], rng)
+    def __getitem__(self, key: Key) -> Batch:
+        item = self.dataset[key[1]]
+        placement = self.augmentation.draw(item.label.shape, generator_of(self.seed, key))
+        image, label = crop_one(item, placement, self.augmentation)
         return torch.from_numpy(image), torch.from_numpy(label)
 
 
-def training_batches(
+def worker_batches(
     images: AugmentedImages, order: BatchOrder, workers: int, pin: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return batches (uint8 (N, h, w, 3), uint8 (N, h, w)) in the given order.
+) -> Iterable[Batch]:
+    """Return batches in the given order, made image by image on the CPU.
 
     Args:
         workers: processes that augment; 0 does it in the training process.
@@ -125,6 +113,16 @@ def training_batches(
         persistent_workers=False,
         worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def device_batches(
+    data: OnDevice, augmentation: Augmentation, order: Iterable[Sequence[Key]], seed: int
+) -> Iterator[Batch]:
+    """Yield batches in the given order, augmented as a whole where the data set lies."""
+    for keys in order:
+        placements = [augmentation.draw(data.size, generator_of(seed, key)) for key in keys]
+        images, labels = data.take([index for _, index in keys])
+        yield crop_batch(images, labels, placements, augmentation)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

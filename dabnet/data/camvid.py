@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dabnet.data.dataset import LabelledImage
-from dabnet.data.image_files import read_image, read_label, require_same_size
+from dabnet.data.image_files import fingerprint_of, read_image, read_label, require_same_size
 from dabnet.data.labels import CAMVID, LabelSet
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
@@ -37,6 +37,9 @@ class CamVid:
             raise InputError(f"unknown split {split!r}", "one of " + ", ".join(SPLITS))
         self.split = split
         self._pairs = self._read_list()
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._pairs)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -16,6 +16,7 @@ import numpy as np
 
 from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.image_files import (
+    fingerprint_of,
     read_image,
     read_label,
     read_label_values,
@@ -61,6 +62,9 @@ class Cityscapes:
         self.split = split
         parts = ("train", "val") if split == "trainval" else (split,)
         self._pairs = [pair for part in parts for pair in self._find_pairs(part)]
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._pairs)
 
     def __len__(self) -> int:
         return len(self._pairs)

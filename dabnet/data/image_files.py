@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,15 @@ def require_same_size(image: Uint8Array, label: Uint8Array, label_path: Path) ->
             f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
             f"the size of its image, {image.shape[0]}x{image.shape[1]}",
         )
+
+
+def fingerprint_of(pairs: Sequence[tuple[Path, Path]]) -> str:
+    """Return names, sizes and times of change of (image, label) files: cheap, and enough."""
+    lines = []
+    for path in (path for pair in pairs for path in pair):
+        status = path.stat()
+        lines.append(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(lines)
 
 
 def _open(path: Path) -> Image.Image:

@@ -2,40 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.data.dataset import Dataset
+from dabnet.data.memory import read_ahead
+from dabnet.files import writable_directory, write_text
 from dabnet.preprocessing import Triple
 
 
 @dataclass(frozen=True, slots=True)
-class SplitStatistics:
-    """Measured over every pixel of a split.
+class SplitCounts:
+    """Sums over the pixels of a split, or of a part of it: whole numbers, so parts add up.
 
     Attributes:
-        class_share: share of each class among labelled pixels, float64 (K,), sums to 1.
-        mean_rgb: mean of each channel, 0…255.
+        class_pixels: labelled pixels of each class, K numbers.
+        colour_sum: of each channel, RGB.
+        pixels: of all images, labelled or not.
     """
 
-    class_share: NDArray[np.float64]
-    mean_rgb: Triple
+    class_pixels: tuple[int, ...]
+    colour_sum: tuple[int, ...]
+    pixels: int
+
+    @property
+    def class_share(self) -> NDArray[np.float64]:
+        """Share of each class among labelled pixels, float64 (K,), sums to 1."""
+        counts = np.array(self.class_pixels)
+        share: NDArray[np.float64] = counts / max(1, int(counts.sum()))
+        return share
+
+    @property
+    def mean_rgb(self) -> Triple:
+        """Mean of each channel, 0…255."""
+        red, green, blue = (round(total / max(1, self.pixels), 4) for total in self.colour_sum)
+        return red, green, blue
 
 
-def measure(dataset: Dataset, progress: Callable[[], None] = lambda: None) -> SplitStatistics:
-    """Read the split once; ``progress`` is called after each image."""
+def count_pixels(
+    dataset: Dataset, indices: Sequence[int], progress: Callable[[], None] = lambda: None
+) -> SplitCounts:
+    """Read the images of ``indices`` once; ``progress`` is called after each."""
     classes = len(dataset.labels.classes)
-    pixels = np.zeros(classes, np.int64)
-    colour_sum = np.zeros(3, np.float64)
-    colour_count = 0
-    for index in range(len(dataset)):
-        item = dataset[index]
-        pixels += np.bincount(item.label.reshape(-1), minlength=256)[:classes]
+    class_pixels = np.zeros(classes, np.int64)
+    colour_sum = np.zeros(3, np.int64)
+    pixels = 0
+    for item in read_ahead(dataset, indices):
+        class_pixels += np.bincount(item.label.reshape(-1), minlength=256)[:classes]
         colour_sum += item.image.sum((0, 1), dtype=np.int64)
-        colour_count += item.label.size
+        pixels += item.label.size
         progress()
-    red, green, blue = (float(value) for value in (colour_sum / colour_count).round(4))
-    return SplitStatistics(pixels / max(1, int(pixels.sum())), (red, green, blue))
+    return SplitCounts(tuple(class_pixels.tolist()), tuple(colour_sum.tolist()), pixels)
+
+
+class CountsCache:
+    """Counts kept in a folder by what was counted: a changed image or label is counted anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, dataset: Dataset) -> SplitCounts | None:
+        """Return what was counted of this very split, or None."""
+        file = self._file(dataset)
+        try:
+            values = json.loads(file.read_text(encoding="utf-8")) if file else None
+            if values is None:
+                return None
+            counts = SplitCounts(
+                tuple(values["class_pixels"]), tuple(values["colour_sum"]), values["pixels"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # absent or damaged: it is counted anew
+        return counts if len(counts.class_pixels) == len(dataset.labels.classes) else None
+
+    def store(self, dataset: Dataset, counts: SplitCounts) -> None:
+        """Keep the counts of a split that has a fingerprint."""
+        file = self._file(dataset)
+        if file is not None:
+            writable_directory(file.parent)
+            write_text(file, json.dumps(asdict(counts)) + "\n")
+
+    def _file(self, dataset: Dataset) -> Path | None:
+        fingerprint = dataset.fingerprint()
+        if fingerprint is None:
+            return None
+        digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+        return self.folder / "pixel-counts" / f"{dataset.name}-{dataset.split}-{digest}.json"

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dabnet.data.batches import AugmentedImages, BatchOrder, Cached, training_batches
+from dabnet.data.augmentation import Augmentation
+from dabnet.data.batches import AugmentedImages, BatchOrder, device_batches, worker_batches
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.labels import TOY_STREET, LabelSet
-from dabnet.data.statistics import measure
+from dabnet.data.memory import OnDevice, OnHost
 from dabnet.data.toy_street import ToyStreet
-from dabnet.data.transforms import Augmentation
 from dabnet.errors import InputError
 
 torch.set_num_threads(1)
@@ -26,7 +26,7 @@ AUGMENTATION = Augmentation(CROP, (0.75, 1.0, 2.0), (105, 108, 110), 11)
 
 
 def toy(seed: int = 0) -> AugmentedImages:
-    return AugmentedImages(Cached(ToyStreet("train", (48, 64), 6)), AUGMENTATION, seed)
+    return AugmentedImages(OnHost(ToyStreet("train", (48, 64), 6)), AUGMENTATION, seed)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -76,8 +76,8 @@ def test_an_item_is_a_function_of_seed_epoch_and_index() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_started_in_the_middle_gives_the_tail(workers: int) -> None:
-    whole = list(training_batches(toy(), BatchOrder(6, 2, 2, 0), 0, pin=False))
-    tail = list(training_batches(toy(), BatchOrder(6, 2, 2, 0, start=4), workers, pin=False))
+    whole = list(worker_batches(toy(), BatchOrder(6, 2, 2, 0), 0, pin=False))
+    tail = list(worker_batches(toy(), BatchOrder(6, 2, 2, 0, start=4), workers, pin=False))
     assert len(whole) == 6
     assert len(tail) == 2
     for (pixels, labels), (again, labels_again) in zip(whole[4:], tail, strict=True):
@@ -97,6 +97,9 @@ class PressesCtrlC:
     def __init__(self) -> None:
         self.main = os.getpid()
 
+    def fingerprint(self) -> None:
+        return None
+
     def __len__(self) -> int:
         return 6
 
@@ -111,40 +114,31 @@ def test_ctrl_c_does_not_end_the_workers_before_the_loop_does() -> None:
     # Python's own handler, which is not set where the tests run in the background.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        batches = list(training_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
+        batches = list(worker_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
     finally:
         signal.signal(signal.SIGINT, handler)
     assert [len(labels) for _, labels in batches] == [2, 2, 2]
 
 
-def test_cached_reads_each_image_once() -> None:
-    class Counting(ToyStreet):
-        reads = 0
-
-        def __getitem__(self, index: int) -> LabelledImage:
-            Counting.reads += 1
-            return super().__getitem__(index)
-
-    cached = Cached(Counting("val", (48, 64), 3))
-    for _ in range(3):
-        for index in range(len(cached)):
-            np.testing.assert_array_equal(
-                cached[index].image, ToyStreet("val", (48, 64), 3)[index].image
-            )
-    assert Counting.reads == 3
-    assert (cached.name, cached.split, cached.labels) == ("toy-street", "val", TOY_STREET)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_each_batch(processes: int) -> None:
+    whole = list(BatchOrder(20, 6, 2, 0))
+    parts = [list(BatchOrder(20, 6, 2, 0, 1, rank, processes)) for rank in range(processes)]
+    for iteration, batch in enumerate(whole[1:]):
+        assert [key for part in parts for key in part[iteration]] == batch
+    assert BatchOrder(20, 6, 2, 0, 0, 1, processes).batch(3) == whole[3]  # whole, whatever the rank
+    with pytest.raises(InputError, match="--batch-size 6, of all .* for 4 .* a multiple of 4"):
+        BatchOrder(20, 6, 2, 0, 0, 0, 4)
 
 
-def test_statistics_of_a_split_equal_those_of_its_pixels() -> None:
-    dataset = ToyStreet("train", (48, 64), 4)
-    items = [dataset[i] for i in range(4)]
-    labels = np.stack([item.label for item in items])
-    steps: list[int] = []
-    statistics = measure(dataset, lambda: steps.append(1))
-    known = labels[labels != 11]
-    share = [(known == k).mean() for k in range(11)]
-    np.testing.assert_allclose(statistics.class_share, share, rtol=0, atol=1e-12)
-    assert statistics.class_share.sum() == pytest.approx(1)
-    mean = np.stack([item.image for item in items]).reshape(-1, 3).mean(0)
-    np.testing.assert_allclose(statistics.mean_rgb, mean, atol=1e-4)
-    assert len(steps) == 4
+def test_both_data_paths_give_the_same_batches() -> None:
+    dataset = ToyStreet("train", (48, 64), 6)
+    images = AugmentedImages(dataset, AUGMENTATION, 7)
+    by_workers = list(worker_batches(images, BatchOrder(6, 2, 2, 7, start=1), 0, pin=False))
+    held = OnDevice(dataset, torch.device("cpu"))
+    order = BatchOrder(6, 2, 2, 7, start=1)
+    on_device = list(device_batches(held, AUGMENTATION, order, 7))
+    assert len(by_workers) == len(on_device) == 5
+    for (pixels, labels), (again, labels_again) in zip(by_workers, on_device, strict=True):
+        assert torch.equal(labels, labels_again)
+        assert (pixels.int() - again.int()).abs().max() <= 2

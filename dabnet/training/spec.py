@@ -11,7 +11,10 @@ from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
 from dabnet.errors import InputError
 from dabnet.metrics import Counts
-from dabnet.recipes import Recipe
+from dabnet.training.recipes import Recipe
+
+STATE_VERSION = 2
+"""Of what ``last.pth`` holds beside the weights; another version's run cannot go on exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +26,32 @@ class TrainingSpec:
         recipe: the resolved recipe.
         output: directory of the checkpoints, the log and the curves.
         device: where to compute.
-        workers: processes that augment images; 0 does it in the training process.
         seed: of the initial weights, the order of the images and their augmentation.
         eval_every: epochs between validations; the last epoch is always validated.
+        workers: processes that augment images; 0 does it in the training process.
+        data_path: one of ``dabnet.training.data_path.DATA_PATHS``.
         resume: a ``last.pth`` to continue from.
+        channels_last: whether the network computes in (N, H, W, C) order.
+        compile: whether ``torch.compile`` makes its kernels.
+        tensorboard: whether event files are written.
+        cache_dir: where pixel counts of data sets are kept; None keeps none.
+        save_seconds: the longest time between two saves of ``last.pth``.
     """
 
     model: str
     recipe: Recipe
     output: Path
     device: torch.device
-    workers: int
     seed: int
     eval_every: int
+    workers: int = 0
+    data_path: str = "auto"
     resume: Path | None = None
+    channels_last: bool = False
+    compile: bool = False
+    tensorboard: bool = False
+    cache_dir: Path | None = None
+    save_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,12 @@ def check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Datas
     if not checkpoint.training:
         raise InputError(f"--resume {spec.resume}: it holds weights only", "the last.pth of a run")
     run = checkpoint.training
+    if run.get("version") != STATE_VERSION:
+        raise InputError(
+            f"--resume {spec.resume}: its run was started by another version of dabnet-train",
+            "a run of this version, to continue it exactly",
+            "finish it with the version that started it, or start a new run",
+        )
     state = {**Recipe.from_dict(checkpoint.recipe).to_dict(), "model": checkpoint.model}
     asked = {**spec.recipe.to_dict(), "model": spec.model}
     state |= {"seed": run["seed"], "train_type": run["split"]}

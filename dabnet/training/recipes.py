@@ -11,6 +11,7 @@ from dabnet.models import check_size
 
 OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("ce", "ohem")
+AMP = ("off", "bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Recipe:
 
     Attributes:
         input_size: (height, width) of the training crops in pixels.
-        batch_size: images an iteration.
+        batch_size: images an iteration, of all processes together.
         max_epochs: passes over the training split.
         optimizer: ``adam`` or ``sgd``.
         lr: peak learning rate.
@@ -29,6 +30,11 @@ class Recipe:
         poly_power: exponent of the learning-rate decay.
         warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
         scales: factors of the random resize.
+        amp: type that convolutions compute in where it is not ``off``, float32: ``bf16`` or
+            ``fp16``, with its loss scaled.
+        ema: decay of an exponential moving average of the weights, which is then what is validated
+            and kept; 0 keeps the weights themselves.
+        sync_bn: whether BatchNorm sees the batch of all processes, not each its own part.
     """
 
     input_size: tuple[int, int]
@@ -42,6 +48,9 @@ class Recipe:
     poly_power: float = 0.9
     warmup_iterations: int = 500
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    amp: str = "off"
+    ema: float = 0.0
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         check_size(*self.input_size)
@@ -52,10 +61,15 @@ class Recipe:
                 )
         if self.batch_size < 2:
             raise InputError("--batch-size 1", "at least 2 (batch normalisation)")
-        for name, allowed in (("optimizer", OPTIMIZERS), ("loss", LOSSES)):
+        for name, allowed in (("optimizer", OPTIMIZERS), ("loss", LOSSES), ("amp", AMP)):
             if getattr(self, name) not in allowed:
                 raise InputError(f"--{name} {getattr(self, name)!r}", " or ".join(allowed))
-        for name, above in (("momentum", 1.0), ("weight_decay", 1.0), ("poly_power", 10.0)):
+        for name, above in (
+            ("momentum", 1.0),
+            ("weight_decay", 1.0),
+            ("poly_power", 10.0),
+            ("ema", 1.0),
+        ):
             if not 0 <= getattr(self, name) < above:
                 raise InputError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}",

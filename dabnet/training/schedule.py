@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.recipes import Recipe
+from dabnet.training.recipes import Recipe
 
 WARMUP_FACTOR = 1 / 3
 

@@ -1,0 +1,188 @@
+"""Random scale, mirror and crop with padding: drawn once, applied to one image or to a batch.
+
+Both ways show the same pixels. ``crop_one`` is the fastest for a CPU and for worker processes;
+``crop_batch`` works on tensors wherever they lie, so that a GPU which holds the data set augments
+without a copy from the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dabnet.data.dataset import LabelledImage, Uint8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What may be drawn, as in the published training.
+
+    Attributes:
+        crop: (height, width) of the result.
+        scales: one is drawn for each image.
+        fill_rgb: padding of the image: the mean, which the preprocessing turns into 0.
+        ignore: padding of the label.
+    """
+
+    crop: tuple[int, int]
+    scales: tuple[float, ...]
+    fill_rgb: tuple[int, int, int]
+    ignore: int
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
+        """Decide what is done to an image of ``size`` (height, width)."""
+        scale = self.scales[rng.integers(len(self.scales))]
+        scaled = [round(side * scale) for side in size]
+        shown = [min(c, s) for c, s in zip(self.crop, scaled, strict=True)]
+        first = [int(rng.integers(s - v + 1)) for s, v in zip(scaled, shown, strict=True)]
+        mirror = bool(rng.random() < 0.5)
+        place = [int(rng.integers(c - v + 1)) for c, v in zip(self.crop, shown, strict=True)]
+        rows, columns = (
+            Span(side, s, f, v, p)
+            for side, s, f, v, p in zip(size, scaled, first, shown, place, strict=True)
+        )
+        return Placement(rows, columns, mirror)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One axis of a crop: ``shown`` pixels of the scaled image, from ``first``, put at ``place``.
+
+    Attributes:
+        size: pixels of the source.
+        scaled: pixels of the source after the resize.
+    """
+
+    size: int
+    scaled: int
+    first: int
+    shown: int
+    place: int
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """The part of the source that is shown, in its pixels: (from, to)."""
+        step = self.size / self.scaled
+        return self.first * step, (self.first + self.shown) * step
+
+    def centres(self, length: int, mirror: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return where each of ``length`` output pixels lies in the source, and which show it.
+
+        A centre is in source pixels; the source's pixel i covers i to i + 1.
+        """
+        index = np.arange(length) - self.place
+        inside = (index >= 0) & (index < self.shown)
+        if mirror:
+            index = self.shown - 1 - index
+        # As Pillow does it, so that ties fall alike: a box in float32, steps added up.
+        start, stop = np.array(self.box, np.float32)
+        step = float(stop - start) / self.shown
+        steps = np.full(self.shown, step)
+        steps[0] = float(start) + 0.5 * step
+        return steps.cumsum()[index.clip(0, self.shown - 1)], inside
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is done to one image."""
+
+    rows: Span
+    columns: Span
+    mirror: bool
+
+
+def crop_one(
+    item: LabelledImage, placement: Placement, augmentation: Augmentation
+) -> tuple[Uint8Array, Uint8Array]:
+    """Return image uint8 (h, w, 3) and label uint8 (h, w) of the crop's size."""
+    rows, columns = placement.rows, placement.columns
+    # Only the part that the crop will show is resampled: the same pixels, less work.
+    (top, bottom), (left, right) = rows.box, columns.box
+    box, target = (left, top, right, bottom), (columns.shown, rows.shown)
+    image = Image.fromarray(item.image).resize(target, Image.Resampling.BILINEAR, box)
+    label = Image.fromarray(item.label).resize(target, Image.Resampling.NEAREST, box)
+    side = -1 if placement.mirror else 1
+
+    image_out = np.empty((*augmentation.crop, 3), np.uint8)
+    image_out[:] = augmentation.fill_rgb
+    label_out = np.full(augmentation.crop, augmentation.ignore, np.uint8)
+    window = (
+        slice(rows.place, rows.place + rows.shown),
+        slice(columns.place, columns.place + columns.shown),
+    )
+    image_out[window] = np.asarray(image)[:, ::side]
+    label_out[window] = np.asarray(label)[:, ::side]
+    return image_out, label_out
+
+
+def crop_batch(
+    images: Tensor, labels: Tensor, placements: Sequence[Placement], augmentation: Augmentation
+) -> tuple[Tensor, Tensor]:
+    """Crop a batch where its tensors lie.
+
+    A bilinear resize with antialiasing is linear along each axis, and so are crop, mirror and
+    padding: for a batch, all of them are one matrix product an axis.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        labels: uint8 (N, H, W).
+        placements: one for each image.
+
+    Returns:
+        images uint8 (N, h, w, 3) and labels uint8 (N, h, w). Labels equal those of ``crop_one``;
+        an image's values do but for some whose rounding is a tie, which differ by 1, rarely by 2.
+    """
+    height, width = augmentation.crop
+    device = images.device
+    rows = _Axis([p.rows for p in placements], [False] * len(placements), height, device)
+    columns = _Axis([p.columns for p in placements], [p.mirror for p in placements], width, device)
+    inside = rows.inside[:, :, None] & columns.inside[:, None, :]  # (N, h, w)
+
+    planes = images.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, H, W)
+    # Rounded between the axes and halves upwards, as Pillow does.
+    wide = (planes @ columns.weights().transpose(1, 2)[:, None]).add_(0.5).floor_()  # (N, 3, H, w)
+    resized = (rows.weights()[:, None] @ wide).add_(0.5).floor_()  # (N, 3, h, w)
+    fill = torch.tensor(augmentation.fill_rgb, dtype=torch.float32, device=device)
+    padded = torch.where(inside[:, None], resized, fill.view(1, 3, 1, 1))
+
+    each = torch.arange(len(placements), device=device)[:, None, None]
+    nearest = labels[each, rows.nearest()[:, :, None], columns.nearest()[:, None, :]]
+    return (
+        padded.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),
+        nearest.masked_fill(~inside, augmentation.ignore),
+    )
+
+
+class _Axis:
+    """One axis of a batch: which source pixels make up each output pixel."""
+
+    def __init__(
+        self, spans: Sequence[Span], mirrors: Sequence[bool], length: int, device: torch.device
+    ) -> None:
+        found = [span.centres(length, mirror) for span, mirror in zip(spans, mirrors, strict=True)]
+        self.size = spans[0].size
+        centres = torch.from_numpy(np.stack([centre for centre, _ in found]))
+        steps = torch.tensor([span.size / span.scaled for span in spans], dtype=torch.float64)
+        self.centres = centres.to(device)  # float64 (N, length)
+        self.inside = torch.from_numpy(np.stack([shows for _, shows in found])).to(device)
+        self.steps = steps.to(device)[:, None, None]
+
+    def weights(self) -> Tensor:
+        """Return the triangle filter of each output pixel, float32 (N, length, size).
+
+        Its half width is one source pixel, or one output pixel where that is larger.
+        """
+        places = torch.arange(self.size, device=self.centres.device) + 0.5
+        distance = (places - self.centres[:, :, None]).abs()
+        weights = (1 - distance / self.steps.clamp_min(1)).clamp_min_(0)
+        return (weights / weights.sum(-1, keepdim=True)).to(torch.float32)
+
+    def nearest(self) -> Tensor:
+        """Return the source pixel that each output pixel's centre falls into, int64 (N, length)."""
+        return self.centres.floor().long().clamp_(0, self.size - 1)

@@ -1,0 +1,136 @@
+"""Data sets held in memory, as uint8: on the host image by image, or on a device as two tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from dabnet.data.dataset import Dataset, LabelledImage
+from dabnet.data.labels import LabelSet
+from dabnet.errors import InputError
+
+HOST_BYTES = 4 << 30
+"""A split up to this size is held on the host: CamVid and toy street are, Cityscapes is not."""
+
+MOST_THREADS = 16
+
+DEVICE_SHARE = 0.4
+"""A split up to this share of a GPU's free memory is held there."""
+
+
+def read_ahead(dataset: Dataset, indices: Iterable[int]) -> Iterator[LabelledImage]:
+    """Yield the images of ``indices`` in order, read by as many threads as there are cores.
+
+    Decoding a PNG leaves Python's lock alone, so threads read in parallel. At most two images a
+    thread wait to be taken.
+    """
+    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    if threads < 2:
+        yield from (dataset[index] for index in indices)
+        return
+    remaining = iter(indices)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(dataset.__getitem__, i) for i in islice(remaining, 2 * threads)]
+        try:
+            while waiting:
+                item = waiting.pop(0).result()
+                waiting += [pool.submit(dataset.__getitem__, i) for i in islice(remaining, 1)]
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def bytes_needed(dataset: Dataset) -> int:
+    """Return how much memory the decoded split takes, judged by its first image."""
+    first = dataset[0]
+    return len(dataset) * (first.image.nbytes + first.label.nbytes)
+
+
+class OnHost:
+    """A dataset held in the host's memory; each image is read once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._items: list[LabelledImage | None] = [None] * len(dataset)
+
+    @property
+    def name(self) -> str:
+        return self._dataset.name
+
+    @property
+    def split(self) -> str:
+        return self._dataset.split
+
+    @property
+    def labels(self) -> LabelSet:
+        return self._dataset.labels
+
+    def fingerprint(self) -> str | None:
+        return self._dataset.fingerprint()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        item = self._items[index]
+        if item is None:
+            item = self._items[index] = self._dataset[index]
+        return item
+
+
+def on_host_if_small(dataset: Dataset, budget: int = HOST_BYTES) -> Dataset:
+    """Return the dataset held in memory where it fits ``budget`` bytes."""
+    return OnHost(dataset) if bytes_needed(dataset) <= budget else dataset
+
+
+class OnDevice:
+    """A dataset as two tensors on a device.
+
+    Attributes:
+        images: uint8 (n, H, W, 3).
+        labels: uint8 (n, H, W).
+        size: (H, W), the same for all images.
+
+    Raises:
+        InputError: an image has another size than the first.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: torch.device,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        height, width = self.size = dataset[0].label.shape
+        count = len(dataset)
+        self.images = torch.empty((count, height, width, 3), dtype=torch.uint8, device=device)
+        self.labels = torch.empty((count, height, width), dtype=torch.uint8, device=device)
+        for index, item in enumerate(read_ahead(dataset, range(count))):
+            if item.label.shape != self.size:
+                raise InputError(
+                    f"{item.name} is {item.label.shape[0]}x{item.label.shape[1]} and the first"
+                    f" image {height}x{width}",
+                    "images of one size for --data-path device",
+                    "use --data-path workers",
+                )
+            # Copies: arrays that Pillow gives are read-only, which tensors cannot be.
+            self.images[index] = torch.tensor(item.image)
+            self.labels[index] = torch.tensor(item.label)
+            progress()
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images (N, H, W, 3) and labels (N, H, W) of the given indices."""
+        chosen = torch.tensor(indices, device=self.images.device)
+        return self.images[chosen], self.labels[chosen]
+
+
+def fits_on(device: torch.device, dataset: Dataset) -> bool:
+    """Whether the decoded split leaves a GPU enough memory to train in."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return bytes_needed(dataset) <= DEVICE_SHARE * free

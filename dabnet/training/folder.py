@@ -1,0 +1,60 @@
+"""The folder of a run: what it leaves, and which of its states can be continued."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dabnet.errors import DabnetError
+from dabnet.files import replacing, writable_directory
+
+LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
+LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
+
+
+class RunFolder:
+    """Keeps the state of a run twice, so that a damaged file never costs more than one save."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = writable_directory(path)
+        self._last_is_good = False
+
+    def save_last(self, checkpoint: Checkpoint) -> None:
+        """Write ``last.pth``; the one before it, if this process wrote it, is ``previous.pth``."""
+        last = self.path / LAST
+        if self._last_is_good:
+            with replacing(self.path / PREVIOUS) as temporary:
+                shutil.copyfile(last, temporary)
+        save_checkpoint(checkpoint, last)
+        self._last_is_good = True
+
+    def save_best(self, checkpoint: Checkpoint) -> None:
+        save_checkpoint(checkpoint, self.path / BEST)
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether a new run there would overwrite the state of another."""
+    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+
+
+def newest_state(resume: Path) -> tuple[Path, str]:
+    """Return the newest state of a run that is whole, and a warning where it is not the last.
+
+    Args:
+        resume: the folder of a run, its ``last.pth``, or any other checkpoint, which stands alone.
+    """
+    if resume.is_dir():
+        resume = resume / LAST
+    others = [resume.with_name(PREVIOUS)] if resume.name == LAST else []
+    try:
+        load_checkpoint(resume)
+        return resume, ""
+    except DabnetError as error:
+        for other in others:
+            try:
+                load_checkpoint(other)
+            except DabnetError:
+                continue
+            return other, f"{error}; continuing from {str(other)!r}"
+        raise

@@ -1,0 +1,170 @@
+"""The network, its loss, its optimiser and its schedule: one step of training at a time."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dabnet.interrupt import Stop
+from dabnet.models import build_model
+from dabnet.models.image_to_mask import ImageToMask
+from dabnet.preprocessing import Preprocessing
+from dabnet.training.losses import build_loss
+from dabnet.training.processes import Processes
+from dabnet.training.schedule import build_optimizer, warmup_poly
+from dabnet.training.spec import TrainingSpec
+from dabnet.training.sync_batchnorm import synchronised
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """What is trained, in this process; its state is the same in all processes of a run.
+
+    Args:
+        spec: what to train.
+        classes: number of classes K.
+        ignore: label of the pixels that do not count.
+        preprocessing: what the network expects to be done to an image.
+        class_weights: float32 (K,).
+        iterations: of the whole run.
+        processes: those that train together.
+    """
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        classes: int,
+        ignore: int,
+        preprocessing: Preprocessing,
+        class_weights: Tensor,
+        iterations: int,
+        processes: Processes,
+    ) -> None:
+        recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
+        self.processes = processes
+        self.criterion = build_loss(recipe.loss, class_weights, ignore, processes.size)
+        self.criterion.to(self.device)
+
+        torch.manual_seed(spec.seed)
+        network = build_model(spec.model, classes).to(self.device)
+        if spec.channels_last:
+            # mypy: torch's own stub of Module.to lacks this overload.
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.sync_bn and processes.size > 1:
+            network = synchronised(network, self.device)
+        self.network = network
+        self.optimiser = build_optimizer(recipe, network)
+        self.schedule = warmup_poly(
+            self.optimiser, iterations, recipe.warmup_of(iterations), recipe.poly_power
+        )
+        self.average: AveragedModel | None = None
+        if recipe.ema:
+            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        self.amp = AMP_TYPES.get(recipe.amp)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
+        kept = self.average.module if self.average else network
+        self.segmenter = ImageToMask(kept, preprocessing).to(self.device)
+        self._forward = self._prepared(spec)
+
+    def _prepared(self, spec: TrainingSpec) -> nn.Module:
+        """Return the network as a step calls it: with gradients shared, and compiled."""
+        forward = self.network
+        if self.processes.size > 1:
+            forward = DistributedDataParallel(
+                forward,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                # Where BatchNorms are synchronised, their statistics are equal already.
+                broadcast_buffers=not spec.recipe.sync_bn,
+            )
+        if spec.compile:
+            forward = torch.compile(forward)  # type: ignore[assignment]
+        return forward
+
+    @property
+    def lr(self) -> float:
+        """The rate of the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def step(self, iteration: int, pixels: Tensor, labels: Tensor, stop: Stop) -> Tensor:
+        """Train on this process's part of a batch.
+
+        Args:
+            iteration: counted from 0; with the seed it decides every random number of the step.
+            pixels: uint8 (n, h, w, 3).
+            labels: uint8 (n, h, w).
+            stop: says whether this process was asked to stop.
+
+        Returns:
+            float32 (2,) on the device, over all processes: the loss of the batch, and how many
+            processes were asked to stop. It is not waited for.
+        """
+        self._reseed(iteration)
+        self.network.train()
+        pixels = pixels.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True).long()
+        with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            logits = self._forward(self.segmenter.preprocess(pixels))
+        total, weight = self.criterion(logits.float(), labels)
+        weight = self.processes.sum_(weight.detach().clone())
+        loss = total / weight.clamp_min(torch.finfo(torch.float32).tiny)
+
+        self.optimiser.zero_grad()
+        # Gradients are averaged over processes, whose losses add up to that of the batch.
+        self.scaler.scale(loss * self.processes.size).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        with warnings.catch_warnings():
+            # A step that the scaler skips is no step to the optimiser, and torch warns of it.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        asked = torch.tensor(float(stop.asked), device=self.device)
+        return self.processes.sum_(torch.stack([loss.detach(), asked]))
+
+    def _reseed(self, iteration: int) -> None:
+        """Start every generator anew, so that a run can go on at any iteration as if unbroken."""
+        place = [self.seed, iteration, self.processes.rank]
+        number = int(np.random.SeedSequence(place).generate_state(1)[0])
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002  # networks and their libraries may draw from it
+        torch.manual_seed(number)
+
+    def align(self) -> None:
+        """Give all processes the running statistics of the first, whose weights are kept."""
+        self.processes.take_from_first_(list(self.segmenter.network.buffers()))
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """Return the state dict that is validated and used: averaged, where an average is kept."""
+        state = self.segmenter.network.state_dict()
+        return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what continues training beside ``kept_weights``."""
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            # The weights themselves, where the kept ones are their average.
+            "network": self.network.state_dict() if self.average else {},
+            "averaged": int(self.average.n_averaged) if self.average else 0,
+        }
+
+    def restore(self, kept_weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from what ``kept_weights`` and ``state`` returned."""
+        self.segmenter.network.load_state_dict(kept_weights)
+        if self.average is not None:
+            self.network.load_state_dict(state["network"])
+            self.average.n_averaged.fill_(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,148 @@
+"""What a training run leaves to look at: a CSV, curves, predictions, TensorBoard event files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from dabnet.data.labels import LabelSet
+from dabnet.errors import MissingPackage
+from dabnet.files import replacing, write_text
+from dabnet.metrics import Counts, class_iou
+from dabnet.training.folder import CURVES, LOG, PREDICTIONS, TENSORBOARD
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+COLUMNS = ("epoch", "iteration", "lr", "loss", "val_miou", "val_pixel_accuracy", "images_per_s")
+
+History = list[dict[str, Any]]
+"""One row an epoch, by the names in COLUMNS; validation values are None where it did not run."""
+
+
+def tensorboard_is_installed() -> bool:
+    """Whether event files can be written."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class RunLog:
+    """Writes what a run leaves to look at; the processes of a rank above 0 write nothing.
+
+    Args:
+        folder: of the run.
+        labels: names of the classes.
+        iteration: where the run goes on; what TensorBoard holds of later ones is dropped.
+        tensorboard: whether event files are written.
+        writes: whether this process writes at all.
+    """
+
+    def __init__(
+        self, folder: Path, labels: LabelSet, iteration: int, tensorboard: bool, writes: bool
+    ) -> None:
+        self.folder, self.labels, self.writes = folder, labels, writes
+        self.events: SummaryWriter | None = None
+        if tensorboard and writes:
+            if not tensorboard_is_installed():
+                raise MissingPackage("tensorboard", "tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / TENSORBOARD), purge_step=iteration + 1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.events:
+            self.events.close()
+
+    def iteration(self, number: int, loss: float, lr: float) -> None:
+        """Log one step; ``number`` counts from 1."""
+        if self.events:
+            self.events.add_scalar("train/loss", loss, number)
+            self.events.add_scalar("train/lr", lr, number)
+
+    def epoch(self, history: History) -> None:
+        """Log the epoch that ended, the last row of ``history``."""
+        if not self.writes:
+            return
+        # The whole log anew, so that a resumed run leaves no doubled rows.
+        write_csv(history, self.folder / LOG)
+        if self.events:
+            row = history[-1]
+            for name in ("epoch", "images_per_s"):
+                self.events.add_scalar(f"train/{name}", row[name], row["iteration"])
+
+    def validation(self, history: History, confusion: Counts, samples: Image.Image) -> None:
+        """Log the validation whose scores are in the last row of ``history``."""
+        write_curves(history, self.folder / CURVES)
+        with replacing(self.folder / PREDICTIONS) as temporary:
+            samples.save(temporary)
+        if not self.events:
+            return
+        row = history[-1]
+        number = row["iteration"]
+        self.events.add_scalar("val/miou", row["val_miou"], number)
+        self.events.add_scalar("val/pixel_accuracy", row["val_pixel_accuracy"], number)
+        for name, iou in zip(self.labels.classes, class_iou(confusion), strict=True):
+            if iou == iou:  # a class that does not occur has none
+                self.events.add_scalar(f"val_iou/{name}", iou, number)
+        self.events.add_image("predictions", np.asarray(samples), number, dataformats="HWC")
+        self.events.flush()
+
+
+def write_csv(history: History, path: Path) -> None:
+    """Write one line an epoch; what is None is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in history:
+        writer.writerow({name: "" if row[name] is None else row[name] for name in COLUMNS})
+    write_text(path, text.getvalue())
+
+
+def write_curves(history: History, path: Path) -> None:
+    """Draw loss, validation mIoU and learning rate over the epochs as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    loss_axis, score_axis, lr_axis = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    epochs = [row["epoch"] for row in history]
+    scored = [row for row in history if row["val_miou"] is not None]
+
+    loss_axis.plot(epochs, [row["loss"] for row in history], color="C0", marker=".")
+    loss_axis.set_ylabel("training loss")
+    score_axis.plot(
+        [row["epoch"] for row in scored],
+        [100 * row["val_miou"] for row in scored],
+        color="C1",
+        marker="o",
+        markersize=4,
+    )
+    if scored:
+        best = max(scored, key=lambda row: float(row["val_miou"]))
+        score_axis.set_title(
+            f"best {100 * best['val_miou']:.2f} at epoch {best['epoch']}", loc="right", fontsize=9
+        )
+    score_axis.set_ylabel("validation mIoU, %")
+    lr_axis.plot(epochs, [row["lr"] for row in history], color="C2")
+    lr_axis.set_ylabel("learning rate")
+    lr_axis.set_xlabel("epoch")
+    for axis in (loss_axis, score_axis, lr_axis):
+        axis.grid(alpha=0.3)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,258 @@
+"""The training loop: interruptible at any iteration, it continues exactly where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.console import progress_bar, progress_columns
+from dabnet.data.augmentation import Augmentation
+from dabnet.data.batches import Batch, BatchOrder
+from dabnet.data.dataset import Dataset
+from dabnet.data.memory import on_host_if_small
+from dabnet.data.statistics import SplitCounts
+from dabnet.errors import DabnetError
+from dabnet.interrupt import Stop, stop_on_signal
+from dabnet.metrics import Counts, mean_iou, pixel_accuracy
+from dabnet.preprocessing import Preprocessing
+from dabnet.training.counting import counts_of
+from dabnet.training.data_path import batches, choose_data_path
+from dabnet.training.faults import told_as_one_line
+from dabnet.training.folder import LAST, RunFolder
+from dabnet.training.learner import Learner
+from dabnet.training.log import History, RunLog
+from dabnet.training.losses import rarity_weights
+from dabnet.training.processes import Processes
+from dabnet.training.spec import STATE_VERSION, TrainingResult, TrainingSpec, check_resumable
+from dabnet.training.validation import Validator
+
+ALONE = Processes()
+
+
+def train(
+    spec: TrainingSpec, train_set: Dataset, val_set: Dataset, processes: Processes = ALONE
+) -> TrainingResult:
+    """Train, or continue, until the recipe's last epoch or an interrupt (SIGINT, SIGTERM).
+
+    Every process of a run calls this with equal arguments; that of rank 0 prints and writes.
+    """
+    with processes.joined(spec.device), told_as_one_line(spec, processes):
+        run = _Run(spec, train_set, val_set, processes)
+        with stop_on_signal() as stop:
+            return run.loop(stop)
+
+
+class _Run:
+    """One run: what it learns from, how far it is, and what it leaves."""
+
+    def __init__(
+        self, spec: TrainingSpec, train_set: Dataset, val_set: Dataset, processes: Processes
+    ) -> None:
+        self.spec, self.recipe, self.processes = spec, spec.recipe, processes
+        self.labels = train_set.labels
+        self.train_set, self.val_set = on_host_if_small(train_set), on_host_if_small(val_set)
+        resumed = load_checkpoint(spec.resume, train_set.name) if spec.resume else None
+        if resumed is not None:
+            check_resumable(resumed, spec, train_set)
+        self.order = BatchOrder(
+            len(train_set),
+            self.recipe.batch_size,
+            self.recipe.max_epochs,
+            spec.seed,
+            rank=processes.rank,
+            processes=processes.size,
+        )
+        self.folder = RunFolder(spec.output)
+        self.counts = self._count(resumed)
+        self.preprocessing = (
+            resumed.preprocessing if resumed else Preprocessing(self.counts.mean_rgb)
+        )
+        self.learner = Learner(
+            spec,
+            len(self.labels.classes),
+            self.labels.ignore,
+            self.preprocessing,
+            rarity_weights(self.counts.class_share),
+            self.order.total,
+            processes,
+        )
+        self.validator = Validator(self.learner, self.val_set)
+        self.iteration, self.loss_sum, self.loss, self.lr = 0, 0.0, math.nan, 0.0
+        self.best: float | None = None
+        self.history: History = []
+        self.confusion: Counts | None = None
+        self.unread: deque[tuple[int, float, Tensor]] = deque()
+        self.stop_agreed = False
+        self.data_path = choose_data_path(spec.data_path, train_set, spec.device)
+        if resumed is not None:
+            self._restore(resumed)
+        self.log = RunLog(
+            spec.output, self.labels, self.iteration, spec.tensorboard, processes.first
+        )
+
+    def loop(self, stop: Stop) -> TrainingResult:
+        if self.spec.resume != self.folder.path / LAST:
+            self._save_last()  # from its first moment on, a run that dies can be continued
+        self.saved_at = time.monotonic()
+        # A GPU works on while the outcome of the step before is read.
+        lag = 1 if self.spec.device.type == "cuda" else 0
+        with self.log, progress_columns("iterations", self.processes.first) as bar:
+            task = bar.add_task(
+                "training", total=self.order.total, completed=self.iteration, text=""
+            )
+            started, seen = time.perf_counter(), 0
+            for pixels, labels in self._batches():
+                lr = self.learner.lr
+                outcome = self.learner.step(self.iteration, pixels, labels, stop)
+                self.unread.append((self.iteration, lr, outcome))
+                self.iteration += 1
+                self._read(lag)
+                seen += self.recipe.batch_size
+                rate = seen / (time.perf_counter() - started)
+                epoch = -(-self.iteration // self.order.batches_per_epoch)
+                text = f"epoch {epoch}  loss {self.loss:.3f}  lr {lr:.2e}  {rate:.1f} images/s"
+                bar.update(task, completed=self.iteration, text=text)
+                if self.iteration % self.order.batches_per_epoch == 0:
+                    self._read(0)
+                    line = self._end_epoch(epoch, rate)
+                    if line and self.processes.first:
+                        bar.console.print(line)
+                    started, seen = time.perf_counter(), 0
+                if self.stop_agreed:
+                    break
+                if time.monotonic() - self.saved_at >= self.spec.save_seconds:
+                    self._save_last()
+        finished = self.iteration == self.order.total
+        if not finished:
+            self._save_last()
+        return TrainingResult(finished, self.folder.path / LAST, self.best, self.confusion)
+
+    def _count(self, resumed: Checkpoint | None) -> SplitCounts:
+        if resumed is not None:
+            return SplitCounts(**resumed.training["counts"])
+        shared = (self.spec.cache_dir, self.processes, self.spec.device)
+        counts = counts_of(self.train_set, "reading the training split", *shared)
+        counts_of(self.val_set, "reading the validation split", *shared)
+        return counts
+
+    def _batches(self) -> Iterable[Batch]:
+        spec, recipe = self.spec, self.recipe
+        red, green, blue = (round(value) for value in self.preprocessing.mean_rgb)
+        augmentation = Augmentation(
+            recipe.input_size, recipe.scales, (red, green, blue), self.labels.ignore
+        )
+        self.order.start = self.iteration
+        with progress_bar("loading", len(self.train_set), shown=self.processes.first) as step:
+            return batches(
+                self.data_path,
+                self.train_set,
+                augmentation,
+                self.order,
+                spec.device,
+                spec.workers,
+                step,
+            )
+
+    def _read(self, lag: int) -> None:
+        """Wait for the outcome of all steps but the ``lag`` newest."""
+        while len(self.unread) > lag:
+            iteration, self.lr, outcome = self.unread.popleft()
+            self.loss, asked = outcome.tolist()
+            if not math.isfinite(self.loss):
+                raise self._diverged(iteration)
+            self.loss_sum += self.loss
+            self.stop_agreed |= asked > 0
+            self.log.iteration(iteration + 1, self.loss, self.lr)
+
+    def _diverged(self, iteration: int) -> DabnetError:
+        names = ", ".join(self.train_set[index].name for _, index in self.order.batch(iteration))
+        half = "--amp bf16 or off, or " if self.recipe.amp == "fp16" else ""
+        return DabnetError(
+            f"the loss is {self.loss} at iteration {iteration + 1}, whose batch was {names}",
+            "a finite loss",
+            f"try {half}a lower --lr; the last good state is {self.folder.path / LAST}",
+        )
+
+    def _end_epoch(self, epoch: int, rate: float) -> str:
+        """Log, validate where it is due, save; return the line to print, or nothing."""
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "iteration": self.iteration,
+            "lr": self.lr,
+            "loss": self.loss_sum / self.order.batches_per_epoch,
+            "val_miou": None,
+            "val_pixel_accuracy": None,
+            "images_per_s": round(rate, 3),
+        }
+        self.loss_sum = 0.0
+        self.history.append(row)
+        if epoch % self.spec.eval_every and epoch < self.recipe.max_epochs:
+            self.log.epoch(self.history)
+            return ""
+        confusion = self.confusion = self.validator.confusion()
+        row["val_miou"] = float(mean_iou(confusion))
+        row["val_pixel_accuracy"] = pixel_accuracy(confusion)
+        if self.best is None or row["val_miou"] > self.best:
+            self.best = row["val_miou"]
+            if self.processes.first:
+                self.folder.save_best(self._checkpoint({}))
+        self._save_last()
+        self.log.epoch(self.history)
+        if self.processes.first:
+            self.log.validation(self.history, confusion, self.validator.samples())
+        return (
+            f"epoch {epoch}/{self.recipe.max_epochs}  loss {row['loss']:.4f}"
+            f"  val mIoU {100 * row['val_miou']:.2f} %"
+            f"  pixel accuracy {100 * row['val_pixel_accuracy']:.2f} %  {rate:.1f} images/s"
+        )
+
+    def _checkpoint(self, training: dict[str, Any]) -> Checkpoint:
+        scores = next((r for r in reversed(self.history) if r["val_miou"] is not None), None)
+        metrics = {k: scores[k] for k in ("val_miou", "val_pixel_accuracy")} if scores else {}
+        return Checkpoint(
+            self.spec.model,
+            self.learner.kept_weights(),
+            self.train_set.name,
+            self.labels,
+            self.preprocessing,
+            self.iteration // self.order.batches_per_epoch,
+            metrics,
+            self.recipe.to_dict(),
+            training,
+        )
+
+    def _save_last(self) -> None:
+        """Save all that continues the run, if this process is the one that writes."""
+        self._read(0)  # a state whose loss is not finite must not replace a good one
+        self.saved_at = time.monotonic()
+        if not self.processes.first:
+            return
+        training = self.learner.state() | {
+            "version": STATE_VERSION,
+            "iteration": self.iteration,
+            "loss_sum": self.loss_sum,
+            "best": self.best,
+            "history": self.history,
+            "seed": self.spec.seed,
+            "split": self.train_set.split,
+            "images": len(self.train_set),
+            "eval_every": self.spec.eval_every,
+            "counts": asdict(self.counts),
+            "data_path": self.data_path,
+        }
+        self.folder.save_last(self._checkpoint(training))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.training
+        self.learner.restore(checkpoint.state, state)
+        self.iteration, self.loss_sum = state["iteration"], state["loss_sum"]
+        self.best, self.history = state["best"], state["history"]
+        if self.spec.data_path == "auto":
+            self.data_path = state["data_path"]  # the other rounds a few pixels otherwise

@@ -1,0 +1,101 @@
+"""The processes of one run: one alone, or those that torchrun started on one or more machines.
+
+``torchrun`` (https://docs.pytorch.org/docs/stable/elastic/run.html) tells each process its place
+by the environment variables RANK, LOCAL_RANK and WORLD_SIZE.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dabnet.errors import DabnetError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process's place among those that train together.
+
+    Attributes:
+        rank: 0 to ``size - 1``; the process of rank 0 prints and writes.
+        size: how many train together.
+        local_rank: the place on this machine; the GPU of that number is this process's.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @contextmanager
+    def joined(self, device: torch.device) -> Iterator[None]:
+        """Let the processes talk while the block runs: NCCL between GPUs, Gloo between CPUs."""
+        if self.size == 1:
+            yield
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield
+        dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace ``tensor`` by its sum over all processes, and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def take_from_first_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace ``tensors`` by those of the process of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def agree(self, yes: bool, device: torch.device) -> bool:
+        """Whether ``yes`` holds in every process."""
+        return int(self.sum_(torch.tensor(int(yes), device=device))) == self.size
+
+    def share(self, count: int) -> range:
+        """Return which of ``count`` things are this process's to do."""
+        return range(self.rank, count, self.size)
+
+
+def processes_of_torchrun() -> Processes:
+    """Return the place that torchrun gave this process; alone where it was not started by it."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "WORLD_SIZE" not in os.environ:
+        return Processes()
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in names)
+    except (KeyError, ValueError) as error:
+        given = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in names)
+        raise InputError(
+            given, "the variables that torchrun sets", "start with torchrun, or unset WORLD_SIZE"
+        ) from error
+    return Processes(rank, size, local_rank)
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process of the run is gone."""
+    # Gloo raises a plain RuntimeError that only its text tells from others.
+    signs = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
+
+
+def lost_peer(processes: Processes, way_out: str) -> DabnetError:
+    """Return the error that ends a run whose processes are no longer all there."""
+    return DabnetError(
+        f"another of the {processes.size} processes of this run ended, or its connection broke"
+        f" (seen by process {processes.rank})",
+        "all of them to run to the end",
+        way_out,
+    )

@@ -1,0 +1,115 @@
+"""What goes wrong in a run is one line with a way out, and costs nothing that was saved."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from training_runs import PER_EPOCH, RECIPE, assert_same_run, in_call, run, spec_for
+
+from dabnet.checkpoint import load_checkpoint
+from dabnet.data.batches import BatchOrder
+from dabnet.data.camvid import CamVid
+from dabnet.data.toy_street import write_camvid_tree
+from dabnet.errors import DabnetError, InputError
+from dabnet.training.faults import told_as_one_line
+from dabnet.training.processes import Processes
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        in_call(patch, PER_EPOCH + 2, lambda value: value * math.inf)
+        batch = BatchOrder(7, 2, 3, 5).batch(PER_EPOCH + 1)
+        names = ", ".join(CamVid(tree, "train")[index].name for _, index in batch)
+        message = (
+            f"the loss is inf at iteration 5, whose batch was {names}; expected a finite loss;"
+            rf" try a lower --lr; the last good state is {tmp_path}/last.pth$"
+        )
+        with pytest.raises(DabnetError, match=message):
+            run(tree, spec_for(tmp_path))
+    good = load_checkpoint(tmp_path / "last.pth")
+    assert good.training["iteration"] == PER_EPOCH + 1
+    assert all(tensor.isfinite().all() for tensor in good.state.values())
+    # As good as if the fault had never been: it can be continued to the same end.
+    assert run(tree, spec_for(tmp_path, resume=tmp_path / "last.pth")).finished
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_bad_first_loss_leaves_the_start_of_the_run(
+    tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, amp="fp16")
+    with monkeypatch.context() as patch:
+        in_call(patch, 1, lambda value: value * math.nan)
+        with pytest.raises(DabnetError, match="iteration 1, .* try --amp bf16 or off, or a lower"):
+            run(tree, spec_for(tmp_path, recipe=recipe))
+    start = load_checkpoint(tmp_path / "last.pth")
+    assert (start.epoch, start.training["iteration"]) == (0, 0)
+    assert run(tree, spec_for(tmp_path, recipe=recipe, resume=tmp_path / "last.pth")).finished
+
+
+def test_a_bad_validation_label_is_met_before_the_first_epoch(tmp_path: Path) -> None:
+    tree = write_camvid_tree(tmp_path / "data", (48, 64), {"train": 4, "val": 2})
+    victim = sorted((tree / "valannot").iterdir())[1]
+    Image.new("L", (64, 48), 77).save(victim)
+    with pytest.raises(InputError, match=f"{victim.name}' holds the label value 77"):
+        run(tree, spec_for(tmp_path / "new"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+LITTLE_MEMORY = """
+import resource
+import torch
+from dabnet.cli import main
+
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30),) * 2)
+main()
+"""
+
+
+@pytest.mark.parametrize("data_path", ["workers", "device"])
+def test_too_large_a_batch_in_a_real_process(tree: Path, tmp_path: Path, data_path: str) -> None:
+    words = ["--data-dir", tree, "--input-size", "4000x4000", "--batch-size", "6", "--max-epochs"]
+    words += ["1", "--data-path", data_path, "--output", tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "error: out of memory on cpu with --batch-size 6 and crops of 4000x4000; expected a batch"
+        " that fits; try --batch-size 3, or a smaller --input-size\n"
+    )
+    assert load_checkpoint(tmp_path / "run" / "last.pth").training["iteration"] == 0
+
+
+def test_a_gpu_out_of_memory_may_also_compute_in_half_precision(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path, device=torch.device("cuda", 1))
+    message = "on cuda:1 with --batch-size 2 over 2 processes and .* try --amp bf16, or a smaller"
+    with (
+        pytest.raises(DabnetError, match=message),
+        told_as_one_line(spec, Processes(1, 2, 1)),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="shapes differ"),
+        told_as_one_line(spec_for(tmp_path), Processes(0, 2)),
+    ):
+        raise RuntimeError("shapes differ")
