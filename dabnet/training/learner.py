@@ -79,12 +79,10 @@ class Learner:
         """Return the network as a step calls it: with gradients shared, and compiled."""
         forward = self.network
         if self.processes.size > 1:
-            forward = DistributedDataParallel(
-                forward,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                # Where BatchNorms are synchronised, their statistics are equal already.
-                broadcast_buffers=not spec.recipe.sync_bn,
-            )
+            # Of depth-wise kernels: their strides differ where a side is 1, which costs nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            here = [self.device] if self.device.type == "cuda" else None
+            forward = DistributedDataParallel(forward, device_ids=here)
         if spec.compile:
             forward = torch.compile(forward)  # type: ignore[assignment]
         return forward
