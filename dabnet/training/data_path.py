@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
+from dabnet.console import progress_bar
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import (
     AugmentedImages,
@@ -34,10 +35,20 @@ def batches(
     order: BatchOrder,
     device: torch.device,
     workers: int,
-    progress: Callable[[], None] = lambda: None,
+    held: OnDevice | None = None,
+    shown: bool = True,
 ) -> Iterable[Batch]:
-    """Return the batches of ``order``; ``progress`` is called for each image put on the device."""
+    """Return the batches of ``order``.
+
+    Args:
+        path: ``device`` or ``workers``.
+        dataset: to augment; on the path ``device`` it is put there, unless ``held`` is it already.
+        shown: whether a progress bar may be.
+    """
     if path == "device":
-        return device_batches(OnDevice(dataset, device, progress), augmentation, order, order.seed)
+        if held is None:
+            with progress_bar("filling the device", len(dataset), shown=shown) as step:
+                held = OnDevice(dataset, device, step)
+        return device_batches(held, augmentation, order, order.seed)
     images = AugmentedImages(dataset, augmentation, order.seed)
     return worker_batches(images, order, workers, pin=device.type == "cuda")

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
-from dabnet.console import progress_bar, progress_columns
+from dabnet.console import progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
 from dabnet.data.dataset import Dataset
@@ -149,16 +149,15 @@ class _Run:
             recipe.input_size, recipe.scales, (red, green, blue), self.labels.ignore
         )
         self.order.start = self.iteration
-        with progress_bar("loading", len(self.train_set), shown=self.processes.first) as step:
-            return batches(
-                self.data_path,
-                self.train_set,
-                augmentation,
-                self.order,
-                spec.device,
-                spec.workers,
-                step,
-            )
+        return batches(
+            self.data_path,
+            self.train_set,
+            augmentation,
+            self.order,
+            spec.device,
+            spec.workers,
+            shown=self.processes.first,
+        )
 
     def _read(self, lag: int) -> None:
         """Wait for the outcome of all steps but the ``lag`` newest."""
