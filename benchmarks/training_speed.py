@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
 from dabnet.data.dataset import Dataset
-from dabnet.data.memory import OnDevice, OnHost
+from dabnet.data.memory import fits_on, on_host_if_small
 from dabnet.data.registry import open_dataset
 from dabnet.data.statistics import count_pixels
 from dabnet.data.toy_street import write_camvid_tree
@@ -76,7 +77,7 @@ class Bench:
 
     def __init__(self, spec: TrainingSpec, dataset: Dataset) -> None:
         self.spec, self.recipe = spec, spec.recipe
-        self.held = OnHost(dataset)
+        self.held = on_host_if_small(dataset)
         with progress_bar("reading the images", len(dataset)) as step:
             counts = count_pixels(self.held, range(len(dataset)), step)
         labels = dataset.labels
@@ -93,22 +94,23 @@ class Bench:
         self.augmentation = Augmentation(
             self.recipe.input_size, self.recipe.scales, (red, green, blue), labels.ignore
         )
-        on_device = OnDevice(self.held, spec.device)
-        fixed = next(iter(self._batches("device", self.held, on_device)))
+        paths: dict[str, tuple[str, Dataset]] = {"plain": ("workers", dataset)}
+        paths["workers"] = ("workers", self.held)
+        if fits_on(spec.device, dataset):
+            paths["device"] = ("device", self.held)
+        pixels, truth = next(iter(self._batches("workers", dataset)))
+        fixed = pixels.to(spec.device), truth.to(spec.device)
         self.rows: dict[str, Callable[[], Iterable[Batch]]] = {
-            "plain": lambda: self._batches("workers", dataset),
-            "workers": lambda: self._batches("workers", self.held),
-            "device": lambda: self._batches("device", self.held, on_device),
-            "no data": lambda: repeat(fixed),
+            row: partial(self._batches, *path) for row, path in paths.items()
         }
+        self.rows["no data"] = lambda: repeat(fixed)
         self.steps_done = 0
 
-    def _batches(
-        self, path: str, dataset: Dataset, on_device: OnDevice | None = None
-    ) -> Iterable[Batch]:
+    def _batches(self, path: str, dataset: Dataset) -> Iterable[Batch]:
         order = BatchOrder(len(dataset), self.recipe.batch_size, MANY_EPOCHS, self.spec.seed)
+        spec = self.spec
         return batches(
-            path, dataset, self.augmentation, order, self.spec.device, self.spec.workers, on_device
+            path, dataset, self.augmentation, order, spec.device, spec.workers, shown=False
         )
 
     def turn(self, row: str, warm_up: int, steps: int) -> Turn:
@@ -176,7 +178,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
 @click.option("--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True)
 @click.option("--compile", is_flag=True)
-@click.option("--channels-last/--no-channels-last", default=None, help="[default: on a GPU]")
+@click.option("--channels-last/--no-channels-last", default=True, show_default=True)
 @click.option("--num-workers", type=click.IntRange(0), help="[default: 4 with a GPU, 0 without]")
 @click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="A turn.")
@@ -185,7 +187,7 @@ def benchmark(
     dataset: str,
     data_dir: Path | None,
     device: str,
-    channels_last: bool | None,
+    channels_last: bool,
     compile: bool,
     num_workers: int | None,
     rounds: int,
@@ -207,7 +209,7 @@ def benchmark(
         seed=0,
         eval_every=1,
         workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
-        channels_last=on_gpu if channels_last is None else channels_last,
+        channels_last=channels_last,
         compile=compile,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,9 @@ _DEFAULTS: dict[str, Any] = {
     type=click.Path(path_type=Path),
     help="The folder of a run to continue, or its last.pth.",
 )
-@click.option("--max-epochs", type=int, help="Override the recipe, as all options down to --ema.")
+@click.option(
+    "--max-epochs", type=int, help="Override the recipe, as all options down to --sync-bn."
+)
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]))
@@ -86,9 +88,9 @@ _DEFAULTS: dict[str, Any] = {
 @click.option(
     "--channels-last/--no-channels-last",
     default=None,
-    help="Memory layout of the network.  [default: on a GPU]",
+    help="Memory layout of the network.  [default: yes]",
 )
-@click.option("--compile", is_flag=True, help="Let torch.compile make the kernels.")
+@click.option("--compile/--no-compile", default=None, help="Let torch.compile make the kernels.")
 @click.option(
     "--tensorboard/--no-tensorboard",
     default=None,
@@ -111,7 +113,7 @@ def train_command(
     data_path: str,
     num_workers: int | None,
     channels_last: bool | None,
-    compile: bool,
+    compile: bool | None,
     tensorboard: bool | None,
     cache_dir: Path,
     summary: bool,
@@ -163,8 +165,8 @@ def train_command(
         workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
         data_path=data_path,
         resume=resume,
-        channels_last=on_gpu if channels_last is None else channels_last,
-        compile=compile,
+        channels_last=kept.get("channels_last", True) if channels_last is None else channels_last,
+        compile=kept.get("compile", False) if compile is None else compile,
         tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
         cache_dir=cache_dir,
     )
@@ -227,7 +229,12 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
         values |= asdict(Recipe.from_dict(stored.recipe))
     if stored.training:
         run = stored.training
-        values |= {"train_type": run["split"], "seed": run["seed"], "eval_every": run["eval_every"]}
+        values["train_type"] = run["split"]
+        values |= {
+            name: run[name]
+            for name in ("seed", "eval_every", "compile", "channels_last")
+            if name in run
+        }
     return values
 
 

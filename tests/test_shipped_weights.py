@@ -65,9 +65,9 @@ def test_toy_street_weights_keep_their_score_and_survive_int8(tmp_path: Path) ->
         agrees.append(float((seen == quantised).mean()))
     whole, rounded = (float(mean_iou(matrix)) for matrix in counts)
     # At half of the size that they were trained at, where 75.31 % were measured.
-    assert whole > 0.5
-    assert rounded > whole - 0.02
-    assert np.mean(agrees) > 0.97
+    assert whole > 0.65
+    assert rounded > whole - 0.01
+    assert np.mean(agrees) > 0.98
 
 
 def test_camvid_weights_find_the_road_in_drawn_streets() -> None:

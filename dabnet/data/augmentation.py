@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.memory import without_waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def crop_batch(
     # Rounded between the axes and halves upwards, as Pillow does.
     wide = (planes @ columns.weights().transpose(1, 2)[:, None]).add_(0.5).floor_()  # (N, 3, H, w)
     resized = (rows.weights()[:, None] @ wide).add_(0.5).floor_()  # (N, 3, h, w)
-    fill = torch.tensor(augmentation.fill_rgb, dtype=torch.float32, device=device)
+    fill = without_waiting(torch.tensor(augmentation.fill_rgb, dtype=torch.float32), device)
     padded = torch.where(inside[:, None], resized, fill.view(1, 3, 1, 1))
 
     each = torch.arange(len(placements), device=device)[:, None, None]
@@ -169,9 +170,10 @@ class _Axis:
         self.size = spans[0].size
         centres = torch.from_numpy(np.stack([centre for centre, _ in found]))
         steps = torch.tensor([span.size / span.scaled for span in spans], dtype=torch.float64)
-        self.centres = centres.to(device)  # float64 (N, length)
-        self.inside = torch.from_numpy(np.stack([shows for _, shows in found])).to(device)
-        self.steps = steps.to(device)[:, None, None]
+        inside = torch.from_numpy(np.stack([shows for _, shows in found]))
+        self.centres = without_waiting(centres, device)  # float64 (N, length)
+        self.inside = without_waiting(inside, device)
+        self.steps = without_waiting(steps, device)[:, None, None]
 
     def weights(self) -> Tensor:
         """Return the triangle filter of each output pixel, float32 (N, length, size).

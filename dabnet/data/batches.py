@@ -6,7 +6,7 @@ batches that the uninterrupted run would have seen.
 
 from __future__ import annotations
 
-import signal
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -126,6 +126,8 @@ def device_batches(
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal: a worker that ends breaks the last step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, reach a whole process group.
+
+    A worker that ends breaks the last step, so workers have a group of their own.
+    """
+    os.setpgid(0, 0)

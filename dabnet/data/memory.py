@@ -74,6 +74,13 @@ class OnHost:
     def fingerprint(self) -> str | None:
         return self._dataset.fingerprint()
 
+    def fill(self, progress: Callable[[], None] = lambda: None) -> None:
+        """Read what is not yet held: before processes are forked, each of which would."""
+        missing = [index for index, item in enumerate(self._items) if item is None]
+        for index, item in zip(missing, read_ahead(self._dataset, missing), strict=True):
+            self._items[index] = item
+            progress()
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -89,6 +96,10 @@ def on_host_if_small(dataset: Dataset, budget: int = HOST_BYTES) -> Dataset:
     return OnHost(dataset) if bytes_needed(dataset) <= budget else dataset
 
 
+class DifferentSizes(InputError):
+    """The images of a split are not of one size, as two tensors have them."""
+
+
 class OnDevice:
     """A dataset as two tensors on a device.
 
@@ -98,7 +109,7 @@ class OnDevice:
         size: (H, W), the same for all images.
 
     Raises:
-        InputError: an image has another size than the first.
+        DifferentSizes: an image has another size than the first.
     """
 
     def __init__(
@@ -113,7 +124,7 @@ class OnDevice:
         self.labels = torch.empty((count, height, width), dtype=torch.uint8, device=device)
         for index, item in enumerate(read_ahead(dataset, range(count))):
             if item.label.shape != self.size:
-                raise InputError(
+                raise DifferentSizes(
                     f"{item.name} is {item.label.shape[0]}x{item.label.shape[1]} and the first"
                     f" image {height}x{width}",
                     "images of one size for --data-path device",
@@ -126,11 +137,20 @@ class OnDevice:
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images (N, H, W, 3) and labels (N, H, W) of the given indices."""
-        chosen = torch.tensor(indices, device=self.images.device)
+        chosen = without_waiting(torch.tensor(indices), self.images.device)
         return self.images[chosen], self.labels[chosen]
 
 
 def fits_on(device: torch.device, dataset: Dataset) -> bool:
-    """Whether the decoded split leaves a GPU enough memory to train in."""
+    """Whether the decoded split leaves a device enough memory to train in."""
+    if device.type != "cuda":
+        return bytes_needed(dataset) <= HOST_BYTES
     free, _ = torch.cuda.mem_get_info(device)
     return bytes_needed(dataset) <= DEVICE_SHARE * free
+
+
+def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor of the host to ``device``; a GPU gets it in its turn."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

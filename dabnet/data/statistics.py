@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dabnet.data.dataset import Dataset
 from dabnet.data.memory import read_ahead
+from dabnet.errors import DabnetError
 from dabnet.files import writable_directory, write_text
 from dabnet.preprocessing import Triple
 
@@ -82,11 +84,13 @@ class CountsCache:
         return counts if len(counts.class_pixels) == len(dataset.labels.classes) else None
 
     def store(self, dataset: Dataset, counts: SplitCounts) -> None:
-        """Keep the counts of a split that has a fingerprint."""
+        """Keep the counts of a split that has a fingerprint, where the folder can be written."""
         file = self._file(dataset)
-        if file is not None:
-            writable_directory(file.parent)
-            write_text(file, json.dumps(asdict(counts)) + "\n")
+        # Not to be able to is no reason to end a run: the split is counted again next time.
+        with suppress(DabnetError):
+            if file is not None:
+                writable_directory(file.parent)
+                write_text(file, json.dumps(asdict(counts)) + "\n")
 
     def _file(self, dataset: Dataset) -> Path | None:
         fingerprint = dataset.fingerprint()

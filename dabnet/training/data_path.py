@@ -16,16 +16,23 @@ from dabnet.data.batches import (
     worker_batches,
 )
 from dabnet.data.dataset import Dataset
-from dabnet.data.memory import OnDevice, fits_on
+from dabnet.data.memory import OnDevice, OnHost, fits_on
 
 DATA_PATHS = ("auto", "device", "workers")
 
 
-def choose_data_path(asked: str, dataset: Dataset, device: torch.device) -> str:
-    """Return ``device`` or ``workers``: ``auto`` takes a GPU's memory where the split fits."""
+def choose_data_path(asked: str, before: str | None, dataset: Dataset, device: torch.device) -> str:
+    """Return ``device`` or ``workers``.
+
+    Args:
+        asked: one of ``DATA_PATHS``. ``auto`` takes what the run had before, and for a new run a
+            GPU's memory; but never a device where the split does not fit.
+        before: the path of the run that is continued.
+    """
     if asked != "auto":
         return asked
-    return "device" if device.type == "cuda" and fits_on(device, dataset) else "workers"
+    wanted = before or ("device" if device.type == "cuda" else "workers")
+    return "device" if wanted == "device" and fits_on(device, dataset) else "workers"
 
 
 def batches(
@@ -35,20 +42,22 @@ def batches(
     order: BatchOrder,
     device: torch.device,
     workers: int,
-    held: OnDevice | None = None,
     shown: bool = True,
 ) -> Iterable[Batch]:
-    """Return the batches of ``order``.
+    """Return the batches of ``order``, made on the path ``device`` or ``workers``.
 
     Args:
-        path: ``device`` or ``workers``.
-        dataset: to augment; on the path ``device`` it is put there, unless ``held`` is it already.
-        shown: whether a progress bar may be.
+        shown: whether a progress bar may be, while the images are put where they are needed.
+
+    Raises:
+        DifferentSizes: the path is ``device``, and the images are not of one size.
     """
     if path == "device":
-        if held is None:
-            with progress_bar("filling the device", len(dataset), shown=shown) as step:
-                held = OnDevice(dataset, device, step)
+        with progress_bar("filling the device", len(dataset), shown=shown) as step:
+            held = OnDevice(dataset, device, step)
         return device_batches(held, augmentation, order, order.seed)
+    if workers and isinstance(dataset, OnHost):
+        with progress_bar("reading the images", len(dataset), shown=shown) as step:
+            dataset.fill(step)
     images = AugmentedImages(dataset, augmentation, order.seed)
     return worker_batches(images, order, workers, pin=device.type == "cuda")

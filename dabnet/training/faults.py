@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 
 from dabnet.errors import DabnetError
-from dabnet.training.folder import LAST
 from dabnet.training.processes import Processes, is_lost_peer, lost_peer
 from dabnet.training.spec import TrainingSpec
 
@@ -26,8 +25,8 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
             raise _out_of_memory(spec, processes) from error
         if processes.size > 1 and is_lost_peer(error):
-            way_out = f"start them all again with --resume {spec.output / LAST}"
-            raise lost_peer(processes, way_out) from error
+            way_out = f"start them all again with --resume {spec.output}"
+            raise lost_peer(processes, text.strip().partition("\n")[0], way_out) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             first = text.strip().partition("\n")[0]
             raise DabnetError(
@@ -47,6 +46,8 @@ def _out_of_memory(spec: TrainingSpec, processes: Processes) -> DabnetError:
     if recipe.amp == "off" and spec.device.type == "cuda":
         advice.append("--amp bf16")
     advice.append("a smaller --input-size")
+    if spec.data_path != "workers" and spec.device.type == "cuda":
+        advice.append("--data-path workers")
     return DabnetError(
         f"out of memory on {spec.device} with --batch-size {recipe.batch_size}{shared}"
         f" and crops of {height}x{width}",

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dabnet.errors import DabnetError
+from dabnet.errors import DabnetError, InputError
 from dabnet.files import replacing, writable_directory
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
@@ -14,14 +14,24 @@ LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.pn
 
 
 class RunFolder:
-    """Keeps the state of a run twice, so that a damaged file never costs more than one save."""
+    """Keeps the state of a run twice, so that a damaged file never costs more than one save.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder, made where it is not there.
+        resumed: the state that the run goes on from, found whole.
+    """
+
+    def __init__(self, path: Path, resumed: Path | None = None) -> None:
         self.path = writable_directory(path)
-        self._last_is_good = False
+        self._last_is_good = resumed == path / LAST
+
+    @property
+    def last(self) -> Path | None:
+        """The newest state that is known to be good."""
+        return self.path / LAST if self._last_is_good else None
 
     def save_last(self, checkpoint: Checkpoint) -> None:
-        """Write ``last.pth``; the one before it, if this process wrote it, is ``previous.pth``."""
+        """Write ``last.pth``; the one before it, if it is known to be good, is ``previous.pth``."""
         last = self.path / LAST
         if self._last_is_good:
             with replacing(self.path / PREVIOUS) as temporary:
@@ -45,6 +55,10 @@ def newest_state(resume: Path) -> tuple[Path, str]:
         resume: the folder of a run, its ``last.pth``, or any other checkpoint, which stands alone.
     """
     if resume.is_dir():
+        if not holds_a_run(resume):
+            raise InputError(
+                f"{str(resume)!r} is a directory without {LAST}", "the folder of a run, or its file"
+            )
         resume = resume / LAST
     others = [resume.with_name(PREVIOUS)] if resume.name == LAST else []
     try:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dabnet.interrupt import Stop
 from dabnet.models import build_model
@@ -21,6 +20,7 @@ from dabnet.training.processes import Processes
 from dabnet.training.schedule import build_optimizer, warmup_poly
 from dabnet.training.spec import TrainingSpec
 from dabnet.training.sync_batchnorm import synchronised
+from dabnet.training.weight_average import WeightAverage
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,9 +55,9 @@ class Learner:
 
         torch.manual_seed(spec.seed)
         network = build_model(spec.model, classes).to(self.device)
-        if spec.channels_last:
-            # mypy: torch's own stub of Module.to lacks this overload.
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
+        # mypy: torch's own stub of Module.to lacks this overload.
+        network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         if recipe.sync_bn and processes.size > 1:
             network = synchronised(network, self.device)
         self.network = network
@@ -65,13 +65,10 @@ class Learner:
         self.schedule = warmup_poly(
             self.optimiser, iterations, recipe.warmup_of(iterations), recipe.poly_power
         )
-        self.average: AveragedModel | None = None
-        if recipe.ema:
-            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
         self.amp = AMP_TYPES.get(recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
-        kept = self.average.module if self.average else network
+        kept = self.average.network if self.average else network
         self.segmenter = ImageToMask(kept, preprocessing).to(self.device)
         self._forward = self._prepared(spec)
 
@@ -109,8 +106,10 @@ class Learner:
         self.network.train()
         pixels = pixels.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True).long()
+        # What comes in as (N, H, W, C) would be computed so all the way.
+        image = self.segmenter.preprocess(pixels).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            logits = self._forward(self.segmenter.preprocess(pixels))
+            logits = self._forward(image)
         total, weight = self.criterion(logits.float(), labels)
         weight = self.processes.sum_(weight.detach().clone())
         loss = total / weight.clamp_min(torch.finfo(torch.float32).tiny)
@@ -125,8 +124,8 @@ class Learner:
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.network)
-        asked = torch.tensor(float(stop.asked), device=self.device)
+            self.average.update(self.network)
+        asked = torch.full((), float(stop.asked), device=self.device)
         return self.processes.sum_(torch.stack([loss.detach(), asked]))
 
     def _reseed(self, iteration: int) -> None:
@@ -141,6 +140,15 @@ class Learner:
         """Give all processes the running statistics of the first, whose weights are kept."""
         self.processes.take_from_first_(list(self.segmenter.network.buffers()))
 
+    def is_finite(self) -> bool:
+        """Whether all weights are numbers: the loss tells of those before the last step only."""
+        networks = {self.network, self.segmenter.network}
+        return all(
+            bool(tensor.isfinite().all())
+            for network in networks
+            for tensor in network.state_dict().values()
+        )
+
     def kept_weights(self) -> dict[str, Tensor]:
         """Return the state dict that is validated and used: averaged, where an average is kept."""
         state = self.segmenter.network.state_dict()
@@ -154,7 +162,7 @@ class Learner:
             "scaler": self.scaler.state_dict(),
             # The weights themselves, where the kept ones are their average.
             "network": self.network.state_dict() if self.average else {},
-            "averaged": int(self.average.n_averaged) if self.average else 0,
+            "averaged": self.average.updates if self.average else 0,
         }
 
     def restore(self, kept_weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -162,7 +170,7 @@ class Learner:
         self.segmenter.network.load_state_dict(kept_weights)
         if self.average is not None:
             self.network.load_state_dict(state["network"])
-            self.average.n_averaged.fill_(state["averaged"])
+            self.average.updates = state["averaged"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

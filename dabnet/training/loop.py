@@ -16,7 +16,7 @@ from dabnet.console import progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
 from dabnet.data.dataset import Dataset
-from dabnet.data.memory import on_host_if_small
+from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small
 from dabnet.data.statistics import SplitCounts
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -43,7 +43,7 @@ def train(
 
     Every process of a run calls this with equal arguments; that of rank 0 prints and writes.
     """
-    with processes.joined(spec.device), told_as_one_line(spec, processes):
+    with told_as_one_line(spec, processes), processes.joined(spec.device):
         run = _Run(spec, train_set, val_set, processes)
         with stop_on_signal() as stop:
             return run.loop(stop)
@@ -57,7 +57,10 @@ class _Run:
     ) -> None:
         self.spec, self.recipe, self.processes = spec, spec.recipe, processes
         self.labels = train_set.labels
-        self.train_set, self.val_set = on_host_if_small(train_set), on_host_if_small(val_set)
+        self.train_set, self.val_set = (
+            on_host_if_small(dataset, HOST_BYTES // processes.size)
+            for dataset in (train_set, val_set)
+        )
         resumed = load_checkpoint(spec.resume, train_set.name) if spec.resume else None
         if resumed is not None:
             check_resumable(resumed, spec, train_set)
@@ -69,7 +72,7 @@ class _Run:
             rank=processes.rank,
             processes=processes.size,
         )
-        self.folder = RunFolder(spec.output)
+        self.folder = RunFolder(spec.output, spec.resume)
         self.counts = self._count(resumed)
         self.preprocessing = (
             resumed.preprocessing if resumed else Preprocessing(self.counts.mean_rgb)
@@ -90,7 +93,8 @@ class _Run:
         self.confusion: Counts | None = None
         self.unread: deque[tuple[int, float, Tensor]] = deque()
         self.stop_agreed = False
-        self.data_path = choose_data_path(spec.data_path, train_set, spec.device)
+        before = resumed.training["data_path"] if resumed else None
+        self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
         if resumed is not None:
             self._restore(resumed)
         self.log = RunLog(
@@ -98,17 +102,16 @@ class _Run:
         )
 
     def loop(self, stop: Stop) -> TrainingResult:
-        if self.spec.resume != self.folder.path / LAST:
-            self._save_last()  # from its first moment on, a run that dies can be continued
         self.saved_at = time.monotonic()
         # A GPU works on while the outcome of the step before is read.
         lag = 1 if self.spec.device.type == "cuda" else 0
+        source = self._batches()
         with self.log, progress_columns("iterations", self.processes.first) as bar:
             task = bar.add_task(
                 "training", total=self.order.total, completed=self.iteration, text=""
             )
             started, seen = time.perf_counter(), 0
-            for pixels, labels in self._batches():
+            for pixels, labels in source:
                 lr = self.learner.lr
                 outcome = self.learner.step(self.iteration, pixels, labels, stop)
                 self.unread.append((self.iteration, lr, outcome))
@@ -127,7 +130,9 @@ class _Run:
                     started, seen = time.perf_counter(), 0
                 if self.stop_agreed:
                     break
-                if time.monotonic() - self.saved_at >= self.spec.save_seconds:
+                # After its first step already, a run that dies can be continued.
+                due = time.monotonic() - self.saved_at >= self.spec.save_seconds
+                if self.processes.first and (due or self.folder.last is None):
                     self._save_last()
         finished = self.iteration == self.order.total
         if not finished:
@@ -149,15 +154,14 @@ class _Run:
             recipe.input_size, recipe.scales, (red, green, blue), self.labels.ignore
         )
         self.order.start = self.iteration
-        return batches(
-            self.data_path,
-            self.train_set,
-            augmentation,
-            self.order,
-            spec.device,
-            spec.workers,
-            shown=self.processes.first,
-        )
+        how = (self.train_set, augmentation, self.order, spec.device, spec.workers)
+        try:
+            return batches(self.data_path, *how, shown=self.processes.first)
+        except DifferentSizes:
+            if spec.data_path != "auto":
+                raise
+            self.data_path = "workers"
+            return batches(self.data_path, *how, shown=self.processes.first)
 
     def _read(self, lag: int) -> None:
         """Wait for the outcome of all steps but the ``lag`` newest."""
@@ -172,12 +176,15 @@ class _Run:
 
     def _diverged(self, iteration: int) -> DabnetError:
         names = ", ".join(self.train_set[index].name for _, index in self.order.batch(iteration))
-        half = "--amp bf16 or off, or " if self.recipe.amp == "fp16" else ""
-        return DabnetError(
+        return self._not_finite(
             f"the loss is {self.loss} at iteration {iteration + 1}, whose batch was {names}",
             "a finite loss",
-            f"try {half}a lower --lr; the last good state is {self.folder.path / LAST}",
         )
+
+    def _not_finite(self, given: str, expected: str) -> DabnetError:
+        half = "--amp bf16 or off, or " if self.recipe.amp == "fp16" else ""
+        good = f"; the last good state is {self.folder.last}" if self.folder.last else ""
+        return DabnetError(given, expected, f"try {half}a lower --lr in another --output{good}")
 
     def _end_epoch(self, epoch: int, rate: float) -> str:
         """Log, validate where it is due, save; return the line to print, or nothing."""
@@ -195,6 +202,7 @@ class _Run:
         if epoch % self.spec.eval_every and epoch < self.recipe.max_epochs:
             self.log.epoch(self.history)
             return ""
+        self._require_finite()
         confusion = self.confusion = self.validator.confusion()
         row["val_miou"] = float(mean_iou(confusion))
         row["val_pixel_accuracy"] = pixel_accuracy(confusion)
@@ -211,6 +219,13 @@ class _Run:
             f"  val mIoU {100 * row['val_miou']:.2f} %"
             f"  pixel accuracy {100 * row['val_pixel_accuracy']:.2f} %  {rate:.1f} images/s"
         )
+
+    def _require_finite(self) -> None:
+        """Raise before a state that is of no use replaces a good one."""
+        if not self.learner.is_finite():
+            raise self._not_finite(
+                f"weights are no longer finite after iteration {self.iteration}", "finite weights"
+            )
 
     def _checkpoint(self, training: dict[str, Any]) -> Checkpoint:
         scores = next((r for r in reversed(self.history) if r["val_miou"] is not None), None)
@@ -229,10 +244,11 @@ class _Run:
 
     def _save_last(self) -> None:
         """Save all that continues the run, if this process is the one that writes."""
-        self._read(0)  # a state whose loss is not finite must not replace a good one
-        self.saved_at = time.monotonic()
+        self._read(0)
         if not self.processes.first:
             return
+        self._require_finite()
+        self.saved_at = time.monotonic()
         training = self.learner.state() | {
             "version": STATE_VERSION,
             "iteration": self.iteration,
@@ -245,6 +261,8 @@ class _Run:
             "eval_every": self.spec.eval_every,
             "counts": asdict(self.counts),
             "data_path": self.data_path,
+            "compile": self.spec.compile,
+            "channels_last": self.spec.channels_last,
         }
         self.folder.save_last(self._checkpoint(training))
 
@@ -253,5 +271,3 @@ class _Run:
         self.learner.restore(checkpoint.state, state)
         self.iteration, self.loss_sum = state["iteration"], state["loss_sum"]
         self.best, self.history = state["best"], state["history"]
-        if self.spec.data_path == "auto":
-            self.data_path = state["data_path"]  # the other rounds a few pixels otherwise

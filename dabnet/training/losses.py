@@ -80,18 +80,25 @@ class OhemCrossEntropy(WeightedCrossEntropy):
         index = labels.masked_fill(~valid, 0).unsqueeze(1)
         true_probability = logits.float().softmax(1).gather(1, index).squeeze(1)
         true_probability = true_probability.masked_fill(~valid, 2.0)
-        threshold = torch.tensor(OHEM_THRESHOLD, device=logits.device)
         if least > 0:
-            threshold = torch.maximum(threshold, self._smallest(true_probability, least))
-        return valid & (true_probability <= threshold)
+            threshold = self._smallest(true_probability, least).clamp_min(OHEM_THRESHOLD)
+        else:
+            threshold = torch.full((), OHEM_THRESHOLD, device=logits.device)
+        # Not "<=": a probability that is no number must stay in the loss, where it is noticed.
+        return valid & ~(true_probability > threshold)
 
     def _smallest(self, probability: Tensor, rank: int) -> Tensor:
         """Return the value of that rank, from 1, among the pixels of all processes."""
         flat = probability.flatten()
         if self.processes > 1:
             # No process holds more than ``rank`` of the ``rank`` smallest.
-            mine = flat.topk(min(rank, flat.numel()), largest=False).values
+            mine = _smallest(flat, min(rank, flat.numel()))
             parts = [torch.empty_like(mine) for _ in range(self.processes)]
             dist.all_gather(parts, mine)
             flat = torch.cat(parts)
-        return flat.kthvalue(rank).values
+        return _smallest(flat, rank).max()
+
+
+def _smallest(values: Tensor, count: int) -> Tensor:
+    # On a GPU, kthvalue of one long row runs in a single block; topk does not.
+    return values.topk(count, largest=False, sorted=False).values

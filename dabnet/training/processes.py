@@ -87,15 +87,15 @@ def processes_of_torchrun() -> Processes:
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether ``error`` says that another process of the run is gone."""
     # Gloo raises a plain RuntimeError that only its text tells from others.
-    signs = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
+    signs = ("gloo", "connection closed by peer", "connection reset by peer")
     return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
 
 
-def lost_peer(processes: Processes, way_out: str) -> DabnetError:
+def lost_peer(processes: Processes, cause: str, way_out: str) -> DabnetError:
     """Return the error that ends a run whose processes are no longer all there."""
     return DabnetError(
         f"another of the {processes.size} processes of this run ended, or its connection broke"
-        f" (seen by process {processes.rank})",
+        f" (seen by process {processes.rank}: {cause[:120]})",
         "all of them to run to the end",
         way_out,
     )

@@ -47,7 +47,7 @@ class TrainingSpec:
     workers: int = 0
     data_path: str = "auto"
     resume: Path | None = None
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     tensorboard: bool = False
     cache_dir: Path | None = None

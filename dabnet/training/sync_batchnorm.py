@@ -50,15 +50,16 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or dist.get_world_size() == 1:
             return super().forward(input)
-        here = input.new_tensor([input.numel() / input.shape[1]])
-        sums = _sum_over_processes(torch.cat([input.sum((0, 2, 3)), here]))
+        wide = input.float()  # as every BatchNorm does, whatever the type of its input
+        here = wide.new_tensor([wide.numel() / wide.shape[1]])
+        sums = _sum_over_processes(torch.cat([wide.sum((0, 2, 3)), here]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
-        centred = input - mean[:, None, None]
+        centred = wide - mean[:, None, None]
         variance = _sum_over_processes(centred.square().sum((0, 2, 3))) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import AugmentedImages, BatchOrder, device_batches, worker_batches
 from dabnet.data.dataset import LabelledImage
-from dabnet.data.labels import TOY_STREET, LabelSet
 from dabnet.data.memory import OnDevice, OnHost
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import InputError
@@ -88,36 +86,23 @@ def test_a_loader_started_in_the_middle_gives_the_tail(workers: int) -> None:
         assert torch.equal(labels, labels_again)
 
 
-class PressesCtrlC:
-    """A dataset in whose worker Ctrl-C arrives, as it does in all processes of a terminal."""
-
-    name, split = "toy-street", "train"
-    labels: LabelSet = TOY_STREET
-
-    def __init__(self) -> None:
-        self.main = os.getpid()
-
-    def fingerprint(self) -> None:
-        return None
-
-    def __len__(self) -> int:
-        return 6
+class TellsItsGroup(ToyStreet):
+    """A dataset whose labels say in which process group they were made."""
 
     def __getitem__(self, index: int) -> LabelledImage:
-        if os.getpid() != self.main:
-            os.kill(os.getpid(), signal.SIGINT)
-        return LabelledImage("x", np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8))
+        number = os.getpgid(0) % 199
+        label = np.full((32, 64), number, np.uint8)
+        return LabelledImage("x", np.zeros((32, 64, 3), np.uint8), label)
 
 
-def test_ctrl_c_does_not_end_the_workers_before_the_loop_does() -> None:
-    images = AugmentedImages(PressesCtrlC(), AUGMENTATION, 0)
-    # Python's own handler, which is not set where the tests run in the background.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        batches = list(worker_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert [len(labels) for _, labels in batches] == [2, 2, 2]
+def test_a_signal_to_the_group_of_the_training_reaches_no_worker() -> None:
+    """Ctrl-C in a terminal does: a worker that ends would break the last step."""
+    still = Augmentation(CROP, (1.0,), (0, 0, 0), 255)
+    images = AugmentedImages(TellsItsGroup("train", (32, 64), 6), still, 0)
+    batches = list(worker_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
+    groups = {int(value) for _, labels in batches for value in labels.unique()}
+    assert len(groups) == 2
+    assert os.getpgid(0) % 199 not in groups
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

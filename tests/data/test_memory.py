@@ -98,3 +98,14 @@ def test_a_split_over_the_budget_stays_on_disk() -> None:
     needed = 5 * 48 * 64 * 4
     assert isinstance(on_host_if_small(dataset, needed), OnHost)
     assert on_host_if_small(dataset, needed - 1) is dataset
+
+
+def test_a_held_split_can_be_filled_at_once() -> None:
+    dataset = Slow(7)
+    held = OnHost(dataset)
+    assert held[3].name == "3"
+    steps: list[int] = []
+    held.fill(lambda: steps.append(1))
+    assert (dataset.read, len(steps)) == (7, 6)
+    assert [held[index].name for index in range(7)] == [str(index) for index in range(7)]
+    assert dataset.read == 7

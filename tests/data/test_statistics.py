@@ -65,3 +65,11 @@ def test_drawn_scenes_are_not_kept(tmp_path: Path) -> None:
     cache.store(dataset, SplitCounts((1,) * 11, (1, 1, 1), 1))
     assert cache.load(dataset) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    tree = write_camvid_tree(tmp_path / "data", (48, 64), {"train": 3, "val": 2})
+    (tmp_path / "file").write_text("no folder")
+    cache, dataset = CountsCache(tmp_path / "file"), CamVid(tree, "train")
+    cache.store(dataset, count_pixels(dataset, range(3)))
+    assert cache.load(dataset) is None

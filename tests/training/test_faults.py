@@ -8,11 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from training_runs import PER_EPOCH, RECIPE, assert_same_run, in_call, run, spec_for
+from training_runs import PER_EPOCH, RECIPE, TOTAL, assert_same_run, in_call, run, spec_for
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.batches import BatchOrder
@@ -20,6 +21,7 @@ from dabnet.data.camvid import CamVid
 from dabnet.data.toy_street import write_camvid_tree
 from dabnet.errors import DabnetError, InputError
 from dabnet.training.faults import told_as_one_line
+from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
 
 
@@ -32,7 +34,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
         names = ", ".join(CamVid(tree, "train")[index].name for _, index in batch)
         message = (
             f"the loss is inf at iteration 5, whose batch was {names}; expected a finite loss;"
-            rf" try a lower --lr; the last good state is {tmp_path}/last.pth$"
+            rf" try a lower --lr in another --output; the last good state is {tmp_path}/last.pth$"
         )
         with pytest.raises(DabnetError, match=message):
             run(tree, spec_for(tmp_path))
@@ -44,17 +46,36 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     assert_same_run(tmp_path, whole)
 
 
-def test_a_bad_first_loss_leaves_the_start_of_the_run(
-    tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bad_first_loss_leaves_nothing_and_promises_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(RECIPE, amp="fp16")
-    with monkeypatch.context() as patch:
-        in_call(patch, 1, lambda value: value * math.nan)
-        with pytest.raises(DabnetError, match="iteration 1, .* try --amp bf16 or off, or a lower"):
-            run(tree, spec_for(tmp_path, recipe=recipe))
-    start = load_checkpoint(tmp_path / "last.pth")
-    assert (start.epoch, start.training["iteration"]) == (0, 0)
-    assert run(tree, spec_for(tmp_path, recipe=recipe, resume=tmp_path / "last.pth")).finished
+    in_call(monkeypatch, 1, lambda value: value * math.nan)
+    message = "iteration 1, .* try --amp bf16 or off, or a lower --lr in another --output$"
+    with pytest.raises(DabnetError, match=message):
+        run(tree, spec_for(tmp_path, recipe=replace(RECIPE, amp="fp16")))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("ema", "last_step"), [(0.0, 4), (0.9, 6), (0.9, TOTAL)])
+def test_weights_that_a_step_ruined_replace_no_good_state(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float, last_step: int
+) -> None:
+    """The loss was finite: it is that of the weights before the step."""
+    step = Learner.step
+
+    def ruin(learner: Learner, iteration: int, *batch: Any) -> torch.Tensor:
+        outcome = step(learner, iteration, *batch)
+        if iteration + 1 == last_step:
+            next(learner.network.parameters()).data.fill_(math.inf)
+        return outcome
+
+    monkeypatch.setattr(Learner, "step", ruin)
+    with pytest.raises(DabnetError, match=f"no longer finite after iteration {last_step}; .*--lr"):
+        run(tree, spec_for(tmp_path, recipe=replace(RECIPE, ema=ema)))
+    assert load_checkpoint(tmp_path / "last.pth").training["iteration"] == last_step - 1
+    for name in {"last.pth", "previous.pth", "best.pth"} & {p.name for p in tmp_path.iterdir()}:
+        state = load_checkpoint(tmp_path / name).state
+        assert all(tensor.isfinite().all() for tensor in state.values())
 
 
 def test_a_bad_validation_label_is_met_before_the_first_epoch(tmp_path: Path) -> None:
@@ -80,7 +101,7 @@ main()
 @pytest.mark.parametrize("data_path", ["workers", "device"])
 def test_too_large_a_batch_in_a_real_process(tree: Path, tmp_path: Path, data_path: str) -> None:
     words = ["--data-dir", tree, "--input-size", "4000x4000", "--batch-size", "6", "--max-epochs"]
-    words += ["1", "--data-path", data_path, "--output", tmp_path / "run"]
+    words += ["1", "--data-path", data_path, "--output", tmp_path / "run", "--no-tensorboard"]
     done = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
         cwd=tmp_path,
@@ -94,12 +115,15 @@ def test_too_large_a_batch_in_a_real_process(tree: Path, tmp_path: Path, data_pa
         "error: out of memory on cpu with --batch-size 6 and crops of 4000x4000; expected a batch"
         " that fits; try --batch-size 3, or a smaller --input-size\n"
     )
-    assert load_checkpoint(tmp_path / "run" / "last.pth").training["iteration"] == 0
+    assert list((tmp_path / "run").iterdir()) == []  # the same --output may be tried again
 
 
 def test_a_gpu_out_of_memory_may_also_compute_in_half_precision(tmp_path: Path) -> None:
     spec = spec_for(tmp_path, device=torch.device("cuda", 1))
-    message = "on cuda:1 with --batch-size 2 over 2 processes and .* try --amp bf16, or a smaller"
+    message = (
+        "on cuda:1 with --batch-size 2 over 2 processes .* try --amp bf16, or a smaller"
+        " --input-size, or --data-path workers"
+    )
     with (
         pytest.raises(DabnetError, match=message),
         told_as_one_line(spec, Processes(1, 2, 1)),

@@ -46,7 +46,8 @@ def test_a_step_is_the_plain_training_step(tmp_path: Path) -> None:
         loss, asked = trained.step(number, *batch(number), Stop(number == 3)).tolist()
         assert asked == (number == 3)
         pixels, labels = batch(number)
-        image = pixels.permute(0, 3, 1, 2) - torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
+        mean = torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
+        image = pixels.permute(0, 3, 1, 2) - mean
         expected = torch.nn.functional.cross_entropy(
             plain.network(image), labels.long(), plain.criterion.weights, ignore_index=IGNORE
         )
@@ -81,7 +82,7 @@ def test_the_kept_weights_are_the_average_of_all_so_far(tmp_path: Path) -> None:
     [
         ({"amp": "bf16"}, {}, 0.05),
         ({"amp": "fp16"}, {}, 0.02),
-        ({}, {"channels_last": True}, 1e-3),
+        ({}, {"channels_last": False}, 1e-3),
         pytest.param({}, {"compile": True}, 1e-3, marks=pytest.mark.slow),
     ],
 )

@@ -98,3 +98,12 @@ def test_ohem_keeps_the_pixels_that_the_published_code_keeps(
     loss.backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("name", ["ce", "ohem"])
+def test_logits_that_are_no_numbers_show_in_the_loss(name: str) -> None:
+    logits = torch.randn(1, 3, 8, 8)
+    logits[0, :, :4] = math.nan
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64)
+    total, weight = build_loss(name, torch.ones(3), 255)(logits, labels)
+    assert math.isnan(total / weight)

@@ -136,7 +136,7 @@ def test_other_data_and_bare_weights_are_not_continued(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_real_process_is_stopped_and_continued(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_real_process_is_stopped_and_continued(
     finally:
         process.kill()
     assert "9 training images, 2 validation images" in out
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert process.returncode == 130, err
         assert "Traceback" not in err
         assert err.endswith(f"stopped; continue with: --resume {stopped / 'last.pth'}\n")
@@ -254,6 +254,17 @@ def test_a_damaged_last_state_costs_one_save(
     assert f"continuing from '{found}'" in capfd.readouterr().err
     assert_same_run(tmp_path, whole)
     assert (tmp_path / "previous.pth").read_bytes() != before
+
+
+def test_the_state_that_was_continued_is_kept_at_the_first_save(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for resume, steps, reached in ((None, 2, 2), (tmp_path / "last.pth", 1, 3)):
+        with monkeypatch.context() as patch:
+            in_call(patch, steps, sends(signal.SIGINT))
+            run(tree, spec_for(tmp_path, resume=resume))
+        assert load_checkpoint(tmp_path / "last.pth").training["iteration"] == reached
+        assert load_checkpoint(tmp_path / "previous.pth").training["iteration"] == reached - 1
 
 
 def test_two_damaged_states_are_not_continued(
