@@ -135,6 +135,7 @@ def _manifest(
         input=TensorInfo("image", "uint8", (spec.batch, height, width, 3)),
         output=TensorInfo("mask", spec.mask_dtype, (spec.batch, height, width)),
         precision=spec.precision,
+        example=(spec.batch, height, width),
         checkpoint_sha256=sha256_of_file(checkpoint_path),
         opset=model.opset_import[0].version,
         calibration=calibration,

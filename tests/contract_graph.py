@@ -125,7 +125,9 @@ def contract_manifest(precision: str = "fp32", mask: str = "uint8") -> Manifest:
         input=TensorInfo("image", "uint8", (1, HEIGHT, WIDTH, 3)),
         output=TensorInfo("mask", mask, (1, HEIGHT, WIDTH)),
         precision=precision,
+        example=(1, HEIGHT, WIDTH),
         checkpoint_sha256="0" * 64,
+        logits="logits_half",
         opset=17,
         libraries={"onnx": onnx.__version__},
     )
@@ -178,6 +180,7 @@ def export_network(network: Any, manifest: Manifest, path: Path, height: int, wi
         manifest,
         input=TensorInfo("image", "uint8", (*shape, 3)),
         output=TensorInfo("mask", "uint8", shape),
+        example=shape,
     )
     model = onnx.load(str(path))
     helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})

@@ -19,12 +19,17 @@ from dabnet.preprocessing import Preprocessing
 Colour = tuple[int, int, int]
 
 ONNX_KEY = "dabnet_manifest"
-FORMAT = 1
+FORMAT = 2
+
+DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Name, numpy dtype name and shape of a graph input or output."""
+    """Name, numpy dtype name and shape of a graph input or output.
+
+    A side that each call chooses is ``DYNAMIC`` (-1); height and width are then multiples of 8.
+    """
 
     name: str
     dtype: str
@@ -58,6 +63,21 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class PassInfo:
+    """One graph pass that was applied to an ONNX file.
+
+    Attributes:
+        name: of its module in ``export.passes``.
+        changed: how many places it changed.
+        note: what else the reader must know, such as its stated error; "" for an exact pass.
+    """
+
+    name: str
+    changed: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What built an engine and where it may run.
 
@@ -67,6 +87,9 @@ class EngineInfo:
         target: ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise.
         gpu, compute_capability, driver: of the card that built it; empty for ahead-of-time.
         layers_by_type: engine layers by the type they compute in, read back from the built engine.
+        profile: smallest, best and largest input shape of an engine with dynamic sides; else ().
+        compatibility: ``hardware``, ``version``: where else than on its own GPU and version the
+            engine may run.
     """
 
     product: str
@@ -76,11 +99,20 @@ class EngineInfo:
     compute_capability: str = ""
     driver: str = ""
     layers_by_type: dict[str, int] = field(default_factory=dict)
+    profile: tuple[tuple[int, ...], ...] = ()
+    compatibility: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a runtime, a person or a later build must know about an artifact."""
+    """Everything a runtime, a person or a later build must know about an artifact.
+
+    Attributes (those whose name does not say it):
+        example: (batch, height, width) it was exported and checked at; a call chooses others
+            where the input is ``DYNAMIC``.
+        logits: name of the graph's tensor of logits before the upsample, float (N, K, H/8, W/8).
+        optimized_for: the target whose graph passes were applied (``export.optimize``).
+    """
 
     model: str
     dataset: str
@@ -91,7 +123,11 @@ class Manifest:
     input: TensorInfo
     output: TensorInfo
     precision: str
+    example: tuple[int, int, int]
     checkpoint_sha256: str
+    logits: str = ""
+    optimized_for: str = "portable"
+    passes: tuple[PassInfo, ...] = ()
     opset: int = 0
     channel_order: str = "RGB"
     onnx_sha256: str = ""
@@ -104,8 +140,13 @@ class Manifest:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.input.shape[1], self.input.shape[2]
+        """Height and width in pixels, of the example where each call chooses."""
+        return self.example[1], self.example[2]
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether a call chooses the batch or the size."""
+        return DYNAMIC in self.input.shape
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON."""
@@ -136,7 +177,9 @@ class Manifest:
                     "output": _tensor(raw["output"]),
                     "calibration": _optional(CalibrationInfo, raw["calibration"]),
                     "agreement": _optional(Agreement, raw["agreement"]),
-                    "engine": _optional(EngineInfo, raw["engine"]),
+                    "engine": _engine(raw["engine"]),
+                    "example": tuple(raw["example"]),
+                    "passes": tuple(PassInfo(**applied) for applied in raw["passes"]),
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,3 +201,10 @@ def _tensor(raw: dict[str, Any]) -> TensorInfo:
 
 def _optional(kind: Any, raw: dict[str, Any] | None) -> Any:
     return None if raw is None else kind(**raw)
+
+
+def _engine(raw: dict[str, Any] | None) -> EngineInfo | None:
+    if raw is None:
+        return None
+    profile = tuple(tuple(shape) for shape in raw["profile"])
+    return EngineInfo(**{**raw, "profile": profile, "compatibility": tuple(raw["compatibility"])})

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.errors import InputError
+from dabnet.models import STRIDE
+from dabnet.runtime.manifest import DYNAMIC
 
 Uint8Array = NDArray[np.uint8]
 
@@ -33,7 +35,7 @@ class RunnerInfo:
         version: of the backend.
         device: where it computes, such as ``cpu (2 threads)`` or ``NVIDIA GeForce GTX 1080 Ti``.
         precision: of the arithmetic, such as ``fp32`` or ``int8``.
-        shape: (N, H, W, 3) of the images it takes.
+        shape: (N, H, W, 3) of the images it takes; -1 for a side that each call chooses.
         notes: what the reader of a row must know (a provider that was not used, TF32, …).
     """
 
@@ -73,11 +75,19 @@ class Runner(Protocol):
 
 
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:
-    """Return ``images`` C-contiguous if dtype and shape fit the artifact; raise otherwise."""
-    if images.dtype != np.uint8 or images.shape != shape:
+    """Return ``images`` C-contiguous if dtype and shape fit the artifact; raise otherwise.
+
+    ``shape`` may hold -1 (``manifest.DYNAMIC``): any batch, any multiple of ``STRIDE`` as a side.
+    """
+    fits = images.ndim == 4 and all(
+        side == wanted or (wanted == DYNAMIC and side > 0 and side % step == 0)
+        for side, wanted, step in zip(images.shape, shape, (1, STRIDE, STRIDE, 1), strict=True)
+    )
+    if images.dtype != np.uint8 or not fits:
+        free = f"; -1 is any batch, or any multiple of {STRIDE} as a side"
         raise InputError(
             f"images of dtype {images.dtype} and shape {images.shape}",
-            f"uint8 of shape {shape} (N, H, W, RGB)",
+            f"uint8 of shape {shape} (N, H, W, RGB{free if DYNAMIC in shape else ''})",
             "resize the images, or export the artifact at their size",
         )
     return np.ascontiguousarray(images)

@@ -84,9 +84,9 @@ def test_every_field_is_in_the_text() -> None:
 
 
 def test_a_future_format_asks_for_another_export() -> None:
-    text = json.dumps(json.loads(FULL.to_json()) | {"format": 2, "tomorrow": "unknown"})
+    text = json.dumps(json.loads(FULL.to_json()) | {"format": 3, "tomorrow": "unknown"})
     with pytest.raises(
-        ArtifactError, match="m.onnx carries a manifest of format 2; expected format 1"
+        ArtifactError, match="m.onnx carries a manifest of format 3; expected format 2"
     ):
         Manifest.from_json(text, "m.onnx")
 
