@@ -31,8 +31,10 @@ REFERENCE = "pytorch-fp32"
 CANDIDATES = (
     REFERENCE,
     "onnxruntime-fp32",
+    "onnxruntime-fp16",
     "onnxruntime-int8",
     "tensorrt-fp32",
+    "tensorrt-fp16",
     "tensorrt-int8",
 )
 
@@ -73,15 +75,19 @@ class Workshop:
             shape = (self.spec.batch, *self.spec.size, 3)
             return TorchRunner(module, shape, self.device, self.threads), self.checkpoint_path
         if backend == "onnxruntime":
-            path = self._onnx(precision)
+            if precision == "fp16" and self.device.type == "cpu":
+                raise BackendUnavailable("onnxruntime's CPU provider computes FP16 graphs in FP32")
+            path = self._onnx(precision, f"ort-{self.device.type}")
             return OnnxRuntimeRunner(path, self.device.type, self.threads), path
         if reason := gpu_unavailable_reason():
             raise BackendUnavailable(reason)
         path = self._engine(precision)
         return TensorRTRunner(path), path
 
-    def _onnx(self, precision: str, mask_dtype: str = "uint8") -> Path:
-        spec = dataclasses.replace(self.spec, precision=precision, mask_dtype=mask_dtype)
+    def _onnx(self, precision: str, target: str, mask_dtype: str = "uint8") -> Path:
+        spec = dataclasses.replace(
+            self.spec, precision=precision, optimize_for=target, mask_dtype=mask_dtype
+        )
         path = self.cache / f"{self._stem(spec)}.onnx"
         if not _usable(path):
             export_onnx(
@@ -96,7 +102,8 @@ class Workshop:
 
     def _engine(self, precision: str) -> Path:
         product = find_product()
-        onnx_path = self._onnx(precision, "int32" if product.is_generation_8 else "uint8")
+        mask_dtype = "int32" if product.is_generation_8 else "uint8"
+        onnx_path = self._onnx(precision, "tensorrt", mask_dtype)
         path = onnx_path.with_suffix(f".{product.name}-{product.version}.engine")
         if not _matches(path, onnx_path):
             build_engine(onnx_path, path, BuildSpec(precision))

@@ -53,7 +53,7 @@ def quantize(
     tensors = conv_inputs(model)
     if not tensors:
         raise BuildError("a graph without a convolution", "a network to quantise")
-    record = _Record()
+    record = ImageRecord()
     histograms = collect(model, record.passing(images), tensors, progress=progress)
     if record.images == 0:
         raise InputError("no calibration images", f"at least one of the {split} split")
@@ -69,7 +69,7 @@ def quantize(
     )
 
 
-class _Record:
+class ImageRecord:
     """Counts and hashes images while they pass by, so that none has to be kept."""
 
     def __init__(self) -> None:

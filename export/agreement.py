@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
 
 from dabnet.data.dataset import Uint8Array
-from dabnet.errors import BuildError
+from dabnet.data.transforms import resize_image
+from dabnet.errors import BuildError, MissingPackage
+from dabnet.models import STRIDE
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import Agreement
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from dabnet.runtime.runner import Runner
-from dabnet.runtime.torch_runner import TorchRunner
+from export.export_spec import ExportSpec
 from export.images import ImageSource
+from export.tensor_values import StepwiseSession
+
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+"""The graph's input → its output."""
 
 
 def agreement_with_pytorch(
-    onnx_file: Path,
+    model: onnx.ModelProto,
     module: ImageToMask,
+    spec: ExportSpec,
     images: ImageSource,
     progress: Callable[[], None] = lambda: None,
 ) -> Agreement:
-    """Compare the masks of an ONNX file on onnxruntime's CPU with PyTorch FP32's."""
-    candidate = OnnxRuntimeRunner(onnx_file)
-    reference = TorchRunner(module, candidate.info.shape, torch.device("cpu"))
+    """Compare the masks of a graph on onnxruntime's CPU provider with PyTorch FP32's.
+
+    An FP16 graph runs node by node, each tensor rounded to FP16: in one session that provider
+    would compute in FP32. Where a call chooses the size or the batch, one image is also run at
+    another size and twice in a batch.
+
+    Args:
+        model: the graph as it will be written.
+        module: the reference: uint8 images → mask.
+        spec: what ``model`` was made for.
+    """
+    run = _runner(model, spec.precision)
     shares = []
-    for _, image in images:
-        shares.append(share_of_equal_pixels(image, candidate, reference))
+    for number, (_, image) in enumerate(images):
+        shares.append(_share(run, module, spec, image, spec.batch))
+        if number == 0 and spec.dynamic_size:
+            shares.append(_share(run, module, spec, _resized(image), spec.batch))
+        if number == 0 and spec.dynamic_batch:
+            shares.append(_share(run, module, spec, image, spec.batch + 1))
         progress()
-    candidate.close()
     return Agreement(images.description, float(np.mean(shares)), float(min(shares)))
-
-
-def share_of_equal_pixels(image: Uint8Array, candidate: Runner, reference: Runner) -> float:
-    """Share of equal mask pixels on one image (H, W, 3), repeated to fill the batch."""
-    batch = np.repeat(image[None], candidate.info.shape[0], axis=0)
-    return float((candidate.infer(batch) == reference.infer(batch)).mean())
 
 
 def require(agreement: Agreement, least: float, precision: str) -> None:
@@ -56,3 +69,38 @@ def require(agreement: Agreement, least: float, precision: str) -> None:
         f"at least {100 * least:g} %",
         f"{fix}, or lower --min-agreement",
     )
+
+
+def _runner(model: onnx.ModelProto, precision: str) -> Run:
+    name = model.graph.input[0].name
+    if precision == "fp16":
+        stepwise = StepwiseSession(model)
+        return lambda batch: stepwise.run(None, {name: batch})[0]
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackage("onnxruntime", "cpu") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+
+
+@torch.inference_mode()
+def _share(run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int) -> float:
+    """Share of equal mask pixels on one image (H, W, 3), repeated to fill the batch."""
+    images = torch.from_numpy(np.repeat(image[None], batch, axis=0))
+    expected = module(images).numpy()
+    given = images if spec.input == "uint8" else module.preprocess(images)
+    found = run(given.contiguous().numpy())
+    if spec.head == "logits":
+        found = found.argmax(axis=1)
+    return float((found == expected).mean())
+
+
+def _resized(image: Uint8Array) -> Uint8Array:
+    """The image at another size: less high, a little wider."""
+    height, width = image.shape[:2]
+    return resize_image(image, (max(STRIDE, height // 2 // STRIDE * STRIDE), width + STRIDE))

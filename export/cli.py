@@ -11,6 +11,9 @@ import click
 from dabnet import __version__
 from dabnet.console import CONTEXT, Size, run
 from dabnet.data.labels import LABEL_SETS
+from export.inspect_command import inspect_command
+from export.trt_options import build_options, refuse_export_options
+from export.verify_command import verify_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,7 +51,35 @@ export_options = _options(
         help="int32 for TensorRT 8.6, which cannot emit uint8.",
     ),
     click.option("--batch", type=int, default=1, show_default=True, help="Images a call."),
-    click.option("--calibration-images", type=int, default=48, show_default=True),
+    click.option("--dynamic-batch", is_flag=True, help="Each call chooses its number of images."),
+    click.option("--dynamic-size", is_flag=True, help="Each call chooses its size, in eights."),
+    click.option(
+        "--without-pass",
+        "without_passes",
+        multiple=True,
+        help="Graph pass of the target to leave out; may be repeated.",
+    ),
+    click.option(
+        "--input",
+        type=click.Choice(["uint8", "float"]),
+        default="uint8",
+        show_default=True,
+        help="uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice(["mask", "logits"]),
+        default="mask",
+        show_default=True,
+        help="Class mask, or float logits at the size of the image.",
+    ),
+    click.option(
+        "--calibration-images",
+        type=int,
+        default=48,
+        show_default=True,
+        help="Training images for the INT8 ranges.",
+    ),
     click.option(
         "--calibration-method",
         type=click.Choice(["mse", "percentile", "minmax"]),
@@ -59,10 +90,10 @@ export_options = _options(
         "--min-agreement",
         "minimum_agreement",
         type=click.FloatRange(0, 1),
-        help="Least share of pixels equal to PyTorch's.  [default: 0.999, int8 0.95]",
+        help="Least share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
     ),
 )
-precision_type = click.Choice(["fp32", "int8"])
+precision_type = click.Choice(["fp32", "fp16", "int8"])
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -76,6 +107,13 @@ def export_group() -> None:
 @output_option
 @click.option("--size", type=Size(), default="512x1024", show_default=True)
 @click.option("--precision", type=precision_type, default="fp32", show_default=True)
+@click.option(
+    "--optimize-for",
+    type=click.Choice(["portable", "ort-cpu", "ort-cuda", "tensorrt"]),
+    default="portable",
+    show_default=True,
+    help="Runtime whose graph passes to apply.",
+)
 @export_options
 def onnx_command(
     checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
@@ -104,53 +142,67 @@ def onnx_command(
 @output_option
 @click.option("--size", type=Size(), help="[default: 512x1024, or the ONNX file's]")
 @click.option("--precision", type=precision_type, help="[default: fp32, or the ONNX file's]")
-@click.option("--target", help="Card to build for without a GPU, such as sm86 (TensorRT-RTX).")
-@click.option("--workspace-mib", type=click.IntRange(1), help="Limit of the builder's workspace.")
-@click.option("--product", type=click.Choice(["tensorrt", "tensorrt-rtx"]))
+@build_options
 @export_options
 def trt_command(
     source: Path,
     output: Path,
     size: tuple[int, int] | None,
     precision: str | None,
-    target: str | None,
-    workspace_mib: int | None,
     product: str | None,
     dataset: str | None,
     data_dir: Path | None,
-    **spec: Any,
+    **options: Any,
 ) -> None:
     """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
+    from dataclasses import fields
+
     from dabnet.console import progress_bar
     from export.build_spec import BuildSpec
+    from export.engine_progress import phase_bars
     from export.export_spec import ExportSpec
     from export.onnx_file import load_onnx, manifest_of
     from export.trt_export import engine_from_checkpoint, engine_from_onnx, is_onnx
 
+    options["product"] = product.replace("-", "_") if product else None
+    what = {f.name: options.pop(f.name) for f in fields(BuildSpec) if f.name in options}
     from_onnx = is_onnx(source)
-    if precision is None:
-        manifest = manifest_of(load_onnx(source), str(source)) if from_onnx else None
-        precision = manifest.precision if manifest else "fp32"
-    build = BuildSpec(
-        precision=precision,
-        target=target,
-        workspace_mib=workspace_mib,
-        product=product.replace("-", "_") if product else None,
-    )
+    if precision is None and what["calibrator"]:
+        precision = "int8"
+    elif precision is None:
+        precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else "fp32"
+    build = BuildSpec(precision, **what)
     if from_onnx:
-        manifest = engine_from_onnx(source, output, build, size, _tell)
+        count = options.pop("calibration_images")
+        refuse_export_options([*options, "dataset"], source)
+        manifest = engine_from_onnx(
+            source,
+            output,
+            build,
+            size,
+            _tell,
+            phases=phase_bars,
+            data_dir=data_dir,
+            calibration_images=count,
+        )
     else:
+        options |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
         manifest = engine_from_checkpoint(
             source,
             output,
-            ExportSpec(size=size or (512, 1024), precision=precision, **spec),
+            ExportSpec(size=size or (512, 1024), **options),
             build,
             dataset=dataset,
             data_dir=data_dir,
             progress=progress_bar,
             tell=_tell,
+            phases=phase_bars,
         )
     _print_manifest(manifest, output)
+
+
+export_group.add_command(verify_command)
+export_group.add_command(inspect_command)
 
 
 def _tell(what: str) -> None:
@@ -160,11 +212,15 @@ def _tell(what: str) -> None:
 def _print_manifest(manifest: Any, output: Path) -> None:
     """Say what was written; the whole is in the manifest."""
     height, width = manifest.size
+    batch = manifest.input.shape[0] if manifest.input.shape[0] > 0 else "any"
     click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
     click.echo(
         f"  {manifest.model} on {manifest.dataset}, {manifest.precision}, {height}x{width},"
-        f" batch {manifest.input.shape[0]}, opset {manifest.opset}"
+        f" batch {batch}, opset {manifest.opset}"
     )
+    for applied in manifest.passes:
+        note = f" ({applied.note})" if applied.note else ""
+        click.echo(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
     if manifest.calibration:
         source = manifest.calibration
         click.echo(
@@ -183,6 +239,9 @@ def _print_manifest(manifest: Any, output: Path) -> None:
         engine = manifest.engine
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
+        if engine.profile:
+            shapes = ["x".join(map(str, shape)) for shape in engine.profile]
+            click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
 
 
 def main() -> None:

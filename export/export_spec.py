@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from dabnet.errors import InputError
 from dabnet.models import check_size
+from dabnet.runtime.manifest import DYNAMIC, TensorInfo
+from export.optimize import TARGETS, check_passes
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 MASK_DTYPES = ("uint8", "int32")
+INPUTS = ("uint8", "float")
+HEADS = ("mask", "logits")
 
 # A float export differs from PyTorch by rounding at class borders alone; INT8 by its ranges too.
-MINIMUM_AGREEMENT = {"fp32": 0.999, "int8": 0.95}
+MINIMUM_AGREEMENT = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +26,15 @@ class ExportSpec:
         size: (height, width) of the images in pixels, multiples of 8.
         precision: one of ``PRECISIONS``.
         batch: images a call.
+        dynamic_batch, dynamic_size: each call chooses; ``batch`` and ``size`` are then those of
+            the check, and of the calibration.
+        optimize_for: whose graph passes to apply, one of ``export.optimize.TARGETS``.
+        without_passes: passes of that target to leave out.
+        input: ``uint8`` images (N, H, W, 3), or preprocessed ``float`` (N, 3, H, W).
+        head: ``mask`` (N, H, W), or ``logits`` (N, K, H, W).
         mask_dtype: ``uint8``, or ``int32`` for TensorRT 8.6, which cannot emit uint8.
-        calibration_images: how many images of the training split give the INT8 ranges.
+        calibration_images: how many images of the training split give the INT8 ranges, and the
+            largest activations that keep a node of an FP16 artifact in FP32.
         calibration_method: how a range is chosen from a histogram (``calibration.ranges``).
         check_images: how many images the agreement with PyTorch is taken over.
         minimum_agreement: least mean share of equal pixels, 0…1; None takes the precision's.
@@ -32,6 +43,12 @@ class ExportSpec:
     size: tuple[int, int]
     precision: str = "fp32"
     batch: int = 1
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+    optimize_for: str = "portable"
+    without_passes: tuple[str, ...] = ()
+    input: str = "uint8"
+    head: str = "mask"
     mask_dtype: str = "uint8"
     calibration_images: int = 48
     calibration_method: str = "mse"
@@ -40,13 +57,25 @@ class ExportSpec:
 
     def __post_init__(self) -> None:
         check_size(*self.size)
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision {self.precision!r}", "one of " + ", ".join(PRECISIONS))
-        if self.mask_dtype not in MASK_DTYPES:
-            raise InputError(f"mask type {self.mask_dtype!r}", "one of " + ", ".join(MASK_DTYPES))
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("mask type", self.mask_dtype, MASK_DTYPES)
+        _check_choice("target to optimise for", self.optimize_for, TARGETS)
+        _check_choice("input", self.input, INPUTS)
+        _check_choice("head", self.head, HEADS)
+        check_passes(self.without_passes)
         for name in ("batch", "calibration_images", "check_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')} {getattr(self, name)}", "at least 1")
+        if self.precision == "fp16" and self.optimize_for == "ort-cpu":
+            raise InputError(
+                "fp16 optimised for ort-cpu, which computes in FP32 all the same",
+                "fp32 or int8 on a CPU",
+                "choose another --precision, or --optimize-for ort-cuda",
+            )
+        if self.precision == "int8" and self.input == "float":
+            raise InputError(
+                "int8 with float input", "uint8 input, which calibrates it", "leave --input out"
+            )
 
     @property
     def required_agreement(self) -> float:
@@ -54,3 +83,29 @@ class ExportSpec:
         if self.minimum_agreement is not None:
             return self.minimum_agreement
         return MINIMUM_AGREEMENT[self.precision]
+
+    @property
+    def input_tensor(self) -> TensorInfo:
+        """The graph's input."""
+        n, h, w = self._sides
+        if self.input == "uint8":
+            return TensorInfo("image", "uint8", (n, h, w, 3))
+        return TensorInfo("image", "float32", (n, 3, h, w))
+
+    def output_tensor(self, classes: int) -> TensorInfo:
+        """The graph's output."""
+        n, h, w = self._sides
+        if self.head == "mask":
+            return TensorInfo("mask", self.mask_dtype, (n, h, w))
+        return TensorInfo("logits", "float32", (n, classes, h, w))
+
+    @property
+    def _sides(self) -> tuple[int, int, int]:
+        batch = DYNAMIC if self.dynamic_batch else self.batch
+        height, width = (DYNAMIC, DYNAMIC) if self.dynamic_size else self.size
+        return batch, height, width
+
+
+def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise InputError(f"{what} {given!r}", "one of " + ", ".join(choices))

@@ -60,6 +60,20 @@ def check_source(
     dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
 ) -> ImageSource:
     """Validation images of the data set where its folder is known, else toy street scenes."""
+    return _source(dataset, "val", data_dir, count, size)
+
+
+def range_source(
+    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
+) -> ImageSource:
+    """Training images of the data set where its folder is known, else toy street scenes: to see
+    how large activations grow, which takes no labels and no calibration."""
+    return _source(dataset, "train", data_dir, count, size)
+
+
+def _source(
+    dataset: str, split: str, data_dir: Path | None, count: int, size: tuple[int, int]
+) -> ImageSource:
     known = data_dir is not None or dataset == "toy-street"
     name = dataset if known else "toy-street"
-    return ImageSource(open_dataset(name, "val", data_dir, size), count, size)
+    return ImageSource(open_dataset(name, split, data_dir, size), count, size)

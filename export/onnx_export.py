@@ -1,32 +1,36 @@
-"""Checkpoint → ONNX artifact: the contract graph, its INT8 form, its check and its manifest."""
+"""Checkpoint → ONNX artifact: the contract graph, its passes, its check and its manifest."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from calibration.calibrate import quantize
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.manifest import CalibrationInfo, Manifest, TensorInfo
+from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
 from export.export_spec import ExportSpec
-from export.images import calibration_source, check_source
-from export.onnx_file import save_onnx, with_manifest
-
-OPSET = 17  # TensorRT 8.6 takes no more; ORT's CUDA provider lacks kernels of later ones
+from export.images import calibration_source, check_source, range_source
+from export.onnx_file import check_onnx, save_onnx, with_manifest
+from export.optimize import optimize
+from export.passes.float16 import to_float16
+from export.tensor_values import largest_activations
+from export.trace import coarse_logits, contract_graph
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """(what, steps) → a bar whose function is called once a step; see ``dabnet.console``."""
+
+RANGE_IMAGES = 8  # for FP16 a rough idea of the largest activations is enough: see its margin
 
 
 def export_onnx(
@@ -53,49 +57,55 @@ def export_onnx(
     """
     output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
-    mask_dtype = getattr(torch, spec.mask_dtype)
-    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing, mask_dtype).eval()
-    model = contract_graph(module, spec)
-    calibration = None
-    if spec.precision == "int8":
-        model, calibration = _quantized(model, checkpoint.dataset, data_dir, spec, progress)
-    manifest = _manifest(checkpoint, checkpoint_path, spec, model, calibration)
+    made = _graph(checkpoint, spec, data_dir, progress)
+    manifest = _manifest(checkpoint, checkpoint_path, spec, made)
 
     # The check runs the graph as it will be written; only the agreement joins its manifest after.
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "trial.onnx"
-        save_onnx(with_manifest(model, manifest), trial)
-        images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
-        with progress("comparing with PyTorch", len(images)) as step:
-            agreement = agreement_with_pytorch(trial, module, images, step)
+    trial = with_manifest(made.model, manifest)
+    check_onnx(trial)
+    images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
+    reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    with progress("comparing with PyTorch", len(images)) as step:
+        agreement = agreement_with_pytorch(trial, reference, spec, images, step)
     require(agreement, spec.required_agreement, spec.precision)
     manifest = dataclasses.replace(manifest, agreement=agreement)
-    save_onnx(with_manifest(model, manifest), output)
+    save_onnx(with_manifest(made.model, manifest), output)
     return manifest
 
 
-def contract_graph(module: ImageToMask, spec: ExportSpec) -> onnx.ModelProto:
-    """Trace the module: ``image`` uint8 (N, H, W, 3) → ``mask`` (N, H, W), opset 17.
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A graph, and what was done to it."""
 
-    The exporter folds each BatchNorm that follows a convolution into its weights (evaluation
-    mode); those before a convolution, behind a Concat or an Add, stay nodes of their own.
-    """
-    example = torch.zeros((spec.batch, *spec.size, 3), dtype=torch.uint8)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        traced = Path(folder) / "traced.onnx"
-        # The TorchScript exporter writes opset 17 itself; the newer one converts down to it,
-        # takes longer and renames the weights.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (example,),
-            traced,
-            input_names=["image"],
-            output_names=["mask"],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        return onnx.load(traced)
+    model: onnx.ModelProto
+    passes: tuple[PassInfo, ...]
+    calibration: CalibrationInfo | None
+    logits: str
+
+
+def _graph(
+    checkpoint: Checkpoint, spec: ExportSpec, data_dir: Path | None, progress: ProgressBar
+) -> _Made:
+    module = ImageToMask(
+        checkpoint.network(),
+        checkpoint.preprocessing,
+        getattr(torch, spec.mask_dtype),
+        float_input=spec.input == "float",
+        logits_output=spec.head == "logits",
+    )
+    model = contract_graph(module.eval(), spec)
+    logits = coarse_logits(model)
+    target, precision, without = spec.optimize_for, spec.precision, spec.without_passes
+    model, before = optimize(model, target, precision, without=without)
+    calibration = None
+    if precision == "int8":
+        model, calibration = _quantized(model, checkpoint.dataset, data_dir, spec, progress)
+    model, after = optimize(model, target, precision, quantized=True, without=without)
+    passes = before + after
+    if precision == "fp16":
+        model, halved = _halved(model, checkpoint.dataset, data_dir, spec, progress)
+        passes = (*passes, halved)
+    return _Made(model, passes, calibration, logits)
 
 
 def _quantized(
@@ -117,14 +127,32 @@ def _quantized(
         )
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    checkpoint_path: Path,
-    spec: ExportSpec,
+def _halved(
     model: onnx.ModelProto,
-    calibration: CalibrationInfo | None,
+    dataset: str,
+    data_dir: Path | None,
+    spec: ExportSpec,
+    progress: ProgressBar,
+) -> tuple[onnx.ModelProto, PassInfo]:
+    """The FP16 graph; what would overflow on images of the training split stays FP32."""
+    graph = ir.from_proto(model)
+    largest = None
+    if spec.input == "uint8":
+        count = min(spec.calibration_images, RANGE_IMAGES)
+        images = range_source(dataset, data_dir, count, spec.size)
+        with progress("looking for overflow", len(images)) as step:
+            largest = largest_activations(graph, images, lambda done, name: step())
+    graph, lines = to_float16(graph, largest=largest)
+    halves = sum(
+        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph
+    )
+    return ir.to_proto(graph), PassInfo("float16", halves, lines[0])
+
+
+def _manifest(
+    checkpoint: Checkpoint, checkpoint_path: Path, spec: ExportSpec, made: _Made
 ) -> Manifest:
-    height, width = spec.size
+    libraries = ("torch", "onnx", "onnx-ir", "numpy")
     return Manifest(
         model=checkpoint.model,
         dataset=checkpoint.dataset,
@@ -132,12 +160,15 @@ def _manifest(
         palette=checkpoint.labels.palette,
         ignore=checkpoint.labels.ignore,
         preprocessing=checkpoint.preprocessing,
-        input=TensorInfo("image", "uint8", (spec.batch, height, width, 3)),
-        output=TensorInfo("mask", spec.mask_dtype, (spec.batch, height, width)),
+        input=spec.input_tensor,
+        output=spec.output_tensor(len(checkpoint.labels.classes)),
         precision=spec.precision,
-        example=(spec.batch, height, width),
+        example=(spec.batch, *spec.size),
         checkpoint_sha256=sha256_of_file(checkpoint_path),
-        opset=model.opset_import[0].version,
-        calibration=calibration,
-        libraries={name: importlib.metadata.version(name) for name in ("torch", "onnx", "numpy")},
+        logits=made.logits,
+        optimized_for=spec.optimize_for,
+        passes=made.passes,
+        opset=next(o.version for o in made.model.opset_import if o.domain == ""),
+        calibration=made.calibration,
+        libraries={name: importlib.metadata.version(name) for name in libraries},
     )

@@ -19,9 +19,10 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
     path = existing_file(path, "an ONNX file")
     try:
         model = onnx.load(path)
-    except (DecodeError, ValueError, OSError) as error:
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ArtifactError(
-            f"{str(path)!r} cannot be read as ONNX (truncated or another format)",
+            f"{str(path)!r} cannot be read as ONNX (truncated, another format, or its weights lie"
+            " in a file that is missing)",
             "a file written by dabnet-export",
             "export it again",
         ) from error
@@ -55,6 +56,15 @@ def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto
     return named
 
 
+def check_onnx(model: onnx.ModelProto) -> None:
+    """Raise BuildError where the ONNX checker finds that the graph is not valid."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).splitlines()[0]
+        raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
+
+
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
     """Check ``model`` with the ONNX checker and write it atomically.
 
@@ -62,11 +72,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
         BuildError: the graph is not valid ONNX.
         InputError: the file could not be written.
     """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).splitlines()[0]
-        raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
+    check_onnx(model)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
 

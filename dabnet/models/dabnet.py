@@ -147,7 +147,7 @@ class DABNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         coarse = self.coarse_logits(image)  # [K, /8]
-        return F.interpolate(coarse, image.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(coarse, scale_factor=8, mode="bilinear", align_corners=False)
 
     def coarse_logits(self, image: Tensor) -> Tensor:
         """Return the logits before the upsample: (N, 3, H, W) → (N, K, H/8, W/8)."""

@@ -14,6 +14,12 @@ class ImageToMask(nn.Module):
     ``forward`` takes images uint8 (N, H, W, 3), RGB, and returns masks (N, H, W) of class indices
     in ``mask_dtype``: uint8, or int32 where a target cannot emit uint8 (TensorRT 8.6). This is
     the PyTorch reference that every exported artifact must agree with, and what is exported.
+
+    Args:
+        network, preprocessing: what the checkpoint holds.
+        mask_dtype: of the mask.
+        float_input: ``forward`` takes preprocessed float32 images (N, 3, H, W) instead.
+        logits_output: ``forward`` returns float32 logits (N, K, H, W) instead.
     """
 
     mean: Tensor
@@ -24,10 +30,15 @@ class ImageToMask(nn.Module):
         network: nn.Module,
         preprocessing: Preprocessing,
         mask_dtype: torch.dtype = torch.uint8,
+        *,
+        float_input: bool = False,
+        logits_output: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.mask_dtype = mask_dtype
+        self.float_input = float_input
+        self.logits_output = logits_output
         as_channels = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(preprocessing.mean_rgb).view(as_channels))
         self.register_buffer("scale", torch.tensor(preprocessing.scale).view(as_channels))
@@ -40,5 +51,8 @@ class ImageToMask(nn.Module):
         return normalised * self.scale if self.scales else normalised
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.preprocess(images))  # (N, K, H, W)
+        inputs = images if self.float_input else self.preprocess(images)
+        logits: Tensor = self.network(inputs)  # (N, K, H, W)
+        if self.logits_output:
+            return logits
         return logits.argmax(dim=1).to(self.mask_dtype)  # (N, H, W)

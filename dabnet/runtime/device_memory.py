@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dabnet.errors import BackendUnavailable
+from dabnet.runtime.cuda_graph import CapturedGraph, CudaGraph
 
 HostArray = NDArray[Any]
 
@@ -61,6 +63,10 @@ class DeviceMemory(Protocol):
 
     def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
         """Start a copy that fills all of ``target`` (C-contiguous; asynchronous if pinned)."""
+        ...
+
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        """Record what ``work`` starts on ``stream``, without running it. Not with pycuda."""
         ...
 
     def close(self) -> None:
@@ -158,6 +164,9 @@ class CudaPythonMemory:
         way = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, way, stream)
 
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        return CapturedGraph.record(self._cuda, self._call, stream, work)
+
     def close(self) -> None:
         """Nothing to do: the runtime API's primary context is shared with the whole process."""
 
@@ -233,6 +242,13 @@ class PycudaMemory:
 
     def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
         self._call(self._cuda.memcpy_dtoh_async, target, address, self._streams[stream])
+
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        raise BackendUnavailable(
+            "pycuda captures no CUDA graphs",
+            fix="install cuda-python beside it: pip install 'cuda-python>=12.6'; or leave "
+            "cuda_graph out",
+        )
 
     def close(self) -> None:
         """Pop the context, so that pycuda does not complain at the end of the process."""

@@ -48,14 +48,31 @@ def layers_of_engine(module: Any, engine: Any) -> dict[str, int]:
     Source: ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)``. Returns {} if
     it lists no types: the engine was built without ``ProfilingVerbosity.DETAILED``.
     """
+    # Without DETAILED a layer is only its name.
+    return _counted(_layer_from_json(layer) for layer in _inspected(module, engine))
+
+
+def named_layers(module: Any, engine: Any) -> list[tuple[str, str, str]]:
+    """Return (name, kind, type in which it computes) of each layer, where the inspector says so.
+
+    Source and limits: as ``layers_of_engine``.
+    """
+    layers = [(layer, _layer_from_json(layer)) for layer in _inspected(module, engine)]
+    return [
+        (str(raw.get("Name", "")), layer.kind, layer.arithmetic)
+        for raw, layer in layers
+        if layer.arithmetic
+    ]
+
+
+def _inspected(module: Any, engine: Any) -> list[dict[str, Any]]:
+    """The layers as the engine inspector describes them; [] where it has only their names."""
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
     try:
-        layers = json.loads(text)["Layers"]
+        return [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
     except (ValueError, KeyError, TypeError):
-        return {}
-    # Without DETAILED a layer is only its name.
-    return _counted(_layer_from_json(layer) for layer in layers if isinstance(layer, dict))
+        return []
 
 
 def precision_fault(precision: str, layers: dict[str, int]) -> str | None:

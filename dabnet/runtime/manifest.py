@@ -88,8 +88,9 @@ class EngineInfo:
         gpu, compute_capability, driver: of the card that built it; empty for ahead-of-time.
         layers_by_type: engine layers by the type they compute in, read back from the built engine.
         profile: smallest, best and largest input shape of an engine with dynamic sides; else ().
-        compatibility: ``hardware``, ``version``: where else than on its own GPU and version the
-            engine may run.
+        compatibility: where else than on its own GPU model and version the engine may run:
+            ``hardware`` (Ampere and later GPUs), ``same-compute-capability``, ``version`` (later
+            versions).
     """
 
     product: str

@@ -4,104 +4,222 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dabnet.errors import ArtifactError, BackendUnavailable, MissingPackage
+from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.files import existing_file
-from dabnet.runtime.manifest import ONNX_KEY, Manifest
-from dabnet.runtime.runner import RunnerInfo, Uint8Array, check_images
+from dabnet.runtime.device_memory import HostArray, open_device_memory
+from dabnet.runtime.manifest import DYNAMIC, ONNX_KEY, Manifest, TensorInfo
+from dabnet.runtime.onnxruntime_placement import CPU, check_placement, traced
+from dabnet.runtime.runner import (
+    RunnerInfo,
+    check_input,
+    declared_shape,
+    example_shape,
+    output_shape,
+    result_dtype,
+)
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider"}
+
+# FP32 must mean FP32, and TF32 is this provider's default. The search is its default as well; said,
+# so that a release that changes it changes no measurement.
+# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#configuration-options
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+
+# The run option that says which CUDA graph is captured or replayed; -1 runs without one.
+# (onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation)
+GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 
 
 class OnnxRuntimeRunner:
     """Runs an ONNX artifact on one execution provider.
+
+    An artifact with float input or logits is run as it is: ``infer`` then takes and returns arrays
+    of the manifest's types and shapes.
 
     Args:
         path: the ONNX file.
         device: ``cpu`` or ``cuda``. Where CUDA is asked for and cannot be used, the runner
             raises ``BackendUnavailable``: onnxruntime by itself would fall back to the CPU.
         threads: CPU threads inside an operator; None leaves onnxruntime's choice.
+        cuda_graph: capture the run of each input buffer into a CUDA graph (``cuda`` only).
+            onnxruntime keeps every graph until the session ends, so a call of another size than
+            before costs memory for good.
+        allow_cpu_nodes: accept nodes that onnxruntime places on the CPU although CUDA was asked
+            for; arithmetic on shapes is accepted without it. ``info.notes`` counts both.
     """
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int | None = None) -> None:
-        ort = _import()
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "cpu",
+        threads: int | None = None,
+        cuda_graph: bool = False,
+        allow_cpu_nodes: bool = False,
+    ) -> None:
+        if device not in PROVIDERS:
+            raise InputError(f"device {device!r}", f"one of {', '.join(PROVIDERS)}")
+        if cuda_graph and device != "cuda":
+            raise InputError("a CUDA graph on the CPU", "device 'cuda'", "leave cuda_graph out")
+        self._ort, self._device = _import(), device
+        self._cuda_graph = cuda_graph
+        self._slots: dict[tuple[int, ...], _Slot] = {}
+        self._staged: list[_Slot] = []
+        self._graphs = 0
         path = existing_file(path, "an ONNX file")
         provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
-            raise BackendUnavailable(
-                f"onnxruntime {ort.__version__} is built without {provider}",
-                fix="install onnxruntime-gpu: pip install -c constraints/gpu.txt '.[gpu]'",
-            )
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if device == "cuda" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds the CUDA libraries of PyTorch's wheels
-        try:
-            # TF32 is this provider's default: FP32 must mean FP32.
-            placed = (provider, {"use_tf32": "0"} if device == "cuda" else {})
-            self._session = ort.InferenceSession(str(path), options, providers=[placed])
-        except Exception as error:  # onnxruntime raises classes of its own for each status
-            raise ArtifactError(
-                f"onnxruntime cannot load {str(path)!r} ({_first_line(error)})",
-                "an ONNX file written by dabnet-export",
-            ) from error
-        if provider not in self._session.get_providers():
-            raise BackendUnavailable(
-                f"onnxruntime could not start {provider} and would have run on the CPU",
-                fix="check the NVIDIA driver and the CUDA libraries that onnxruntime-gpu asks for",
-            )
-        self.manifest = _manifest(self._session, path)
-        self._ort, self._device = ort, device
-        self._bindings: list[Any] = []
-        self._staged: list[Any] = []
+        notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
+        options = self._ort.SessionOptions()
+        with traced(options) if device == "cuda" else nullcontext() as nodes_of:
+            self._session = self._open(path, provider, options, threads)
+            self._manifest = _manifest(self._session, path)
+            shape = declared_shape(self._manifest, repr(str(path)))
+            if nodes_of is not None:
+                self._run(self._new_slot(example_shape(self._manifest)), NO_GRAPH)
+                nodes = nodes_of(self._session)
+                notes += check_placement(nodes, provider, repr(str(path)), allow_cpu_nodes)
         name = f"cpu ({threads or 'default'} threads, {platform.machine()})"
-        shape = self.manifest.input.shape
         self._info = RunnerInfo(
             backend="onnxruntime",
-            version=ort.__version__,
+            version=self._ort.__version__,
             device=name if device == "cpu" else _cuda_name(),
-            precision=self.manifest.precision,
-            shape=(shape[0], shape[1], shape[2], shape[3]),
-            notes=(provider,),
+            precision=self._manifest.precision,
+            shape=shape,
+            notes=tuple(notes),
         )
 
     @property
     def info(self) -> RunnerInfo:
         return self._info
 
-    def infer(self, images: Uint8Array) -> Uint8Array:
-        images = check_images(images, self._info.shape)
-        (masks,) = self._session.run(None, {self.manifest.input.name: images})
-        return np.asarray(masks, np.uint8)
+    @property
+    def manifest(self) -> Manifest:
+        """What the artifact says it is; its tensors were compared with the graph's."""
+        return self._manifest
 
-    def stage(self, batches: Sequence[Uint8Array]) -> None:
-        self._bindings, self._staged = [], []
-        for images in batches:
-            # A copy: on the CPU an OrtValue is only a view of the array, which is the caller's.
-            images = check_images(images, self._info.shape).copy()
-            binding = self._session.io_binding()
-            value = self._ort.OrtValue.ortvalue_from_numpy(images, self._device, 0)
-            binding.bind_ortvalue_input(self.manifest.input.name, value)
-            binding.bind_output(self.manifest.output.name, self._device, 0)
-            self._bindings.append(binding)
-            self._staged.append(value)  # not every release of onnxruntime keeps it alive
+    def infer(self, images: HostArray) -> HostArray:
+        """Host → host; the returned array is the caller's own."""
+        images = check_input(images, self._manifest.input)
+        if self._device == "cpu":
+            return self._infer_on_cpu(images)
+        slot = self._slots.get(images.shape)
+        if slot is None:
+            if not self._cuda_graph:  # a captured graph needs its buffers for as long as it lives
+                self._slots.clear()
+            slot = self._slots[images.shape] = self._new_slot(images.shape)
+        slot.input.update_inplace(images)
+        self._run(slot, slot.graph)
+        found: HostArray = slot.output.numpy().astype(result_dtype(self._manifest), copy=False)
+        return found
+
+    def stage(self, batches: Sequence[HostArray]) -> None:
+        """Copy ``batches`` to the device; a buffer that fits is used again, with its graph."""
+        checked = [check_input(batch, self._manifest.input) for batch in batches]
+        kept = self._staged
+        self._staged = []
+        for index, batch in enumerate(checked):
+            fits = index < len(kept) and kept[index].shape == batch.shape
+            slot = kept[index] if fits else self._new_slot(batch.shape)
+            slot.input.update_inplace(batch)
+            self._staged.append(slot)
 
     def launch(self, index: int) -> None:
-        self._session.run_with_iobinding(self._bindings[index])
+        slot = self._staged[index]
+        self._run(slot, slot.graph)
 
     def synchronize(self) -> None:
-        for binding in self._bindings:
-            binding.synchronize_outputs()
+        for slot in self._staged:
+            slot.binding.synchronize_outputs()
 
     def close(self) -> None:
-        self._bindings, self._staged = [], []
-        del self._session
+        self._slots, self._staged = {}, []
+        self._session = None
+
+    def _open(self, path: Path, provider: str, options: Any, threads: int | None) -> Any:
+        ort = self._ort
+        if provider not in ort.get_available_providers():
+            raise BackendUnavailable(
+                f"onnxruntime {ort.__version__} is built without {provider}",
+                fix="install onnxruntime-gpu: pip install -c constraints/gpu.txt '.[gpu]'",
+            )
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        settings: dict[str, str] = {}
+        if provider != CPU:
+            settings = {**CUDA_OPTIONS, "enable_cuda_graph": str(int(self._cuda_graph))}
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()  # finds the CUDA libraries of PyTorch's wheels
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
+        except Exception as error:  # onnxruntime raises classes of its own for each status
+            raise ArtifactError(
+                f"onnxruntime cannot load {str(path)!r} ({_first_line(error)})",
+                "an ONNX file written by dabnet-export",
+            ) from error
+        if provider not in session.get_providers():
+            raise BackendUnavailable(
+                f"onnxruntime could not start {provider} and would have run on the CPU",
+                fix="check the NVIDIA driver and the CUDA libraries that onnxruntime-gpu asks for",
+            )
+        return session
+
+    def _infer_on_cpu(self, images: HostArray) -> HostArray:
+        """Bind both arrays as they are: no copies, and an output of its own for each call."""
+        shape = output_shape(self._manifest, images.shape)
+        found = np.empty(shape, self._manifest.output.dtype)
+        value = self._ort.OrtValue.ortvalue_from_numpy
+        slot = _Slot(self._session, self._manifest, value(images, "cpu", 0), value(found, "cpu", 0))
+        self._run(slot, NO_GRAPH)
+        return found.astype(result_dtype(self._manifest), copy=False)
+
+    def _new_slot(self, shape: tuple[int, ...]) -> _Slot:
+        """Buffers on the device for one input of ``shape``, with a graph's number of their own."""
+        given, result = (
+            self._ort.OrtValue.ortvalue_from_shape_and_type(
+                sides, np.dtype(tensor.dtype).type, self._device, 0
+            )
+            for tensor, sides in (
+                (self._manifest.input, shape),
+                (self._manifest.output, output_shape(self._manifest, shape)),
+            )
+        )
+        self._graphs += 1
+        return _Slot(self._session, self._manifest, given, result, shape, self._graphs)
+
+    def _run(self, slot: _Slot, graph: int) -> None:
+        options = None
+        if self._cuda_graph:
+            options = self._ort.RunOptions()
+            options.add_run_config_entry(GRAPH_ID, str(graph))
+        try:
+            self._session.run_with_iobinding(slot.binding, options)
+        except Exception as error:  # as at the load; most often the GPU's memory is full
+            raise BackendUnavailable(f"onnxruntime failed ({_first_line(error)})") from error
+
+
+class _Slot:
+    """One input and one output where the provider computes, bound once."""
+
+    def __init__(
+        self,
+        session: Any,
+        manifest: Manifest,
+        given: Any,
+        result: Any,
+        shape: tuple[int, ...] = (),
+        graph: int = NO_GRAPH,
+    ) -> None:
+        self.input, self.output = given, result  # not every release keeps what is bound alive
+        self.shape, self.graph = shape, graph
+        self.binding = session.io_binding()
+        self.binding.bind_ortvalue_input(manifest.input.name, given)
+        self.binding.bind_ortvalue_output(manifest.output.name, result)
 
 
 def _import() -> Any:
@@ -129,19 +247,25 @@ def _manifest(session: Any, path: Path) -> Manifest:
             "export it again",
         )
     for declared, real in ((manifest.input, inputs[0]), (manifest.output, outputs[0])):
-        wanted = (declared.name, f"tensor({declared.dtype})")
-        if (*wanted, list(declared.shape)) != (real.name, real.type, list(real.shape)):
+        wanted = (declared.name, _type_name(declared), declared.shape)
+        # A side without a value, or with a name in its place, is one that each call chooses.
+        shape = tuple(side if isinstance(side, int) else DYNAMIC for side in real.shape)
+        if wanted != (real.name, real.type, shape):
             raise ArtifactError(
                 f"{str(path)!r} has the tensor {real.name} {real.type} {real.shape}",
-                f"{' '.join(wanted)} {list(declared.shape)}, as its manifest says",
+                f"{declared.name} {_type_name(declared)} {list(declared.shape)}, "
+                "as its manifest says",
                 "the file was changed after its export; export it again",
             )
     return manifest
 
 
-def _cuda_name() -> str:
-    from dabnet.runtime.device_memory import open_device_memory
+def _type_name(tensor: TensorInfo) -> str:
+    """``float32`` → ``tensor(float)``, as onnxruntime writes it."""
+    return f"tensor({'float' if tensor.dtype == 'float32' else tensor.dtype})"
 
+
+def _cuda_name() -> str:
     memory = open_device_memory()
     try:
         return memory.name

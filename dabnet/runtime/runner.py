@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.errors import InputError
+from dabnet.errors import ArtifactError, InputError
 from dabnet.models import STRIDE
-from dabnet.runtime.manifest import DYNAMIC
+from dabnet.runtime.device_memory import HostArray
+from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
 Uint8Array = NDArray[np.uint8]
 
@@ -35,7 +36,8 @@ class RunnerInfo:
         version: of the backend.
         device: where it computes, such as ``cpu (2 threads)`` or ``NVIDIA GeForce GTX 1080 Ti``.
         precision: of the arithmetic, such as ``fp32`` or ``int8``.
-        shape: (N, H, W, 3) of the images it takes; -1 for a side that each call chooses.
+        shape: (N, H, W, 3) of the images it takes, (N, 3, H, W) of an artifact with float input;
+            -1 for a side that each call chooses.
         notes: what the reader of a row must know (a provider that was not used, TF32, …).
     """
 
@@ -75,19 +77,78 @@ class Runner(Protocol):
 
 
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:
-    """Return ``images`` C-contiguous if dtype and shape fit the artifact; raise otherwise.
+    """Return ``images`` C-contiguous if they are uint8 of ``shape`` (N, H, W, 3); raise otherwise.
 
     ``shape`` may hold -1 (``manifest.DYNAMIC``): any batch, any multiple of ``STRIDE`` as a side.
     """
-    fits = images.ndim == 4 and all(
+    return check_input(images, TensorInfo("image", "uint8", shape))
+
+
+def check_input(array: HostArray, tensor: TensorInfo) -> HostArray:
+    """Return ``array`` C-contiguous if dtype and shape are those of ``tensor``; raise otherwise.
+
+    ``tensor`` is uint8 (N, H, W, RGB) or, of an artifact with float input, float (N, RGB, H, W).
+    Where its shape holds -1, the batch may be any and a side any multiple of ``STRIDE``.
+    """
+    fits = array.ndim == len(tensor.shape) and all(
         side == wanted or (wanted == DYNAMIC and side > 0 and side % step == 0)
-        for side, wanted, step in zip(images.shape, shape, (1, STRIDE, STRIDE, 1), strict=True)
+        for side, wanted, step in zip(
+            array.shape, tensor.shape, (1, STRIDE, STRIDE, STRIDE), strict=True
+        )
     )
-    if images.dtype != np.uint8 or not fits:
+    if array.dtype != tensor.dtype or not fits:
+        axes = "N, H, W, RGB" if tensor.dtype == "uint8" else "N, RGB, H, W"
         free = f"; -1 is any batch, or any multiple of {STRIDE} as a side"
         raise InputError(
-            f"images of dtype {images.dtype} and shape {images.shape}",
-            f"uint8 of shape {shape} (N, H, W, RGB{free if DYNAMIC in shape else ''})",
+            f"images of dtype {array.dtype} and shape {array.shape}",
+            f"{tensor.dtype} of shape {tensor.shape} "
+            f"({axes}{free if DYNAMIC in tensor.shape else ''})",
             "resize the images, or export the artifact at their size",
         )
-    return np.ascontiguousarray(images)
+    return np.ascontiguousarray(array)
+
+
+def output_shape(manifest: Manifest, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the output for an input of ``input_shape``, which ``check_input`` has passed.
+
+    The output is a mask (N, H, W) or logits (N, K, H, W), at the size of the images.
+    """
+    batch = input_shape[0]
+    channels_last = manifest.input.dtype == "uint8"
+    sides = input_shape[1:3] if channels_last else input_shape[2:4]
+    return (batch, *manifest.output.shape[1:-2], *sides)
+
+
+def example_shape(manifest: Manifest) -> tuple[int, ...]:
+    """Shape of an input that the artifact takes: its own, with the example's where it is free."""
+    batch, height, width = manifest.example
+    channels_last = manifest.input.dtype == "uint8"
+    example = (batch, height, width, 3) if channels_last else (batch, 3, height, width)
+    sides = zip(manifest.input.shape, example, strict=True)
+    return tuple(free if side == DYNAMIC else side for side, free in sides)
+
+
+def result_dtype(manifest: Manifest) -> np.dtype[Any]:
+    """What ``infer`` returns: masks as uint8, whichever integers the graph gives, else as it is."""
+    name = manifest.output.dtype
+    return np.dtype(name if name.startswith("float") else np.uint8)
+
+
+def declared_shape(manifest: Manifest, source: str) -> tuple[int, int, int, int]:
+    """Return the four sides of the declared input, if a runner can serve the declared tensors.
+
+    These are: uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a mask, uint8 or int32 (N, H, W), or
+    logits, float32 (N, K, H, W), out. ``source`` names the file in the error.
+    """
+    given, result = manifest.input, manifest.output
+    kind_in, kind_out = (given.dtype, len(given.shape)), (result.dtype, len(result.shape))
+    served = (("uint8", 3), ("int32", 3), ("float32", 4))
+    if kind_in not in (("uint8", 4), ("float32", 4)) or kind_out not in served:
+        raise ArtifactError(
+            f"{source} takes {given.dtype} {given.shape} and gives {result.dtype} {result.shape}",
+            "uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a uint8 or int32 mask (N, H, W) "
+            "or float32 logits (N, K, H, W) out",
+            "export the artifact again",
+        )
+    batch, second, third, fourth = given.shape
+    return batch, second, third, fourth

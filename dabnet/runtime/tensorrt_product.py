@@ -69,6 +69,53 @@ class Product:
         """
         return hasattr(self.module.ICudaEngine, "num_bindings")
 
+    @property
+    def is_strongly_typed(self) -> bool:
+        """Whether a network can take its types from the ONNX file: all but TensorRT 8."""
+        return hasattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def has_calibrators(self) -> bool:
+        """Whether the builder can choose INT8 ranges itself (TensorRT 8 and 10)."""
+        return hasattr(self.module, "IInt8EntropyCalibrator2")
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether the builder times kernels. TensorRT-RTX does not.
+
+        It keeps the names and says of them "Timing cache operations are no-ops in TensorRT-RTX"
+        (DeprecationWarning of ``ITimingCache.serialize``, since 1.2).
+        """
+        return not self.builds_ahead_of_time
+
+    @property
+    def is_version_compatible(self) -> bool:
+        """Whether engines for later versions can be built.
+
+        TensorRT-RTX has the flag, and its builder then fails for want of ``libnvinfer_lean``, which
+        it does not bring (seen on 1.7.1).
+        """
+        return hasattr(self.module.BuilderFlag, "VERSION_COMPATIBLE") and not (
+            self.builds_ahead_of_time
+        )
+
+    @property
+    def hardware_levels(self) -> tuple[str, ...]:
+        """Names of ``HardwareCompatibilityLevel`` that can be asked for; () for TensorRT-RTX.
+
+        There the names exist too; setting one logs "unsupported in TensorRT-RTX" and is ignored.
+        """
+        if self.builds_ahead_of_time or not hasattr(self.module, "HardwareCompatibilityLevel"):
+            return ()
+        names = ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
+        return tuple(n for n in names if hasattr(self.module.HardwareCompatibilityLevel, n))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What ``--target`` takes, such as ``sm86``; () where nothing is built ahead of time."""
+        names = dir(self.module.ComputeCapability) if self.builds_ahead_of_time else []
+        return tuple(n.lower() for n in names if n.startswith("SM") and n[2:].isdigit())
+
 
 def find_product(name: str | None = None) -> Product:
     """Import the TensorRT product ``name``, or else the first that is installed.
@@ -100,7 +147,7 @@ def _broken(name: str, error: Exception) -> BackendUnavailable:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # one collection is another, though both may be empty
 class Messages:
     """What TensorRT said during one build or load.
 

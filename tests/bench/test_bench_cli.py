@@ -23,11 +23,13 @@ REPOSITORY = Path(__file__).parents[2]
 NAMES = (
     "pytorch-fp32",
     "onnxruntime-fp32",
+    "onnxruntime-fp16",
     "onnxruntime-int8",
     "tensorrt-fp32",
+    "tensorrt-fp16",
     "tensorrt-int8",
 )
-RAN = NAMES[:3]
+RAN = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8")
 SMALL = (
     *("--size", f"{SIZE[0]}x{SIZE[1]}", "--rounds", "2", "--round-seconds", "0.05"),
     *("--images", "2", "--calibration-images", "2", "--device", "cpu", "--threads", "1"),
@@ -126,7 +128,9 @@ def test_json_csv_and_markdown_agree(run: Run) -> None:
     with (folder / "bench.csv").open(encoding="utf-8", newline="") as stream:
         lines = {line["name"]: line for line in csv.DictReader(stream)}
     markdown = (folder / "bench.md").read_text(encoding="utf-8").splitlines()
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown[:7]]
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown[: 2 + len(NAMES)]
+    ]
     headings, shown = table[0], {cells[0]: cells for cells in table[2:]}
     assert tuple(lines) == tuple(shown) == NAMES
     for name, row in run.rows.items():
@@ -154,15 +158,17 @@ def test_json_csv_and_markdown_agree(run: Run) -> None:
 
 @without_gpu
 def test_tensorrt_rows_say_why_they_did_not_run(run: Run) -> None:
-    for name in NAMES[3:]:
+    engines = [name for name in NAMES if name.startswith("tensorrt")]
+    for name in engines:
         row = run.rows[name]
         assert row["reason"] == gpu_unavailable_reason()
         assert [key for key, value in row.items() if value] == ["name", "scope", "reason"]
     shown = run.result.stdout
-    assert shown.count(" not run ") == 2  # in the table; the reason stands below, once
-    assert " ".join(f"{', '.join(NAMES[3:])}: not run: {row['reason']}".split()) in " ".join(
+    assert shown.count(" not run ") == 4  # in the table; the reason stands below, once
+    assert " ".join(f"{', '.join(engines)}: not run: {row['reason']}".split()) in " ".join(
         shown.split()
     )
+    assert "computes FP16 graphs in FP32" in run.rows["onnxruntime-fp16"]["reason"]
 
 
 def test_a_picture_shows_every_backend(run: Run) -> None:
@@ -225,8 +231,8 @@ def test_without_onnxruntime_the_row_names_the_extra(tmp_path: Path) -> None:
 
 BAD_INPUTS = {
     "backend": (
-        ["--backend", "onnxruntime-fp16"],
-        "unknown backend 'onnxruntime-fp16'; expected one of",
+        ["--backend", "onnxruntime-bf16"],
+        "unknown backend 'onnxruntime-bf16'; expected one of",
     ),
     "dataset": (["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
 }

@@ -5,13 +5,12 @@ The names and the argument types of cuda-python are checked against the real pac
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from cuda_double import FakeHeap, fake_cuda_python, fake_pycuda
 
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.device_memory import (
@@ -21,118 +20,6 @@ from dabnet.runtime.device_memory import (
     gpu_unavailable_reason,
     open_device_memory,
 )
-
-
-class FakeHeap:
-    """Blocks of host memory that are handed out by address, and must come back once."""
-
-    def __init__(self) -> None:
-        self.blocks: dict[int, Any] = {}
-
-    def take(self, nbytes: int) -> int:
-        block = ctypes.create_string_buffer(nbytes)
-        self.blocks[ctypes.addressof(block)] = block
-        return ctypes.addressof(block)
-
-    def give_back(self, address: int) -> None:
-        del self.blocks[address]
-
-
-def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> SimpleNamespace:
-    """``cuda.bindings.runtime``; with ``error`` every call fails with that code."""
-    codes = SimpleNamespace(
-        cudaSuccess=0, cudaErrorNoDevice=100, cudaErrorInsufficientDriver=35, cudaErrorOther=2
-    )
-    attributes = SimpleNamespace(
-        cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=6
-    )
-    kinds = SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")
-    moved: list[str] = []
-
-    def copy(target: int, source: int, nbytes: int, kind: str, stream: int) -> None:
-        moved.append(kind)
-        ctypes.memmove(target, source, nbytes)
-
-    calls = {
-        "cudaGetDeviceCount": lambda: devices,
-        "cudaSetDevice": lambda index: None,
-        "cudaDeviceGetAttribute": lambda attribute, index: attribute,
-        "cudaGetDeviceProperties": lambda index: SimpleNamespace(name=b"NVIDIA Fake\0\0"),
-        "cudaDriverGetVersion": lambda: 12040,
-        "cudaMalloc": heap.take,
-        "cudaMallocHost": heap.take,
-        "cudaFree": heap.give_back,
-        "cudaFreeHost": heap.give_back,
-        "cudaStreamCreate": lambda: 7,
-        "cudaStreamDestroy": lambda stream: None,
-        "cudaStreamSynchronize": lambda stream: None,
-        "cudaMemcpyAsync": copy,
-    }
-
-    def answering(function: Any) -> Any:
-        def call(*arguments: Any) -> tuple[Any, ...]:
-            if error:
-                return getattr(codes, error), None
-            result = function(*arguments)
-            return (0,) if result is None else (0, result)
-
-        return call
-
-    module = SimpleNamespace(
-        cudaError_t=codes, cudaDeviceAttr=attributes, cudaMemcpyKind=kinds, moved=moved
-    )
-    for name, function in calls.items():
-        setattr(module, name, answering(function))
-    module.cudaGetErrorString = lambda status: (0, b"the reason")
-    return module
-
-
-def fake_pycuda(heap: FakeHeap) -> SimpleNamespace:
-    class Allocation:
-        def __init__(self, nbytes: int) -> None:
-            self.address = heap.take(nbytes)
-
-        def __int__(self) -> int:
-            return self.address
-
-        def free(self) -> None:
-            heap.give_back(self.address)
-
-    class Pinned(np.ndarray):
-        """An array whose base has ``free``, as ``pagelocked_empty`` returns."""
-
-        @property
-        def base(self) -> Any:  # type: ignore[override]
-            return SimpleNamespace(free=lambda: heap.give_back(self.ctypes.data))
-
-    def pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        buffer = heap.blocks[heap.take(nbytes)]
-        return np.frombuffer(buffer, np.uint8, nbytes).view(dtype).reshape(shape).view(Pinned)
-
-    stack: list[Any] = []
-    context = SimpleNamespace(push=lambda: stack.append(1), pop=lambda: stack.pop())
-    device = SimpleNamespace(
-        retain_primary_context=lambda: context,
-        compute_capability=lambda: (6, 1),
-        name=lambda: "NVIDIA Fake",
-    )
-    return SimpleNamespace(
-        Error=RuntimeError,
-        init=lambda: None,
-        Device=type("Device", (), {"count": staticmethod(lambda: 1), "__new__": lambda *_: device}),
-        get_driver_version=lambda: 12040,
-        mem_alloc=Allocation,
-        pagelocked_empty=pinned,
-        Stream=lambda: SimpleNamespace(handle=7, synchronize=lambda: None),
-        memcpy_htod_async=lambda address, array, stream: ctypes.memmove(
-            address, array.ctypes.data, array.nbytes
-        ),
-        memcpy_dtoh_async=lambda array, address, stream: ctypes.memmove(
-            array.ctypes.data, address, array.nbytes
-        ),
-        stack=stack,
-    )
 
 
 def round_trip(memory: DeviceMemory) -> None:
@@ -165,12 +52,45 @@ def test_cuda_python() -> None:
     assert not heap.blocks
 
 
+def test_a_graph_repeats_what_was_started() -> None:
+    module = fake_cuda_python(FakeHeap())
+    memory = CudaPythonMemory(module)
+    stream, address = memory.create_stream(), memory.allocate(4)
+    up, down = memory.pinned((4,), np.uint8), memory.pinned((4,), np.uint8)
+    down[...] = 0
+
+    def work() -> None:
+        memory.copy_to_device(address, up, stream)
+        memory.copy_to_host(down, address, stream)
+
+    up[...] = 1
+    graph = memory.capture(stream, work)
+    assert not down.any()  # recorded, and not run
+    for value in (2, 3):
+        up[...] = value
+        graph.launch(stream)
+        assert (down == value).all()
+    assert list(module.graphs.held) == ["executable"]
+    graph.close()
+    assert not module.graphs.held
+
+    def fail() -> None:
+        raise BackendUnavailable("TensorRT could not start a run")
+
+    with pytest.raises(BackendUnavailable, match="could not start"):
+        memory.capture(stream, fail)
+    assert module.graphs.recording is None  # the stream can be used again
+    assert not module.graphs.held
+
+
 def test_pycuda() -> None:
     heap = FakeHeap()
     module = fake_pycuda(heap)
     memory = PycudaMemory(module)
     assert (memory.name, memory.compute_capability) == ("NVIDIA Fake", (6, 1))
     assert len(module.stack) == 1
+    with pytest.raises(BackendUnavailable, match=r"no CUDA graphs.*cuda-python.*cuda_graph out"):
+        memory.capture(7, lambda: None)
     round_trip(memory)
     assert not heap.blocks
     assert not module.stack
@@ -236,6 +156,8 @@ def test_real_cuda_python_takes_our_arguments() -> None:
         pytest.skip("these addresses are not for a real device")
     host = np.zeros(16, np.uint8).ctypes.data
     kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+    mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    graph, executable = runtime.cudaGraph_t(), runtime.cudaGraphExec_t()
     major = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
     for name, arguments in {
         "cudaSetDevice": (0,),
@@ -246,6 +168,12 @@ def test_real_cuda_python_takes_our_arguments() -> None:
         "cudaStreamDestroy": (4096,),
         "cudaStreamSynchronize": (4096,),
         "cudaMemcpyAsync": (4096, host, 16, kind, 4096),
+        "cudaStreamBeginCapture": (4096, mode),
+        "cudaStreamEndCapture": (4096,),
+        "cudaGraphInstantiate": (graph, 0),
+        "cudaGraphLaunch": (executable, 4096),
+        "cudaGraphDestroy": (graph,),
+        "cudaGraphExecDestroy": (executable,),
     }.items():
         status = getattr(runtime, name)(*arguments)[0]
         assert status != runtime.cudaError_t.cudaSuccess

@@ -53,7 +53,7 @@ def reference() -> Callable[[Any], Any]:
 
 def staged_output(runner: OnnxRuntimeRunner, index: int) -> Any:
     """The mask that the last ``launch(index)`` left on the device: the protocol never copies it."""
-    (mask,) = runner._bindings[index].copy_outputs_to_cpu()
+    (mask,) = runner._staged[index].binding.copy_outputs_to_cpu()
     return mask
 
 

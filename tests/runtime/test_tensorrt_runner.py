@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
-from tensorrt_double import (
-    PLAN,
-    VERSIONS,
-    FakeDeviceMemory,
-    Scenario,
-    inspector_json,
-    make_double,
-)
+from engine_files import INFO, SHAPE, images, info_of, install, scenario_for, write_engine
+from tensorrt_double import VERSIONS, FakeDeviceMemory, inspector_json
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.runtime.device_memory import gpu_unavailable_reason
 from dabnet.runtime.manifest import EngineInfo, engine_manifest_path
 from dabnet.runtime.tensorrt_runner import TensorRTRunner
-
-SHAPE = (1, HEIGHT, WIDTH, 3)
-INFO = EngineInfo("tensorrt", "10.16.1", "this-gpu", "RTX 3090", "8.6", "580", {"Float": 4})
-
-
-def images(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, SHAPE, np.uint8)
-
-
-def write_engine(folder: Path, info: EngineInfo | None, **changes: Any) -> Path:
-    """Write the double's plan and a manifest beside it."""
-    path = folder / "model.engine"
-    path.write_bytes(PLAN)
-    manifest = replace(contract_manifest(), engine=info, **changes)
-    engine_manifest_path(path).write_text(manifest.to_json(), encoding="utf-8")
-    return path
-
-
-def scenario_for(memory: FakeDeviceMemory, mask: str = "uint8", **changes: Any) -> Scenario:
-    tensors = (("image", "uint8", SHAPE, "INPUT"), ("mask", mask, SHAPE[:3], "OUTPUT"))
-    return Scenario(**{"tensors": tensors, "memory": memory, **changes})
-
-
-def install(monkeypatch: pytest.MonkeyPatch, version: str, scenario: Scenario) -> None:
-    double = make_double(version, scenario)
-    for name in ("tensorrt", "tensorrt_rtx"):
-        monkeypatch.setitem(sys.modules, name, double if name == double.__name__ else None)
-
-
-def info_of(version: str) -> EngineInfo:
-    if version.startswith("rtx"):
-        return replace(INFO, product="tensorrt_rtx", version=version.removeprefix("rtx-"))
-    return replace(INFO, version=version)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -139,6 +98,49 @@ def test_an_engine_for_another_machine(
     assert not (memory.device or memory.host or memory.streams)
 
 
+def test_version_compatible_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compatible = replace(INFO, version="10.0.1", compatibility=("version",))
+    path = write_engine(tmp_path, compatible)
+    for version in ("10.0.1", "10.16.1", "11.4.0"):
+        double = scenario_for(memory := FakeDeviceMemory())
+        install(monkeypatch, version, double)
+        TensorRTRunner(path, memory).close()
+        assert double.called("engine_host_code_allowed") == [True]
+    install(monkeypatch, "8.6.1", scenario_for(memory))
+    with pytest.raises(ArtifactError, match=r"by tensorrt 10.0.1; expected 8.6.1, .*or an earlier"):
+        TensorRTRunner(path, memory)
+    install(monkeypatch, "10.16.1", double := scenario_for(memory := FakeDeviceMemory()))
+    TensorRTRunner(write_engine(tmp_path, INFO), memory).close()
+    assert not double.called("engine_host_code_allowed")  # only where the engine needs it
+
+
+@pytest.mark.parametrize(
+    ("kind", "card", "message"),
+    [
+        ("hardware", (8, 9), ""),
+        ("hardware", (6, 1), r"8\.0 and later; expected 6\.1 \(NVIDIA Double"),
+        ("same-compute-capability", (8, 6), ""),
+        ("same-compute-capability", (8, 9), "compute capability 8.6"),
+    ],
+)
+def test_hardware_compatible_engines(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+    card: tuple[int, int],
+    message: str,
+) -> None:
+    memory = FakeDeviceMemory(compute_capability=card)
+    install(monkeypatch, "10.16.1", scenario_for(memory))
+    path = write_engine(tmp_path, replace(INFO, compatibility=(kind,)))
+    if message:
+        with pytest.raises(ArtifactError, match=message):
+            TensorRTRunner(path, memory)
+    else:
+        TensorRTRunner(path, memory).close()
+    assert memory.opened == 0
+
+
 def test_another_product_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     memory = FakeDeviceMemory()
     install(monkeypatch, "10.16.1", scenario_for(memory))
@@ -199,7 +201,7 @@ def test_other_tensors_than_the_manifest_says(
     with pytest.raises(ArtifactError, match="of tensors .*'int32'.*rebuild"):
         TensorRTRunner(write_engine(tmp_path, INFO), memory)
     output = replace(contract_manifest().output, dtype="float32")
-    with pytest.raises(ArtifactError, match="gives float32; expected uint8 images"):
+    with pytest.raises(ArtifactError, match=r"gives float32 \(1, 32, 64\); expected uint8"):
         TensorRTRunner(write_engine(tmp_path, INFO, output=output), memory)
 
 

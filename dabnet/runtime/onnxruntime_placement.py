@@ -1,0 +1,104 @@
+"""On which provider each node of an onnxruntime session ran, read from the trace of one run.
+
+onnxruntime places a node on the CPU where the provider that was asked for has no kernel for it,
+without a word. Its profiler names the provider of every node that ran
+(https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html), in every release
+that this project takes; the trace is of the graph after all optimisations, which is what runs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dabnet.errors import BackendUnavailable
+
+CPU = "CPUExecutionProvider"
+_SUFFIX = "_kernel_time"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedNode:
+    """One node that ran.
+
+    Attributes:
+        name: of the node after the optimisations, such as ``/classifier/Conv``.
+        op: such as ``Conv``.
+        provider: such as ``CUDAExecutionProvider``.
+        is_shape: whether all it gives are scalars and vectors: arithmetic on shapes, which
+            onnxruntime leaves on the CPU on purpose. Whatever holds pixels has three axes or more.
+    """
+
+    name: str
+    op: str
+    provider: str
+    is_shape: bool
+
+
+@contextmanager
+def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
+    """Let the session that the block creates with ``options`` write a trace.
+
+    Yields a function that takes the session, after its first run, ends the trace and returns the
+    nodes that ran. Outside of the block nothing of the trace is left, on disk or in the session.
+    """
+    with tempfile.TemporaryDirectory(prefix="dabnet-trace-") as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "trace")
+        yield lambda session: read_trace(Path(session.end_profiling()))
+
+
+def read_trace(path: Path) -> list[PlacedNode]:
+    """Return the nodes in a trace of onnxruntime, each once, in the order in which they ran."""
+    events = json.loads(path.read_text(encoding="utf-8"))
+    nodes: dict[str, PlacedNode] = {}
+    for event in events:
+        arguments = event.get("args") or {}
+        if event.get("cat") != "Node" or not arguments.get("provider"):
+            continue
+        name = str(event["name"]).removesuffix(_SUFFIX)
+        shapes = [
+            shape for output in arguments.get("output_type_shape", []) for shape in output.values()
+        ]
+        nodes[name] = PlacedNode(
+            name,
+            str(arguments["op_name"]),
+            str(arguments["provider"]),
+            bool(shapes) and all(len(shape) <= 1 for shape in shapes),
+        )
+    return list(nodes.values())
+
+
+def check_placement(
+    nodes: list[PlacedNode], provider: str, source: str, allow_cpu_nodes: bool
+) -> list[str]:
+    """Return what a reader must know of nodes that ran on the CPU in place of ``provider``.
+
+    Raises:
+        BackendUnavailable: a node that computes on pixels did, and ``allow_cpu_nodes`` is False; or
+            the trace says nothing of ``provider``.
+    """
+    if not any(node.provider == provider for node in nodes):
+        raise BackendUnavailable(
+            f"no node of {source} ran on {provider} ({len(nodes)} nodes in onnxruntime's trace)",
+            fix="check the NVIDIA driver and the CUDA libraries that onnxruntime-gpu asks for",
+        )
+    elsewhere = [node for node in nodes if node.provider != provider]
+    foreign = [node for node in elsewhere if not node.is_shape]
+    if foreign and not allow_cpu_nodes:
+        first = foreign[0]
+        others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise BackendUnavailable(
+            f"onnxruntime placed the node {first.name!r} ({first.op}){others} of {source} on "
+            f"{first.provider}",
+            f"all on {provider}",
+            "export with --optimize-for ort-cuda, or accept it with allow_cpu_nodes=True",
+        )
+    shapes = len(elsewhere) - len(foreign)
+    notes = [f"{len(foreign)} of {len(nodes)} nodes on the CPU"] if foreign else []
+    return notes + ([f"{shapes} shape nodes on the CPU"] if shapes else [])

@@ -1,0 +1,200 @@
+"""Segment images, an animated GIF or a video with an exported artifact, and show how fast it runs.
+
+    python segment.py model.onnx photos/ overlays/
+    python segment.py model.engine drive.mp4 overlay.mp4
+
+The deployment itself is three lines: ``open_artifact``, ``infer``, ``close``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence
+
+from dabnet.errors import BackendUnavailable, DabnetError, InputError
+from dabnet.files import existing_file, replacing, writable_directory, writable_target
+from dabnet.runtime import open_artifact
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+
+
+class Segmenter:
+    """Draws the classes of each frame over it, and notes how long the inference took."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.runner = open_artifact(options.artifact, options.device, threads=options.threads)
+        self.manifest = self.runner.manifest
+        if (self.manifest.input.dtype, len(self.manifest.output.shape)) != ("uint8", 3):
+            raise InputError(f"{options.artifact!r} has raw tensors", "uint8 images in, masks out")
+        self.batch = max(1, self.manifest.input.shape[0])  # -1: any, so one frame at a time
+        self.size = self.manifest.size  # of the example, where each call chooses
+        self.palette = np.array(self.manifest.palette, np.uint8)
+        self.pixels = np.zeros(len(self.palette), np.int64)
+        self.frames = 0
+        self.milliseconds: list[float] = []
+        self.runner.infer(np.zeros((self.batch, *self.size, 3), np.uint8))  # not counted
+
+    def overlays(self, frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+        """Yield each frame with its classes over it, at its own size."""
+        waiting, (height, width) = iter(frames), self.size
+        while group := list(islice(waiting, self.batch)):
+            small = [np.asarray(f.resize((width, height), BILINEAR)) for f in group]
+            small += small[-1:] * (self.batch - len(small))  # the last batch may lack some
+            images = np.stack(small)
+            start = time.perf_counter()
+            masks = self.runner.infer(images)
+            self.milliseconds.append(1e3 * (time.perf_counter() - start))
+            for frame, mask in zip(group, masks, strict=False):
+                self.frames += 1
+                self.pixels += np.bincount(mask.ravel(), minlength=len(self.palette))
+                large = np.asarray(Image.fromarray(mask).resize(frame.size, NEAREST))
+                colours = Image.fromarray(self.palette[large])
+                yield Image.blend(frame, colours, 0.5)
+
+    def report(self, seconds: float) -> None:
+        """Print the legend, and what was timed."""
+        info, shares = self.runner.info, 100 * self.pixels / self.pixels.sum()
+        print(f"{info.backend} {info.version} on {info.device}, {info.precision}")
+        for name, colour, share in zip(self.manifest.classes, self.palette, shares, strict=True):
+            print(f"  #{bytes(colour).hex()}  {share:5.1f} %  {name}")
+        median, size = statistics.median(self.milliseconds), "{}x{}".format(*self.size)
+        alone, whole = 1e3 * self.batch / median, self.frames / seconds
+        print(f"inference: {alone:.1f} FPS; median {median:.2f} ms for {self.batch} of {size}")
+        print("  from host memory to host memory, the first call not counted")
+        print(f"end to end: {whole:.1f} FPS; {self.frames} frames read, drawn and written")
+
+
+def read_frames(path: Path) -> list[Image.Image]:
+    """The frames, upright, as RGB: one, but of an animation."""
+    try:
+        with Image.open(path) as image:
+            frames = ImageSequence.Iterator(image)
+            return [ImageOps.exif_transpose(frame).convert("RGB") for frame in frames]
+    except (OSError, SyntaxError) as error:  # Pillow raises the second for a broken PNG
+        raise InputError(f"{str(path)!r} is no whole image ({error})", "an image") from error
+
+
+def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path]) -> None:
+    overlays = segmenter.overlays(read_frames(path)[0] for path in sources)
+    for overlay, source, target in zip(overlays, sources, targets, strict=True):
+        with replacing(writable_target(target, source)) as temporary:
+            overlay.save(temporary, quality=92)
+
+
+def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
+    frames = read_frames(source)
+    times = [frame.info.get("duration", 100) for frame in frames]
+    first, *others = segmenter.overlays(frames)
+    with replacing(target) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=times, loop=0)
+
+
+@contextmanager
+def ffmpeg(path: Path, *arguments: str, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ffmpeg during the block; raise its last word on ``path`` if it failed."""
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", *arguments]
+    with TemporaryFile() as said:
+        # In a session of its own it does not get the terminal's Ctrl-C.
+        process = subprocess.Popen(command, stderr=said, start_new_session=True, **pipes)
+        try:
+            with suppress(BrokenPipeError):  # it has given up, and says why below
+                yield process
+            if process.wait():
+                said.seek(0)
+                reason = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise InputError(f"ffmpeg failed on {str(path)!r} ({reason})", "a video")
+        finally:
+            process.kill()
+            with suppress(BrokenPipeError):
+                process.communicate()  # closes its pipes
+
+
+def read_video(path: Path) -> Iterator[Image.Image]:
+    """Yield the frames; PPM carries the size of each, after any rotation."""
+    arguments = ("-i", str(path), "-f", "image2pipe", "-c:v", "ppm", "-")
+    with ffmpeg(path, *arguments, stdout=subprocess.PIPE) as process:
+        while process.stdout.readline():  # P6
+            width, height = map(int, process.stdout.readline().split())
+            process.stdout.readline()  # 255
+            yield Image.frombytes("RGB", (width, height), process.stdout.read(3 * width * height))
+
+
+def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        raise BackendUnavailable("a video needs the program ffmpeg", fix="install it, or use a GIF")
+    overlays = segmenter.overlays(read_video(source))
+    if (first := next(overlays, None)) is None:
+        raise InputError(f"{str(source)!r} has no frames", "a video")
+    about = subprocess.run(["ffmpeg", "-i", str(source)], capture_output=True, check=False).stderr
+    found = re.search(rb"Video:.* (\d+(?:\.\d+)?) (?:fps|tbr)", about)
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*first.size))
+    rate = ("-r", found[1].decode() if found else "25", "-i", "-")
+    even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p")  # yuv420p asks for it
+    with replacing(target) as temporary:
+        arguments = (*raw, *rate, *even, "-y", str(temporary))
+        with ffmpeg(target, *arguments, stdin=subprocess.PIPE) as process:
+            for overlay in chain([first], overlays):
+                process.stdin.write(overlay.tobytes())
+            process.stdin.close()
+
+
+def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
+    if source.is_dir():
+        paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
+        if not paths:
+            raise InputError(f"no images in {str(source)!r}", ", ".join(IMAGES))
+        targets = [writable_directory(target) / path.name for path in paths]
+        return segment_images(segmenter, paths, targets)
+    existing_file(source, "an image, a folder of images, an animated GIF or a video")
+    writable_target(target, source)
+    pair = {source.suffix.lower(), target.suffix.lower()}
+    if pair <= set(IMAGES):
+        return segment_images(segmenter, [source], [target])
+    if pair <= set(VIDEOS):
+        return segment_video(segmenter, source, target)
+    if pair == {".gif"}:
+        return segment_animation(segmenter, source, target)
+    kinds = f"two images ({', '.join(IMAGES)}), two .gif or two videos ({', '.join(VIDEOS)})"
+    raise InputError(f"{str(source)!r} to {str(target)!r}", kinds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("artifact", help="a file .onnx or an engine, written by dabnet-export")
+    parser.add_argument("input", type=Path, help="an image, a folder of images, a GIF or a video")
+    parser.add_argument("output", type=Path, help="the same kind: a file, or a folder for a folder")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="an ONNX file's; default cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads of onnxruntime")
+    options = parser.parse_args()
+    try:
+        segmenter = Segmenter(options)
+        with closing(segmenter.runner):
+            start = time.perf_counter()
+            segment(segmenter, options.input, options.output)
+            segmenter.report(time.perf_counter() - start)
+    except DabnetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the files that were finished are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

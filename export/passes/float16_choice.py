@@ -1,0 +1,235 @@
+"""Which nodes of an FP32 graph can compute in FP16, and why each of the others cannot.
+
+FP16 holds |x| ≤ 65504 and loses precision below 2**-14, its smallest normal number. A node is left
+in FP32 where the operator has no FP16 form, where a constant does not survive the cast, or where
+one of its tensors grows too large on the calibration images. What is judged is what tensors hold.
+The sums within a convolution are its kernel's: with FP16 tensors onnxruntime's CPU provider sums
+in FP32, as tensor cores can, so that only the result is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+LARGEST_FP16 = 65504.0
+SMALLEST_NORMAL_FP16 = 2.0**-14
+
+# Rounding to 11 bits costs a normal number at most 2**-11 of itself. A constant whose error is
+# twice that share of its norm loses it to subnormals or to zero.
+_LARGEST_LOSS = 2.0**-10
+
+_FP16 = "tensor(float16)"
+_QUANTISATION = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+_MOVES = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+_ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The indices of a node's float inputs and outputs that change to FP16 with it."""
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+    def values(self, node: ir.Node) -> list[ir.Value]:
+        """The tensors at these ports."""
+        found = [node.inputs[i] for i in self.inputs] + [node.outputs[i] for i in self.outputs]
+        return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Attributes:
+    halves: nodes that compute in FP16, with the ports that change.
+    kept: nodes with float tensors that stay FP32, with the reason; both in graph order.
+    """
+
+    halves: dict[ir.Node, Ports]
+    kept: dict[ir.Node, str]
+
+
+def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float], limit: float) -> Choice:
+    """Decide for each node of a typed graph.
+
+    Args:
+        graph: topologically sorted, with the types of its tensors known. It is not modified.
+        opset: version of the default operator set.
+        largest: tensor name → the largest |x| it reached; tensors that are not named fit.
+        limit: the largest |x| that a tensor in FP16 may reach.
+    """
+    choice = Choice({}, {})
+    normalising = _normalisation(graph)
+    faults: dict[ir.Value, str] = {}
+    for node in graph:
+        if becomes_float(node) or not any(map(is_single, (*node.inputs, *node.outputs))):
+            continue
+        ports = _half_ports(node, opset)
+        if not ports.values(node):
+            reason = f"{node.op_type} has no known FP16 form at opset {opset}"
+        elif any(
+            value.producer() and _is_op(value.producer(), *_QUANTISATION)
+            for value in ports.values(node)[: len(ports.inputs)]
+        ):
+            reason = "it reads a dequantised tensor"
+        elif not ports.outputs and any(
+            value.producer() not in choice.halves
+            for value in ports.values(node)
+            if constant_of(value) is None
+        ):
+            reason = "it writes no float, and reads FP32"
+        elif node in normalising:
+            reason = "it normalises the image"
+        else:
+            reason = _overflow(ports.values(node), largest, limit, faults)
+        if reason:
+            choice.kept[node] = reason
+        else:
+            choice.halves[node] = ports
+    _keep_moves_between_kept(graph, choice)
+    order = {node: index for index, node in enumerate(graph)}
+    return Choice(choice.halves, dict(sorted(choice.kept.items(), key=lambda kv: order[kv[0]])))
+
+
+def is_single(value: ir.Value | None) -> bool:
+    """Whether this is a float32 tensor."""
+    return (
+        value is not None
+        and isinstance(value.type, ir.TensorType)
+        and value.dtype == ir.DataType.FLOAT
+    )
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """The values of an initializer that no caller can override; None for any other tensor."""
+    if value is None or value.is_graph_input() or value.const_value is None:
+        return None
+    array: NDArray[Any] = value.const_value.numpy()
+    return array
+
+
+def becomes_float(node: ir.Node) -> bool:
+    """Whether this is a Cast from another type to float32, which can write FP16 as well."""
+    source = node.inputs[0] if node.inputs else None
+    return (
+        _is_op(node, "Cast")
+        and is_single(node.outputs[0])
+        and source is not None
+        and source.dtype not in (None, ir.DataType.FLOAT)
+    )
+
+
+def _is_op(node: ir.Node | None, *op_types: str) -> bool:
+    return node is not None and node.domain == "" and node.op_type in op_types
+
+
+def _half_ports(node: ir.Node, opset: int) -> Ports:
+    """What turns FP16 by the operator's schema: tensors that share the type of its data.
+
+    A type that only a parameter has stays FP32: Resize's ``roi``, BatchNormalization's statistics.
+    """
+    tensors = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    if (
+        node.domain != ""
+        or node.op_type in _QUANTISATION
+        or "dtype" in node.attributes  # the output's type is an attribute
+        or not all(isinstance(value.type, ir.TensorType) for value in tensors)
+    ):
+        return Ports()
+    if node.op_type == "Cast":
+        return Ports((0,))
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    half = {c.type_param_str for c in schema.type_constraints if _FP16 in c.allowed_type_strs}
+    data = {formal.type_str for formal in schema.inputs[:1]}
+    data.update(formal.type_str for formal in schema.outputs[: len(node.outputs)])
+    changing = half & data
+
+    def ports(values: Any, formal: Any) -> tuple[int, ...]:
+        return tuple(
+            index
+            for index, value in enumerate(values)  # the last formal one may stand for many
+            if is_single(value) and formal[min(index, len(formal) - 1)].type_str in changing
+        )
+
+    inputs, outputs = ports(node.inputs, schema.inputs), ports(node.outputs, schema.outputs)
+    # Without a float input the operator itself says what it writes; of those one can be changed.
+    return Ports(inputs, outputs) if inputs or node.op_type == "ConstantOfShape" else Ports()
+
+
+def _overflow(
+    values: list[ir.Value],
+    largest: Mapping[str, float],
+    limit: float,
+    faults: dict[ir.Value, str],
+) -> str:
+    """Why one of these tensors does not fit FP16; "" where all do."""
+    for value in values:
+        array = constant_of(value)
+        if array is not None:
+            if value not in faults:
+                faults[value] = constant_fault(array)
+            if faults[value]:
+                return f"{value.name} {faults[value]}"
+        elif (reached := largest.get(str(value.name))) is not None:
+            if reached > limit:
+                return f"{value.name} reaches {reached:.6g} > {limit:.6g}"
+            if 0 < reached < SMALLEST_NORMAL_FP16:
+                return f"{value.name} reaches {reached:.3g} only, below FP16's normal numbers"
+    return ""
+
+
+def constant_fault(array: NDArray[Any]) -> str:
+    """What FP16 would do to a float constant, as "reaches 81230 > 65504"; "" for mere rounding.
+
+    Infinities and NaN stay what they are, and are no fault.
+    """
+    exact = array[np.isfinite(array)].astype(np.float64)
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16).astype(np.float64)
+    if not np.isfinite(half).all():
+        return f"reaches {np.abs(exact).max():.6g} > {LARGEST_FP16:.6g}"
+    norm, loss = np.linalg.norm(exact), np.linalg.norm(exact - half)
+    if loss > _LARGEST_LOSS * norm:
+        return f"would lose {100 * loss / norm:.2g} % of its norm to FP16's subnormal numbers"
+    return ""
+
+
+def _normalisation(graph: ir.Graph) -> set[ir.Node]:
+    """The arithmetic with constants that pixels go through first, such as the mean's Sub.
+
+    It stays FP32: in FP16 a mean of 72.3924 is 72.375, the same error for all pixels. It costs no
+    kernel, since it fuses with the casts around it.
+    """
+    found: set[ir.Node] = set()
+    pixels: set[ir.Value] = set()
+    for node in graph:
+        constant = [constant_of(value) is not None for value in node.inputs]
+        from_pixels = any(value in pixels for value in node.inputs)
+        if becomes_float(node) or (from_pixels and _is_op(node, *_MOVES)):
+            pixels.update(node.outputs)
+        elif from_pixels and sum(constant) == 1 and _is_op(node, *_ARITHMETIC):
+            found.add(node)
+            pixels.update(node.outputs)
+    return found
+
+
+def _keep_moves_between_kept(graph: ir.Graph, choice: Choice) -> None:
+    """Leave a Transpose or the like in FP32 where all around it is: it would need two casts."""
+    nodes = list(graph)
+    free: set[ir.Node] = set()
+    for node in nodes:
+        if node in choice.halves and _is_op(node, *_MOVES) and node.inputs[0] is not None:
+            source = node.inputs[0].producer()
+            if source is None or source not in choice.halves or source in free:
+                free.add(node)
+    for node in reversed(nodes):
+        moved = node.outputs[0] if node in free else None
+        if moved and all(reader not in choice.halves for reader in moved.consumers()):
+            del choice.halves[node]
+            choice.kept[node] = "all around it is FP32"

@@ -1,0 +1,150 @@
+"""Concat over channels, moved down through channelwise operators and into the convolutions.
+
+Before → after, for parts p and q (BatchNormalization, PRelu and pools act on each channel alone)::
+
+    p ─┐                                         p ─▶ BatchNormalization ─▶ PRelu ─▶ Conv ─┐
+    q ─┴▶ Concat ─▶ BatchNormalization ─▶ …      q ─▶ BatchNormalization ─▶ PRelu ─▶ Conv ─┴▶ Add
+                       … PRelu ─▶ Conv
+
+A convolution of joined channels is the sum of the convolutions of the parts. Nothing is copied any
+more, parts of whole blocks of channels stay in a CPU's blocked layout beside one that is not (the
+3 channels of DABNet's pooled image), and in INT8 each part has a scale of its own. Exact but for
+the order of a sum.
+
+A Concat is moved only where it then vanishes: where all that reads it, through channelwise
+operators, are ungrouped convolutions and other Concats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from export.passes.editing import Insertion, array, integer, nodes_of, replace
+
+POOLS = ("MaxPool", "AveragePool")
+
+
+def sink_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
+    """Split what reads each Concat of constant channel counts, until the Concat has vanished."""
+    changed: list[str] = []
+    # From the last to the first: a Concat that ends in another finds that one already moved.
+    for concat in reversed(nodes_of(model.graph, "Concat")):
+        sizes = _channels(concat)
+        if sizes is not None and _vanishes(concat.outputs[0]):
+            changed.append(f"{concat.outputs[0].name}: split into channels {sizes}")
+            _sink(concat.outputs[0], list(concat.inputs), sizes)
+            assert concat.graph is not None
+            concat.graph.remove(concat, safe=True)
+    return model, changed[::-1]
+
+
+def _channels(concat: ir.Node) -> list[int] | None:
+    """Channels of each part of a Concat over axis 1; None where one is not known."""
+    if integer(concat, "axis", 0) != 1:
+        return None
+    sizes = []
+    for part in concat.inputs:
+        if part is None or part.shape is None or len(part.shape) != 4:
+            return None
+        size = part.shape[1]
+        if not isinstance(size, int):
+            return None
+        sizes.append(size)
+    return sizes
+
+
+def _vanishes(joined: ir.Value) -> bool:
+    """Whether all that reads ``joined`` can read its parts instead."""
+    if joined.is_graph_output() or not joined.uses():
+        return False
+    for node, index in joined.uses():
+        if node.op_type == "Concat" and integer(node, "axis", 0) == 1:
+            continue
+        if index != 0:
+            return False
+        if node.op_type == "Conv":
+            if integer(node, "group", 1) != 1 or array(node.inputs[1]) is None:
+                return False
+        elif not _is_channelwise(node) or not _vanishes(node.outputs[0]):
+            return False
+    return True
+
+
+def _is_channelwise(node: ir.Node) -> bool:
+    if node.op_type in POOLS:
+        return len(node.outputs) == 1
+    if node.op_type == "BatchNormalization":
+        return all(array(value) is not None for value in node.inputs[1:5])
+    if node.op_type == "PRelu":
+        slopes = array(node.inputs[1])
+        return slopes is not None and (slopes.size == 1 or slopes.ndim == 3)
+    return False
+
+
+def _sink(joined: ir.Value, parts: list[ir.Value | None], sizes: list[int]) -> None:
+    for node, _ in list(joined.uses()):
+        if node.op_type == "Concat":
+            position = list(node.inputs).index(joined)
+            inputs = [*node.inputs[:position], *parts, *node.inputs[position + 1 :]]
+            _replace_node(node, inputs)
+        elif node.op_type == "Conv":
+            _split_conv(node, parts, sizes)
+        else:
+            split: list[ir.Value | None] = [
+                _slice_of(node, part, start, size) for part, start, size in _located(parts, sizes)
+            ]
+            _sink(node.outputs[0], split, sizes)
+            assert node.graph is not None
+            node.graph.remove(node, safe=True)
+
+
+def _located(
+    parts: list[ir.Value | None], sizes: list[int]
+) -> list[tuple[ir.Value | None, int, int]]:
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [(part, int(s), size) for part, s, size in zip(parts, starts, sizes, strict=True)]
+
+
+def _slice_of(node: ir.Node, part: ir.Value | None, start: int, size: int) -> ir.Value:
+    """A channelwise ``node`` on the ``size`` channels from ``start``."""
+    before = Insertion(node, f"{node.outputs[0].name}/channels_{start}")
+    cut: Callable[[ir.Value | None], ir.Value | None] = lambda value: value  # noqa: E731
+    if node.op_type not in POOLS:
+
+        def cut(value: ir.Value | None) -> ir.Value | None:
+            values = array(value)
+            if values is None or values.size == 1:
+                return value
+            return before.constant(values[start : start + size], "constant")
+
+    constants = [cut(value) for value in node.inputs[1:]]
+    new = before.op(node.op_type, [part, *constants], dict(node.attributes))
+    new.type = node.outputs[0].type
+    shape = node.outputs[0].shape
+    if shape is not None:
+        new.shape = ir.Shape([shape[0], size, shape[2], shape[3]])
+    return new
+
+
+def _split_conv(conv: ir.Node, parts: list[ir.Value | None], sizes: list[int]) -> None:
+    base = conv.outputs[0].name or "conv"
+    before = Insertion(conv, base)
+    weight = array(conv.inputs[1])
+    assert weight is not None
+    total: ir.Value | None = None
+    for part, start, size in _located(parts, sizes):
+        inputs = [part, before.constant(weight[:, start : start + size], f"weight_{start}")]
+        if total is None:
+            inputs += conv.inputs[2:]
+        term = before.op("Conv", inputs, dict(conv.attributes))
+        total = term if total is None else before.op("Add", [total, term])
+    assert total is not None
+    replace(conv.outputs[0], total)
+
+
+def _replace_node(node: ir.Node, inputs: list[ir.Value | None]) -> None:
+    before = Insertion(node, f"{node.outputs[0].name}/joined")
+    replace(node.outputs[0], before.op(node.op_type, inputs, dict(node.attributes)))

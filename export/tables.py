@@ -1,0 +1,45 @@
+"""Tables and lines on stdout, for the commands that report rather than write."""
+
+from __future__ import annotations
+
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+_PIPE_WIDTH = 160
+
+
+def terminal() -> Console:
+    """A console on stdout; into a pipe or a log it does not fold tables to 80 columns."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
+    """An empty table whose first column, and those named in ``left``, hold text; others figures.
+
+    In a narrow terminal cells are folded: neither a name nor a figure is cut off.
+    """
+    made = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    made.add_column(first, overflow="fold")
+    for heading in others:
+        justify = "left" if heading in left else "right"
+        made.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return made
+
+
+def row(made: Table, *cells: str, style: str | None = None) -> None:
+    """Add a row of plain text: ``[cpu]`` is no markup."""
+    made.add_row(*map(escape, cells), style=style)
+
+
+def line(console: Console, text: str) -> None:
+    """Print one line of plain text, which is never folded."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def percent(share: float) -> str:
+    """0.98765 → ``98.765``."""
+    return f"{100 * share:.3f}"

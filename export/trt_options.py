@@ -1,0 +1,103 @@
+"""The options of ``dabnet-export trt`` that say what engine to build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from dabnet.errors import InputError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """BATCHxHEIGHTxWIDTH, the last two in pixels."""
+
+    name = "NxHxW"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", value.strip())
+        if match is None:
+            self.fail(f"{value!r} is not a shape; expected BATCHxHEIGHTxWIDTH, such as 1x512x1024")
+        return int(match[1]), int(match[2]), int(match[3])
+
+
+_OPTIONS = (
+    click.option("--target", help="Card to build for without a GPU, such as sm86 (TensorRT-RTX)."),
+    click.option(
+        "--workspace-mib", type=click.IntRange(1), help="Limit of the builder's workspace."
+    ),
+    click.option("--product", type=click.Choice(["tensorrt", "tensorrt-rtx"])),
+    click.option(
+        "--min-shape",
+        type=BatchSize(),
+        help="Smallest input of an ONNX file with dynamic sides.  [default: batch 1, half the"
+        " height and width of the best]",
+    ),
+    click.option(
+        "--opt-shape",
+        type=BatchSize(),
+        help="Input that it is fastest at.  [default: the one it was exported at]",
+    ),
+    click.option(
+        "--max-shape", type=BatchSize(), help="Largest input.  [default: each side twice the best]"
+    ),
+    click.option(
+        "--hardware-compatible",
+        type=click.Choice(["ampere-plus", "same-compute-capability"]),
+        help="Other GPUs that are to run the engine (TensorRT).",
+    ),
+    click.option(
+        "--version-compatible", is_flag=True, help="Later versions are to run it (TensorRT)."
+    ),
+    click.option(
+        "--timing-cache",
+        type=click.Path(path_type=Path),
+        help="File of kernel timings, read and written: later builds are faster (TensorRT).",
+    ),
+    click.option(
+        "--int8-calibrator",
+        "calibrator",
+        type=click.Choice(["entropy", "minmax"]),
+        help="TensorRT 8 and 10 choose the INT8 ranges of an FP32 ONNX file themselves.",
+    ),
+    click.option(
+        "--calibration-cache",
+        type=click.Path(path_type=Path),
+        help="File of the calibrator's ranges, read where it exists and else written.",
+    ),
+)
+
+
+def build_options(function: Command) -> Command:
+    """Add the options to a command, which gets them by the names of ``BuildSpec``."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def refuse_export_options(names: Iterable[str], onnx_path: Path) -> None:
+    """Raise InputError where an option was typed that only the export of a checkpoint heeds.
+
+    ``names`` are parameters of the running command.
+    """
+    context = click.get_current_context()
+    typed = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if typed:
+        raise InputError(
+            f"{', '.join(typed)} for the ONNX file {str(onnx_path)!r}",
+            "a checkpoint, which is exported with them",
+            "leave them out, or export the ONNX file again with: dabnet-export onnx",
+        )

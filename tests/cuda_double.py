@@ -1,0 +1,170 @@
+"""``cuda.bindings.runtime`` and ``pycuda.driver``, with "device" memory on the host."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+
+class FakeHeap:
+    """Blocks of host memory that are handed out by address, and must come back once."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, Any] = {}
+
+    def take(self, nbytes: int) -> int:
+        block = ctypes.create_string_buffer(nbytes)
+        self.blocks[ctypes.addressof(block)] = block
+        return ctypes.addressof(block)
+
+    def give_back(self, address: int) -> None:
+        del self.blocks[address]
+
+
+class FakeGraphs:
+    """What is started while a stream is captured is kept and not run."""
+
+    def __init__(self) -> None:
+        self.recording: list[Any] | None = None
+        self.held: dict[str, list[Any]] = {}
+
+    def start(self, work: Any) -> None:
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def begin(self, stream: int, mode: str) -> None:
+        assert (stream, mode) == (7, "thread")
+        self.recording = []
+
+    def end(self, stream: int) -> str:
+        return self._hold("graph", self.recording)
+
+    def instantiate(self, graph: str) -> str:
+        return self._hold("executable", self.held[graph])
+
+    def _hold(self, kind: str, work: list[Any] | None) -> str:
+        assert work is not None
+        self.recording = None
+        self.held[kind] = work
+        return kind
+
+    def launch(self, executable: str) -> None:
+        for work in self.held[executable]:
+            work()
+
+    def destroy(self, handle: str) -> None:
+        del self.held[handle]
+
+
+def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> SimpleNamespace:
+    """``cuda.bindings.runtime``; with ``error`` every call fails with that code."""
+    codes = SimpleNamespace(
+        cudaSuccess=0, cudaErrorNoDevice=100, cudaErrorInsufficientDriver=35, cudaErrorOther=2
+    )
+    graphs = FakeGraphs()
+    attributes = SimpleNamespace(
+        cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=6
+    )
+    kinds = SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")
+    moved: list[str] = []
+
+    def copy(target: int, source: int, nbytes: int, kind: str, stream: int) -> None:
+        moved.append(kind)
+        ctypes.memmove(target, source, nbytes)
+
+    calls = {
+        "cudaGetDeviceCount": lambda: devices,
+        "cudaSetDevice": lambda index: None,
+        "cudaDeviceGetAttribute": lambda attribute, index: attribute,
+        "cudaGetDeviceProperties": lambda index: SimpleNamespace(name=b"NVIDIA Fake\0\0"),
+        "cudaDriverGetVersion": lambda: 12040,
+        "cudaMalloc": heap.take,
+        "cudaMallocHost": heap.take,
+        "cudaFree": heap.give_back,
+        "cudaFreeHost": heap.give_back,
+        "cudaStreamCreate": lambda: 7,
+        "cudaStreamDestroy": lambda stream: None,
+        "cudaStreamSynchronize": lambda stream: None,
+        "cudaMemcpyAsync": lambda *copied: graphs.start(lambda: copy(*copied)),
+        "cudaStreamBeginCapture": graphs.begin,
+        "cudaStreamEndCapture": graphs.end,
+        "cudaGraphInstantiate": lambda graph, flags: graphs.instantiate(graph),
+        "cudaGraphLaunch": lambda executable, stream: graphs.launch(executable),
+        "cudaGraphDestroy": graphs.destroy,
+        "cudaGraphExecDestroy": graphs.destroy,
+    }
+
+    def answering(function: Any) -> Any:
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            if error:
+                return getattr(codes, error), None
+            result = function(*arguments)
+            return (0,) if result is None else (0, result)
+
+        return call
+
+    module = SimpleNamespace(
+        cudaError_t=codes,
+        cudaDeviceAttr=attributes,
+        cudaMemcpyKind=kinds,
+        cudaStreamCaptureMode=SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread"),
+        moved=moved,
+        graphs=graphs,
+    )
+    for name, function in calls.items():
+        setattr(module, name, answering(function))
+    module.cudaGetErrorString = lambda status: (0, b"the reason")
+    return module
+
+
+def fake_pycuda(heap: FakeHeap) -> SimpleNamespace:
+    class Allocation:
+        def __init__(self, nbytes: int) -> None:
+            self.address = heap.take(nbytes)
+
+        def __int__(self) -> int:
+            return self.address
+
+        def free(self) -> None:
+            heap.give_back(self.address)
+
+    class Pinned(np.ndarray):
+        """An array whose base has ``free``, as ``pagelocked_empty`` returns."""
+
+        @property
+        def base(self) -> Any:  # type: ignore[override]
+            return SimpleNamespace(free=lambda: heap.give_back(self.ctypes.data))
+
+    def pinned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = heap.blocks[heap.take(nbytes)]
+        return np.frombuffer(buffer, np.uint8, nbytes).view(dtype).reshape(shape).view(Pinned)
+
+    stack: list[Any] = []
+    context = SimpleNamespace(push=lambda: stack.append(1), pop=lambda: stack.pop())
+    device = SimpleNamespace(
+        retain_primary_context=lambda: context,
+        compute_capability=lambda: (6, 1),
+        name=lambda: "NVIDIA Fake",
+    )
+    return SimpleNamespace(
+        Error=RuntimeError,
+        init=lambda: None,
+        Device=type("Device", (), {"count": staticmethod(lambda: 1), "__new__": lambda *_: device}),
+        get_driver_version=lambda: 12040,
+        mem_alloc=Allocation,
+        pagelocked_empty=pinned,
+        Stream=lambda: SimpleNamespace(handle=7, synchronize=lambda: None),
+        memcpy_htod_async=lambda address, array, stream: ctypes.memmove(
+            address, array.ctypes.data, array.nbytes
+        ),
+        memcpy_dtoh_async=lambda array, address, stream: ctypes.memmove(
+            array.ctypes.data, address, array.nbytes
+        ),
+        stack=stack,
+    )

@@ -1,0 +1,98 @@
+"""The passes of each target on the real network with its shipped weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from dabnet.checkpoint import load_checkpoint
+from dabnet.data.registry import open_dataset
+from dabnet.errors import InputError
+from dabnet.models.image_to_mask import ImageToMask
+from export.export_spec import ExportSpec
+from export.optimize import PASS_NAMES, TARGETS, optimize
+from export.trace import coarse_logits, contract_graph
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "dabnet_toy_street.pth"
+SIZE = (128, 256)
+
+
+@pytest.fixture(scope="module")
+def plain() -> onnx.ModelProto:
+    checkpoint = load_checkpoint(WEIGHTS)
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    return contract_graph(module, ExportSpec(SIZE))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return open_dataset("toy-street", "val", size=SIZE)[0].image[None]
+
+
+def mask_and_logits(model: onnx.ModelProto, logits: str, image: np.ndarray) -> list[np.ndarray]:
+    """The mask, and the logits before the upsample."""
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    seen.graph.output.append(onnx.ValueInfoProto(name=logits))
+    session = ort.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image})
+
+
+def both_stages(
+    model: onnx.ModelProto, target: str, precision: str = "fp32", without: tuple[str, ...] = ()
+) -> tuple[onnx.ModelProto, dict[str, int]]:
+    model, before = optimize(model, target, precision, without=without)
+    model, after = optimize(model, target, precision, quantized=True, without=without)
+    onnx.checker.check_model(model, full_check=True)
+    return model, {applied.name: applied.changed for applied in before + after}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_mask_and_logits_stay(
+    plain: onnx.ModelProto, image: np.ndarray, target: str, precision: str
+) -> None:
+    """int8 differs by its choice of passes; Q/DQ itself is inserted between the two stages."""
+    model, _ = both_stages(plain, target, precision)
+    name = coarse_logits(plain)
+    expected_mask, expected = mask_and_logits(plain, name, image)
+    mask, logits = mask_and_logits(model, name, image)  # the tensor keeps its name
+    assert (mask == expected_mask).mean() >= 0.9999
+    assert np.abs(logits - expected).max() <= 2e-5 * np.ptp(expected)
+
+
+def test_ort_cpu_leaves_nothing_that_leaves_the_blocked_layout(plain: onnx.ModelProto) -> None:
+    model, changed = both_stages(plain, "ort-cpu")
+    kinds = [node.op_type for node in model.graph.node]
+    # The pooled images of 3 channels are outside of it anyway.
+    assert kinds.count("PRelu") == kinds.count("BatchNormalization") == 3
+    # One Concat joins the strided convolution with the pool; nine lay rows between each other.
+    assert kinds.count("Concat") == 1 + changed["winograd"]
+    assert changed == {
+        "bytes_first": 1,
+        "sink_concat": 3,
+        "winograd": 9,
+        "prelu_as_relu": 73,
+        "argmax_channels_last": 1,
+    }
+
+
+def test_a_pass_can_be_left_out(plain: onnx.ModelProto) -> None:
+    _, changed = both_stages(plain, "ort-cpu", without=("winograd", "sink_concat"))
+    assert "winograd" not in changed and "sink_concat" not in changed
+    with pytest.raises(
+        InputError, match=f"unknown graph pass 'all'; expected one of {PASS_NAMES[0]}"
+    ):
+        ExportSpec(SIZE, without_passes=("all",))
+
+
+def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto) -> None:
+    """Cast before Transpose; in int8 the pooled image suits the features' scale."""
+    model, changed = both_stages(plain, "tensorrt", "int8")
+    assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
+    assert changed == {"scale_image": 1}
+    assert both_stages(plain, "tensorrt")[1] == {}

@@ -1,0 +1,126 @@
+"""``open_artifact``: which file goes to which backend, and what an application needs for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contract_graph import HEIGHT, WIDTH, write_contract
+from engine_files import images, info_of, install, scenario_for, write_engine
+from tensorrt_double import FakeDeviceMemory
+
+from dabnet.errors import ArtifactError, InputError
+from dabnet.runtime import open_artifact, tensorrt_runner
+from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.tensorrt_runner import TensorRTRunner
+
+ROOT = Path(__file__).parents[2]
+BLOCK = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx", "matplotlib", "click", "rich", "PIL"):
+            raise ImportError(name + " is not there")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def python(program: str, *arguments: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK + program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_three_lines_without_torch(tmp_path: Path) -> None:
+    path, given, masks = write_contract(tmp_path), tmp_path / "in.npy", tmp_path / "out.npy"
+    np.save(given, images(1))
+    program = """
+import numpy
+from dabnet.runtime import open_artifact
+runner = open_artifact(sys.argv[1], threads=1)
+numpy.save(sys.argv[3], runner.infer(numpy.load(sys.argv[2])))
+print(runner.manifest.classes[0], *runner.info.shape)
+"""
+    assert python(program, path, given, masks).split() == ["class", "0", "1", "32", "64", "3"]
+    assert np.array_equal(np.load(masks), OnnxRuntimeRunner(path, threads=1).infer(images(1)))
+
+
+def test_the_package_loads_nothing_heavy() -> None:
+    program = "import dabnet.runtime\nprint(*sorted(sys.modules))"
+    loaded = {name.partition(".")[0] for name in python(program).split()}
+    assert not loaded & {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
+
+
+def test_an_engine_goes_to_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory = FakeDeviceMemory()
+    monkeypatch.setattr(tensorrt_runner, "open_device_memory", lambda: memory)
+    double = scenario_for(memory)
+    install(monkeypatch, "rtx-1.7.1", double)
+    path = write_engine(tmp_path, info_of("rtx-1.7.1"))
+    renamed = path.rename(tmp_path / "model.bin")  # known by the manifest beside it
+    path.with_name("model.engine.json").rename(tmp_path / "model.bin.json")
+    cache = tmp_path / "kernels"
+    runner = open_artifact(str(renamed), "cuda", cuda_graph=True, runtime_cache=cache)
+    assert isinstance(runner, TensorRTRunner)
+    assert double.called("cuda_graph_strategy") == ["WHOLE_GRAPH_CAPTURE"]
+    assert np.array_equal(runner.infer(images(2)), images(2)[..., 0] % 5)
+    runner.close()
+    assert cache.is_file()
+    for options, message in (
+        ({"device": "cpu"}, "device 'cpu' for the engine.*expected 'cuda'"),
+        ({"threads": 2}, "threads for .*onnxruntime runs"),
+        ({"allow_cpu_nodes": True}, "allow_cpu_nodes for .*onnxruntime runs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_artifact(renamed, **options)  # type: ignore[arg-type]
+
+
+def test_options_of_an_onnx_file(tmp_path: Path) -> None:
+    path = write_contract(tmp_path)
+    runner = open_artifact(path, threads=1)
+    assert isinstance(runner, OnnxRuntimeRunner)
+    assert runner.info.device.startswith("cpu (1 threads")
+    assert runner.infer(images(0)).shape == (1, HEIGHT, WIDTH)
+    with pytest.raises(InputError, match="runtime_cache for .*TensorRT-RTX runs"):
+        open_artifact(path, runtime_cache=tmp_path / "c")
+    with pytest.raises(InputError, match="CUDA graph on the CPU"):
+        open_artifact(path, cuda_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("m.pth", InputError, "is a checkpoint; expected .*dabnet-export onnx .*m.pth"),
+        ("m.pt", InputError, "is a checkpoint"),
+        ("m.jpg", InputError, "neither .onnx nor an engine with its manifest; expected"),
+        ("m.engine", ArtifactError, "no manifest at .*m.engine.json"),
+        ("m.onnx", ArtifactError, "onnxruntime cannot load"),
+    ],
+)
+def test_other_files(tmp_path: Path, name: str, kind: Any, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"not what it should be")
+    with pytest.raises(kind, match=message) as caught:
+        open_artifact(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file at .*expected an ONNX file or an engine"):
+        open_artifact(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="is a directory"):
+        open_artifact(tmp_path)
