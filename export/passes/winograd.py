@@ -12,12 +12,14 @@ layout::
     m_i ─▶ sums (rows of A) ─▶ y_0 … y_3: rows 0, 4, 8 …; rows 1, 5, 9 …; …
     y_0 … y_3 ─▶ Concat over the columns ─▶ Reshape ─▶ y
 
+The sets of rows y_0 … y_3 are laid between each other only where they must (``row_sets``).
+
 Weights are transformed in float64. Stated error: that of float32 with other sums, some 1e-6 of the
 values' range, ten times that of the direct sum; the mask stays the same but for ties.
 
-Worth it where the convolution, not memory, is the limit: from 64 input channels. Measured and not
-taken: F(8, 3) (fewer products, but as much more to transform), sets of rows kept apart between two
-such convolutions of 32 channels (no gain).
+Worth it where the convolution, not memory, is the limit: from 64 input channels, or 32 where the
+sets of rows need not be laid together at once. Measured and not taken: F(8, 3), which has fewer
+products, but as much more to transform.
 """
 
 from __future__ import annotations
@@ -28,10 +30,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.passes.editing import Insertion, array, integer, ints, nodes_of, replace
+from export.passes.editing import Insertion, array, integer, ints, replace, tidy
+from export.passes.row_sets import (
+    Sets,
+    elementwise,
+    halved,
+    halves_size,
+    is_elementwise,
+    laid_together,
+)
 
 TILE = 4  # rows of output of one tile
 MIN_INPUTS = 64
+MIN_INPUTS_IN_CHAIN = 32
 MIN_OUTPUTS = 16
 
 # Rows of B^T over the taps they read: (first tap, step between taps, weights).
@@ -58,19 +69,61 @@ G = np.array(
 def winograd(model: ir.Model) -> tuple[ir.Model, list[str]]:
     """Rewrite each 3x3 convolution of stride 1 whose output has a known size."""
     changed = []
-    for conv in nodes_of(model.graph, "Conv"):
-        x, y = conv.inputs[0], conv.outputs[0]
-        if x is None or not _fits(conv):
+    sets: dict[ir.Value, Sets] = {}
+    for node in list(model.graph):
+        x = node.inputs[0] if node.inputs else None
+        if x is None:
             continue
-        weight = np.asarray(array(conv.inputs[1]), np.float64)
-        bias = array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-        rows, columns = _sides(y)
-        before = Insertion(conv, f"{y.name}/winograd")
-        tiles = _tiles(before, x, weight.shape[1], rows)
-        sets = _sets_of_rows(before, tiles, weight, bias)
-        changed.append(f"{y.name}: {weight.shape[1]} to {weight.shape[0]} channels")
-        replace(y, _laid_together(before, sets, rows, columns))
-    return model, changed
+        y = node.outputs[0]
+        before = Insertion(node, f"{y.name}/winograd")
+        if _fits(node) and (_inputs(node) >= MIN_INPUTS or x in sets or _goes_on(y)):
+            sets[y] = _convolved(before, node, sets.get(x))
+            changed.append(f"{y.name}: {_inputs(node)} input channels")
+        elif x in sets and is_elementwise(node) and _goes_on(y):
+            sets[y] = elementwise(before, node, sets[x])
+        elif x in sets and _is_even(x) and halves_size(node):
+            sets[y] = halved(before, node, sets[x])
+        else:
+            _lay_together(before, node, sets)
+    for value in [value for value in sets if value.is_graph_output()]:
+        producer = value.producer()
+        assert producer is not None
+        before = Insertion(producer, f"{value.name}/winograd")
+        replace(value, laid_together(before, sets[value], *_sides(value)))
+    return tidy(model), changed
+
+
+def _goes_on(value: ir.Value) -> bool:
+    """Whether all that reads ``value``, past elementwise operators, can read sets of rows."""
+    readers = [node for node, _ in value.uses()]
+    return (
+        bool(readers)
+        and not value.is_graph_output()
+        and all(
+            (_fits(node) and _sides(value)[0] % TILE == 0)
+            or (halves_size(node) and _is_even(value))
+            or (is_elementwise(node) and _goes_on(node.outputs[0]))
+            for node in readers
+        )
+    )
+
+
+def _is_even(value: ir.Value) -> bool:
+    """Whether four sets of rows become two whole ones where the size is halved."""
+    rows, columns = _sides(value)
+    return rows % TILE == 0 and columns % 2 == 0
+
+
+def _lay_together(before: Insertion, node: ir.Node, sets: dict[ir.Value, Sets]) -> None:
+    """Give ``node`` whole tensors; what else reads them later gets the same."""
+    for value in [value for value in node.inputs if value in sets]:
+        assert value is not None
+        whole = laid_together(before, sets[value], *_sides(value))
+        whole.type, whole.shape = value.type, value.shape
+        for reader, index in list(value.uses()):
+            reader.replace_input_with(index, whole)
+        name, value.name = value.name, None
+        whole.name = name
 
 
 def _sides(value: ir.Value) -> tuple[int, int]:
@@ -80,14 +133,20 @@ def _sides(value: ir.Value) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def _inputs(conv: ir.Node) -> int:
+    return int(np.shape(array(conv.inputs[1]))[1])
+
+
 def _fits(conv: ir.Node) -> bool:
+    if conv.op_type != "Conv":
+        return False
     weight = array(conv.inputs[1])
     constant_bias = len(conv.inputs) < 3 or array(conv.inputs[2]) is not None
     return (
         weight is not None
         and constant_bias
         and weight.shape[0] >= MIN_OUTPUTS
-        and weight.shape[1] >= MIN_INPUTS
+        and weight.shape[1] >= MIN_INPUTS_IN_CHAIN
         and weight.shape[2:] == (3, 3)
         and integer(conv, "group", 1) == 1
         and set(ints(conv, "strides", (1, 1))) == {1}
@@ -95,6 +154,19 @@ def _fits(conv: ir.Node) -> bool:
         and ints(conv, "pads") == (1, 1, 1, 1)
         and 0 not in _sides(conv.outputs[0])
     )
+
+
+def _convolved(before: Insertion, conv: ir.Node, sets: Sets | None) -> Sets:
+    x, rows = conv.inputs[0], _sides(conv.outputs[0])[0]
+    weight = np.asarray(array(conv.inputs[1]), np.float64)
+    bias = array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    channels = weight.shape[1]
+    assert x is not None
+    if sets is None:
+        tiles = _tiles(before, x, channels, rows)
+    else:
+        tiles = _tiles_of_sets(before, sets, channels)
+    return _sets_of_rows(before, tiles, weight, bias)
 
 
 def _tiles(before: Insertion, x: ir.Value, channels: int, rows: int) -> list[ir.Value]:
@@ -112,6 +184,34 @@ def _tiles(before: Insertion, x: ir.Value, channels: int, rows: int) -> list[ir.
         }
         tiles.append(before.conv(x, weight, None, attributes))
     return tiles
+
+
+def _tiles_of_sets(before: Insertion, sets: Sets, channels: int) -> list[ir.Value]:
+    """t_i from four sets of rows: the taps of tile r are row r - 1 of the last set, row r of each,
+    and row r + 1 of the first. See ``_sets_of_rows`` on the order of the sums."""
+
+    def times(factor: float, value: ir.Value) -> ir.Value:
+        return before.scale_channels(value, np.full(channels, factor))
+
+    def two_taps(value: ir.Value, above: int) -> ir.Value:
+        kernel = np.tile(np.reshape([4.0, 1.0], (1, 1, 2, 1)), (channels, 1, 1, 1))
+        pads = [above, 0, 1 - above, 0]
+        return before.conv(value, kernel, None, {"group": channels, "pads": pads})
+
+    def add(convolved: ir.Value, read_once: ir.Value) -> ir.Value:
+        return before.op("Add", [convolved, read_once])
+
+    first, second, third, fourth = sets
+    even, odd = add(times(1, fourth), times(-4, second)), add(times(1, third), times(-4, first))
+    even_2, odd_2 = add(times(1, fourth), times(-1, second)), add(times(1, third), times(-1, first))
+    return [
+        add(two_taps(fourth, 1), times(-5, second)),
+        add(times(1, odd), times(1, even)),
+        add(times(-1, odd), times(1, even)),
+        add(times(2, odd_2), times(1, even_2)),
+        add(times(-2, odd_2), times(1, even_2)),
+        add(two_taps(first, 0), times(-5, third)),
+    ]
 
 
 def _sets_of_rows(
@@ -152,14 +252,3 @@ def _sets_of_rows(
         add(times(4, sum_34, offset), times(1, sum_12)),
         add(product(5), add(times(8, difference_34, offset), times(1, difference_12))),
     ]
-
-
-def _laid_together(before: Insertion, sets: list[ir.Value], rows: int, columns: int) -> ir.Value:
-    """(N, O, rows, columns) from the sets; rows beyond the last are cut off."""
-    beside = before.op("Concat", sets, {"axis": 3})  # (N, O, H/4, 4·W)
-    shape = before.constant(np.array([0, 0, -1, columns]), "shape")
-    whole = before.op("Reshape", [beside, shape])
-    if rows % TILE == 0:
-        return whole
-    bounds = (np.array([0]), np.array([rows]), np.array([2]))
-    return before.op("Slice", [whole, *(before.constant(bound, "bound") for bound in bounds)])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from pass_graphs import GraphOf, applied, kinds, run
+from pass_graphs import GraphOf, applied, assert_equal, kinds, run
 
 from export.passes.winograd import winograd
 
@@ -67,3 +67,41 @@ def test_others_stay(weights: tuple[int, ...], attributes: dict[str, Any]) -> No
     graph.conv("x", "y", weights, **attributes)
     result, changed = applied(winograd, graph.model("y"))
     assert changed == [] and kinds(result) == ["Conv"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    quarter_rows=st.integers(1, 4),
+    columns=st.integers(1, 6),
+    between=st.lists(st.sampled_from(["prelu", "norm"]), max_size=2),
+    pooled=st.booleans(),
+    also_read=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_rows_stay_apart_until_something_needs_the_whole(
+    quarter_rows: int, columns: int, between: list[str], pooled: bool, also_read: bool, seed: int
+) -> None:
+    """As in DABNet's stem: two convolutions of 32 channels, then half the size by two ways."""
+    shape = (1, 32, 4 * quarter_rows, 2 * columns)
+    graph = GraphOf(shape, seed)
+    value = graph.conv("x", "first", (32, 32, 3, 3), **SAME)
+    for index, kind in enumerate(between):
+        name = f"between_{index}"
+        if kind == "prelu":
+            value = graph.prelu(value, name, graph.random.uniform(-1, 2, 32))
+        else:
+            value = graph.batch_norm(value, name, 32)
+    value = graph.conv(value, "second", (32, 32, 3, 3), **SAME)
+    value = graph.prelu(value, "active", graph.random.uniform(0, 1, 32))
+    outputs = [graph.conv(value, "down", (24, 32, 3, 3), strides=[2, 2], **SAME)]
+    if pooled:
+        pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        outputs.append(graph.node("MaxPool", [value], "pool", **pool))
+    if also_read:
+        outputs.append(graph.node("Sigmoid", [value], "whole"))
+    model = graph.model(*outputs)
+    result, changed = applied(winograd, model)
+    assert_equal(model, result, graph.random.normal(size=shape).astype(np.float32), 3e-5)
+    assert len(changed) == 2
+    # Each output is laid together; or else the one tensor that all of them read.
+    assert kinds(result).count("Concat") == (1 if also_read else len(outputs))

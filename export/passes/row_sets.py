@@ -1,0 +1,97 @@
+"""A tensor as sets of rows: set p of S holds rows p, p + S, p + 2·S … of (N, C, H, W).
+
+``winograd`` computes its output so. To lay the sets between each other costs three copies, so they
+stay apart for as long as what follows can be computed on them: operators on each pixel alone, 3x3
+convolutions and 2x2 maxima of stride 2, and the tiles of a further Winograd convolution.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from export.passes.editing import Insertion, array, integer, ints
+
+Sets = list[ir.Value]
+
+
+def is_elementwise(node: ir.Node) -> bool:
+    """Whether each output pixel is one input pixel's, with constants of each channel."""
+    if node.op_type not in ("PRelu", "BatchNormalization"):
+        return False
+    constants = [array(value) for value in node.inputs[1:]]
+    return all(c is not None and (c.ndim == 1 or c.shape[-2:] == (1, 1)) for c in constants)
+
+
+def halves_size(node: ir.Node) -> bool:
+    """Whether this is a dense 3x3 convolution or a 2x2 maximum that halves rows and columns."""
+    if ints(node, "strides", (1, 1)) != (2, 2) or set(ints(node, "dilations", (1, 1))) != {1}:
+        return False
+    pads = ints(node, "pads", (0, 0, 0, 0))
+    if node.op_type == "MaxPool":
+        plain = len(node.outputs) == 1 and not integer(node, "ceil_mode", 0)
+        return plain and ints(node, "kernel_shape") == (2, 2) and pads == (0, 0, 0, 0)
+    weight = array(node.inputs[1]) if node.op_type == "Conv" else None
+    dense = weight is not None and integer(node, "group", 1) == 1
+    return dense and ints(node, "kernel_shape") == (3, 3) and pads == (1, 1, 1, 1)
+
+
+def elementwise(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
+    """``node`` (see ``is_elementwise``) on each set."""
+    attributes = dict(node.attributes)
+    return [before.op(node.op_type, [one, *node.inputs[1:]], attributes) for one in sets]
+
+
+def halved(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
+    """``node`` (see ``halves_size``) on four sets: two sets."""
+    if node.op_type == "MaxPool":
+        columns = {"kernel_shape": [1, 2], "strides": [1, 2]}
+        pooled = [before.op("MaxPool", [one], columns) for one in sets]
+        return [_maximum(before, node, *pooled[:2]), _maximum(before, node, *pooled[2:])]
+    # Row 2r of the output reads rows 4r - 1, 4r and 4r + 1; row 2r + 1 reads the three that follow.
+    above = _shifted_down(before, sets[3], np.shape(array(node.inputs[1]))[1])
+    return [_three_rows(before, node, [above, *sets[:2]]), _three_rows(before, node, sets[1:])]
+
+
+def laid_together(before: Insertion, sets: Sets, rows: int, columns: int) -> ir.Value:
+    """(N, C, ``rows``, ``columns``) from the sets; rows beyond the last are cut off."""
+    beside = before.op("Concat", sets, {"axis": 3})  # (N, C, H / S, S · W)
+    shape = before.constant(np.array([0, 0, -1, columns]), "shape")
+    whole = before.op("Reshape", [beside, shape])
+    if rows % len(sets) == 0:
+        return whole
+    bounds = (np.array([0]), np.array([rows]), np.array([2]))
+    return before.op("Slice", [whole, *(before.constant(bound, "bound") for bound in bounds)])
+
+
+def _shifted_down(before: Insertion, value: ir.Value, channels: int) -> ir.Value:
+    """``value`` one row lower, with zeros above it."""
+    taps = np.tile(np.reshape([1.0, 0.0], (1, 1, 2, 1)), (channels, 1, 1, 1))
+    return before.conv(value, taps, None, {"group": channels, "pads": [1, 0, 0, 0]})
+
+
+def _three_rows(before: Insertion, conv: ir.Node, rows: Sets) -> ir.Value:
+    """A strided 3x3 convolution as the sum of three 1x3, one a row of its kernel."""
+    weight = array(conv.inputs[1])
+    assert weight is not None
+    attributes = {"strides": [1, 2], "pads": [0, 1, 0, 1], "kernel_shape": [1, 3]}
+    total: ir.Value | None = None
+    for index, row in enumerate(rows):
+        kernel = before.constant(weight[:, :, index : index + 1], "weight")
+        inputs: list[ir.Value | None] = [row, kernel]
+        if total is None:
+            inputs += conv.inputs[2:]
+        term = before.op("Conv", inputs, attributes)
+        total = term if total is None else before.op("Add", [term, total])
+    assert total is not None
+    return total
+
+
+def _maximum(before: Insertion, pool: ir.Node, a: ir.Value, b: ir.Value) -> ir.Value:
+    """``a + Relu(b - a)``: the blocked layout of CPUs has no Max."""
+    shape = pool.outputs[0].shape
+    channels = shape[1] if shape is not None else 0
+    assert isinstance(channels, int)
+    difference = before.op("Add", [before.scale_channels(a, -np.ones(channels)), b])
+    excess = before.op("Relu", [difference])
+    return before.op("Add", [before.scale_channels(a, np.ones(channels)), excess])
