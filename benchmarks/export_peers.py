@@ -78,7 +78,7 @@ class _Compiled(torch.nn.Module):
         import torch._inductor.config as inductor
 
         inductor.freezing = True  # folds BatchNorm, and packs weights for oneDNN
-        module = module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled = torch.compile(module)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,8 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
         _Step("argmax_channels_last"),
     ),
     "ort-cuda": (_Step("bytes_first"),),
-    "tensorrt": (_Step("scale_image", precisions=("int8",)),),
+    # Also in FP32: TensorRT fuses the factor, and its calibrators quantise Concats.
+    "tensorrt": (_Step("scale_image", precisions=("fp32", "int8")),),
 }
 
 PASS_NAMES = tuple(dict.fromkeys(step.name for steps in _STEPS.values() for step in steps))

@@ -82,6 +82,8 @@ def precision_fault(precision: str, layers: dict[str, int]) -> str | None:
         return "the builder did not report the types of its layers"
     if REQUIRED_TYPE[precision] not in layers:
         return f"no layer computes in {REQUIRED_TYPE[precision]} ({found})"
+    if precision == "fp16" and layers["Half"] < layers.get("Float", 0):
+        return f"most layers compute in Float ({found})"
     if foreign := [kind for kind in FOREIGN_TYPES[precision] if kind in layers]:
         return f"some layers compute in {', '.join(foreign)} ({found})"
     return None

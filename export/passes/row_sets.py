@@ -32,8 +32,9 @@ def halves_size(node: ir.Node) -> bool:
         plain = len(node.outputs) == 1 and not integer(node, "ceil_mode", 0)
         return plain and ints(node, "kernel_shape") == (2, 2) and pads == (0, 0, 0, 0)
     weight = array(node.inputs[1]) if node.op_type == "Conv" else None
-    dense = weight is not None and integer(node, "group", 1) == 1
-    return dense and ints(node, "kernel_shape") == (3, 3) and pads == (1, 1, 1, 1)
+    if weight is None or weight.shape[2:] != (3, 3):
+        return False
+    return integer(node, "group", 1) == 1 and pads == (1, 1, 1, 1)
 
 
 def elementwise(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
@@ -49,7 +50,9 @@ def halved(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
         pooled = [before.op("MaxPool", [one], columns) for one in sets]
         return [_maximum(before, node, *pooled[:2]), _maximum(before, node, *pooled[2:])]
     # Row 2r of the output reads rows 4r - 1, 4r and 4r + 1; row 2r + 1 reads the three that follow.
-    above = _shifted_down(before, sets[3], np.shape(array(node.inputs[1]))[1])
+    weight = array(node.inputs[1])
+    assert weight is not None
+    above = _shifted_down(before, sets[3], weight.shape[1])
     return [_three_rows(before, node, [above, *sets[:2]]), _three_rows(before, node, sets[1:])]
 
 

@@ -134,7 +134,9 @@ def _sides(value: ir.Value) -> tuple[int, int]:
 
 
 def _inputs(conv: ir.Node) -> int:
-    return int(np.shape(array(conv.inputs[1]))[1])
+    weight = array(conv.inputs[1])
+    assert weight is not None
+    return int(weight.shape[1])
 
 
 def _fits(conv: ir.Node) -> bool:

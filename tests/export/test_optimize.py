@@ -96,4 +96,4 @@ def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto)
     model, changed = both_stages(plain, "tensorrt", "int8")
     assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
     assert changed == {"scale_image": 1}
-    assert both_stages(plain, "tensorrt")[1] == {}
+    assert both_stages(plain, "tensorrt", "fp16")[1] == {}
