@@ -27,6 +27,7 @@ import click
 import numpy as np
 import torch
 from export_peers import OpenVinoRunner, compiled_runner
+from export_profile import milliseconds_by_kind, profile_table
 
 from bench.disturbance import DISTURBED_CORES, CpuWatch
 from bench.environment import describe_environment
@@ -81,10 +82,17 @@ class Bench:
                 rows[f"{OURS} without {applied.name}"] = partial(self._ours, applied.name)
         return rows
 
+    def profiles(self, images: list[Uint8Array]) -> dict[str, dict[str, float]]:
+        """Where the time of the plain export and of ours goes."""
+        files = {PLAIN: self._exported("portable"), OURS: self._exported(OURS)}
+        return {
+            name: milliseconds_by_kind(path, images, self._threads) for name, path in files.items()
+        }
+
     def images(self) -> list[Uint8Array]:
         dataset = load_checkpoint(self._checkpoint).dataset
         source = check_source(dataset, self._data_dir, IMAGES, self._size)
-        return [image[None] for _, image in source]
+        return [image[None].copy() for _, image in source]  # PyTorch wants to write
 
     def _module(self) -> ImageToMask:
         checkpoint = load_checkpoint(self._checkpoint)
@@ -165,6 +173,7 @@ def _ratio(rounds: dict[str, Rounds], reference: str, candidate: str) -> str:
     "--compiled/--no-compiled", default=True, help="torch.compile takes minutes to start."
 )
 @click.option("--gains", is_flag=True, help="Also our export without each of its passes.")
+@click.option("--profile", is_flag=True, help="Also where the time of two rows goes.")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every sample.")
 def benchmark(
     checkpoint: Path,
@@ -175,6 +184,7 @@ def benchmark(
     round_seconds: float,
     compiled: bool,
     gains: bool,
+    profile: bool,
     record: Path | None,
 ) -> None:
     if record is not None:
@@ -194,6 +204,7 @@ def benchmark(
         with progress_bar("timing", rounds * len(runners), unit="turns") as step:
             timed = measure(runners, images, scenario, step)
         foreign = watch.foreign_cores()
+        profiles = bench.profiles(images) if profile else {}
     rows = [Row(name, agrees[name], timed[name]) for name in runners]
     facts = describe_environment()
     click.echo(table(rows, reasons))
@@ -202,6 +213,8 @@ def benchmark(
         f" {rounds} rounds of {round_seconds:g} s; {facts['processor']}, PyTorch"
         f" {torch.__version__}, ONNX Runtime {facts['onnxruntime']}"
     )
+    if profiles:
+        click.echo(f"\n{profile_table(profiles)}")
     if foreign is not None and foreign > DISTURBED_CORES:
         click.echo(f"DISTURBED: other processes used {foreign:.2f} cores; repeat it when quiet")
     if record is not None:
@@ -210,6 +223,7 @@ def benchmark(
             for row in rows
         }
         content = {"size": size, "threads": threads, "environment": facts, "reasons": reasons}
+        content["milliseconds_by_kind"] = profiles
         content |= {"foreign_cores": foreign, "rows": kept}
         write_text(record, json.dumps(content, indent=1) + "\n")
 
