@@ -37,7 +37,7 @@ TRAINED := weights/dabnet_toy_street.pth
 demo: $(INSTALLED)
 	rm -rf $(OUT) && mkdir -p $(OUT)
 	$(BIN)/dabnet-train --dataset toy-street --max-epochs 2 --eval-every 1 --output $(OUT)/train
-	$(BIN)/dabnet-export onnx $(TRAINED) --size 512x1024 -o $(OUT)/dabnet.onnx
+	$(BIN)/dabnet-export onnx $(TRAINED) --size 512x1024 --optimize-for ort-cpu -o $(OUT)/dabnet.onnx
 	$(BIN)/dabnet-export onnx $(TRAINED) --size 512x1024 --precision int8 \
 	    --calibration-images 16 -o $(OUT)/dabnet-int8.onnx
 	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export trt $(OUT)/dabnet-int8.onnx --target sm86 \
