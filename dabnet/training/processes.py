@@ -46,6 +46,8 @@ class Processes:
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         yield
+        # Gloo's threads may abort a process that leaves while another still has work to do.
+        dist.barrier()
         dist.destroy_process_group()  # not after an error: it would wait for those that are gone
 
     def sum_(self, tensor: Tensor) -> Tensor:
