@@ -64,7 +64,6 @@ class OpenVinoRunner:
 
 def compiled_runner(module: ImageToMask, shape: Shape, threads: int) -> TorchRunner:
     """``torch.compile`` with BatchNorm folded and channels last, as PyTorch's guides advise."""
-    torch.set_num_threads(threads)
     runner = TorchRunner(_Compiled(module), shape, torch.device("cpu"), threads)  # type: ignore[arg-type]
     runner.infer(np.zeros(shape, np.uint8))  # compiles
     return runner

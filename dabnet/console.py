@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,8 @@ from dabnet.errors import DabnetError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -46,6 +48,17 @@ def run(command: click.Command) -> None:
 def _fail(message: str) -> None:
     click.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(EXIT_BAD_INPUT)
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Join click options into one decorator; ``--help`` lists them in this order."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(decorators):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.transforms import resize_image
-from dabnet.errors import BuildError, MissingPackage
+from dabnet.errors import BuildError
 from dabnet.models import STRIDE
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import Agreement
 from export.export_spec import ExportSpec
+from export.graph_tensors import cpu_session
 from export.images import ImageSource
 from export.tensor_values import StepwiseSession
 
@@ -76,15 +77,7 @@ def _runner(model: onnx.ModelProto, precision: str) -> Run:
     if precision == "fp16":
         stepwise = StepwiseSession(model)
         return lambda batch: stepwise.run(None, {name: batch})[0]
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackage("onnxruntime", "cpu") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(model, "the exported graph", optimised=True)
     return lambda batch: np.asarray(session.run(None, {name: batch})[0])
 
 

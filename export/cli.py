@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, run
+from dabnet.console import CONTEXT, Size, options, run
 from dabnet.data.labels import LABEL_SETS
 from export.inspect_command import inspect_command
 from export.trt_options import build_options, refuse_export_options
 from export.verify_command import verify_command
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Join click options into one decorator."""
-
-    def decorate(function: Command) -> Command:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 output_option = click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
 )
-export_options = _options(
+export_options = options(
     click.option(
         "--dataset",
         type=click.Choice(list(LABEL_SETS)),
@@ -52,7 +37,9 @@ export_options = _options(
     ),
     click.option("--batch", type=int, default=1, show_default=True, help="Images a call."),
     click.option("--dynamic-batch", is_flag=True, help="Each call chooses its number of images."),
-    click.option("--dynamic-size", is_flag=True, help="Each call chooses its size, in eights."),
+    click.option(
+        "--dynamic-size", is_flag=True, help="Each call chooses its size: multiples of 8."
+    ),
     click.option(
         "--without-pass",
         "without_passes",
@@ -152,7 +139,7 @@ def trt_command(
     product: str | None,
     dataset: str | None,
     data_dir: Path | None,
-    **options: Any,
+    **values: Any,
 ) -> None:
     """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
     from dataclasses import fields
@@ -164,8 +151,8 @@ def trt_command(
     from export.onnx_file import load_onnx, manifest_of
     from export.trt_export import engine_from_checkpoint, engine_from_onnx, is_onnx
 
-    options["product"] = product.replace("-", "_") if product else None
-    what = {f.name: options.pop(f.name) for f in fields(BuildSpec) if f.name in options}
+    values["product"] = product.replace("-", "_") if product else None
+    what = {f.name: values.pop(f.name) for f in fields(BuildSpec) if f.name in values}
     from_onnx = is_onnx(source)
     if precision is None and what["calibrator"]:
         precision = "int8"
@@ -173,8 +160,8 @@ def trt_command(
         precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else "fp32"
     build = BuildSpec(precision, **what)
     if from_onnx:
-        count = options.pop("calibration_images")
-        refuse_export_options([*options, "dataset"], source)
+        count = values.pop("calibration_images")
+        refuse_export_options([*values, "dataset"], source)
         manifest = engine_from_onnx(
             source,
             output,
@@ -186,11 +173,11 @@ def trt_command(
             calibration_images=count,
         )
     else:
-        options |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
+        values |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
         manifest = engine_from_checkpoint(
             source,
             output,
-            ExportSpec(size=size or (512, 1024), **options),
+            ExportSpec(size=size or (512, 1024), **values),
             build,
             dataset=dataset,
             data_dir=data_dir,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from dabnet.console import options
 from dabnet.errors import InputError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
@@ -29,7 +28,7 @@ class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in n
         return int(match[1]), int(match[2]), int(match[3])
 
 
-_OPTIONS = (
+build_options = options(
     click.option("--target", help="Card to build for without a GPU, such as sm86 (TensorRT-RTX)."),
     click.option(
         "--workspace-mib", type=click.IntRange(1), help="Limit of the builder's workspace."
@@ -74,13 +73,7 @@ _OPTIONS = (
         help="File of the calibrator's ranges, read where it exists and else written.",
     ),
 )
-
-
-def build_options(function: Command) -> Command:
-    """Add the options to a command, which gets them by the names of ``BuildSpec``."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+"""Adds them to a command, which gets them by the names of ``BuildSpec``."""
 
 
 def refuse_export_options(names: Iterable[str], onnx_path: Path) -> None:

@@ -129,6 +129,13 @@ def integer(node: ir.Node, name: str, default: int) -> int:
     return default if attribute is None else int(attribute.as_int())
 
 
+def channels(value: ir.Value | None) -> int | None:
+    """C of a (N, C, H, W) tensor; None where it is not known."""
+    shape = None if value is None else value.shape
+    size = shape[1] if shape is not None and len(shape) == 4 else None
+    return size if isinstance(size, int) else None
+
+
 def tidy(model: ir.Model) -> ir.Model:
     """Drop what no output needs, and infer the shapes again."""
     onnx_ir.passes.common.RemoveUnusedNodesPass()(model)

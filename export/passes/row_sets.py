@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, integer, ints
+from export.passes.editing import Insertion, array, channels, integer, ints
 
 Sets = list[ir.Value]
 
@@ -67,10 +67,10 @@ def laid_together(before: Insertion, sets: Sets, rows: int, columns: int) -> ir.
     return before.op("Slice", [whole, *(before.constant(bound, "bound") for bound in bounds)])
 
 
-def _shifted_down(before: Insertion, value: ir.Value, channels: int) -> ir.Value:
-    """``value`` one row lower, with zeros above it."""
-    taps = np.tile(np.reshape([1.0, 0.0], (1, 1, 2, 1)), (channels, 1, 1, 1))
-    return before.conv(value, taps, None, {"group": channels, "pads": [1, 0, 0, 0]})
+def _shifted_down(before: Insertion, value: ir.Value, count: int) -> ir.Value:
+    """``value``, of ``count`` channels, one row lower, with zeros above it."""
+    taps = np.tile(np.reshape([1.0, 0.0], (1, 1, 2, 1)), (count, 1, 1, 1))
+    return before.conv(value, taps, None, {"group": count, "pads": [1, 0, 0, 0]})
 
 
 def _three_rows(before: Insertion, conv: ir.Node, rows: Sets) -> ir.Value:
@@ -92,9 +92,8 @@ def _three_rows(before: Insertion, conv: ir.Node, rows: Sets) -> ir.Value:
 
 def _maximum(before: Insertion, pool: ir.Node, a: ir.Value, b: ir.Value) -> ir.Value:
     """``a + Relu(b - a)``: the blocked layout of CPUs has no Max."""
-    shape = pool.outputs[0].shape
-    channels = shape[1] if shape is not None else 0
-    assert isinstance(channels, int)
-    difference = before.op("Add", [before.scale_channels(a, -np.ones(channels)), b])
+    count = channels(pool.outputs[0])
+    assert count is not None
+    difference = before.op("Add", [before.scale_channels(a, -np.ones(count)), b])
     excess = before.op("Relu", [difference])
-    return before.op("Add", [before.scale_channels(a, np.ones(channels)), excess])
+    return before.op("Add", [before.scale_channels(a, np.ones(count)), excess])

@@ -9,8 +9,7 @@ f (±8 to ±32)::
     p ─▶ AveragePool ─▶ Mul 1/64 ─┐
     f ────────────────────────────┴▶ Concat ─▶ BatchNormalization: 64·γ and μ/64 for p's channels
 
-64 is a power of two, so FP32 gives the same bits. With Q/DQ on the Concat this is the difference
-between 79 % and 99.5 % of equal pixels. Pools behind the first inherit its factor.
+64 is a power of two, so FP32 gives the same bits. Pools behind the first inherit its factor.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, integer, nodes_of
+from export.passes.editing import Insertion, array, channels, integer, nodes_of
 
 FACTOR = 64.0
 
@@ -72,7 +71,7 @@ def _all_absorb(pooled: list[ir.Value], joins: list[ir.Node]) -> bool:
         norms = [node for node, _ in join.outputs[0].uses()]
         if integer(join, "axis", 0) != 1 or join.outputs[0].is_graph_output() or not norms:
             return False
-        if any(part is None or _channels(part) is None for part in join.inputs):
+        if any(channels(part) is None for part in join.inputs):
             return False
         for norm in norms:
             constants = [array(value) for value in norm.inputs[1:4]]
@@ -86,7 +85,7 @@ def _absorb(norm: ir.Node, join: ir.Node, pooled: list[ir.Value]) -> None:
     gamma, mean = (np.array(array(norm.inputs[index])) for index in (1, 3))
     start = 0
     for part in join.inputs:
-        size = _channels(part)
+        size = channels(part)
         assert size is not None
         if part in pooled:
             gamma[start : start + size] *= FACTOR
@@ -95,9 +94,3 @@ def _absorb(norm: ir.Node, join: ir.Node, pooled: list[ir.Value]) -> None:
     before = Insertion(norm, f"{norm.outputs[0].name}/scaled")
     norm.replace_input_with(1, before.constant(gamma, "weight"))
     norm.replace_input_with(3, before.constant(mean, "mean"))
-
-
-def _channels(value: ir.Value | None) -> int | None:
-    shape = None if value is None else value.shape
-    size = shape[1] if shape is not None and len(shape) == 4 else None
-    return size if isinstance(size, int) else None

@@ -17,12 +17,10 @@ operators, are ungrouped convolutions and other Concats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, integer, nodes_of, replace
+from export.passes.editing import Insertion, array, channels, integer, nodes_of, replace
 
 POOLS = ("MaxPool", "AveragePool")
 
@@ -43,17 +41,9 @@ def sink_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
 
 def _channels(concat: ir.Node) -> list[int] | None:
     """Channels of each part of a Concat over axis 1; None where one is not known."""
-    if integer(concat, "axis", 0) != 1:
-        return None
-    sizes = []
-    for part in concat.inputs:
-        if part is None or part.shape is None or len(part.shape) != 4:
-            return None
-        size = part.shape[1]
-        if not isinstance(size, int):
-            return None
-        sizes.append(size)
-    return sizes
+    sizes = [channels(part) for part in concat.inputs]
+    known = [size for size in sizes if size is not None]
+    return known if integer(concat, "axis", 0) == 1 and len(known) == len(sizes) else None
 
 
 def _vanishes(joined: ir.Value) -> bool:
@@ -111,16 +101,12 @@ def _located(
 def _slice_of(node: ir.Node, part: ir.Value | None, start: int, size: int) -> ir.Value:
     """A channelwise ``node`` on the ``size`` channels from ``start``."""
     before = Insertion(node, f"{node.outputs[0].name}/channels_{start}")
-    cut: Callable[[ir.Value | None], ir.Value | None] = lambda value: value  # noqa: E731
-    if node.op_type not in POOLS:
-
-        def cut(value: ir.Value | None) -> ir.Value | None:
-            values = array(value)
-            if values is None or values.size == 1:
-                return value
-            return before.constant(values[start : start + size], "constant")
-
-    constants = [cut(value) for value in node.inputs[1:]]
+    constants: list[ir.Value | None] = []
+    for value in node.inputs[1:]:  # of each channel, but for one slope of all
+        values = array(value)
+        if values is not None and values.size > 1:
+            value = before.constant(values[start : start + size], "constant")
+        constants.append(value)
     new = before.op(node.op_type, [part, *constants], dict(node.attributes))
     new.type = node.outputs[0].type
     shape = node.outputs[0].shape
