@@ -1,103 +1,183 @@
-"""The one entry of post-training quantisation: an FP32 graph and images in, an int8 graph out."""
+"""The two steps of post-training quantisation: images → statistics, statistics → int8 graph."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.calibration_file import Calibration, ImageOrigin, Subject
 from calibration.collect import Progress, collect
-from calibration.qdq import conv_inputs, insert_qdq
-from calibration.ranges import DEFAULT_METHOD, METHODS, symmetric_range
+from calibration.placements import DEFAULT_PLACEMENT, edges_of, is_conv, layer_name
+from calibration.qdq import insert_qdq
 from dabnet.errors import BuildError, InputError
-from dabnet.runtime.manifest import CalibrationInfo
 
 # ``trainval`` holds the images of ``val``, which are scored; ``train`` is enough for any model.
-TRAINING_SPLITS = ("train",)
+# Of a folder nothing is known but the pixels, by whose hashes dabnet-bench finds an overlap.
+TRAINING_SPLITS = ("train", "folder")
+
+# Images between two calls of ``keep``; statistics add up exactly, so any number gives the same.
+_CHUNK = 16
 
 
-def quantize(
+@dataclass(frozen=True, slots=True)
+class CalibrationImage:
+    """One image to calibrate on.
+
+    Attributes:
+        name: unique in its data set or folder.
+        image: uint8 (H, W, 3), RGB, 0…255, at the graph's size.
+        sha256: ``dabnet.data.image_hash`` of its pixels before they were resized.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    sha256: str
+
+
+def calibrate(
     model: onnx.ModelProto,
-    images: Iterable[tuple[str, NDArray[np.uint8]]],
+    images: Iterable[CalibrationImage],
+    subject: Subject,
     *,
     dataset: str,
     split: str,
-    method: str = DEFAULT_METHOD,
+    tensors: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> tuple[onnx.ModelProto, CalibrationInfo]:
-    """Calibrate on ``images`` and return the Q/DQ model and where its ranges came from.
+    before: Calibration | None = None,
+    keep: Callable[[Calibration], None] | None = None,
+) -> Calibration:
+    """Run the FP32 graph on ``images`` and return the statistics of its tensors.
 
     Args:
         model: an FP32 graph with one input, uint8 (N, H, W, 3). It is not modified.
-        images: name and uint8 (H, W, 3) or (N, H, W, 3), RGB, 0…255; read once, one at a time.
-            Some 50 images suffice for DABNet.
-        dataset: the dataset's name, for the record.
-        split: the split that the images are from; must be ``train``.
-        method: ``minmax``, ``percentile`` or ``mse``; see ``calibration.ranges``.
-        progress: called after each item of ``images`` with the number done and its name.
-
-    Returns:
-        The int8 model, opset and metadata unchanged, and a ``CalibrationInfo`` whose
-        ``images_sha256`` covers the names, shapes and pixels of the images in their order.
+        images: read once, one at a time (a graph with a fixed batch N: N at a time; the last
+            ones that fill no batch are left out). Some 50 suffice for DABNet.
+        subject: which graph this is, for the record.
+        dataset, split: where the images are from; the split must be ``train`` or ``folder``.
+        tensors: names of float32 tensors; None takes all that any placement rounds.
+        progress: called after each image with the number done and its name.
+        before: statistics of an interrupted run; its images are passed over.
+        keep: is given the statistics so far now and then, so that they can be written.
 
     Raises:
-        InputError: there are no images, one does not fit the graph, the split is not a training
-            split, or the method is unknown.
-        BuildError: the graph has no convolution, or an activation is NaN or infinite.
+        InputError: there are no images, one does not fit the graph, two have one name, or the
+            split is not a training split.
+        BuildError: a tensor is unknown, or an activation is NaN or infinite.
         MissingPackage: onnxruntime is not installed.
     """
-    _check_options(split, method)
-    tensors = conv_inputs(model)
-    if not tensors:
-        raise BuildError("a graph without a convolution", "a network to quantise")
-    record = ImageRecord()
-    histograms = collect(model, record.passing(images), tensors, progress=progress)
-    if record.images == 0:
-        raise InputError("no calibration images", f"at least one of the {split} split")
-    ranges = {name: symmetric_range(histograms[name], method) for name in tensors}
-    quantized, _ = insert_qdq(model, ranges)
-    onnx.checker.check_model(quantized, full_check=True)
-    return quantized, CalibrationInfo(
-        method=method,
-        dataset=dataset,
-        split=split,
-        images=record.images,
-        images_sha256=record.sha256(),
-    )
-
-
-class ImageRecord:
-    """Counts and hashes images while they pass by, so that none has to be kept."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._digest = hashlib.sha256()
-
-    def passing(
-        self, images: Iterable[tuple[str, NDArray[np.uint8]]]
-    ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield each item after recording it."""
-        for name, batch in images:
-            # The header ends each name and fixes each length: no two sequences share a hash.
-            self._digest.update(f"{name!r} {batch.dtype} {batch.shape}\n".encode())
-            self._digest.update(np.ascontiguousarray(batch).tobytes())
-            self.images += 1 if batch.ndim == 3 else len(batch)
-            yield name, batch
-
-    def sha256(self) -> str:
-        """64 hex digits."""
-        return self._digest.hexdigest()
-
-
-def _check_options(split: str, method: str) -> None:
     if split not in TRAINING_SPLITS:
         raise InputError(
             f"calibration on the split {split!r}",
             " or ".join(TRAINING_SPLITS),
             "calibration must not see the images that are scored",
         )
-    if method not in METHODS:
-        raise InputError(f"unknown calibration method {method!r}", " or ".join(METHODS))
+    tensors = rounded_tensors(model) if tensors is None else tensors
+    total = before
+    if before is not None:
+        before.require(subject, "this graph")
+    passed: set[str] = set()
+    fresh = _fresh(images, before, passed)
+    batch = _fixed_batch(model)
+    done = len(before.images) if before else 0
+    while chunk := list(itertools.islice(fresh, max(_CHUNK // batch, 1) * batch)):
+        chunk = chunk[: len(chunk) // batch * batch]
+        if not chunk:
+            break
+        start = done
+        histograms = collect(
+            model,
+            _batches(chunk, batch),
+            tensors,
+            progress=_counted(progress, start, batch) if progress else None,
+        )
+        done += len(chunk)
+        origins = tuple(ImageOrigin(image.name, image.sha256) for image in chunk)
+        part = Calibration(subject, dataset, split, origins, histograms)
+        total = part if total is None else total.merged(part)
+        if keep is not None:
+            keep(total)
+    if before is not None and (missing := {i.sha256 for i in before.images} - passed):
+        raise InputError(
+            f"{len(missing)} images of the interrupted run are not among these",
+            "the images that it was started with",
+            "delete its .partial file to start again",
+        )
+    if total is None:
+        raise InputError(
+            "no calibration images" + (f" to fill a batch of {batch}" if batch > 1 else ""),
+            f"at least {batch} of the {split} split",
+        )
+    return total
+
+
+def quantize(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, float],
+    *,
+    placement: str = DEFAULT_PLACEMENT,
+    float_layers: Collection[str] = (),
+    half_scales: bool = False,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the Q/DQ model of a graph and a line for each edge that changed.
+
+    Args:
+        model: the graph that was calibrated. It is not modified.
+        ranges: tensor name → threshold, such as ``Calibration.ranges`` gives.
+        placement: what is rounded; see ``calibration.placements``.
+        float_layers: convolutions to leave in float, by ``placements.layer_name``.
+        half_scales: scales that FP16 holds exactly; see ``insert_qdq``.
+
+    Raises:
+        InputError: the placement or a layer is unknown.
+        BuildError: nothing is left to quantise, or a tensor that is rounded has no range.
+    """
+    edges = edges_of(model, placement)
+    layers = {n.output[0]: layer_name(n) for n in model.graph.node if is_conv(n)}
+    for name in float_layers:
+        if name not in layers.values():
+            raise InputError(
+                f"no convolution is called {name!r}", "one of " + ", ".join(layers.values())
+            )
+    edges = [edge for edge in edges if layers.get(edge.reader) not in float_layers]
+    if not any(edge.reader in layers for edge in edges):
+        raise BuildError("a graph without a convolution to quantise", "at least one")
+    quantized, lines = insert_qdq(model, ranges, edges, half_scales=half_scales)
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized, lines
+
+
+def rounded_tensors(model: onnx.ModelProto) -> list[str]:
+    """Every tensor that a placement may round, and the results of Concats, for their guard."""
+    return list(dict.fromkeys(edge.tensor for edge in edges_of(model, "all")))
+
+
+def _fresh(
+    images: Iterable[CalibrationImage], before: Calibration | None, passed: set[str]
+) -> Iterator[CalibrationImage]:
+    """Each picture once, and none that ``before`` saw; all go into ``passed``."""
+    seen = {image.sha256 for image in before.images} if before else set()
+    for image in images:
+        if image.sha256 not in passed | seen:
+            yield image
+        passed.add(image.sha256)
+
+
+def _fixed_batch(model: onnx.ModelProto) -> int:
+    sides = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else []
+    return max(sides[0].dim_value, 1) if sides else 1
+
+
+def _batches(images: list[CalibrationImage], size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for start in range(0, len(images), size):
+        group = images[start : start + size]
+        pixels = group[0].image if size == 1 else np.stack([item.image for item in group])
+        yield ", ".join(item.name for item in group), pixels
+
+
+def _counted(progress: Progress, start: int, batch: int) -> Progress:
+    return lambda done, name: progress(start + done * batch, name)

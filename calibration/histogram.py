@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.histogram_json import Fields, fields_of, plain
+
 BINS = 2048
 _LOG2_BINS = 11
 
@@ -22,7 +24,7 @@ _LOG2_BINS = 11
 _MIN_EXPONENT = -126
 _MAX_EXPONENT = 128  # every finite FP32 number is below 2**128
 
-# Values binned at a time: 32 Ki doubles and as many indices stay in a core's L2 cache.
+# Values binned at a time: 32 Ki floats and as many indices stay in a core's L2 cache.
 _CHUNK = 1 << 15
 
 
@@ -103,27 +105,13 @@ class StreamingHistogram:
             NonFiniteError: a value is NaN, infinite or beyond FP32; nothing has been counted.
             TypeError: the array is not of a floating type.
         """
-        if not np.issubdtype(array.dtype, np.floating):
-            raise TypeError(f"expected a float array, got {array.dtype}")
         if array.size == 0:
             return
-        # + 0.0 turns -0.0 into 0.0: which of the two min() returns depends on the order.
-        low, high = float(array.min()) + 0.0, float(array.max()) + 0.0
-        if math.isnan(low) or math.isnan(high):
-            raise NonFiniteError("NaN")
-        if max(-low, high) >= math.ldexp(1.0, _MAX_EXPONENT):
-            raise NonFiniteError("Inf")
+        low, high = finite_extent(array)
         self._minimum = min(self._minimum, low)
         self._maximum = max(self._maximum, high)
         self._widen(_exponent_above(max(-low, high)))
-        self._zeros += array.size - int(np.count_nonzero(array))
-        bins_per_unit = 1.0 / self.width
-        flat = array.ravel(order="K")
-        for start in range(0, flat.size, _CHUNK):
-            # In float64 the product with a power of two is exact, so truncation finds the bin.
-            position = np.multiply(flat[start : start + _CHUNK], bins_per_unit, dtype=np.float64)
-            bins = np.abs(position, out=position).astype(np.intp)
-            self._counts += np.bincount(bins, minlength=BINS)
+        self._count(array.ravel(order="K"))
 
     def merge(self, other: StreamingHistogram) -> None:
         """Add what ``other`` saw, as if its values had been given to ``update`` here."""
@@ -132,6 +120,63 @@ class StreamingHistogram:
         self._zeros += other._zeros
         self._minimum = min(self._minimum, other._minimum)
         self._maximum = max(self._maximum, other._maximum)
+
+    def to_plain(self) -> dict[str, object]:
+        """Return the histogram as a dictionary for ``json``; see ``calibration.histogram_json``."""
+        return plain(
+            Fields(self._counts, self._exponent, self._zeros, self._minimum, self._maximum)
+        )
+
+    @classmethod
+    def from_plain(cls, values: object) -> StreamingHistogram:
+        """Return the histogram that ``to_plain`` described, equal to it to the last bit.
+
+        Raises:
+            ValueError: no histogram can look like this; the message says what is wrong.
+        """
+        fields = fields_of(values, BINS)
+        histogram = cls()
+        histogram._counts = fields.counts
+        histogram._exponent = fields.exponent
+        histogram._zeros = fields.zeros
+        histogram._minimum = fields.minimum
+        histogram._maximum = fields.maximum
+        histogram._check()
+        return histogram
+
+    def _count(self, flat: NDArray[np.floating[Any]]) -> None:
+        """Add the values of ``flat``, all below the limit, to bins and zeros."""
+        # The product with a power of two is exact, or below 1 where FP32 underflows: truncation
+        # finds the bin. FP32 is half the work, but its largest power of two is 2**127.
+        exponent = _LOG2_BINS - self._exponent
+        exact = flat.dtype.itemsize <= 4 and exponent < _MAX_EXPONENT
+        size = min(flat.size, _CHUNK)
+        positions = np.empty(size, dtype=np.float32 if exact else np.float64)
+        bins = np.empty(size, dtype=np.int32)
+        nonzero = np.empty(size, dtype=np.bool_)
+        for start in range(0, flat.size, _CHUNK):
+            chunk = flat[start : start + _CHUNK]
+            position, bin_ = positions[: chunk.size], bins[: chunk.size]
+            np.multiply(chunk, 2.0**exponent, out=position, dtype=position.dtype)
+            bin_[...] = position
+            self._counts += np.bincount(np.abs(bin_, out=bin_), minlength=BINS)
+            np.not_equal(chunk, 0, out=nonzero[: chunk.size])
+            self._zeros += chunk.size - int(np.count_nonzero(nonzero[: chunk.size]))
+
+    def _check(self) -> None:
+        """Raise ValueError if limit, bins, minimum and maximum do not go together."""
+        expected = _exponent_above(self.absolute_maximum)
+        if self._exponent != expected or expected > _MAX_EXPONENT:
+            raise ValueError(
+                f"limit is {self.limit}, but the largest |x| is {self.absolute_maximum}"
+            )
+        if self.count == 0:
+            return
+        for value in (self._minimum, self._maximum):
+            if self._counts[int(abs(value) / self.width)] == 0:
+                raise ValueError(f"a value of {value} was seen, but its bin is empty")
+        if np.flatnonzero(self._counts)[-1] != int(self.absolute_maximum / self.width):
+            raise ValueError(f"a bin beyond the largest |x|, {self.absolute_maximum}, is not empty")
 
     def _widen(self, exponent: int) -> None:
         """Raise the limit to 2**exponent if it is lower."""
@@ -155,6 +200,24 @@ class StreamingHistogram:
             f"StreamingHistogram(count={self.count}, minimum={self.minimum:g}, "
             f"maximum={self.maximum:g}, limit={self.limit:g})"
         )
+
+
+def finite_extent(array: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Return the smallest and the largest value, which are finite and within FP32's range.
+
+    Raises:
+        NonFiniteError: a value is NaN, infinite or beyond FP32.
+        TypeError: the array is not of a floating type.
+    """
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"expected a float array, got {array.dtype}")
+    # + 0.0 turns -0.0 into 0.0: which of the two min() returns depends on the order.
+    low, high = float(array.min()) + 0.0, float(array.max()) + 0.0
+    if math.isnan(low) or math.isnan(high):
+        raise NonFiniteError("NaN")
+    if max(-low, high) >= math.ldexp(1.0, _MAX_EXPONENT):
+        raise NonFiniteError("Inf")
+    return low, high
 
 
 def _exponent_above(magnitude: float) -> int:

@@ -3,17 +3,18 @@
 The quantiser is ``clip(round(x / scale), -127, 127) * scale`` with ``scale = threshold / 127``.
 A large threshold rounds coarsely, a small one clips; the methods differ in where they stop.
 
-A further method (KL divergence, say) is one function from histogram to threshold and one line in
-``_METHODS``.
+A further method is one function from histogram to threshold and one line in ``_METHODS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.entropy import entropy_threshold
 from calibration.histogram import BINS, StreamingHistogram
 from dabnet.errors import InputError
 
@@ -31,7 +32,8 @@ def symmetric_range(histogram: StreamingHistogram, method: str = DEFAULT_METHOD)
     Args:
         histogram: what calibration saw of one tensor.
         method: ``minmax``: the largest |x|, nothing is clipped; ``percentile``: 99.99 % of |x| lie
-            at or below; ``mse``: the least expected squared error.
+            at or below, or as many as ``percentile:99.9`` says; ``entropy``: the least KL
+            divergence, see ``calibration.entropy``; ``mse``: the least expected squared error.
 
     Returns:
         A finite float, at most the largest |x|; 0 only if each x was 0.
@@ -39,11 +41,15 @@ def symmetric_range(histogram: StreamingHistogram, method: str = DEFAULT_METHOD)
     Raises:
         InputError: the method is unknown or the histogram is empty.
     """
-    if method not in _METHODS:
-        raise InputError(f"unknown calibration method {method!r}", " or ".join(_METHODS))
+    threshold = _threshold_of(method)
     if histogram.count == 0:
         raise InputError("a histogram without values", "at least one calibration image")
-    return _METHODS[method](histogram)
+    return threshold(histogram)
+
+
+def check_method(method: str) -> None:
+    """Raise ``InputError`` unless this is one of ``METHODS`` or ``percentile:P``, 0 < P <= 100."""
+    _threshold_of(method)
 
 
 def expected_squared_error(
@@ -93,11 +99,11 @@ def _minmax(histogram: StreamingHistogram) -> float:
     return histogram.absolute_maximum
 
 
-def _percentile(histogram: StreamingHistogram) -> float:
+def _percentile(histogram: StreamingHistogram, percentile: float = PERCENTILE) -> float:
     """Find the bin that holds the percentile; within it the values count as evenly spread."""
     counts = histogram.counts
     cumulative = np.cumsum(counts)
-    rank = PERCENTILE / 100 * histogram.count
+    rank = percentile / 100 * histogram.count
     index = int(np.searchsorted(cumulative, rank))
     inside = (rank - (cumulative[index] - counts[index])) / counts[index]
     return min((index + float(inside)) * histogram.width, histogram.absolute_maximum)
@@ -116,9 +122,29 @@ def _mse(histogram: StreamingHistogram) -> float:
     return float(candidates[np.argmin(expected_squared_error(histogram, candidates))])
 
 
-_METHODS: dict[str, Callable[[StreamingHistogram], float]] = {
+_Threshold = Callable[[StreamingHistogram], float]
+
+_METHODS: dict[str, _Threshold] = {
     "minmax": _minmax,
     "percentile": _percentile,
+    "entropy": entropy_threshold,
     "mse": _mse,
 }
 METHODS = tuple(_METHODS)
+
+
+def _threshold_of(method: str) -> _Threshold:
+    """The one reading of a method's name."""
+    if method in _METHODS:
+        return _METHODS[method]
+    name, _, text = method.partition(":")
+    try:
+        percentile = float(text)
+    except ValueError:
+        percentile = 0.0
+    if name != "percentile" or not 0 < percentile <= 100:
+        raise InputError(
+            f"unknown calibration method {method!r}",
+            f"{', '.join(METHODS)}, or percentile:P with 0 < P <= 100",
+        )
+    return partial(_percentile, percentile=percentile)

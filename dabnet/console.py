@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
+"""(what, steps) → a bar whose function is called once a step: ``progress_bar``, or a test's."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

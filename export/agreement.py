@@ -19,7 +19,7 @@ from dabnet.runtime.manifest import Agreement
 from export.export_spec import ExportSpec
 from export.graph_tensors import cpu_session
 from export.images import ImageSource
-from export.tensor_values import StepwiseSession
+from export.tensor_values import StepwiseSession, has_half_tensors
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 """The graph's input → its output."""
@@ -43,7 +43,7 @@ def agreement_with_pytorch(
         module: the reference: uint8 images → mask.
         spec: what ``model`` was made for.
     """
-    run = _runner(model, spec.precision)
+    run = _runner(model)
     shares = []
     for number, (_, image) in enumerate(images):
         shares.append(_share(run, module, spec, image, spec.batch))
@@ -72,9 +72,9 @@ def require(agreement: Agreement, least: float, precision: str) -> None:
     )
 
 
-def _runner(model: onnx.ModelProto, precision: str) -> Run:
+def _runner(model: onnx.ModelProto) -> Run:
     name = model.graph.input[0].name
-    if precision == "fp16":
+    if has_half_tensors(model):
         stepwise = StepwiseSession(model)
         return lambda batch: stepwise.run(None, {name: batch})[0]
     session = cpu_session(model, "the exported graph", optimised=True)

@@ -10,7 +10,9 @@ import click
 from dabnet import __version__
 from dabnet.console import CONTEXT, Size, options, run
 from dabnet.data.labels import LABEL_SETS
+from export.calibration_command import calibration_group
 from export.inspect_command import inspect_command
+from export.int8_options import int8_options
 from export.trt_options import build_options, refuse_export_options
 from export.verify_command import verify_command
 
@@ -61,24 +63,12 @@ export_options = options(
         help="Class mask, or float logits at the size of the image.",
     ),
     click.option(
-        "--calibration-images",
-        type=int,
-        default=48,
-        show_default=True,
-        help="Training images for the INT8 ranges.",
-    ),
-    click.option(
-        "--calibration-method",
-        type=click.Choice(["mse", "percentile", "minmax"]),
-        default="mse",
-        show_default=True,
-    ),
-    click.option(
         "--min-agreement",
         "minimum_agreement",
         type=click.FloatRange(0, 1),
         help="Least share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
     ),
+    int8_options,
 )
 precision_type = click.Choice(["fp32", "fp16", "int8"])
 
@@ -188,6 +178,7 @@ def trt_command(
     _print_manifest(manifest, output)
 
 
+export_group.add_command(calibration_group)
 export_group.add_command(verify_command)
 export_group.add_command(inspect_command)
 
@@ -213,7 +204,10 @@ def _print_manifest(manifest: Any, output: Path) -> None:
         click.echo(
             f"  ranges: {source.method} of {source.images} images of"
             f" {source.dataset} {source.split}"
+            + (f", on {source.placement}" if source.placement else "")
         )
+        if source.float_layers:
+            click.echo(f"  left in float: {', '.join(source.float_layers)}")
     if manifest.agreement:
         agreement = manifest.agreement
         # An engine built ahead of time cannot run here: what was compared is its ONNX file.

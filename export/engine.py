@@ -7,12 +7,12 @@ asked of the module by attribute, so that no version number is compared.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from calibration.calibration_file import graph_sha256
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
 from dabnet.runtime.engine_layers import describe, precision_fault
@@ -60,8 +60,9 @@ def build_engine(
     product = find_product(spec.wanted_product)
     card = building_card(spec)
     refuse_early(spec, product, card.compute_capability, manifest.output.dtype)
-    graph = hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
-    job = Job(onnx_path, manifest, graph, spec, product, profile, images, tell, phases)
+    job = Job(
+        onnx_path, manifest, graph_sha256(model), spec, product, profile, images, tell, phases
+    )
     built = run_builder(job)
     _require_precision(spec, built.layers)
     tell(describe(built.layers))

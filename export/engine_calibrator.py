@@ -8,6 +8,7 @@ that a broken calibration would pass for one over fewer images: errors are kept,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.calibrate import ImageRecord
+from calibration.calibrate import CalibrationImage
 from dabnet.data.dataset import Uint8Array
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import existing_file, replacing, write_text
@@ -55,7 +56,7 @@ class CalibrationCache:
             return content, None
         try:
             origin = json.loads(self._beside.read_text(encoding="utf-8"))
-            graph, info = origin["graph_sha256"], CalibrationInfo(**origin["calibration"])
+            graph, info = origin["graph_sha256"], CalibrationInfo.from_plain(origin["calibration"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{str(self._beside)!r} cannot be read ({error})",
@@ -118,7 +119,7 @@ class Calibrator:
                 "at least one batch of calibration images",
                 "raise --calibration-images, or export with a smaller batch",
             )
-        self._record = ImageRecord()
+        self._hashes: list[str] = []
         self._batches = self._read_batches()
         self._found: bytes | None = None
         self._staging: HostArray | None = None
@@ -138,19 +139,20 @@ class Calibrator:
 
     def save(self) -> None:
         """Write the cache, if this calibration found ranges of its own."""
-        if self._cache and self._found is not None and self._record.images:
+        if self._cache and self._found is not None and self._hashes:
             self._cache.write(self._found, self.info)
 
     @property
     def info(self) -> CalibrationInfo:
         """Where the ranges came from: the images that were read, or the cache."""
-        split, count, digest = "unknown", 0, ""
-        if self._record.images and self._images:
-            split, count = self._images.dataset.split, self._record.images
-            digest = self._record.sha256()
+        split = "unknown"
+        if self._hashes and self._images:
+            split = self._images.dataset.split
         elif self._stored and self._stored[1]:
             return self._stored[1]
-        return CalibrationInfo(self._method, self._dataset, split, count, digest)
+        return CalibrationInfo(
+            self._method, self._dataset, split, len(self._hashes), tuple(self._hashes)
+        )
 
     def close(self) -> None:
         """Free the GPU memory. May be called twice."""
@@ -194,17 +196,17 @@ class Calibrator:
         whole = len(self._images) // size * size
         self._phases.start(PHASE, None, whole // size)
         waiting: list[Uint8Array] = []
-        for done, (_, image) in enumerate(self._record.passing(self._first(whole)), start=1):
-            waiting.append(image)
+        for done, item in enumerate(self._first(whole), start=1):
+            self._hashes.append(item.sha256)
+            waiting.append(item.image)
             if len(waiting) == size:
                 self._phases.step(PHASE, done // size)
                 yield np.stack(waiting)
                 waiting.clear()
 
-    def _first(self, count: int) -> Iterator[tuple[str, Uint8Array]]:
+    def _first(self, count: int) -> Iterator[CalibrationImage]:
         assert self._images is not None
-        for _, item in zip(range(count), self._images, strict=False):
-            yield item
+        return itertools.islice(self._images.hashed(), count)
 
     def _keep(self, cache: Any) -> None:
         self._found = bytes(cache)  # the memory is TensorRT's, and goes with the build

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from calibration.placements import check_placement
+from calibration.ranges import check_method
 from dabnet.errors import InputError
 from dabnet.models import check_size
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
@@ -36,6 +39,10 @@ class ExportSpec:
         calibration_images: how many images of the training split give the INT8 ranges, and the
             largest activations that keep a node of an FP16 artifact in FP32.
         calibration_method: how a range is chosen from a histogram (``calibration.ranges``).
+        calibration_file: statistics to take instead of calibrating; None calibrates.
+        placement: what INT8 rounds (``calibration.placements``).
+        float_layers: convolutions that INT8 leaves in float, by ``placements.layer_name``.
+        rest: type of what INT8 does not round, ``fp32`` or ``fp16``.
         check_images: how many images the agreement with PyTorch is taken over.
         minimum_agreement: least mean share of equal pixels, 0…1; None takes the precision's.
     """
@@ -52,6 +59,10 @@ class ExportSpec:
     mask_dtype: str = "uint8"
     calibration_images: int = 48
     calibration_method: str = "mse"
+    calibration_file: Path | None = None
+    placement: str = "conv-inputs"
+    float_layers: tuple[str, ...] = ()
+    rest: str = "fp32"
     check_images: int = 8
     minimum_agreement: float | None = None
 
@@ -63,10 +74,14 @@ class ExportSpec:
         _check_choice("input", self.input, INPUTS)
         _check_choice("head", self.head, HEADS)
         check_passes(self.without_passes)
+        check_placement(self.placement)
+        check_method(self.calibration_method)
+        _check_choice("type of the rest", self.rest, ("fp32", "fp16"))
+        self._check_rest()
         for name in ("batch", "calibration_images", "check_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')} {getattr(self, name)}", "at least 1")
-        if self.precision == "fp16" and self.optimize_for == "ort-cpu":
+        if "fp16" in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
             raise InputError(
                 "fp16 optimised for ort-cpu, which computes in FP32 all the same",
                 "fp32 or int8 on a CPU",
@@ -75,6 +90,20 @@ class ExportSpec:
         if self.precision == "int8" and self.input == "float":
             raise InputError(
                 "int8 with float input", "uint8 input, which calibrates it", "leave --input out"
+            )
+
+    def _check_rest(self) -> None:
+        if self.rest == "fp16" and self.precision != "int8":
+            raise InputError(
+                f"--rest fp16 with --precision {self.precision}",
+                "--precision int8, whose other tensors it is about",
+                "for FP16 throughout: --precision fp16",
+            )
+        if self.rest == "fp16" and self.mask_dtype == "int32":
+            raise InputError(
+                "--rest fp16 with an int32 mask",
+                "TensorRT 10 or later, which takes opset 19 and a uint8 mask",
+                "for TensorRT 8.6: --rest fp32",
             )
 
     @property

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.calibrate import CalibrationImage
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.image_files import read_image
+from dabnet.data.image_hash import image_sha256
 from dabnet.data.transforms import resize_image
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
+from export.images import Unreadable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -43,6 +46,22 @@ class ImageFolder:
                 path.relative_to(self.folder).as_posix(),
                 resize_image(read_image(path), self.size),
             )
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The folder's name and ``folder``, for the record of a calibration."""
+        return self.folder.resolve().name, "folder"
+
+    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
+        """As ``ImageSource.hashed``."""
+        for path in self.paths:
+            try:
+                image = read_image(path)
+            except InputError as error:
+                (unreadable or Unreadable()).passed(error)
+                continue
+            name = path.relative_to(self.folder).as_posix()
+            yield CalibrationImage(name, resize_image(image, self.size), image_sha256(image))
 
     @property
     def description(self) -> str:

@@ -5,13 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from calibration.calibrate import CalibrationImage
 from dabnet.data.dataset import Dataset, Uint8Array
+from dabnet.data.image_hash import image_sha256
 from dabnet.data.registry import open_dataset
 from dabnet.data.transforms import resize_image
 from dabnet.errors import InputError
+
+
+class CalibrationSource(Protocol):
+    """Images to calibrate on."""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The data set's name and split, or a folder's and ``folder``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
+        """Yield the images with the hashes of their native pixels, one at a time."""
+        ...
+
+
+class Unreadable:
+    """The images that could not be read, up to a limit.
+
+    Args:
+        limit: how many may be passed over.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.reasons: list[str] = []
+
+    def passed(self, error: InputError) -> None:
+        """Keep why one image is passed over; raise ``error`` itself past the limit."""
+        if len(self.reasons) == self.limit:
+            if self.limit == 0:
+                raise error
+            raise InputError(
+                f"more than {self.limit} images cannot be read, the last because {error}"
+            ) from error
+        self.reasons.append(str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +73,35 @@ class ImageSource:
 
     def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
         """Yield (name, uint8 (H, W, 3)) one image at a time."""
-        for index in np.linspace(0, len(self.dataset) - 1, len(self)).round().astype(int):
-            item = self.dataset[int(index)]
+        for index in self.indices:
+            item = self.dataset[index]
             yield item.name, resize_image(item.image, self.size)
+
+    @property
+    def indices(self) -> list[int]:
+        """Of the images, in the split."""
+        spaced = np.linspace(0, len(self.dataset) - 1, len(self)).round()
+        return [int(index) for index in spaced]
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Data set and split, for the record of a calibration."""
+        return self.dataset.name, self.dataset.split
+
+    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
+        """Yield the images with the hashes of their native pixels, one at a time.
+
+        Raises:
+            InputError: more images cannot be read than ``unreadable`` lets pass (None: none).
+        """
+        for index in self.indices:
+            try:
+                item = self.dataset[index]
+            except InputError as error:
+                (unreadable or Unreadable()).passed(error)
+                continue
+            pixels = resize_image(item.image, self.size)
+            yield CalibrationImage(item.name, pixels, image_sha256(item.image))
 
     @property
     def description(self) -> str:

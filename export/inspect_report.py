@@ -80,9 +80,11 @@ def _manifest_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
             (
                 "ranges",
                 f"{ranges['method']} of {ranges['images']} images of {ranges['dataset']}"
-                f" {ranges['split']} ({_short(ranges['images_sha256'])})",
+                f" {ranges['split']}" + (f", {ranges['placement']}" if ranges["placement"] else ""),
             )
         )
+        if ranges["float_layers"]:
+            facts.append(("left in float", ", ".join(ranges["float_layers"])))
     if agreement := manifest["agreement"]:
         # What was compared is the ONNX file: an engine built for another machine cannot run here.
         subject = "its ONNX file gives " if manifest["engine"] else ""

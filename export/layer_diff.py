@@ -24,7 +24,7 @@ from export.tensor_values import StepwiseSession
 from export.verify import sqnr_db
 
 if TYPE_CHECKING:
-    from export.onnx_export import ProgressBar
+    from dabnet.console import ProgressBar
 
 Values = NDArray[Any]
 

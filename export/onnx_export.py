@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-import torch
 
-from calibration.calibrate import quantize
 from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.console import ProgressBar
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
 from export.export_spec import ExportSpec
-from export.images import calibration_source, check_source, range_source
+from export.float_graph import float_graph
+from export.images import check_source, range_source
+from export.int8 import calibration_of, int8_graph, subject_of, with_half_rest
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.optimize import optimize
 from export.passes.float16 import to_float16
 from export.tensor_values import largest_activations
-from export.trace import coarse_logits, contract_graph
-
-ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""(what, steps) → a bar whose function is called once a step; see ``dabnet.console``."""
 
 RANGE_IMAGES = 8  # for FP16 a rough idea of the largest activations is enough: see its margin
 
@@ -57,8 +52,9 @@ def export_onnx(
     """
     output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
-    made = _graph(checkpoint, spec, data_dir, progress)
-    manifest = _manifest(checkpoint, checkpoint_path, spec, made)
+    sha256 = sha256_of_file(checkpoint_path)
+    made = _graph(checkpoint, sha256, spec, data_dir, progress)
+    manifest = _manifest(checkpoint, sha256, spec, made)
 
     # The check runs the graph as it will be written; only the agreement joins its manifest after.
     trial = with_manifest(made.model, manifest)
@@ -84,47 +80,34 @@ class _Made:
 
 
 def _graph(
-    checkpoint: Checkpoint, spec: ExportSpec, data_dir: Path | None, progress: ProgressBar
+    checkpoint: Checkpoint,
+    checkpoint_sha256: str,
+    spec: ExportSpec,
+    data_dir: Path | None,
+    progress: ProgressBar,
 ) -> _Made:
-    module = ImageToMask(
-        checkpoint.network(),
-        checkpoint.preprocessing,
-        getattr(torch, spec.mask_dtype),
-        float_input=spec.input == "float",
-        logits_output=spec.head == "logits",
+    graph = float_graph(checkpoint, spec)
+    model, passes, calibration, info = graph.model, graph.passes, None, None
+    if spec.precision == "int8":
+        subject = subject_of(graph, checkpoint_sha256, spec)
+        dataset = checkpoint.dataset
+        calibration = calibration_of(graph, subject, dataset, data_dir, spec, progress)
+        model, info = int8_graph(graph, calibration, spec)
+    model, after = optimize(
+        model,
+        spec.optimize_for,
+        spec.precision,
+        quantized=True,
+        without=spec.without_passes,
     )
-    model = contract_graph(module.eval(), spec)
-    logits = coarse_logits(model)
-    target, precision, without = spec.optimize_for, spec.precision, spec.without_passes
-    model, before = optimize(model, target, precision, without=without)
-    calibration = None
-    if precision == "int8":
-        model, calibration = _quantized(model, checkpoint.dataset, data_dir, spec, progress)
-    model, after = optimize(model, target, precision, quantized=True, without=without)
-    passes = before + after
-    if precision == "fp16":
+    passes += after
+    if spec.precision == "fp16":
         model, halved = _halved(model, checkpoint.dataset, data_dir, spec, progress)
         passes = (*passes, halved)
-    return _Made(model, passes, calibration, logits)
-
-
-def _quantized(
-    model: onnx.ModelProto,
-    dataset: str,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    progress: ProgressBar,
-) -> tuple[onnx.ModelProto, CalibrationInfo]:
-    images = calibration_source(dataset, data_dir, spec.calibration_images, spec.size)
-    with progress("calibrating", len(images)) as step:
-        return quantize(
-            model,
-            images,
-            dataset=images.dataset.name,
-            split=images.dataset.split,
-            method=spec.calibration_method,
-            progress=lambda done, name: step(),
-        )
+    elif calibration is not None and spec.rest == "fp16":
+        model, halved = with_half_rest(model, calibration)
+        passes = (*passes, halved)
+    return _Made(model, passes, info, graph.logits)
 
 
 def _halved(
@@ -150,7 +133,7 @@ def _halved(
 
 
 def _manifest(
-    checkpoint: Checkpoint, checkpoint_path: Path, spec: ExportSpec, made: _Made
+    checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec, made: _Made
 ) -> Manifest:
     libraries = ("torch", "onnx", "onnx-ir", "numpy")
     return Manifest(
@@ -164,7 +147,7 @@ def _manifest(
         output=spec.output_tensor(len(checkpoint.labels.classes)),
         precision=spec.precision,
         example=(spec.batch, *spec.size),
-        checkpoint_sha256=sha256_of_file(checkpoint_path),
+        checkpoint_sha256=checkpoint_sha256,
         logits=made.logits,
         optimized_for=spec.optimize_for,
         passes=made.passes,

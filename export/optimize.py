@@ -47,7 +47,8 @@ class _Step:
 
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "portable": (),
+    # Exact, and what lets one int8 scale serve a Concat; see calibration.qdq.
+    "portable": (_Step("scale_image", precisions=("int8",)),),
     "ort-cpu": (
         _Step("bytes_first"),
         _Step("sink_concat"),
@@ -56,7 +57,7 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
         _Step("prelu_as_relu", quantized=True),
         _Step("argmax_channels_last"),
     ),
-    "ort-cuda": (_Step("bytes_first"),),
+    "ort-cuda": (_Step("bytes_first"), _Step("scale_image", precisions=("int8",))),
     # Also in FP32: TensorRT fuses the factor, and its calibrators quantise Concats.
     "tensorrt": (_Step("scale_image", precisions=("fp32", "int8")),),
 }

@@ -47,6 +47,17 @@ def largest_activations(
     return {name: histogram.absolute_maximum for name, histogram in histograms.items()}
 
 
+def has_half_tensors(model: onnx.ModelProto) -> bool:
+    """Whether any tensor of the graph is FP16, seen by its constants and casts."""
+    half = onnx.TensorProto.FLOAT16
+    return any(item.data_type == half for item in model.graph.initializer) or any(
+        attribute.name == "to" and attribute.i == half
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    )
+
+
 class StepwiseSession:
     """Runs a graph on onnxruntime's CPU provider node by node, so that types are taken literally.
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from dabnet.console import ProgressBar
 from dabnet.errors import InputError
 from dabnet.files import existing_file, writable_target
 from dabnet.runtime.manifest import Manifest
@@ -19,7 +20,7 @@ from export.engine_profile import profile_of
 from export.engine_progress import OpenPhases, no_phases
 from export.export_spec import ExportSpec
 from export.images import calibration_source
-from export.onnx_export import ProgressBar, export_onnx
+from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 
 

@@ -133,7 +133,7 @@ def contract_manifest(precision: str = "fp32", mask: str = "uint8") -> Manifest:
     )
     if precision != "int8":
         return manifest
-    ranges = CalibrationInfo("fixed", "noise", "train", 1, "0" * 64)
+    ranges = CalibrationInfo("fixed", "noise", "train", 1, ("0" * 64,))
     return replace(manifest, calibration=ranges)
 
 

@@ -19,7 +19,7 @@ from dabnet.preprocessing import Preprocessing
 Colour = tuple[int, int, int]
 
 ONNX_KEY = "dabnet_manifest"
-FORMAT = 2
+FORMAT = 3
 
 DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
 
@@ -38,13 +38,31 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInfo:
-    """Where the INT8 ranges came from: always a training split, never the one that is scored."""
+    """Where the INT8 ranges came from: always a training split, never the one that is scored.
+
+    Attributes:
+        method: how ranges were chosen (``calibration.ranges``), ``trained`` for those of
+            quantisation-aware training, ``tensorrt-…`` for a calibrator of TensorRT.
+        dataset, split: which images were seen; ``unknown`` for a cache without its origin.
+        images: how many.
+        image_sha256: ``dabnet.data.image_hash`` of each.
+        placement: what is rounded to int8 (``calibration.placements``); "" where TensorRT chose.
+        float_layers: convolutions that were left in float to keep accuracy.
+    """
 
     method: str
     dataset: str
     split: str
     images: int
-    images_sha256: str
+    image_sha256: tuple[str, ...] = ()
+    placement: str = ""
+    float_layers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_plain(cls, raw: dict[str, Any]) -> CalibrationInfo:
+        """Read what ``dataclasses.asdict`` gave and JSON kept."""
+        lists = {key: tuple(raw[key]) for key in ("image_sha256", "float_layers")}
+        return cls(**{**raw, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +194,8 @@ class Manifest:
                     ),
                     "input": _tensor(raw["input"]),
                     "output": _tensor(raw["output"]),
-                    "calibration": _optional(CalibrationInfo, raw["calibration"]),
+                    "calibration": raw["calibration"]
+                    and CalibrationInfo.from_plain(raw["calibration"]),
                     "agreement": _optional(Agreement, raw["agreement"]),
                     "engine": _engine(raw["engine"]),
                     "example": tuple(raw["example"]),

@@ -8,7 +8,8 @@ Each BatchNormalization is folded into scale and shift in float64 before anythin
 variance may come close to FP16's maximum. What stays FP32, and why, is ``float16_choice``'s matter.
 The graph's inputs and outputs keep their types. Casts stand only where FP16 and FP32 meet, one a
 tensor and type; pixels are cast from the integer, to either type. In a graph with QuantizeLinear
-the operators around the int8 tensors stay FP32, as opset 17 wants, and the rest becomes FP16.
+the operators around the int8 tensors stay FP32 below opset 19, as that wants; from 19 on scales
+and what they meet become FP16 as well.
 
 Strongly typed TensorRT takes these types as they are. onnxruntime's CPU provider does not: it
 removes an FP16 rounding between two nodes it runs in FP32, and an overflow with it; see

@@ -25,6 +25,9 @@ SMALLEST_NORMAL_FP16 = 2.0**-14
 # twice that share of its norm loses it to subnormals or to zero.
 _LARGEST_LOSS = 2.0**-10
 
+# QuantizeLinear and DequantizeLinear take FP16, scales included, since this operator set.
+HALF_QDQ_OPSET = 19
+
 _FP16 = "tensor(float16)"
 _QUANTISATION = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOVES = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
@@ -73,7 +76,7 @@ def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float], limit: flo
         ports = _half_ports(node, opset)
         if not ports.values(node):
             reason = f"{node.op_type} has no known FP16 form at opset {opset}"
-        elif any(
+        elif opset < HALF_QDQ_OPSET and any(
             value.producer() and _is_op(value.producer(), *_QUANTISATION)
             for value in ports.values(node)[: len(ports.inputs)]
         ):
@@ -137,7 +140,7 @@ def _half_ports(node: ir.Node, opset: int) -> Ports:
     tensors = [value for value in (*node.inputs, *node.outputs) if value is not None]
     if (
         node.domain != ""
-        or node.op_type in _QUANTISATION
+        or (node.op_type in _QUANTISATION and opset < HALF_QDQ_OPSET)
         or "dtype" in node.attributes  # the output's type is an attribute
         or not all(isinstance(value.type, ir.TensorType) for value in tensors)
     ):

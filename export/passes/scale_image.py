@@ -1,15 +1,15 @@
-"""The pooled image divided by 64 before it joins the features, so that one int8 scale suits both.
+"""The pooled image divided by 32 before it joins the features, so that one int8 scale suits both.
 
 Before → after, for DABNet's pooled image p (±150, since inputs are not divided by 255) and features
-f (±8 to ±32)::
+f (±2 to ±30)::
 
     p ─▶ AveragePool ─┐
     f ────────────────┴▶ Concat ─▶ BatchNormalization(γ, β, μ, σ²)
 
-    p ─▶ AveragePool ─▶ Mul 1/64 ─┐
-    f ────────────────────────────┴▶ Concat ─▶ BatchNormalization: 64·γ and μ/64 for p's channels
+    p ─▶ AveragePool ─▶ Mul 1/32 ─┐
+    f ────────────────────────────┴▶ Concat ─▶ BatchNormalization: 32·γ and μ/32 for p's channels
 
-64 is a power of two, so FP32 gives the same bits. Pools behind the first inherit its factor.
+32 is a power of two, so FP32 gives the same bits. Pools behind the first inherit its factor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from export.passes.editing import Insertion, array, channels, integer, nodes_of
 
-FACTOR = 64.0
+FACTOR = 32.0
 
 
 def scale_image(model: ir.Model) -> tuple[ir.Model, list[str]]:
@@ -81,7 +81,7 @@ def _all_absorb(pooled: list[ir.Value], joins: list[ir.Node]) -> bool:
 
 
 def _absorb(norm: ir.Node, join: ir.Node, pooled: list[ir.Value]) -> None:
-    """64·γ and μ/64 in the channels that come from ``pooled``."""
+    """32·γ and μ/32 in the channels that come from ``pooled``."""
     gamma, mean = (np.array(array(norm.inputs[index])) for index in (1, 3))
     start = 0
     for part in join.inputs:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,94 +9,151 @@ import pytest
 from calibration_net import images, make_model, small_net, stem
 from onnx import helper, numpy_helper
 
-from calibration.calibrate import quantize
+from calibration.calibrate import CalibrationImage, calibrate, quantize, rounded_tensors
+from calibration.calibration_file import Calibration, Subject, graph_sha256
 from calibration.collect import collect
+from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS, symmetric_range
+from dabnet.data.image_hash import image_sha256
 from dabnet.errors import BuildError, InputError
 
 TRAIN = {"dataset": "toy", "split": "train"}
 
 
-def test_an_int8_model_and_where_it_came_from() -> None:
+def subject(model: onnx.ModelProto) -> Subject:
+    return Subject("c" * 64, graph_sha256(model), "portable", (12, 16))
+
+
+def named(count: int) -> list[CalibrationImage]:
+    return [CalibrationImage(name, image, image_sha256(image)) for name, image in images(count)]
+
+
+def seen(count: int, model: onnx.ModelProto | None = None, **options: object) -> Calibration:
+    model = model or small_net()
+    return calibrate(model, iter(named(count)), subject(model), **{**TRAIN, **options})
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def test_statistics_of_all_tensors_and_where_they_came_from() -> None:
     model = small_net()
     before = model.SerializeToString()
-    quantized, info = quantize(model, iter(images(5)), **TRAIN)
+    found = seen(5, model)
     assert model.SerializeToString() == before
-    assert (info.method, info.dataset, info.split, info.images) == ("mse", "toy", "train", 5)
-    assert len(bytes.fromhex(info.images_sha256)) == 32
-    assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) == 3
-    session = onnxruntime.InferenceSession(quantized.SerializeToString())
-    assert np.isfinite(session.run(None, {"image": images(1)[0][1][None]})[0]).all()
+    assert [(i.name, i.sha256) for i in found.images] == [(i.name, i.sha256) for i in named(5)]
+    assert (found.dataset, found.split, found.subject) == ("toy", "train", subject(model))
+    assert list(found.histograms) == rounded_tensors(model)
+    assert set(found.histograms) == {"x", "c", "y", "d", "p", "m", "z"}
+    expected = collect(model, images(5), list(found.histograms))
+    assert found.histograms == expected
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_is_deterministic(method) -> None:
-    runs = [quantize(small_net(), images(3), method=method, **TRAIN) for _ in range(2)]
-    assert runs[0][0].SerializeToString() == runs[1][0].SerializeToString()
-    assert runs[0][1] == runs[1][1]
+@pytest.mark.parametrize("stop", [1, 16, 17, 33])
+def test_an_interrupted_run_goes_on_to_the_same_result(stop: int) -> None:
+    """More images than are kept at a time; what was kept last is where it goes on."""
+    whole = seen(40)
+    kept: list[Calibration] = []
+
+    def broken() -> Iterator[CalibrationImage]:
+        yield from named(40)[:stop]
+        raise KeyboardInterrupt
+
+    model = small_net()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, broken(), subject(model), **TRAIN, keep=kept.append)
+    before = kept[-1] if kept else None
+    assert (len(before.images) if before else 0) == stop // 16 * 16
+    done: list[int] = []
+    again = seen(40, before=before, progress=lambda count, name: done.append(count))
+    assert again == whole
+    assert done == list(range(stop // 16 * 16 + 1, 41))  # nothing is counted twice
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_scales_are_the_methods(method) -> None:
-    quantized, _ = quantize(small_net(), images(6), method=method, **TRAIN)
-    constants = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
-    for tensor, histogram in collect(small_net(), images(6), ["x", "y", "z"]).items():
-        expected = symmetric_range(histogram, method) / 127
-        assert constants[f"{tensor}_scale"] == np.float32(expected)
+def test_what_an_interrupted_run_left_must_be_of_these_images() -> None:
+    before = seen(20)
+    with pytest.raises(InputError, match=r"4 images of the interrupted run are not among these"):
+        seen(16, before=before)
+    other = small_net(seed=7)
+    with pytest.raises(InputError, match="of another graph"):
+        seen(20, other, before=before)
 
 
-def test_the_hash_sees_names_pixels_and_order() -> None:
-    def hash_of(named: list[tuple[str, np.ndarray]]) -> str:
-        return quantize(small_net(), named, **TRAIN)[1].images_sha256
-
-    named = images(2)
-    brighter = named[1][1].copy()
-    brighter[0, 0, 0] ^= 1
-    hashes = {
-        hash_of(named),
-        hash_of(named[::-1]),
-        hash_of(named[:1]),
-        hash_of([named[0], ("renamed", named[1][1])]),
-        hash_of([named[0], (named[1][0], brighter)]),
-    }
-    assert len(hashes) == 5
-    strided = [(name, np.asfortranarray(image)) for name, image in named]
-    assert hash_of(strided) == hash_of(named)
+def test_a_fixed_batch_is_filled() -> None:
+    model = small_net(batch=2)
+    found = seen(5, model)
+    assert [image.name for image in found.images] == [name for name, _ in images(4)]
+    assert found.histograms == seen(4).histograms
+    with pytest.raises(InputError, match="no calibration images to fill a batch of 2"):
+        seen(1, model)
 
 
-def test_images_in_a_batch_are_counted() -> None:
-    stacked = np.stack([image for _, image in images(4)])
-    _, info = quantize(small_net(), [("first", stacked[:3]), ("second", stacked[3])], **TRAIN)
-    assert info.images == 4
+def test_the_same_picture_counts_once() -> None:
+    model = small_net()
+    twice = [*named(2), CalibrationImage("copy", named(1)[0].image, named(1)[0].sha256)]
+    assert calibrate(model, twice, subject(model), **TRAIN) == seen(2)
+
+
+def test_two_pictures_of_one_name_are_refused() -> None:
+    model, (first, second) = small_net(), named(2)
+    renamed = CalibrationImage(first.name, second.image, second.sha256)
+    with pytest.raises(InputError, match="two calibration images are called 'image_000'"):
+        calibrate(model, [first, renamed], subject(model), **TRAIN)
 
 
 def test_no_images() -> None:
     with pytest.raises(InputError, match="no calibration images"):
-        quantize(small_net(), [], **TRAIN)
+        seen(0)
 
 
 @pytest.mark.parametrize("split", ["val", "test", "trainval", ""])
-def test_the_images_that_are_scored_must_not_be_seen(split) -> None:
-    def untouched() -> object:
+def test_the_images_that_are_scored_must_not_be_seen(split: str) -> None:
+    def untouched() -> Iterator[CalibrationImage]:
         raise AssertionError("an image was read")
         yield
 
-    with pytest.raises(InputError, match=f"split '{split}'; expected train; calibration must not"):
-        quantize(small_net(), untouched(), dataset="toy", split=split)
+    model = small_net()
+    with pytest.raises(InputError, match=f"split '{split}'; expected train or folder; calibr"):
+        calibrate(model, untouched(), subject(model), dataset="toy", split=split)
 
 
-def test_unknown_method() -> None:
-    with pytest.raises(InputError, match="unknown calibration method 'max'"):
-        quantize(small_net(), images(1), method="max", **TRAIN)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_scales_are_the_methods(method: str) -> None:
+    found = seen(6)
+    quantized, _ = quantize(small_net(), found.ranges(method))
+    again, _ = quantize(small_net(), seen(6).ranges(method))
+    assert quantized.SerializeToString() == again.SerializeToString()
+    for tensor in ("x", "y"):
+        expected = symmetric_range(found.histograms[tensor], method) / 127
+        assert initializers(quantized)[f"{tensor}_scale"] == np.float32(expected)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_each_placement_runs_and_keeps_the_metadata(placement: str) -> None:
+    ranges = seen(4).ranges("minmax")
+    quantized, lines = quantize(small_net(), ranges, placement=placement)
+    assert [(p.key, p.value) for p in quantized.metadata_props] == [("dabnet_manifest", "{}")]
+    session = onnxruntime.InferenceSession(quantized.SerializeToString())
+    assert np.isfinite(session.run(None, {"image": images(1)[0][1][None]})[0]).all()
+    pairs = sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node)
+    assert pairs == {"conv-inputs": 3, "dense-only": 1, "tensorrt": 3, "all": 7}[placement]
+    assert len(lines) >= pairs
+
+
+def test_layers_left_in_float() -> None:
+    ranges = seen(2).ranges("mse")
+    quantized, lines = quantize(small_net(), ranges, float_layers=("first", "last"))
+    assert [line.split(":")[0] for line in lines] == ["depthwise", "pointwise"]
+    assert {"first.weight", "last.weight"} <= initializers(quantized).keys()
+    with pytest.raises(InputError, match="no convolution is called 'conv9'; expected one of first"):
+        quantize(small_net(), ranges, float_layers=("conv9",))
+    layers = ("first", "depthwise", "pointwise", "last")
+    with pytest.raises(BuildError, match="without a convolution to quantise"):
+        quantize(small_net(), ranges, float_layers=layers)
 
 
 def test_a_graph_without_convolutions() -> None:
     model = make_model([*stem(), helper.make_node("Relu", ["x"], ["logits"])], {})
     with pytest.raises(BuildError, match="without a convolution"):
-        quantize(model, images(1), **TRAIN)
-
-
-def test_metadata_is_kept() -> None:
-    quantized, _ = quantize(small_net(), images(1), **TRAIN)
-    assert [(p.key, p.value) for p in quantized.metadata_props] == [("dabnet_manifest", "{}")]
-    onnx.checker.check_model(quantized, full_check=True)
+        quantize(model, {"x": 1.0})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from calibration_net import SIZE, images, make_model, small_net, stem
 from onnx import TensorProto, helper
 
-from calibration.collect import collect
+from calibration.collect import collect, collect_channels
 from calibration.histogram import StreamingHistogram
 from dabnet.errors import BuildError, InputError, MissingPackage
 
@@ -54,7 +55,27 @@ def test_batch_split_and_order_do_not_matter(model_batch) -> None:
     assert collect(model, [("all", stacked)], TENSORS) == one_by_one
 
 
-def test_memory_does_not_grow_with_the_number_of_images() -> None:
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_threads_do_not_matter(threads) -> None:
+    named = images(7)
+    assert collect(small_net(), named, TENSORS, threads=threads) == collect(
+        small_net(), named[::-1], TENSORS, threads=2
+    )
+
+
+def test_channels_add_up_to_the_tensors() -> None:
+    channels = collect_channels(small_net(), images(3), TENSORS)
+    assert [len(channels[name].channels) for name in TENSORS] == [3, 8, 20]
+    whole = {name: statistics.whole() for name, statistics in channels.items()}
+    assert whole == collect(small_net(), images(3), TENSORS)
+    first = StreamingHistogram()
+    for _, image in images(3):
+        first.update(image[..., 0].astype(np.float32))
+    assert channels["x"].channels[0] == first
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_does_not_grow_with_the_number_of_images(threads) -> None:
     alive = []
 
     def stream() -> Iterator[tuple[str, np.ndarray]]:
@@ -67,8 +88,8 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
             gc.collect()
             alive.append(sum(reference() is not None for reference in references))
 
-    found = collect(small_net(), stream(), TENSORS)
-    assert max(alive) <= 1
+    found = collect(small_net(), stream(), TENSORS, threads=threads)
+    assert max(alive) <= threads + 1  # one that each thread works on, and the next
     assert all(h.counts.nbytes == 16_384 for h in found.values())
 
 
@@ -95,8 +116,20 @@ def test_a_bad_activation_names_tensor_and_image(value, kind) -> None:
     model = make_model(nodes, weights)
     good, bad = np.zeros((2, *SIZE, 3), np.uint8)
     bad[3, 4, 1] = 255
-    with pytest.raises(BuildError, match=f"{kind} in tensor 'y' on image 'bad.png'"):
-        collect(model, [("good.png", good), ("bad.png", bad)], ["x", "y"])
+    stream = [("good.png", good), ("bad.png", bad), ("worse.png", bad), ("none.png", bad[:0])]
+    for threads in (1, 4):
+        with pytest.raises(BuildError, match=f"{kind} in tensor 'y' on image 'bad.png'"):
+            collect(model, stream, ["x", "y"], threads=threads)
+
+
+def test_an_error_of_the_images_stops_the_threads() -> None:
+    def stream() -> Iterator[tuple[str, np.ndarray]]:
+        yield from images(3)
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        collect(small_net(), stream(), TENSORS, threads=2)
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
 @pytest.mark.parametrize(
@@ -142,16 +175,3 @@ def test_onnxruntime_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingPackage, match=r"'onnxruntime' is not installed; .*\[cpu\]"):
         collect(small_net(), images(1), ["x"])
-
-
-def test_the_graph_runs_unoptimised(monkeypatch) -> None:
-    levels = []
-    original = onnxruntime.InferenceSession
-
-    def spy(model: bytes, options: onnxruntime.SessionOptions, **more: object) -> object:
-        levels.append(options.graph_optimization_level)
-        return original(model, options, **more)
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    collect(small_net(), images(1), ["x"])
-    assert levels == [onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL]

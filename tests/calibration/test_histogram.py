@@ -63,6 +63,20 @@ def test_a_power_of_two_falls_into_the_upper_bin() -> None:
     assert histogram.counts[BINS // 2] == 2
 
 
+@pytest.mark.parametrize("largest", [2.0**-126, 2.0**-117, 2.0**-116, 1.0, 2.0**126, 2.0**127])
+def test_bins_at_the_ends_of_fp32(largest) -> None:
+    """Where a factor of 2**128 would be needed, and where small values fall below FP32."""
+    random = np.random.default_rng(0)
+    array = (
+        random.uniform(-largest, largest, 5000) * 2.0 ** -random.integers(0, 140, 5000)
+    ).astype(np.float32)
+    histogram = histogram_of(array, np.float32([largest]))
+    exact = np.abs(np.append(array, np.float32(largest)).astype(np.float64))
+    bins = np.floor(exact / histogram.width).astype(int)
+    assert np.array_equal(histogram.counts, np.bincount(bins, minlength=BINS))
+    assert histogram.zeros == np.sum(exact == 0)
+
+
 def test_many_values_of_any_layout_and_type() -> None:
     array = np.random.default_rng(0).standard_normal((3, 70, 500)).astype(np.float32)
     whole = histogram_of(array)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from calibration.collect import collect
+from calibration.placements import edges_of
 from calibration.qdq import MIN_SCALE, conv_inputs, insert_qdq, quantize_weight
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError
@@ -249,3 +250,78 @@ def test_an_old_opset_is_refused() -> None:
 def test_the_shape_of_the_result_is_known() -> None:
     quantized, _ = insert_qdq(small_net(), RANGES)
     assert run(quantized).shape == (4, 5, *SIZE)
+
+
+def joined(model: onnx.ModelProto, ranges: dict[str, float]) -> dict[str, float]:
+    """Scale of what each input of the Concat, and the convolution behind it, reads; x 127."""
+    quantized, _ = insert_qdq(model, ranges, edges_of(model, "all"))
+    onnx.checker.check_model(quantized, full_check=True)
+    constants, by_output = initializers(quantized), {n.output[0]: n for n in quantized.graph.node}
+    found = {}
+    for node in quantized.graph.node:
+        if node.op_type == "Concat" or node.name == "last":
+            for name in node.input:
+                pair = by_output.get(name)
+                if pair is not None and pair.op_type == "DequantizeLinear" and len(name) < 15:
+                    found[name.split("_")[0]] = 127 * float(constants[pair.input[1]])
+    return found
+
+
+WHOLE = {"x": 255.0, "c": 500.0, "y": 400.0, "d": 10.0, "p": 30.0, "m": 40.0, "z": 35.0}
+
+
+def test_the_inputs_and_the_result_of_a_concat_share_one_scale() -> None:
+    assert joined(small_net(), WHOLE) == pytest.approx({"d": 40.0, "p": 40.0, "m": 40.0, "z": 40.0})
+
+
+def test_ranges_too_far_apart_leave_the_concat_in_float() -> None:
+    """d is 4.1 times smaller than m: one scale would leave it less than 6 of its 8 bits."""
+    far = {**WHOLE, "d": 40 / 4.1}
+    assert joined(small_net(), far) == {}
+    model = small_net()
+    _, lines = insert_qdq(model, far, edges_of(model, "all"))
+    assert [line for line in lines if "stays float" in line] == [
+        "z stays float: its parts have ranges of ±9.76 to ±40, more than 4 times apart"
+    ]
+    quantized, lines = insert_qdq(model, far, edges_of(model))  # nor may the conv behind round it
+    assert "last.weight" in initializers(quantized)
+    assert [line.split(":")[0] for line in lines[1:]] == ["first", "depthwise", "pointwise"]
+
+
+def test_a_tensor_with_two_scales_has_two_pairs() -> None:
+    """A convolution reads c with its own scale, the Concat with the one it shares with x."""
+    nodes = [
+        *stem(),
+        helper.make_node("Conv", ["x", "w"], ["c"], name="first"),
+        helper.make_node("Concat", ["c", "x"], ["z"], axis=1),
+        helper.make_node("Conv", ["c", "w"], ["d"], name="second"),
+        helper.make_node("Concat", ["z", "d"], ["logits"], axis=1),
+    ]
+    model = make_model(nodes, {"w": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)})
+    ranges = {"x": 255.0, "c": 100.0, "z": 255.0, "d": 100.0}
+    quantized, _ = insert_qdq(model, ranges, edges_of(model, "all"))
+    assert run(quantized).shape == (4, 9, *SIZE)  # onnxruntime refuses two nodes of one name
+    scales = [
+        127 * float(initializers(quantized)[node.input[1]])
+        for node in quantized.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] == "c"
+    ]
+    assert sorted(scales) == pytest.approx([100.0, 255.0])
+
+
+def test_an_edge_without_a_range_is_refused() -> None:
+    with pytest.raises(BuildError, match="no range for 'y'; expected one for each tensor"):
+        insert_qdq(small_net(), {"x": 1.0}, edges_of(small_net()))
+
+
+@settings(deadline=None)
+@given(weights)
+def test_half_scales_are_fp16_numbers_that_clip_nothing(weight) -> None:
+    quantized, scales = quantize_weight(weight, half_scales=True)
+    assert np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
+    assert (scales >= np.float32(2.0**-24)).all()
+    steps = scales.astype(np.float64).reshape(-1, 1, 1, 1)
+    assert (np.abs(quantized * steps - weight) <= steps * 0.5001).all()
+    whole = quantize_weight(weight)[1]
+    large = whole > 2.0**-14  # FP16's normal numbers
+    assert (scales[large] <= whole[large] * (1 + 2.0**-10)).all()

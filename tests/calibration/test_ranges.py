@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from calibration.histogram import StreamingHistogram
-from calibration.ranges import LEVELS, METHODS, expected_squared_error, symmetric_range
+from calibration.ranges import (
+    LEVELS,
+    METHODS,
+    check_method,
+    expected_squared_error,
+    symmetric_range,
+)
 from dabnet.errors import InputError
 
 COUNT = 40_000
@@ -81,11 +87,15 @@ def test_far_above_the_threshold_the_error_is_the_squared_distance() -> None:
     np.testing.assert_allclose(error, [999.0**2], rtol=1e-3)
 
 
+@pytest.mark.parametrize("percentile", [None, 99.9, 50, 100])
 @pytest.mark.parametrize("name", SAMPLES)
-def test_percentile_is_numpys_within_a_bin(name) -> None:
+def test_percentile_is_numpys_within_a_bin(name, percentile) -> None:
     histogram = histogram_of(SAMPLES[name])
-    expected = np.percentile(np.abs(SAMPLES[name]), 99.99, method="inverted_cdf")
-    assert abs(symmetric_range(histogram, "percentile") - expected) <= histogram.width
+    expected = np.percentile(np.abs(SAMPLES[name]), percentile or 99.99, method="inverted_cdf")
+    method = f"percentile:{percentile}" if percentile else "percentile"
+    assert abs(symmetric_range(histogram, method) - expected) <= histogram.width
+    if percentile == 100:
+        assert symmetric_range(histogram, method) == histogram.absolute_maximum
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -137,6 +147,25 @@ def test_zeros_and_nothing(method) -> None:
         symmetric_range(StreamingHistogram(), method)
 
 
-def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'median'; expected minmax or percentile or mse"):
-        symmetric_range(histogram_of(np.ones(1, np.float32)), "median")
+@pytest.mark.parametrize("method", [*METHODS, "percentile:99.9", "percentile:100"])
+def test_known_methods(method) -> None:
+    check_method(method)
+    assert 0 < symmetric_range(histogram_of(SAMPLES["normal"]), method) < 10
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["median", "", "mse:3", "percentile:", "Percentile:50", "percentile:99:9", "percentile:a"],
+)
+def test_unknown_method_names_the_known_ones(method) -> None:
+    known = "minmax, percentile, entropy, mse, or percentile:P with 0 < P <= 100"
+    with pytest.raises(InputError, match=f"{method!r}; expected {known}"):
+        check_method(method)
+    with pytest.raises(InputError, match=f"{method!r}; expected {known}"):
+        symmetric_range(histogram_of(np.ones(1, np.float32)), method)
+
+
+@pytest.mark.parametrize("percentile", ["0", "-1", "100.1", "nan", "inf"])
+def test_a_percentile_out_of_range(percentile) -> None:
+    with pytest.raises(InputError, match="with 0 < P <= 100"):
+        check_method(f"percentile:{percentile}")

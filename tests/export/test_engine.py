@@ -14,14 +14,17 @@ from contract_graph import contract_manifest, export_network, write_contract
 from engine_builds import build, nothing_was_written, scenario_of, write_dynamic
 from tensorrt_double import Scenario
 
-from calibration.calibrate import quantize
+from calibration.calibrate import CalibrationImage, calibrate, quantize
+from calibration.calibration_file import Subject, graph_sha256
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo, engine_manifest_path
 from export.build_spec import BuildSpec
 from export.engine import build_engine
+from export.int8 import with_half_rest
 from export.onnx_file import manifest_of
 from export.passes.float16 import to_float16
+from export.passes.scale_image import scale_image
 
 KIND = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm86,sm89")
@@ -84,25 +87,57 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_network(seeded.seeded_network(), contract_manifest(), path, 64, 96)
 
 
-def of_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    if precision == "fp16":
-        return ir.to_proto(to_float16(ir.from_proto(model))[0])
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    return quantize(model, [("noise", image)], dataset="noise", split="train")[0]
+def int8_with(model: onnx.ModelProto, placement: str, rest: str) -> onnx.ModelProto:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    model = ir.to_proto(scale_image(ir.from_proto(model))[0])
+    subject = Subject("0", graph_sha256(model), "portable", (64, 96))
+    images = [CalibrationImage("noise", pixels, "0")]
+    seen = calibrate(model, images, subject, dataset="noise", split="train")
+    half = rest == "fp16"
+    quantized, _ = quantize(model, seen.ranges("mse"), placement=placement, half_scales=half)
+    return with_half_rest(quantized, seen)[0] if half else quantized  # opset 19
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])  # FP32: tests/export/test_export_cli.py
-def test_rtx_builds_the_network(network: Path, tmp_path: Path, precision: str) -> None:
-    model = of_precision(onnx.load(network), precision)
+@pytest.mark.parametrize(
+    ("placement", "rest", "target", "convolutions"),
+    [
+        ("conv-inputs", "fp32", "sm80", 60),
+        ("dense-only", "fp32", "sm86", 22),
+        ("dense-only", "fp16", "sm89", 22),
+        ("conv-inputs", "fp16", "sm120", 60),
+        ("tensorrt", "fp32", "sm89", 60),
+        ("all", "fp32", "sm120", 60),
+    ],
+)
+def test_rtx_builds_each_placement(
+    network: Path, tmp_path: Path, placement: str, rest: str, target: str, convolutions: int
+) -> None:
+    """Its convolutions are int8 in the engine that was really built, and those of no other."""
+    layers = layers_of(network, tmp_path, int8_with(onnx.load(network), placement, rest), target)
+    assert layers["Int8"] >= convolutions
+    assert placement == "all" or layers["Int8"] <= convolutions + 12  # sums of "tensorrt"
+    assert ("Half" in layers) == (rest == "fp16")
+
+
+def layers_of(
+    network: Path, folder: Path, model: onnx.ModelProto, target: str, precision: str = "int8"
+) -> dict[str, int]:
+    """Build the engine and return what it says of its layers."""
     manifest = replace(manifest_of(onnx.load(network), "network"), precision=precision)
-    source = tmp_path / "dabnet.onnx"
     onnx.helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
-    onnx.save(model, source)
-    built = build_engine(source, tmp_path / "m.engine", BuildSpec(precision, "sm86"))
+    onnx.save(model, folder / "dabnet.onnx")
+    spec = BuildSpec(precision, target)
+    built = build_engine(folder / "dabnet.onnx", folder / "m.engine", spec)
     assert built.engine is not None
-    layers = built.engine.layers_by_type
-    assert layers[KIND[precision]] >= 60  # each convolution
-    assert precision == "int8" or {"Float", "Half", "Int8"} & layers.keys() == {KIND[precision]}
+    return built.engine.layers_by_type
+
+
+def test_rtx_builds_the_network_in_fp16(network: Path, tmp_path: Path) -> None:
+    """FP32: tests/export/test_export_cli.py."""
+    model = ir.to_proto(to_float16(ir.from_proto(onnx.load(network)))[0])
+    layers = layers_of(network, tmp_path, model, "sm86", "fp16")
+    assert layers["Half"] >= 60  # each convolution
+    assert not {"Float", "Int8"} & layers.keys()
 
 
 def test_rtx_says_why_it_cannot_parse(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import pytest
 from contract_graph import write_contract
 from engine_builds import build, install, mask_of, nothing_was_written, scenario_of, write_dynamic
 
-from calibration.calibrate import ImageRecord
+from calibration.calibrate import CalibrationImage
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.manifest import CalibrationInfo, Manifest
 from export.build_spec import BuildSpec
 from export.engine import build_engine
-from export.images import ImageSource, calibration_source
+from export.images import ImageSource, Unreadable, calibration_source
 
 CALIBRATED = ("8.6.1", "10.0.1", "10.16.1")
 
@@ -25,11 +25,8 @@ def street(count: int) -> Callable[[tuple[int, int]], ImageSource]:
     return lambda size: calibration_source("toy-street", None, count, size)
 
 
-def hashed(images: ImageSource) -> str:
-    record = ImageRecord()
-    for _ in record.passing(images):
-        pass
-    return record.sha256()
+def hashed(images: ImageSource) -> tuple[str, ...]:
+    return tuple(image.sha256 for image in images.hashed())
 
 
 @pytest.mark.parametrize("method", ["entropy", "minmax"])
@@ -80,9 +77,8 @@ def test_batches_of_a_dynamic_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 class Failing(ImageSource):
     """Images of which the second cannot be read."""
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        (name, image), *_ = super().__iter__()
-        yield name, image
+    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
+        yield next(super().hashed())
         raise InputError("'0002.png' cannot be read")
 
 
@@ -106,7 +102,7 @@ def test_ctrl_c_during_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     good = street(3)((32, 64))
 
     class Interrupted(ImageSource):
-        def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
             raise KeyboardInterrupt
 
     spec = BuildSpec("int8", calibrator="entropy")
@@ -131,7 +127,7 @@ def test_a_cache_without_its_origin(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """Another tool of TensorRT wrote it: it serves, and the manifest says what is not known."""
     (tmp_path / "ranges").write_bytes(b"TRT-8.6.1-EntropyCalibration2\nimage: 3c\n")
     manifest = built_with_cache(monkeypatch, tmp_path, images=False)
-    unknown = CalibrationInfo("tensorrt-entropy", "noise", "unknown", 0, "")
+    unknown = CalibrationInfo("tensorrt-entropy", "noise", "unknown", 0)
     assert manifest.calibration == unknown
     assert (tmp_path / "ranges").read_bytes().endswith(b"image: 3c\n")
 

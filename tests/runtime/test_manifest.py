@@ -54,7 +54,16 @@ manifests = st.builds(
     checkpoint_sha256=st.text(),
     opset=st.integers(0, 30),
     calibration=st.none()
-    | st.builds(CalibrationInfo, st.text(), st.text(), st.text(), st.integers(), st.text()),
+    | st.builds(
+        CalibrationInfo,
+        st.text(),
+        st.text(),
+        st.text(),
+        st.integers(),
+        st.lists(st.text(), max_size=2).map(tuple),
+        st.text(),
+        st.lists(st.text(), max_size=2).map(tuple),
+    ),
     agreement=st.none() | st.builds(Agreement, st.text(), shares, shares),
     engine=st.none()
     | st.builds(
@@ -84,9 +93,9 @@ def test_every_field_is_in_the_text() -> None:
 
 
 def test_a_future_format_asks_for_another_export() -> None:
-    text = json.dumps(json.loads(FULL.to_json()) | {"format": 3, "tomorrow": "unknown"})
+    text = json.dumps(json.loads(FULL.to_json()) | {"format": 4, "tomorrow": "unknown"})
     with pytest.raises(
-        ArtifactError, match="m.onnx carries a manifest of format 3; expected format 2"
+        ArtifactError, match="m.onnx carries a manifest of format 4; expected format 3"
     ):
         Manifest.from_json(text, "m.onnx")
 

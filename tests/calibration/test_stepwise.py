@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from calibration_net import SIZE, images, make_model, small_net, stem
+from onnx import TensorProto, helper
+
+from calibration.stepwise import StepwiseGraph
+from dabnet.errors import BuildError
+
+ALL = ["x", "c", "y", "d", "p", "m", "z", "l", "logits"]
+IMAGE = images(1)[0][1][None]
+
+
+def test_values_are_those_of_the_unoptimised_graph() -> None:
+    model = small_net()
+    found = dict(StepwiseGraph(model, ALL).run(IMAGE))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ALL[:-1])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    assert list(found) == ALL
+    for name, expected in zip(ALL, session.run(ALL, {"image": IMAGE}), strict=True):
+        assert np.array_equal(found[name], expected), name
+
+
+def test_a_tensor_is_let_go_after_its_last_reader() -> None:
+    """y feeds d, p and m, and nothing after them; c feeds y alone."""
+    alive: dict[str, weakref.ref[np.ndarray]] = {}
+    still = {}
+    for name, values in StepwiseGraph(small_net(), ALL).run(IMAGE):
+        alive[name] = weakref.ref(values)
+        del values
+        still[name] = {known for known, reference in alive.items() if reference() is not None}
+    assert still["d"] == {"y", "d"}
+    assert still["m"] == {"y", "d", "p", "m"}
+    assert still["z"] == {"d", "p", "m", "z"}
+    assert still["logits"] == {"l", "logits"}
+
+
+def test_only_what_is_needed_runs(monkeypatch) -> None:
+    operators = []
+    original = onnxruntime.InferenceSession
+
+    def spy(model: bytes, options: onnxruntime.SessionOptions, **more: object) -> object:
+        operators.append(onnx.load_from_string(model).graph.node[0].op_type)
+        level = options.graph_optimization_level
+        assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        assert options.intra_op_num_threads == 1
+        return original(model, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    found = list(StepwiseGraph(small_net(), ["p"]).run(IMAGE))
+    assert [name for name, _ in found] == ["p"]
+    assert operators == ["Cast", "Transpose", "Conv", "PRelu", "Conv"]
+
+
+def test_constants_repeated_inputs_and_unread_outputs() -> None:
+    nodes = [
+        *stem(),
+        helper.make_node("Constant", [], ["two"], value_float=2.0),
+        helper.make_node("Mul", ["x", "two"], ["doubled"]),
+        helper.make_node("Add", ["doubled", "doubled"], ["sum"]),
+        helper.make_node("Clip", ["sum", "", "top"], ["clipped"]),
+        helper.make_node("Split", ["clipped"], ["first", "rest"], axis=1),
+        helper.make_node("Identity", ["first"], ["logits"]),
+    ]
+    constants = {"top": np.array(500, np.float32)}
+    nodes[-2] = helper.make_node("Split", ["clipped", "sizes"], ["first", "rest"], axis=1)
+    constants["sizes"] = np.array([1, 2])
+    model = make_model(nodes, constants)
+    found = dict(StepwiseGraph(model, ["logits", "sum"]).run(IMAGE))
+    image = IMAGE.astype(np.float32).transpose(0, 3, 1, 2)
+    assert np.array_equal(found["sum"], 4 * image)
+    assert np.array_equal(found["logits"], np.minimum(4 * image, 500)[:, :1])
+
+
+def test_a_subgraph_is_refused() -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node("Neg", ["x"], [name])], name, [], [output])
+
+    nodes = [
+        *stem(),
+        helper.make_node(
+            "If",
+            ["yes"],
+            ["logits"],
+            name="choice",
+            then_branch=branch("a"),
+            else_branch=branch("b"),
+        ),
+    ]
+    model = make_model(nodes, {"yes": np.array(True)})
+    with pytest.raises(BuildError, match=r"node 'choice' \(If\) has a subgraph"):
+        StepwiseGraph(model, ["logits"])
+    assert len(list(StepwiseGraph(model, ["x"]).run(np.zeros((1, *SIZE, 3), np.uint8)))) == 1
