@@ -31,12 +31,13 @@ from export_profile import milliseconds_by_kind, profile_table
 
 from bench.disturbance import DISTURBED_CORES, CpuWatch
 from bench.environment import describe_environment
-from bench.statistics import Interval, latency, speed_ratio, verdict
+from bench.statistics import latency, speed_ratio, verdict
 from bench.timing import Rounds, Scenario, measure
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.errors import BackendUnavailable
 from dabnet.files import writable_target, write_text
+from dabnet.intervals import Interval
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import Runner, Uint8Array

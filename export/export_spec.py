@@ -38,11 +38,16 @@ class ExportSpec:
         mask_dtype: ``uint8``, or ``int32`` for TensorRT 8.6, which cannot emit uint8.
         calibration_images: how many images of the training split give the INT8 ranges, and the
             largest activations that keep a node of an FP16 artifact in FP32.
-        calibration_method: how a range is chosen from a histogram (``calibration.ranges``).
+        calibration_method: how a range is chosen from a histogram (``calibration.ranges``); None
+            takes the ranges of quantisation-aware training where there are such, and else mse.
         calibration_file: statistics to take instead of calibrating; None calibrates.
         placement: what INT8 rounds (``calibration.placements``).
         float_layers: convolutions that INT8 leaves in float, by ``placements.layer_name``.
         rest: type of what INT8 does not round, ``fp32`` or ``fp16``.
+        max_drop, max_disagreement: accuracy budget of INT8 (``export.budget.Budget``): convolutions
+            go to float until it holds; None and None leave all of the placement in INT8.
+        budget_images: held-out training images to measure it on.
+        card: GPU whose time the search models (``export.int8_cost.CARDS``).
         check_images: how many images the agreement with PyTorch is taken over.
         minimum_agreement: least mean share of equal pixels, 0…1; None takes the precision's.
     """
@@ -58,11 +63,15 @@ class ExportSpec:
     head: str = "mask"
     mask_dtype: str = "uint8"
     calibration_images: int = 48
-    calibration_method: str = "mse"
+    calibration_method: str | None = None
     calibration_file: Path | None = None
     placement: str = "conv-inputs"
     float_layers: tuple[str, ...] = ()
     rest: str = "fp32"
+    max_drop: float | None = None
+    max_disagreement: float | None = None
+    budget_images: int = 32
+    card: str = "rtx-3090"
     check_images: int = 8
     minimum_agreement: float | None = None
 
@@ -75,10 +84,17 @@ class ExportSpec:
         _check_choice("head", self.head, HEADS)
         check_passes(self.without_passes)
         check_placement(self.placement)
-        check_method(self.calibration_method)
+        if self.calibration_method is not None:
+            check_method(self.calibration_method)
         _check_choice("type of the rest", self.rest, ("fp32", "fp16"))
         self._check_rest()
-        for name in ("batch", "calibration_images", "check_images"):
+        if self.has_budget and (self.precision, self.head) != ("int8", "mask"):
+            raise InputError(
+                f"an accuracy budget for {self.precision} {self.head}",
+                "--precision int8 with --head mask",
+                "leave --max-drop and --max-disagreement out",
+            )
+        for name in ("batch", "calibration_images", "check_images", "budget_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', ' ')} {getattr(self, name)}", "at least 1")
         if "fp16" in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
@@ -105,6 +121,11 @@ class ExportSpec:
                 "TensorRT 10 or later, which takes opset 19 and a uint8 mask",
                 "for TensorRT 8.6: --rest fp32",
             )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether INT8 is to keep to an accuracy budget."""
+        return self.max_drop is not None or self.max_disagreement is not None
 
     @property
     def required_agreement(self) -> float:

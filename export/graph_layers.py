@@ -116,6 +116,11 @@ def summarise_graph(model: onnx.ModelProto, example: tuple[int, int, int] | None
     )
 
 
+def tensor_shapes(model: onnx.ModelProto, example: tuple[int, int, int] | None) -> dict[str, Shape]:
+    """Shape of each tensor and constant that is known; ``example`` as in ``summarise_graph``."""
+    return _Tensors(model, example).shapes
+
+
 class _Tensors:
     """Shapes, types, constants and producers of a graph's tensors, by name."""
 

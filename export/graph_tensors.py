@@ -61,6 +61,8 @@ def cpu_session(model: onnx.ModelProto, source: str, optimised: bool) -> Any:
         raise MissingPackage("onnxruntime", "cpu") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Q/DQ as the graph says it: int8 kernels of some CPUs saturate.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Every output is alive at the end of a run; the arena would only round their sizes up.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,10 @@ from onnx import version_converter
 
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
+from calibration.placements import edges_of
+from calibration.ranges import DEFAULT_METHOD
+from calibration.trained_ranges import ranges_by_tensor
+from dabnet.checkpoint import Checkpoint
 from dabnet.console import ProgressBar
 from dabnet.runtime.manifest import CalibrationInfo, PassInfo
 from export.export_spec import ExportSpec
@@ -25,25 +30,66 @@ def subject_of(graph: FloatGraph, checkpoint_sha256: str, spec: ExportSpec) -> S
     return Subject(checkpoint_sha256, graph_sha256(graph.model), spec.optimize_for, spec.size)
 
 
-def calibration_of(
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """The ranges of an INT8 export, and what is known of them.
+
+    Attributes:
+        thresholds: tensor name → t >= 0.
+        largest: tensor name → the largest |x| on the calibration images; {} where none was read.
+        info: for the manifest.
+    """
+
+    thresholds: dict[str, float]
+    largest: dict[str, float]
+    info: CalibrationInfo
+
+
+def ranges_of(
     graph: FloatGraph,
-    subject: Subject,
-    dataset: str,
+    checkpoint: Checkpoint,
+    checkpoint_sha256: str,
     data_dir: Path | None,
     spec: ExportSpec,
     progress: ProgressBar,
-) -> Calibration:
-    """Read ``spec.calibration_file``, or calibrate on images of the training split.
+) -> Ranges:
+    """Take the ranges of training, of ``spec.calibration_file``, or of training images.
+
+    A checkpoint of quantisation-aware training brings those of its convolutions, unless ``spec``
+    names a calibration method or file.
 
     Raises:
         InputError: the file is of another network or graph, or there are no images.
+        ArtifactError: the ranges of the checkpoint do not fit the graph.
     """
+    trained: dict[str, float] = {}
+    if spec.calibration_method is None and spec.calibration_file is None:
+        trained = dict(checkpoint.activation_ranges)
+        if trained:
+            trained = ranges_by_tensor(graph.model, trained)
+    rounded = {edge.tensor for edge in edges_of(graph.model, spec.placement)}
+    method = spec.calibration_method or DEFAULT_METHOD
+    if trained and rounded <= trained.keys() and spec.rest == "fp32":
+        info = CalibrationInfo("trained", checkpoint.dataset, "train", 0, (), spec.placement)
+        return Ranges(trained, {}, info)
+    subject = subject_of(graph, checkpoint_sha256, spec)
     if spec.calibration_file is not None:
         calibration = load_calibration(spec.calibration_file)
         calibration.require(subject, "this export")
-        return calibration
-    images = calibration_source(dataset, data_dir, spec.calibration_images, spec.size)
-    return collected(graph, subject, images, progress)
+    else:
+        count = spec.calibration_images
+        images = calibration_source(checkpoint.dataset, data_dir, count, spec.size)
+        calibration = collected(graph, subject, images, progress)
+    info = CalibrationInfo(
+        f"trained, else {method}" if trained else method,
+        calibration.dataset,
+        calibration.split,
+        len(calibration.images),
+        tuple(image.sha256 for image in calibration.images),
+        spec.placement,
+    )
+    largest = {name: h.absolute_maximum for name, h in calibration.histograms.items()}
+    return Ranges({**calibration.ranges(method), **trained}, largest, info)
 
 
 def collected(
@@ -72,43 +118,29 @@ def collected(
 
 
 def int8_graph(
-    graph: FloatGraph, calibration: Calibration, spec: ExportSpec
+    graph: FloatGraph, ranges: Ranges, spec: ExportSpec
 ) -> tuple[onnx.ModelProto, CalibrationInfo]:
-    """Insert Q/DQ as ``spec`` asks for, and say by what it was calibrated."""
+    """Insert Q/DQ as ``spec`` asks for; return the graph, and what the manifest says of it."""
     model, _ = quantize(
         graph.model,
-        calibration.ranges(spec.calibration_method),
+        ranges.thresholds,
         placement=spec.placement,
         float_layers=spec.float_layers,
         half_scales=spec.rest == "fp16",
     )
-    return model, calibration_info(calibration, spec)
-
-
-def calibration_info(calibration: Calibration, spec: ExportSpec) -> CalibrationInfo:
-    """What the manifest keeps of a calibration."""
-    return CalibrationInfo(
-        method=spec.calibration_method,
-        dataset=calibration.dataset,
-        split=calibration.split,
-        images=len(calibration.images),
-        image_sha256=tuple(image.sha256 for image in calibration.images),
-        placement=spec.placement,
-        float_layers=spec.float_layers,
-    )
+    return model, replace(ranges.info, float_layers=spec.float_layers)
 
 
 def with_half_rest(
-    model: onnx.ModelProto, calibration: Calibration
+    model: onnx.ModelProto, largest: Mapping[str, float]
 ) -> tuple[onnx.ModelProto, PassInfo]:
     """What Q/DQ leaves in float becomes FP16, scales included, at opset 19.
 
     Args:
         model: Q/DQ with scales that FP16 holds exactly.
-        calibration: how large each tensor grows, so that what would overflow stays FP32.
+        largest: how large each tensor grows, so that what would overflow stays FP32.
     """
     graph = ir.from_proto(version_converter.convert_version(model, HALF_QDQ_OPSET))
-    largest = {name: h.absolute_maximum for name, h in calibration.histograms.items()}
     graph, lines = to_float16(graph, largest=largest)
     halves = sum(
         any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph

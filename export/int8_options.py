@@ -30,6 +30,30 @@ int8_options = options(
         help="Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
     ),
     click.option(
+        "--max-drop",
+        type=click.FloatRange(0),
+        help="Most mIoU points that INT8 may lose: layers go to float until it holds.",
+    ),
+    click.option(
+        "--max-disagreement",
+        type=click.FloatRange(0, 100),
+        help="Most pixels in percent that INT8 may change: likewise.",
+    ),
+    click.option(
+        "--budget-images",
+        type=int,
+        default=32,
+        show_default=True,
+        help="Training images, other than those that calibrate, to measure that on.",
+    ),
+    click.option(
+        "--card",
+        type=click.Choice(["gtx-1080-ti", "rtx-3090", "rtx-4090", "h200"]),
+        default="rtx-3090",
+        show_default=True,
+        help="GPU whose time decides which layers are worth INT8 (a model, no measurement).",
+    ),
+    click.option(
         "--calibration",
         "calibration_file",
         type=click.Path(path_type=Path),
@@ -44,8 +68,7 @@ int8_options = options(
     ),
     click.option(
         "--calibration-method",
-        default="mse",
-        show_default=True,
-        help="mse, entropy, minmax, percentile (99.99) or percentile:P.",
+        help="mse, entropy, minmax, percentile (99.99) or percentile:P."
+        "  [default: mse, or the ranges of --qat]",
     ),
 )

@@ -16,10 +16,11 @@ from dabnet.files import sha256_of_file, writable_target
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
+from export.budget_export import layers_within_budget
 from export.export_spec import ExportSpec
 from export.float_graph import float_graph
 from export.images import check_source, range_source
-from export.int8 import calibration_of, int8_graph, subject_of, with_half_rest
+from export.int8 import int8_graph, ranges_of, with_half_rest
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.optimize import optimize
 from export.passes.float16 import to_float16
@@ -35,6 +36,7 @@ def export_onnx(
     *,
     dataset: str | None = None,
     data_dir: Path | None = None,
+    reports: Path | None = None,
     progress: ProgressBar,
 ) -> Manifest:
     """Write the ONNX artifact that ``spec`` asks for and return its manifest.
@@ -45,6 +47,7 @@ def export_onnx(
         dataset: needed by a checkpoint that does not carry classes and preprocessing.
         data_dir: folder of the data set: calibration images from ``train``, check images from
             ``val``. Without it the check uses toy street scenes and INT8 is refused.
+        reports: the file beside which the tables of an accuracy budget go; None: ``output``.
 
     Raises:
         DabnetError: the checkpoint, the size or the images are unfit, or the result disagrees
@@ -53,7 +56,7 @@ def export_onnx(
     output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
     sha256 = sha256_of_file(checkpoint_path)
-    made = _graph(checkpoint, sha256, spec, data_dir, progress)
+    made = _graph(checkpoint, sha256, spec, data_dir, reports or output, progress)
     manifest = _manifest(checkpoint, sha256, spec, made)
 
     # The check runs the graph as it will be written; only the agreement joins its manifest after.
@@ -84,15 +87,19 @@ def _graph(
     checkpoint_sha256: str,
     spec: ExportSpec,
     data_dir: Path | None,
+    reports: Path,
     progress: ProgressBar,
 ) -> _Made:
     graph = float_graph(checkpoint, spec)
-    model, passes, calibration, info = graph.model, graph.passes, None, None
+    model, passes, ranges, info = graph.model, graph.passes, None, None
     if spec.precision == "int8":
-        subject = subject_of(graph, checkpoint_sha256, spec)
-        dataset = checkpoint.dataset
-        calibration = calibration_of(graph, subject, dataset, data_dir, spec, progress)
-        model, info = int8_graph(graph, calibration, spec)
+        ranges = ranges_of(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
+        if spec.has_budget:
+            found = layers_within_budget(
+                graph, ranges, checkpoint, data_dir, spec, reports, progress
+            )
+            spec = dataclasses.replace(spec, float_layers=found.chosen.float_layers)
+        model, info = int8_graph(graph, ranges, spec)
     model, after = optimize(
         model,
         spec.optimize_for,
@@ -104,8 +111,8 @@ def _graph(
     if spec.precision == "fp16":
         model, halved = _halved(model, checkpoint.dataset, data_dir, spec, progress)
         passes = (*passes, halved)
-    elif calibration is not None and spec.rest == "fp16":
-        model, halved = with_half_rest(model, calibration)
+    elif ranges is not None and spec.rest == "fp16":
+        model, halved = with_half_rest(model, ranges.largest)
         passes = (*passes, halved)
     return _Made(model, passes, info, graph.logits)
 

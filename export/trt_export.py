@@ -80,7 +80,13 @@ def engine_from_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "model.onnx"
         manifest = export_onnx(
-            checkpoint, onnx_path, spec, dataset=dataset, data_dir=data_dir, progress=progress
+            checkpoint,
+            onnx_path,
+            spec,
+            dataset=dataset,
+            data_dir=data_dir,
+            reports=output,
+            progress=progress,
         )
         images = calibrator_images(build, manifest.dataset, data_dir, spec.calibration_images)
         return build_engine(onnx_path, output, build, tell, phases=phases, images=images)

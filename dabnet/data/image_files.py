@@ -14,12 +14,19 @@ from dabnet.errors import InputError
 
 
 def read_image(path: Path) -> Uint8Array:
-    """Read an image as uint8 (H, W, 3), RGB.
+    """Read an image of 8 bits a channel as uint8 (H, W, 3), RGB.
 
     Raises:
-        InputError: the file is missing, damaged or no image.
+        InputError: the file is missing, damaged or no image, or has more bits.
     """
-    return np.array(_open(path).convert("RGB"))
+    picture = _open(path)
+    if picture.mode.startswith(("I", "F")):  # converting would clip at 255, not scale
+        raise InputError(
+            f"{str(path)!r} has mode {picture.mode}",
+            "8 bits a channel",
+            "convert it to an 8-bit image",
+        )
+    return np.array(picture.convert("RGB"))
 
 
 def read_label(path: Path, labels: LabelSet) -> Uint8Array:
