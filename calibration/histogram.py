@@ -152,16 +152,17 @@ class StreamingHistogram:
         exact = flat.dtype.itemsize <= 4 and exponent < _MAX_EXPONENT
         size = min(flat.size, _CHUNK)
         positions = np.empty(size, dtype=np.float32 if exact else np.float64)
-        bins = np.empty(size, dtype=np.int32)
-        nonzero = np.empty(size, dtype=np.bool_)
+        whole = np.empty(size, dtype=np.int32)
+        bins = np.empty(size, dtype=np.intp)
+        zero = np.empty(size, dtype=np.bool_)
         for start in range(0, flat.size, _CHUNK):
             chunk = flat[start : start + _CHUNK]
-            position, bin_ = positions[: chunk.size], bins[: chunk.size]
-            np.multiply(chunk, 2.0**exponent, out=position, dtype=position.dtype)
-            bin_[...] = position
-            self._counts += np.bincount(np.abs(bin_, out=bin_), minlength=BINS)
-            np.not_equal(chunk, 0, out=nonzero[: chunk.size])
-            self._zeros += chunk.size - int(np.count_nonzero(nonzero[: chunk.size]))
+            used = slice(0, chunk.size)
+            np.multiply(chunk, 2.0**exponent, out=positions[used], dtype=positions.dtype)
+            whole[used] = positions[used]
+            np.abs(whole[used], out=bins[used])
+            np.add.at(self._counts, bins[used], 1)  # np.bincount looks for the largest first
+            self._zeros += int(np.count_nonzero(np.equal(chunk, 0, out=zero[used])))
 
     def _check(self) -> None:
         """Raise ValueError if limit, bins, minimum and maximum do not go together."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from dabnet.errors import BuildError, InputError, MissingPackage
 
@@ -170,13 +170,45 @@ def _model_of(
     inputs = [helper.make_tensor_value_info(name, types[name], None) for name in reads]
     outputs = [onnx.ValueInfoProto(name=name) for name in writes]
     own = [constants[name] for name in dict.fromkeys(node.input) if name in constants]
-    graph = helper.make_graph([node], "node", inputs, outputs, own)
+    nodes = [node]
+    if node.op_type == "PRelu" and node.domain in ("", "ai.onnx") and _is_finite(own):
+        nodes, zero = _prelu_without_branch(node)
+        own.append(zero)
+    graph = helper.make_graph(nodes, "node", inputs, outputs, own)
     return helper.make_model(
         graph,
         opset_imports=model.opset_import,
         functions=model.functions,
         ir_version=model.ir_version,
     )
+
+
+def _is_finite(constants: list[onnx.TensorProto]) -> bool:
+    """Whether there is one constant (a PReLU's slopes), of finite float32 values."""
+    return ([constant.data_type for constant in constants] == [onnx.TensorProto.FLOAT]) and bool(
+        np.isfinite(numpy_helper.to_array(constants[0])).all()
+    )
+
+
+def _prelu_without_branch(
+    node: onnx.NodeProto,
+) -> tuple[list[onnx.NodeProto], onnx.TensorProto]:
+    """PReLU(x) → max(x, 0) + slope · min(x, 0), and the zero it reads.
+
+    One of the two terms is 0, so the values are equal to the last bit. onnxruntime's own kernel
+    asks each value for its sign, which a processor cannot predict.
+    """
+    (x, slope), output = node.input, node.output[0]
+    zero, positive, negative, scaled = (
+        f"{output}_{part}" for part in ("zero", "positive", "negative", "scaled")
+    )
+    nodes = [
+        helper.make_node("Max", [x, zero], [positive]),
+        helper.make_node("Min", [x, zero], [negative]),
+        helper.make_node("Mul", [negative, slope], [scaled]),
+        helper.make_node("Add", [positive, scaled], [output]),
+    ]
+    return nodes, numpy_helper.from_array(np.zeros((), np.float32), zero)
 
 
 @cache

@@ -93,6 +93,24 @@ def test_memory_does_not_grow_with_the_number_of_images(threads) -> None:
     assert all(h.counts.nbytes == 16_384 for h in found.values())
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_image_is_read_ahead_of_those_that_run(threads) -> None:
+    read: list[str] = []
+    ahead: list[int] = []
+
+    def stream() -> Iterator[tuple[str, np.ndarray]]:
+        for name, image in images(9):
+            read.append(name)
+            yield name, image
+
+    def progress(done: int, name: str) -> None:
+        ahead.append(len(read) - done)
+
+    collect(small_net(), stream(), ["x"], threads=threads, progress=progress)
+    assert max(ahead) == threads
+    assert len(ahead) == 9
+
+
 def test_progress_is_told_of_each_image() -> None:
     told: list[tuple[int, str]] = []
     collect(small_net(), images(2), ["x"], progress=lambda done, name: told.append((done, name)))

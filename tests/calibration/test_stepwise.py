@@ -16,16 +16,50 @@ ALL = ["x", "c", "y", "d", "p", "m", "z", "l", "logits"]
 IMAGE = images(1)[0][1][None]
 
 
-def test_values_are_those_of_the_unoptimised_graph() -> None:
-    model = small_net()
-    found = dict(StepwiseGraph(model, ALL).run(IMAGE))
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ALL[:-1])
+def unoptimised(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
+    """The tensors by one session over the whole graph, as it is written."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {output.name for output in model.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), options)
+    return list(session.run(names, {"image": IMAGE}))
+
+
+def test_values_are_those_of_the_unoptimised_graph() -> None:
+    model = small_net()
+    before = model.SerializeToString()
+    found = dict(StepwiseGraph(model, ALL).run(IMAGE))
+    assert model.SerializeToString() == before
     assert list(found) == ALL
-    for name, expected in zip(ALL, session.run(ALL, {"image": IMAGE}), strict=True):
+    for name, expected in zip(ALL, unoptimised(model, ALL), strict=True):
         assert np.array_equal(found[name], expected), name
+
+
+@pytest.mark.parametrize("slopes", [(0.25, 1.7, -0.3), (0, -2, 1), (np.inf, np.nan, 0.1)])
+def test_prelu_is_onnxruntimes_for_every_value(slopes) -> None:
+    """Of either sign, 0, tiny, huge, Inf and NaN."""
+    nodes = [
+        *stem(),
+        helper.make_node("Sub", ["x", "middle"], ["centred"]),
+        helper.make_node("Mul", ["centred", "few"], ["small"]),
+        helper.make_node("Div", ["small", "divisors"], ["wild"]),
+        helper.make_node("PRelu", ["wild", "slopes"], ["logits"]),
+    ]
+    divisors = np.resize(np.float32([1, 0, -1e-30, 1e30, -0.0]), SIZE)
+    constants = {
+        "middle": np.float32(IMAGE[0, 0, 0, 0]).reshape(()),
+        "few": np.float32(0.37).reshape(()),
+        "divisors": divisors,
+        "slopes": np.float32(slopes).reshape(3, 1, 1),
+    }
+    model = make_model(nodes, constants)
+    (expected,) = unoptimised(model, ["logits"])
+    assert {np.isnan(expected).any(), np.isinf(expected).any(), (expected < 0).any()} == {True}
+    found = dict(StepwiseGraph(model, ["logits"]).run(IMAGE))["logits"]
+    assert np.array_equal(found, expected, equal_nan=True)
 
 
 def test_a_tensor_is_let_go_after_its_last_reader() -> None:
@@ -47,7 +81,7 @@ def test_only_what_is_needed_runs(monkeypatch) -> None:
     original = onnxruntime.InferenceSession
 
     def spy(model: bytes, options: onnxruntime.SessionOptions, **more: object) -> object:
-        operators.append(onnx.load_from_string(model).graph.node[0].op_type)
+        operators.append(onnx.load_from_string(model).graph.node[-1].op_type)
         level = options.graph_optimization_level
         assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         assert options.intra_op_num_threads == 1
@@ -56,7 +90,7 @@ def test_only_what_is_needed_runs(monkeypatch) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     found = list(StepwiseGraph(small_net(), ["p"]).run(IMAGE))
     assert [name for name, _ in found] == ["p"]
-    assert operators == ["Cast", "Transpose", "Conv", "PRelu", "Conv"]
+    assert operators == ["Cast", "Transpose", "Conv", "Add", "Conv"]  # PReLU ends in an Add
 
 
 def test_constants_repeated_inputs_and_unread_outputs() -> None:
@@ -66,17 +100,20 @@ def test_constants_repeated_inputs_and_unread_outputs() -> None:
         helper.make_node("Mul", ["x", "two"], ["doubled"]),
         helper.make_node("Add", ["doubled", "doubled"], ["sum"]),
         helper.make_node("Clip", ["sum", "", "top"], ["clipped"]),
-        helper.make_node("Split", ["clipped"], ["first", "rest"], axis=1),
+        helper.make_node("Split", ["clipped", "sizes"], ["first", "rest"], axis=1),
         helper.make_node("Identity", ["first"], ["logits"]),
     ]
-    constants = {"top": np.array(500, np.float32)}
-    nodes[-2] = helper.make_node("Split", ["clipped", "sizes"], ["first", "rest"], axis=1)
-    constants["sizes"] = np.array([1, 2])
+    constants = {"top": np.array(500, np.float32), "sizes": np.array([1, 2])}
     model = make_model(nodes, constants)
     found = dict(StepwiseGraph(model, ["logits", "sum"]).run(IMAGE))
     image = IMAGE.astype(np.float32).transpose(0, 3, 1, 2)
     assert np.array_equal(found["sum"], 4 * image)
     assert np.array_equal(found["logits"], np.minimum(4 * image, 500)[:, :1])
+
+    run = StepwiseGraph(model, ["rest", "logits"]).run(IMAGE)
+    rest = weakref.ref(next(run)[1])
+    assert next(run)[0] == "logits"
+    assert rest() is None  # no node reads it
 
 
 def test_a_subgraph_is_refused() -> None:
