@@ -20,7 +20,7 @@ class Accuracy:
 
     Attributes:
         per_image: confusion matrices, int64 (images, K, K).
-        agreement: share of pixels equal to the reference's, one an image; None without one.
+        agreement: share of pixels equal to another runner's, one an image; None without another.
     """
 
     per_image: Counts
@@ -29,7 +29,7 @@ class Accuracy:
 
 def assess(
     runners: Mapping[str, Runner],
-    reference: str | None,
+    compared_with: Mapping[str, str],
     dataset: Dataset,
     size: tuple[int, int],
     images: int,
@@ -37,8 +37,9 @@ def assess(
 ) -> dict[str, Accuracy]:
     """Run every runner on the first ``images`` images of the split, resized to ``size``.
 
-    Images are resized bilinearly, labels by the nearest pixel. ``reference`` names the runner
-    that the others are compared with, pixel by pixel. ``progress`` is called after each image.
+    Images are resized bilinearly, labels by the nearest pixel. ``compared_with`` names for a runner
+    the other one whose masks its own are compared with, pixel by pixel. ``progress`` is called
+    after each image.
     """
     classes = len(dataset.labels.classes)
     matrices: dict[str, list[Counts]] = {name: [] for name in runners}
@@ -50,11 +51,12 @@ def assess(
             batch = np.repeat(item.image[None], runner.info.shape[0], axis=0)
             masks[name] = runner.infer(batch)[0]
             matrices[name].append(confusion(masks[name], item.label, classes))
-        if reference is not None:
-            for name, mask in masks.items():
-                equal[name].append(float((mask == masks[reference]).mean()))
+        for name, other in compared_with.items():
+            equal[name].append(float((masks[name] == masks[other]).mean()))
         progress()
     return {
-        name: Accuracy(np.stack(matrices[name]), np.array(equal[name]) if reference else None)
+        name: Accuracy(
+            np.stack(matrices[name]), np.array(equal[name]) if name in compared_with else None
+        )
         for name in runners
     }

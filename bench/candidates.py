@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 
 from dabnet.checkpoint import Checkpoint
+from dabnet.console import ProgressBar
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError
 from dabnet.files import sha256_of_file
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.device_memory import gpu_unavailable_reason
-from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.manifest import CalibrationInfo, Manifest
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import Runner
 from dabnet.runtime.tensorrt_product import find_product
@@ -24,7 +25,7 @@ from dabnet.runtime.torch_runner import TorchRunner
 from export.build_spec import BuildSpec
 from export.engine import build_engine
 from export.export_spec import ExportSpec
-from export.onnx_export import ProgressBar, export_onnx
+from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 
 REFERENCE = "pytorch-fp32"
@@ -37,6 +38,34 @@ CANDIDATES = (
     "tensorrt-fp16",
     "tensorrt-int8",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A candidate that runs here.
+
+    Attributes:
+        runner: is timed.
+        artifact: the file that it runs.
+        exact: the same file in exact Q/DQ arithmetic, where integer kernels take its place in
+            ``runner``: accuracy is then that of the file, and not of this machine's kernels.
+        calibration: where its INT8 ranges came from.
+    """
+
+    runner: Runner
+    artifact: Path
+    exact: Runner | None = None
+    calibration: CalibrationInfo | None = None
+
+    @property
+    def scored(self) -> Runner:
+        """Whose masks are the candidate's accuracy."""
+        return self.exact or self.runner
+
+    def close(self) -> None:
+        """Release what is loaded."""
+        for runner in filter(None, (self.runner, self.exact)):
+            runner.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +91,8 @@ class Workshop:
     threads: int
     progress: ProgressBar
 
-    def open(self, name: str) -> tuple[Runner, Path]:
-        """Return a runner and the artifact it runs.
+    def open(self, name: str) -> Opened:
+        """Load a candidate, after its export where the cache does not hold it.
 
         Raises:
             BackendUnavailable: it cannot run here; the message is the row's reason.
@@ -73,16 +102,18 @@ class Workshop:
         if backend == "pytorch":
             module = ImageToMask(self.checkpoint.network(), self.checkpoint.preprocessing)
             shape = (self.spec.batch, *self.spec.size, 3)
-            return TorchRunner(module, shape, self.device, self.threads), self.checkpoint_path
+            runner = TorchRunner(module, shape, self.device, self.threads)
+            return Opened(runner, self.checkpoint_path)
         if backend == "onnxruntime":
             if precision == "fp16" and self.device.type == "cpu":
                 raise BackendUnavailable("onnxruntime's CPU provider computes FP16 graphs in FP32")
             path = self._onnx(precision, f"ort-{self.device.type}")
-            return OnnxRuntimeRunner(path, self.device.type, self.threads), path
+            return opened_onnx(path, self.device.type, self.threads)
         if reason := gpu_unavailable_reason():
             raise BackendUnavailable(reason)
         path = self._engine(precision)
-        return TensorRTRunner(path), path
+        engine = TensorRTRunner(path)
+        return Opened(engine, path, calibration=engine.manifest.calibration)
 
     def _onnx(self, precision: str, target: str, mask_dtype: str = "uint8") -> Path:
         spec = dataclasses.replace(
@@ -122,6 +153,15 @@ class Workshop:
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         height, width = spec.size
         return f"{self.checkpoint.model}-{height}x{width}-{spec.precision}-{key[:12]}"
+
+
+def opened_onnx(path: Path, device: str, threads: int) -> Opened:
+    """Load an ONNX artifact; where onnxruntime fuses its int8, a second time without that."""
+    runner = OnnxRuntimeRunner(path, device, threads)
+    exact = None
+    if runner.fuses_int8:
+        exact = OnnxRuntimeRunner(path, device, threads, exact_qdq=True)
+    return Opened(runner, path, exact, runner.manifest.calibration)
 
 
 def check_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,6 +35,11 @@ from dabnet.data.registry import DATASET_NAMES
 @click.option("--round-seconds", type=click.FloatRange(0.01), default=1.0, show_default=True)
 @click.option("--images", type=click.IntRange(1), help="Images to score.  [default: the split]")
 @click.option("--calibration-images", type=click.IntRange(1), default=48, show_default=True)
+@click.option(
+    "--allow-overlap",
+    is_flag=True,
+    help="Score INT8 on images that calibrated it, and mark the row.  [default: an error]",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of PyTorch and ONNX Runtime.")
 @click.option(
@@ -54,6 +59,7 @@ def bench_command(
     round_seconds: float,
     images: int | None,
     calibration_images: int,
+    allow_overlap: bool,
     device: str,
     threads: int | None,
     cache_dir: Path,
@@ -95,13 +101,15 @@ def bench_command(
         progress=progress_bar,
     )
     writable_directory(output)
-    report, runners = benchmark(
-        workshop, names, images_set, scenario, images or len(images_set), progress_bar
+    count = images or len(images_set)
+    report, opened = benchmark(
+        workshop, names, images_set, scenario, count, progress_bar, allow_overlap
     )
     written = write_report(report, output)
-    written += save_pictures(runners, images_set, size, pictures, output)
-    for runner in runners.values():
-        runner.close()
+    scored = {name: candidate.scored for name, candidate in opened.items()}
+    written += save_pictures(scored, images_set, size, pictures, output)
+    for candidate in opened.values():
+        candidate.close()
     _print_report(report, written)
 
 

@@ -7,10 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from bench.statistics import Interval, Latency
+from bench.statistics import Latency
+from dabnet.intervals import Interval
 from dabnet.runtime.runner import RunnerInfo
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,15 @@ class Row:
     """One artifact on one backend: what ran, in which scope, how well and how fast.
 
     A backend that could not run has a ``reason`` and nothing else; shares are in 0…1.
+
+    Attributes (those whose name does not say it):
+        info: of what was timed.
+        arithmetic: in which int8 the accuracy was taken (``RunnerInfo.arithmetic``); where it is
+            not that of ``info``, the two ``timed_`` attributes say how far what was timed differs.
+        timed_agreement: share of pixels on which the timed masks equal the scored ones.
+        timed_miou: mean IoU of the timed masks.
+        calibrated_on: which images the INT8 ranges are of, in words; "" for none.
+        overlap: names of scored images among them.
     """
 
     name: str
@@ -30,6 +40,11 @@ class Row:
     miou_difference: Interval | None = None
     class_iou: tuple[float | None, ...] = ()
     agreement: float | None = None
+    arithmetic: str = ""
+    timed_agreement: float | None = None
+    timed_miou: float | None = None
+    calibrated_on: str = ""
+    overlap: tuple[str, ...] = ()
     latency: Latency | None = None
     speed_ratio: Interval | None = None
     verdict: str = ""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.disturbance import DISTURBED_CORES
+from bench.int8_worth import int8_worth
+from bench.overlap import UNKNOWN
 from bench.record import Report, Row
 from dabnet.files import writable_directory, write_text
 
@@ -30,6 +32,10 @@ HEADINGS = (
 )
 
 
+MARK = "†"
+"""Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """One row of text under ``HEADINGS``; a row that did not run says why in its note."""
     if row.latency is None or row.miou is None:
@@ -37,7 +43,7 @@ def cells(row: Row) -> tuple[str, ...]:
     difference, ratio, time = row.miou_difference, row.speed_ratio, row.latency
     return (
         row.name,
-        f"{100 * row.miou.value:.2f}",
+        f"{100 * row.miou.value:.2f}" + (f" {MARK}" if _is_marked(row) else ""),
         f"{100 * difference.value:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
         if difference
         else "reference",
@@ -74,11 +80,49 @@ def footnotes(report: Report) -> list[str]:
         f" {scenario['rounds']} interleaved rounds; FPS is frames by total time; intervals:"
         " Student's t over paired rounds.",
         f"Ran: {backends}.",
+        *int8_worth(report),
+        *_arithmetic(report),
+        *_marks(report),
         _disturbance(report.foreign_cores),
         "Machine: "
         + "; ".join(f"{name} {value}" for name, value in report.environment.items())
         + ".",
     ]
+
+
+def _arithmetic(report: Report) -> list[str]:
+    """A line for each way in which int8 was computed, and how far the timed masks are from it."""
+    lines: dict[str, list[str]] = {}
+    for row in report.rows:
+        if not row.arithmetic or row.info is None:
+            continue
+        line = f"accuracy in {row.arithmetic}"
+        if row.timed_agreement is not None and row.timed_miou is not None:
+            line += (
+                f"; timed were {row.info.arithmetic}: the same mask on"
+                f" {100 * row.timed_agreement:.2f} % of pixels (mIoU {100 * row.timed_miou:.2f})"
+            )
+        lines.setdefault(line, []).append(row.name)
+    return [f"{', '.join(names)}: {line}." for line, names in lines.items()]
+
+
+def _is_marked(row: Row) -> bool:
+    return bool(row.overlap) or row.calibrated_on == UNKNOWN
+
+
+def _marks(report: Report) -> list[str]:
+    """What each ``MARK`` is about."""
+    lines = []
+    for row in filter(_is_marked, report.rows):
+        if row.overlap:
+            line = (
+                f"calibrated on {len(row.overlap)} of the {report.images} images that it is scored"
+                f" on, such as {row.overlap[0]}: no measure of its accuracy on new images."
+            )
+        else:
+            line = "calibration images unknown: it may be scored on them."
+        lines.append(f"{MARK} {row.name}: {line}")
+    return lines
 
 
 def _disturbance(foreign_cores: float | None) -> str:
@@ -173,8 +217,11 @@ def _flat(row: Row) -> dict[str, object]:
     if row.latency is not None:
         flat |= dataclasses.asdict(row.latency)
         flat |= {"verdict": row.verdict, "artifact_bytes": row.artifact_bytes}
-    if row.agreement is not None:
-        flat["agreement"] = row.agreement
+        flat |= {"arithmetic": row.arithmetic, "calibrated_on": row.calibrated_on}
+        flat["overlap"] = len(row.overlap)
+    for name in ("agreement", "timed_agreement", "timed_miou"):
+        if (value := getattr(row, name)) is not None:
+            flat[name] = value
     return flat
 
 

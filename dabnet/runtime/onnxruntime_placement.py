@@ -32,12 +32,14 @@ class PlacedNode:
         provider: such as ``CUDAExecutionProvider``.
         is_shape: whether all it gives are scalars and vectors: arithmetic on shapes, which
             onnxruntime leaves on the CPU on purpose. Whatever holds pixels has three axes or more.
+        made: types of what it gives, in onnxruntime's words: ``float``, ``int8``.
     """
 
     name: str
     op: str
     provider: str
     is_shape: bool
+    made: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -62,14 +64,15 @@ def read_trace(path: Path) -> list[PlacedNode]:
         if event.get("cat") != "Node" or not arguments.get("provider"):
             continue
         name = str(event["name"]).removesuffix(_SUFFIX)
-        shapes = [
-            shape for output in arguments.get("output_type_shape", []) for shape in output.values()
+        made = [
+            made for output in arguments.get("output_type_shape", []) for made in output.items()
         ]
         nodes[name] = PlacedNode(
             name,
             str(arguments["op_name"]),
             str(arguments["provider"]),
-            bool(shapes) and all(len(shape) <= 1 for shape in shapes),
+            bool(made) and all(len(shape) <= 1 for _, shape in made),
+            tuple(kind for kind, _ in made),
         )
     return list(nodes.values())
 

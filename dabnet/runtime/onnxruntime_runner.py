@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.files import existing_file
 from dabnet.runtime.device_memory import HostArray, open_device_memory
-from dabnet.runtime.manifest import DYNAMIC, ONNX_KEY, Manifest, TensorInfo
-from dabnet.runtime.onnxruntime_placement import CPU, check_placement, traced
+from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.onnxruntime_arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
+from dabnet.runtime.onnxruntime_manifest import manifest_of_session
+from dabnet.runtime.onnxruntime_placement import CPU, PlacedNode, check_placement, traced
 from dabnet.runtime.runner import (
     RunnerInfo,
     check_input,
@@ -52,6 +55,8 @@ class OnnxRuntimeRunner:
             before costs memory for good.
         allow_cpu_nodes: accept nodes that onnxruntime places on the CPU although CUDA was asked
             for; arithmetic on shapes is accepted without it. ``info.notes`` counts both.
+        exact_qdq: compute int8 as the graph's Q/DQ nodes say, in floating point: the masks of the
+            file, not those of this CPU's integer kernels.
     """
 
     def __init__(
@@ -61,41 +66,63 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         cuda_graph: bool = False,
         allow_cpu_nodes: bool = False,
+        exact_qdq: bool = False,
     ) -> None:
         if device not in PROVIDERS:
             raise InputError(f"device {device!r}", f"one of {', '.join(PROVIDERS)}")
         if cuda_graph and device != "cuda":
             raise InputError("a CUDA graph on the CPU", "device 'cuda'", "leave cuda_graph out")
         self._ort, self._device = _import(), device
-        self._cuda_graph = cuda_graph
+        self._cuda_graph, self._exact_qdq = cuda_graph, exact_qdq
         self._slots: dict[tuple[int, ...], _Slot] = {}
         self._staged: list[_Slot] = []
         self._graphs = 0
-        path = existing_file(path, "an ONNX file")
+        self._path, self._threads = existing_file(path, "an ONNX file"), threads
         provider = PROVIDERS[device]
-        notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
-        options = self._ort.SessionOptions()
+        self._notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
+        self._nodes: list[PlacedNode] | None = None
+        options = self._options()
         with traced(options) if device == "cuda" else nullcontext() as nodes_of:
-            self._session = self._open(path, provider, options, threads)
-            self._manifest = _manifest(self._session, path)
-            shape = declared_shape(self._manifest, repr(str(path)))
+            self._session = self._open(options)
+            self._manifest = manifest_of_session(self._session, self._path)
+            self._shape = declared_shape(self._manifest, repr(str(path)))
             if nodes_of is not None:
                 self._run(self._new_slot(example_shape(self._manifest)), NO_GRAPH)
-                nodes = nodes_of(self._session)
-                notes += check_placement(nodes, provider, repr(str(path)), allow_cpu_nodes)
-        name = f"cpu ({threads or 'default'} threads, {platform.machine()})"
-        self._info = RunnerInfo(
+                self._nodes = nodes_of(self._session)
+                source = repr(str(path))
+                self._notes += check_placement(self._nodes, provider, source, allow_cpu_nodes)
+
+    @cached_property
+    def info(self) -> RunnerInfo:
+        """Of an int8 artifact on the CPU the first look loads and runs it once more."""
+        is_int8 = self._manifest.precision == "int8"
+        name = f"cpu ({self._threads or 'default'} threads, {platform.machine()})"
+        return RunnerInfo(
             backend="onnxruntime",
             version=self._ort.__version__,
-            device=name if device == "cpu" else _cuda_name(),
+            device=name if self._device == "cpu" else _cuda_name(),
             precision=self._manifest.precision,
-            shape=shape,
-            notes=tuple(notes),
+            shape=self._shape,
+            notes=tuple(self._notes),
+            arithmetic=arithmetic_of(self._ran, self._ort) if is_int8 else "",
         )
 
     @property
-    def info(self) -> RunnerInfo:
-        return self._info
+    def fuses_int8(self) -> bool:
+        """Whether integer kernels took the place of Q/DQ nodes; see ``onnxruntime_arithmetic``."""
+        return self._manifest.precision == "int8" and bool(fused_nodes(self._ran))
+
+    @cached_property
+    def _ran(self) -> list[PlacedNode]:
+        """The nodes of one run, traced in a session of its own: what is timed was never traced."""
+        if self._nodes is not None:
+            return self._nodes
+        options = self._options()
+        with traced(options) as nodes_of:
+            session = self._open(options)
+            given = np.zeros(example_shape(self._manifest), self._manifest.input.dtype)
+            session.run(None, {self._manifest.input.name: given})
+            return nodes_of(session)
 
     @property
     def manifest(self) -> Manifest:
@@ -140,16 +167,22 @@ class OnnxRuntimeRunner:
         self._slots, self._staged = {}, []
         self._session = None
 
-    def _open(self, path: Path, provider: str, options: Any, threads: int | None) -> Any:
-        ort = self._ort
+    def _options(self) -> Any:
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        if self._exact_qdq:
+            options.add_session_config_entry(EXACT_QDQ, "1")
+        return options
+
+    def _open(self, options: Any) -> Any:
+        ort, path, provider = self._ort, self._path, PROVIDERS[self._device]
         if provider not in ort.get_available_providers():
             raise BackendUnavailable(
                 f"onnxruntime {ort.__version__} is built without {provider}",
                 fix="install onnxruntime-gpu: pip install -c constraints/gpu.txt '.[gpu]'",
             )
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
         settings: dict[str, str] = {}
         if provider != CPU:
             settings = {**CUDA_OPTIONS, "enable_cuda_graph": str(int(self._cuda_graph))}
@@ -228,41 +261,6 @@ def _import() -> Any:
     except ImportError as error:
         raise MissingPackage("onnxruntime", "cpu") from error
     return onnxruntime
-
-
-def _manifest(session: Any, path: Path) -> Manifest:
-    text = session.get_modelmeta().custom_metadata_map.get(ONNX_KEY)
-    if text is None:
-        raise ArtifactError(
-            f"{str(path)!r} carries no manifest",
-            "an ONNX file written by dabnet-export",
-            "export it with: dabnet-export onnx CHECKPOINT",
-        )
-    manifest = Manifest.from_json(text, str(path))
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if (len(inputs), len(outputs)) != (1, 1):
-        raise ArtifactError(
-            f"{str(path)!r} has {len(inputs)} inputs and {len(outputs)} outputs",
-            "1 input and 1 output",
-            "export it again",
-        )
-    for declared, real in ((manifest.input, inputs[0]), (manifest.output, outputs[0])):
-        wanted = (declared.name, _type_name(declared), declared.shape)
-        # A side without a value, or with a name in its place, is one that each call chooses.
-        shape = tuple(side if isinstance(side, int) else DYNAMIC for side in real.shape)
-        if wanted != (real.name, real.type, shape):
-            raise ArtifactError(
-                f"{str(path)!r} has the tensor {real.name} {real.type} {real.shape}",
-                f"{declared.name} {_type_name(declared)} {list(declared.shape)}, "
-                "as its manifest says",
-                "the file was changed after its export; export it again",
-            )
-    return manifest
-
-
-def _type_name(tensor: TensorInfo) -> str:
-    """``float32`` → ``tensor(float)``, as onnxruntime writes it."""
-    return f"tensor({'float' if tensor.dtype == 'float32' else tensor.dtype})"
 
 
 def _cuda_name() -> str:

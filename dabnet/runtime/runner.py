@@ -39,6 +39,8 @@ class RunnerInfo:
         shape: (N, H, W, 3) of the images it takes, (N, 3, H, W) of an artifact with float input;
             -1 for a side that each call chooses.
         notes: what the reader of a row must know (a provider that was not used, TF32, …).
+        arithmetic: how int8 was computed, where there is more than one way, such as
+            ``exact Q/DQ in float32``; else "".
     """
 
     backend: str
@@ -47,6 +49,7 @@ class RunnerInfo:
     precision: str
     shape: tuple[int, int, int, int]
     notes: tuple[str, ...] = ()
+    arithmetic: str = ""
 
 
 class Runner(Protocol):

@@ -94,7 +94,8 @@ def test_confusion_and_agreement_are_those_counted_by_hand(batch: int) -> None:
     rules = {"first": by_red, "second": by_green, "third": nearly_by_red}
     runners = {name: FakeRunner(rule, size, batch) for name, rule in rules.items()}
     steps: list[int] = []
-    scores = assess(runners, "first", dataset, size, 4, lambda: steps.append(len(dataset.read)))
+    compared = {"first": "first", "second": "third", "third": "first"}
+    scores = assess(runners, compared, dataset, size, 4, lambda: steps.append(len(dataset.read)))
     assert list(scores) == ["first", "second", "third"]
     assert dataset.read == [0, 1, 2, 3]  # each image is read once for all runners
     assert steps == [1, 2, 3, 4]
@@ -108,7 +109,7 @@ def test_confusion_and_agreement_are_those_counted_by_hand(batch: int) -> None:
                 scores[name].per_image[number], counted(rule(item.image), item.label)
             )
             # Agreement counts every pixel: those that the truth ignores too.
-            same = rule(item.image) == by_red(item.image)
+            same = rule(item.image) == rules[compared[name]](item.image)
             assert agreement[number] == pytest.approx(np.count_nonzero(same) / same.size)
     first, third = scores["first"].agreement, scores["third"].agreement
     assert first is not None and first.tolist() == [1.0] * 4
@@ -118,15 +119,15 @@ def test_confusion_and_agreement_are_those_counted_by_hand(batch: int) -> None:
 def test_images_and_labels_are_resized_to_the_timed_size() -> None:
     size = (8, 16)
     dataset = FakeDataset([(24, 32), (8, 16), (10, 50)])
-    scores = assess({"a": FakeRunner(by_green, size)}, "a", dataset, size, 3)
+    scores = assess({"a": FakeRunner(by_green, size)}, {}, dataset, size, 3)
     for number, item in enumerate(dataset.items):
         image = np.asarray(Image.fromarray(item.image).resize((16, 8), Image.Resampling.BILINEAR))
         label = np.asarray(Image.fromarray(item.label).resize((16, 8), Image.Resampling.NEAREST))
         assert np.array_equal(scores["a"].per_image[number], counted(by_green(image), label))
 
 
-def test_without_a_reference_there_is_no_agreement() -> None:
+def test_compared_with_nothing_there_is_no_agreement() -> None:
     dataset = FakeDataset([(8, 8)] * 2)
-    scores = assess({"a": FakeRunner(by_red, (8, 8))}, None, dataset, (8, 8), 100)
+    scores = assess({"a": FakeRunner(by_red, (8, 8))}, {}, dataset, (8, 8), 100)
     assert scores["a"].agreement is None
     assert len(scores["a"].per_image) == 2  # a split has no more images than it has

@@ -102,6 +102,9 @@ def test_the_record_says_what_was_measured(run: Run) -> None:
     assert fp32["agreement"] >= 0.999 and 0.95 <= int8["agreement"] < 1.0
     assert abs(fp32["miou_difference"]["value"]) < 1e-3
     assert fp32["verdict"] in ("faster", "slower", "indistinguishable")
+    assert (fp32["arithmetic"], int8["arithmetic"]) == ("", "exact Q/DQ in float32")
+    assert (fp32["calibrated_on"], int8["calibrated_on"]) == ("", "2 images of toy-street train")
+    assert "onnxruntime-int8: accuracy in exact Q/DQ in float32." in run.result.stdout
     assert int8["artifact_bytes"] == run.cached["int8"].stat().st_size
 
 
@@ -116,7 +119,8 @@ def test_raw_samples_reproduce_the_table(run: Run) -> None:
         assert latency["p50_ms"] == pytest.approx(np.percentile(samples, 50))
         assert latency["p99_ms"] == pytest.approx(np.percentile(samples, 99))
         assert latency["fps"] == pytest.approx(len(samples) / (samples.sum() / 1e3))
-        (line,) = (line for line in run.result.stdout.splitlines() if f" {name} " in line)
+        shown = run.result.stdout.splitlines()
+        (line,) = (line for line in shown if f" {name} " in line and " host " in line)
         assert f" {np.percentile(samples, 50):.2f} " in line
     reference, candidate = (run.rows[name]["rounds_ns"] for name in RAN[:2])
     logs = [np.log(np.median(a) / np.median(b)) for a, b in zip(reference, candidate, strict=True)]
