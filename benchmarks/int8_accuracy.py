@@ -34,7 +34,7 @@ from bench.environment import describe_environment
 from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
 from calibration.ranges import DEFAULT_METHOD, METHODS
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.registry import open_dataset
 from dabnet.errors import DabnetError
@@ -45,7 +45,14 @@ from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.export_spec import ExportSpec
 from export.float_graph import float_graph
 from export.images import ImageSource, calibration_source
-from export.int8 import collected, subject_of
+from export.int8 import (
+    calibrated_graph,
+    collected,
+    int8_graph,
+    ranges_of,
+    subject_of,
+    with_fitted_weights,
+)
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of, save_onnx, with_manifest
 
@@ -110,8 +117,8 @@ class Bench:
         return found, reasons
 
     def _ours(self) -> Iterator[tuple[str, onnx.ModelProto]]:
-        spec = self._spec
-        graph = float_graph(load_checkpoint(self._checkpoint), spec)
+        spec, checkpoint = self._spec, load_checkpoint(self._checkpoint)
+        graph = float_graph(checkpoint, spec)
         subject = subject_of(graph, sha256_of_file(self._checkpoint), spec)
         calibration = collected(graph, subject, self._images(), progress_bar)
         for method in METHODS:
@@ -119,6 +126,11 @@ class Bench:
             for placement in PLACEMENTS:
                 model, _ = quantize(graph.model, ranges, placement=placement)
                 yield f"{placement}, {method}", model
+        for equalize, fit_weights in ((True, False), (False, True), (True, True)):
+            refined = dataclasses.replace(spec, equalize=equalize, fit_weights=fit_weights)
+            model = int8_model(checkpoint, self._checkpoint, self._data_dir, refined)
+            with_what = " + equalize" * equalize + " + fit-weights" * fit_weights
+            yield f"{DEFAULT}{with_what}", model
 
     def _by_peer(self, name: str) -> tuple[str, onnx.ModelProto]:
         images = self._at / "images.npy"
@@ -144,6 +156,19 @@ class Bench:
     def _opened(self, path: Path, tool: str = "dabnet-export", exact: bool = True) -> Candidate:
         runner = OnnxRuntimeRunner(path, threads=self._threads, exact_qdq=exact)
         return Candidate(runner, tool, *int8_convolutions(load_onnx(path)))
+
+
+def int8_model(
+    checkpoint: Checkpoint, path: Path, data_dir: Path | None, spec: ExportSpec
+) -> onnx.ModelProto:
+    """The int8 graph of an export, without the check and the manifest."""
+    graph = calibrated_graph(checkpoint, data_dir, spec, progress_bar)
+    ranges = ranges_of(graph, checkpoint, sha256_of_file(path), data_dir, spec, progress_bar)
+    if spec.fit_weights:
+        ranges = with_fitted_weights(
+            graph, ranges, checkpoint.dataset, data_dir, spec, progress_bar
+        )
+    return int8_graph(graph, ranges, spec)[0]
 
 
 def int8_convolutions(model: onnx.ModelProto) -> tuple[int, int]:

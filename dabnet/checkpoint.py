@@ -8,6 +8,7 @@ checkpoint of ours loads in the original code too.
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 import zipfile
@@ -42,6 +43,9 @@ class Checkpoint:
         metrics: such as ``{"val_miou": 0.61}``; shares in 0…1.
         recipe: the resolved training recipe, plain values by name.
         training: optimiser, scheduler and progress, for ``--resume``; empty in ``best.pth``.
+        activation_ranges: of a network that was trained with fake quantisation, the threshold
+            t >= 0 of the input of each convolution (int8 scale t / 127), by the name of its
+            module; empty for any other.
     """
 
     model: str
@@ -53,6 +57,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    activation_ranges: dict[str, float] = field(default_factory=dict)
 
     def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode, on the CPU."""
@@ -79,6 +84,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "recipe": checkpoint.recipe,
         "training": checkpoint.training,
     }
+    if checkpoint.activation_ranges:
+        content["activation_ranges"] = checkpoint.activation_ranges
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError; bytes as an OSError
     torch.save(content, buffer)
     with replacing(path) as temporary:
@@ -179,12 +186,14 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             content["metrics"],
             content["recipe"],
             content["training"],
+            dict(content.get("activation_ranges", {})),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{str(file)!r} lacks or garbles {error}", "a checkpoint of dabnet-train"
         ) from error
     _check_fit(checkpoint, file)
+    _check_ranges(checkpoint, file)
     return checkpoint
 
 
@@ -249,3 +258,27 @@ def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
             f" ({len(wrong)} tensors differ, such as {wrong[0]!r})",
             f"the state dict of {checkpoint.model}",
         )
+
+
+def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:
+    """Raise where some convolutions have a range and others none, or a range is no number >= 0."""
+    ranges = checkpoint.activation_ranges
+    if not ranges:
+        return
+    state = checkpoint.state
+    convolutions = {n.removesuffix(".weight") for n in state if state[n].ndim == 4}
+    wrong = sorted(convolutions ^ set(ranges), key=str)
+    if wrong:
+        raise ArtifactError(
+            f"{str(file)!r} has activation ranges that do not fit its {len(convolutions)}"
+            f" convolutions ({len(wrong)} differ, such as {wrong[0]!r})",
+            "one range for each",
+            "train it again with --qat",
+        )
+    for name, threshold in ranges.items():
+        if not (isinstance(threshold, float) and math.isfinite(threshold) and threshold >= 0):
+            raise ArtifactError(
+                f"{str(file)!r} has the activation range {threshold} for {name!r}",
+                "a finite number >= 0",
+                "train it again with --qat",
+            )

@@ -50,6 +50,7 @@ def layers_within_budget(
         images,
         len(checkpoint.labels.classes),
         spec.rest == "fp16",
+        ranges.fitted,
     )
     card = card_of(spec.card)
     cost = CostModel(graph.model, trial.layers, card, (spec.batch, *spec.size))
@@ -69,5 +70,6 @@ def _beside(output: Path, suffix: str) -> Path:
 def _key(graph: FloatGraph, ranges: Ranges, spec: ExportSpec, images: list[str]) -> str:
     """What every measurement depends on."""
     sha256 = graph_sha256(graph.model)
-    content = [sha256, ranges.thresholds, spec.placement, spec.rest, images]
+    fitted = ranges.fitted and graph_sha256(ranges.fitted)
+    content = [sha256, ranges.thresholds, spec.placement, spec.rest, images, fitted]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,10 +10,9 @@ from dabnet.console import ProgressBar
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import sha256_of_file, writable_target
 from export.export_spec import ExportSpec
-from export.float_graph import float_graph
 from export.image_folder import image_folder
 from export.images import CalibrationSource, Unreadable, calibration_source
-from export.int8 import collected, subject_of
+from export.int8 import calibrated_graph, collected, subject_of
 
 
 def collect_file(
@@ -50,7 +49,7 @@ def collect_file(
         raise InputError("--images and --data-dir", "one of them")
     else:
         images = image_folder(folder, spec.size, spec.calibration_images)
-    graph = float_graph(checkpoint, spec)
+    graph = calibrated_graph(checkpoint, data_dir, spec, progress)
     subject = subject_of(graph, sha256_of_file(checkpoint_path), spec)
     calibration = collected(
         graph,

@@ -33,6 +33,7 @@ def calibration_group() -> None:
     show_default=True,
     help="Runtime whose graph is calibrated: that of the later export.",
 )
+@click.option("--equalize", is_flag=True, help="Of the graph that --equalize exports.")
 @click.option("--mask-dtype", type=click.Choice(["uint8", "int32"]), default="uint8")
 @click.option(
     "--dataset",

@@ -44,6 +44,8 @@ class ExportSpec:
         placement: what INT8 rounds (``calibration.placements``).
         float_layers: convolutions that INT8 leaves in float, by ``placements.layer_name``.
         rest: type of what INT8 does not round, ``fp32`` or ``fp16``.
+        equalize: bring the channels of each tensor to one range first (``calibration.equalize``).
+        fit_weights: fit int8 weights and biases to the FP32 outputs (``calibration.fit_weights``).
         max_drop, max_disagreement: accuracy budget of INT8 (``export.budget.Budget``): convolutions
             go to float until it holds; None and None leave all of the placement in INT8.
         budget_images: held-out training images to measure it on.
@@ -68,6 +70,8 @@ class ExportSpec:
     placement: str = "conv-inputs"
     float_layers: tuple[str, ...] = ()
     rest: str = "fp32"
+    equalize: bool = False
+    fit_weights: bool = False
     max_drop: float | None = None
     max_disagreement: float | None = None
     budget_images: int = 32
@@ -88,6 +92,12 @@ class ExportSpec:
             check_method(self.calibration_method)
         _check_choice("type of the rest", self.rest, ("fp32", "fp16"))
         self._check_rest()
+        if (self.equalize or self.fit_weights) and self.precision != "int8":
+            raise InputError(
+                f"--equalize or --fit-weights with --precision {self.precision}",
+                "--precision int8",
+                "leave them out",
+            )
         if self.has_budget and (self.precision, self.head) != ("int8", "mask"):
             raise InputError(
                 f"an accuracy budget for {self.precision} {self.head}",

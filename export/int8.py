@@ -12,17 +12,45 @@ from onnx import version_converter
 
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
+from calibration.equalize import equalize
+from calibration.fit_weights import fit_weights
+from calibration.fitted_weights import with_weights_of
 from calibration.placements import edges_of
 from calibration.ranges import DEFAULT_METHOD
 from calibration.trained_ranges import ranges_by_tensor
 from dabnet.checkpoint import Checkpoint
 from dabnet.console import ProgressBar
+from dabnet.errors import InputError
 from dabnet.runtime.manifest import CalibrationInfo, PassInfo
 from export.export_spec import ExportSpec
-from export.float_graph import FloatGraph
+from export.float_graph import FloatGraph, float_graph
 from export.images import CalibrationSource, Unreadable, calibration_source
 from export.passes.float16 import to_float16
 from export.passes.float16_choice import HALF_QDQ_OPSET
+
+# Images for equalisation and for fitting weights: sums over them change little after a few.
+REFINING_IMAGES = 16
+
+
+def calibrated_graph(
+    checkpoint: Checkpoint, data_dir: Path | None, spec: ExportSpec, progress: ProgressBar
+) -> FloatGraph:
+    """Return the FP32 graph that is calibrated, with equalised channels if ``spec`` says so."""
+    graph = float_graph(checkpoint, spec)
+    if not spec.equalize:
+        return graph
+    if checkpoint.activation_ranges:
+        raise InputError(
+            "--equalize for a checkpoint of --qat, whose ranges are trained",
+            "a checkpoint without them",
+            "leave --equalize out",
+        )
+    images = calibration_source(checkpoint.dataset, data_dir, REFINING_IMAGES, spec.size)
+    with progress("equalising", len(images)) as step:
+        model, lines = equalize(graph.model, images, progress=lambda done, name: step())
+    changed = sum(": left" not in line for line in lines)
+    applied = PassInfo("equalize", changed, "float32 with other roundings")
+    return replace(graph, model=model, passes=(*graph.passes, applied))
 
 
 def subject_of(graph: FloatGraph, checkpoint_sha256: str, spec: ExportSpec) -> Subject:
@@ -38,11 +66,13 @@ class Ranges:
         thresholds: tensor name → t >= 0.
         largest: tensor name → the largest |x| on the calibration images; {} where none was read.
         info: for the manifest.
+        fitted: an int8 graph whose weights and biases are to be taken; None: the nearest ones.
     """
 
     thresholds: dict[str, float]
     largest: dict[str, float]
     info: CalibrationInfo
+    fitted: onnx.ModelProto | None = None
 
 
 def ranges_of(
@@ -128,7 +158,26 @@ def int8_graph(
         float_layers=spec.float_layers,
         half_scales=spec.rest == "fp16",
     )
+    if ranges.fitted is not None:
+        model = with_weights_of(model, ranges.fitted)
     return model, replace(ranges.info, float_layers=spec.float_layers)
+
+
+def with_fitted_weights(
+    graph: FloatGraph,
+    ranges: Ranges,
+    dataset: str,
+    data_dir: Path | None,
+    spec: ExportSpec,
+    progress: ProgressBar,
+) -> Ranges:
+    """Fit the weights of all convolutions that the placement rounds."""
+    model, _ = int8_graph(graph, ranges, replace(spec, float_layers=()))
+    images = calibration_source(dataset, data_dir, REFINING_IMAGES, spec.size)
+    with progress("fitting weights", len(images)) as step:
+        fitted, _ = fit_weights(graph.model, model, images, progress=lambda done, name: step())
+    info = replace(ranges.info, method=f"{ranges.info.method}, fitted weights")
+    return replace(ranges, fitted=fitted, info=info)
 
 
 def with_half_rest(

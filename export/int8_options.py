@@ -30,6 +30,14 @@ int8_options = options(
         help="Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
     ),
     click.option(
+        "--equalize", is_flag=True, help="Bring the channels of each tensor to one range first."
+    ),
+    click.option(
+        "--fit-weights",
+        is_flag=True,
+        help="Fit INT8 weights and biases to the FP32 outputs of each convolution.",
+    ),
+    click.option(
         "--max-drop",
         type=click.FloatRange(0),
         help="Most mIoU points that INT8 may lose: layers go to float until it holds.",

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from calibration.fitted_weights import with_weights_of
 from calibration.placements import Edge, edges_of, is_conv, layer_name
 from calibration.qdq import insert_qdq
 from dabnet.data.dataset import Dataset, LabelledImage
@@ -85,6 +86,7 @@ class Int8Trial:
         images: labelled, at the graph's size.
         classes: how many.
         half_scales: as in ``insert_qdq``.
+        fitted: the int8 graph whose weights are taken; None: the nearest ones.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class Int8Trial:
         images: list[LabelledImage],
         classes: int,
         half_scales: bool = False,
+        fitted: onnx.ModelProto | None = None,
     ) -> None:
         self._model, self._ranges, self._half = model, ranges, half_scales
+        self._fitted = fitted
         self._logits, self._images, self._classes = logits, images, classes
         names = {n.output[0]: layer_name(n) for n in model.graph.node if is_conv(n)}
         self._edges = edges_of(model, placement)
@@ -119,6 +123,8 @@ class Int8Trial:
 
     def _outcome(self, edges: list[Edge]) -> Outcome:
         model, _ = insert_qdq(self._model, self._ranges, edges, half_scales=self._half)
+        if self._fitted is not None:
+            model = with_weights_of(model, self._fitted)
         found = self._run(model)
         error, differing = 0.0, []
         for (mask, logits), (expected, exact) in zip(found, self._reference, strict=True):

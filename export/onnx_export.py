@@ -18,9 +18,14 @@ from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
 from export.budget_export import layers_within_budget
 from export.export_spec import ExportSpec
-from export.float_graph import float_graph
 from export.images import check_source, range_source
-from export.int8 import int8_graph, ranges_of, with_half_rest
+from export.int8 import (
+    calibrated_graph,
+    int8_graph,
+    ranges_of,
+    with_fitted_weights,
+    with_half_rest,
+)
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.optimize import optimize
 from export.passes.float16 import to_float16
@@ -90,10 +95,13 @@ def _graph(
     reports: Path,
     progress: ProgressBar,
 ) -> _Made:
-    graph = float_graph(checkpoint, spec)
+    graph = calibrated_graph(checkpoint, data_dir, spec, progress)
     model, passes, ranges, info = graph.model, graph.passes, None, None
     if spec.precision == "int8":
         ranges = ranges_of(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
+        if spec.fit_weights:
+            dataset = checkpoint.dataset
+            ranges = with_fitted_weights(graph, ranges, dataset, data_dir, spec, progress)
         if spec.has_budget:
             found = layers_within_budget(
                 graph, ranges, checkpoint, data_dir, spec, reports, progress

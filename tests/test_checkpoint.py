@@ -96,6 +96,26 @@ def test_ours_round_trips_and_needs_no_trust(tmp_path: Path) -> None:
     assert torch.equal(logits(content["model"]), logits(STATE))
 
 
+def test_ranges_of_activations_are_kept_and_only_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "best.pth"
+    save_checkpoint(CHECKPOINT, path)
+    assert "activation_ranges" not in torch.load(path, weights_only=True)
+    assert load_checkpoint(path).activation_ranges == {}
+    names = [name.removesuffix(".weight") for name in STATE if STATE[name].ndim == 4]
+    ranges = {name: 0.1 * (1 + number) for number, name in enumerate(names)}
+    save_checkpoint(replace(CHECKPOINT, activation_ranges=ranges), path)
+    loaded = load_checkpoint(path)
+    assert loaded.activation_ranges == ranges
+    # It is the float network, as before, and the original code reads it, too.
+    with torch.no_grad():
+        assert torch.equal(loaded.network()(IMAGE), logits(STATE))
+    content = torch.load(path, weights_only=True)
+    assert content["format"] == 1
+    assert content["model"].keys() == STATE.keys()
+    torch.save(content | {"activation_ranges": [1.0]}, path)
+    assert "lacks or garbles" in one_line(lambda: load_checkpoint(path), ArtifactError)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

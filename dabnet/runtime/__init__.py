@@ -31,6 +31,7 @@ def open_artifact(
     threads: int | None = None,
     cuda_graph: bool = False,
     allow_cpu_nodes: bool = False,
+    exact_qdq: bool = False,
     runtime_cache: str | Path | None = None,
 ) -> OnnxRuntimeRunner | TensorRTRunner:
     """Load an artifact on the backend that its file is for.
@@ -42,6 +43,7 @@ def open_artifact(
         cuda_graph: capture each run into a CUDA graph and replay it (GPU only).
         allow_cpu_nodes: accept nodes that onnxruntime placed on the CPU although CUDA was asked
             for.
+        exact_qdq: compute Q/DQ as the graph says it, not in int8 kernels (onnxruntime).
         runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
             by ``close``.
 
@@ -55,14 +57,17 @@ def open_artifact(
         _refuse(path, "TensorRT-RTX", {"runtime_cache": runtime_cache})
         from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, device or "cpu", threads, cuda_graph, allow_cpu_nodes)
+        return OnnxRuntimeRunner(
+            path, device or "cpu", threads, cuda_graph, allow_cpu_nodes, exact_qdq=exact_qdq
+        )
     if path.suffix in CHECKPOINT_SUFFIXES:
         raise InputError(
             f"{str(path)!r} is a checkpoint", _WHAT, f"export it with: dabnet-export onnx {path}"
         )
     if path.suffix not in ENGINE_SUFFIXES and not path.with_name(f"{path.name}.json").is_file():
         raise InputError(f"{str(path)!r} is neither .onnx nor an engine with its manifest", _WHAT)
-    _refuse(path, "onnxruntime", {"threads": threads, "allow_cpu_nodes": allow_cpu_nodes})
+    only_there: dict[str, object] = {"threads": threads, "allow_cpu_nodes": allow_cpu_nodes}
+    _refuse(path, "onnxruntime", {**only_there, "exact_qdq": exact_qdq})
     if device not in (None, "cuda"):
         raise InputError(
             f"device {device!r} for the engine {str(path)!r}",

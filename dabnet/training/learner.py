@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dabnet.checkpoint import Checkpoint
 from dabnet.interrupt import Stop
 from dabnet.models import build_model
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
+from dabnet.training.fake_quantization import fake_quantized
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes
 from dabnet.training.schedule import build_optimizer, warmup_poly
@@ -36,6 +38,8 @@ class Learner:
         class_weights: float32 (K,).
         iterations: of the whole run.
         processes: those that train together.
+        start: the network to go on from; None starts from random weights. Where it has ranges of
+            activations, it is trained in int8, with these ranges and its BatchNorm statistics.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Learner:
         class_weights: Tensor,
         iterations: int,
         processes: Processes,
+        start: Checkpoint | None = None,
     ) -> None:
         recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
         self.processes = processes
@@ -58,7 +63,12 @@ class Learner:
         self.memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
         # mypy: torch's own stub of Module.to lacks this overload.
         network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        if recipe.sync_bn and processes.size > 1:
+        if start is not None:
+            network.load_state_dict(start.state)
+        self.activation_ranges = start.activation_ranges if start else {}
+        if self.activation_ranges:
+            network = fake_quantized(network, self.activation_ranges)
+        elif recipe.sync_bn and processes.size > 1:
             network = synchronised(network, self.device)
         self.network = network
         self.optimiser = build_optimizer(recipe, network)

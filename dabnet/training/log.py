@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 COLUMNS = ("epoch", "iteration", "lr", "loss", "val_miou", "val_pixel_accuracy", "images_per_s")
 
 History = list[dict[str, Any]]
-"""One row an epoch, by the names in COLUMNS; validation values are None where it did not run."""
+"""One row an epoch, by the names in COLUMNS; validation values are None where it did not run, and
+those of training in epoch 0, which is what fine-tuning starts from."""
 
 
 def tensorboard_is_installed() -> bool:
@@ -85,7 +86,8 @@ class RunLog:
         if self.events:
             row = history[-1]
             for name in ("epoch", "images_per_s"):
-                self.events.add_scalar(f"train/{name}", row[name], row["iteration"])
+                if row[name] is not None:
+                    self.events.add_scalar(f"train/{name}", row[name], row["iteration"])
 
     def validation(self, history: History, confusion: Counts, samples: Image.Image) -> None:
         """Log the validation whose scores are in the last row of ``history``."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -30,8 +30,12 @@ from dabnet.training.learner import Learner
 from dabnet.training.log import History, RunLog
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes
+from dabnet.training.qat_start import qat_start
 from dabnet.training.spec import STATE_VERSION, TrainingResult, TrainingSpec, check_resumable
 from dabnet.training.validation import Validator
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ALONE = Processes()
 
@@ -64,6 +68,9 @@ class _Run:
         resumed = load_checkpoint(spec.resume, train_set.name) if spec.resume else None
         if resumed is not None:
             check_resumable(resumed, spec, train_set)
+        start = resumed
+        if start is None and spec.qat is not None:
+            start = qat_start(spec.qat, spec, self.train_set, processes)
         self.order = BatchOrder(
             len(train_set),
             self.recipe.batch_size,
@@ -74,9 +81,7 @@ class _Run:
         )
         self.folder = RunFolder(spec.output, spec.resume)
         self.counts = self._count(resumed)
-        self.preprocessing = (
-            resumed.preprocessing if resumed else Preprocessing(self.counts.mean_rgb)
-        )
+        self.preprocessing = start.preprocessing if start else Preprocessing(self.counts.mean_rgb)
         self.learner = Learner(
             spec,
             len(self.labels.classes),
@@ -85,6 +90,7 @@ class _Run:
             rarity_weights(self.counts.class_share),
             self.order.total,
             processes,
+            start,
         )
         self.validator = Validator(self.learner, self.val_set)
         self.iteration, self.loss_sum, self.loss, self.lr = 0, 0.0, math.nan, 0.0
@@ -110,6 +116,8 @@ class _Run:
             task = bar.add_task(
                 "training", total=self.order.total, completed=self.iteration, text=""
             )
+            if self.learner.activation_ranges and not self.history:
+                self._show(bar, self._score_start())
             started, seen = time.perf_counter(), 0
             for pixels, labels in source:
                 lr = self.learner.lr
@@ -124,9 +132,7 @@ class _Run:
                 bar.update(task, completed=self.iteration, text=text)
                 if self.iteration % self.order.batches_per_epoch == 0:
                     self._read(0)
-                    line = self._end_epoch(epoch, rate)
-                    if line and self.processes.first:
-                        bar.console.print(line)
+                    self._show(bar, self._end_epoch(epoch, rate))
                     started, seen = time.perf_counter(), 0
                 if self.stop_agreed:
                     break
@@ -186,6 +192,13 @@ class _Run:
         good = f"; the last good state is {self.folder.last}" if self.folder.last else ""
         return DabnetError(given, expected, f"try {half}a lower --lr in another --output{good}")
 
+    def _score_start(self) -> str:
+        """Validate what is fine-tuned before its first step: no later state is kept as the best
+        that is not better. Return the line to print."""
+        nothing = dict.fromkeys(("lr", "loss", "images_per_s"))
+        self.history.append({"epoch": 0, "iteration": 0, **nothing})
+        return f"start, in int8  {self._validate(self.history[-1])}"
+
     def _end_epoch(self, epoch: int, rate: float) -> str:
         """Log, validate where it is due, save; return the line to print, or nothing."""
         row: dict[str, Any] = {
@@ -202,6 +215,14 @@ class _Run:
         if epoch % self.spec.eval_every and epoch < self.recipe.max_epochs:
             self.log.epoch(self.history)
             return ""
+        scores = self._validate(row)
+        return (
+            f"epoch {epoch}/{self.recipe.max_epochs}  loss {row['loss']:.4f}"
+            f"  {scores}  {rate:.1f} images/s"
+        )
+
+    def _validate(self, row: dict[str, Any]) -> str:
+        """Score the kept weights into ``row``, the newest of the history; save and log."""
         self._require_finite()
         confusion = self.confusion = self.validator.confusion()
         row["val_miou"] = float(mean_iou(confusion))
@@ -215,10 +236,13 @@ class _Run:
         if self.processes.first:
             self.log.validation(self.history, confusion, self.validator.samples())
         return (
-            f"epoch {epoch}/{self.recipe.max_epochs}  loss {row['loss']:.4f}"
-            f"  val mIoU {100 * row['val_miou']:.2f} %"
-            f"  pixel accuracy {100 * row['val_pixel_accuracy']:.2f} %  {rate:.1f} images/s"
+            f"val mIoU {100 * row['val_miou']:.2f} %"
+            f"  pixel accuracy {100 * row['val_pixel_accuracy']:.2f} %"
         )
+
+    def _show(self, bar: Progress, line: str) -> None:
+        if line and self.processes.first:
+            bar.console.print(line)
 
     def _require_finite(self) -> None:
         """Raise before a state that is of no use replaces a good one."""
@@ -240,6 +264,7 @@ class _Run:
             metrics,
             self.recipe.to_dict(),
             training,
+            self.learner.activation_ranges,
         )
 
     def _save_last(self) -> None:

@@ -119,7 +119,20 @@ RECIPES = {
 }
 
 
-def recipe_for(dataset: str, **overrides: Any) -> Recipe:
-    """Return the dataset's recipe with every override that is not None put in."""
+QAT_EPOCHS = 10
+QAT_LR_SHARE = 100
+"""Fine-tuning with fake quantisation begins with this part of the recipe's rate: for 8 bits, LSQ
+(Esser et al. 2020, arXiv 1902.08153, section 3) takes a hundredth."""
+
+
+def recipe_for(dataset: str, qat: bool = False, **overrides: Any) -> Recipe:
+    """Return the dataset's recipe with every override that is not None put in.
+
+    Args:
+        qat: whether it is for fine-tuning with fake quantisation: fewer epochs, a lower rate.
+    """
+    recipe = RECIPES[dataset]
+    if qat:
+        recipe = dataclasses.replace(recipe, max_epochs=QAT_EPOCHS, lr=recipe.lr / QAT_LR_SHARE)
     given = {name: value for name, value in overrides.items() if value is not None}
-    return dataclasses.replace(RECIPES[dataset], **given)
+    return dataclasses.replace(recipe, **given)

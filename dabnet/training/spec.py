@@ -31,6 +31,7 @@ class TrainingSpec:
         workers: processes that augment images; 0 does it in the training process.
         data_path: one of ``dabnet.training.data_path.DATA_PATHS``.
         resume: a ``last.pth`` to continue from.
+        qat: a checkpoint to fine-tune with fake quantisation; None trains from random weights.
         channels_last: whether the network computes in (N, H, W, C) order.
         compile: whether ``torch.compile`` makes its kernels.
         tensorboard: whether event files are written.
@@ -47,6 +48,7 @@ class TrainingSpec:
     workers: int = 0
     data_path: str = "auto"
     resume: Path | None = None
+    qat: Path | None = None
     channels_last: bool = True
     compile: bool = False
     tensorboard: bool = False

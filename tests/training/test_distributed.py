@@ -86,6 +86,28 @@ def test_two_processes_have_the_losses_of_one_with_the_whole_batch(
     assert scores[0] == pytest.approx(scores[1], abs=0.01)
 
 
+def test_two_processes_fine_tune_as_one(
+    tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--qat", whole / "best.pth", "--max-epochs", "3", "--lr", "1e-5", "--ema", "0.5"]
+    with started(tree, *words, "--output", tmp_path / "two") as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "2 processes, cpu" in out
+    one = [*WORDS, *words, "--data-dir", tree, "--output", tmp_path / "one"]
+    assert command(monkeypatch, *one) == 0
+    rows = [log_of(tmp_path / run) for run in ("one", "two")]
+    assert rows[1][0]["val_miou"] == rows[0][0]["val_miou"]  # of the start
+    losses = [[float(row["loss"]) for row in log[1:]] for log in rows]
+    # Without --sync-bn: BatchNorm's statistics stay as they were. What lies between two levels may
+    # be rounded to either.
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+    ours, theirs = (load_checkpoint(tmp_path / run / "last.pth") for run in ("two", "one"))
+    assert ours.activation_ranges == theirs.activation_ranges
+    for name, tensor in theirs.state.items():
+        torch.testing.assert_close(ours.state[name], tensor, rtol=0, atol=3e-5)
+
+
 def test_a_killed_process_ends_the_run_which_can_be_continued(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

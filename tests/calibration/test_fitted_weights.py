@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+from calibration_net import images, small_net
+from onnx import numpy_helper
+from test_calibrate import seen
+
+from calibration.calibrate import quantize
+from calibration.fit_weights import fit_weights
+from calibration.fitted_weights import with_weights_of
+
+
+def test_layers_in_float_change_no_other_fit() -> None:
+    """Weights fitted once serve each choice of float layers, to the last bit."""
+    model, ranges = small_net(), seen(6).ranges("mse")
+    everything, _ = quantize(model, ranges)
+    fitted, _ = fit_weights(model, everything, images(6))
+    assert with_weights_of(everything, fitted).SerializeToString() != everything.SerializeToString()
+    for layers in (("first",), ("depthwise", "last"), ()):
+        fewer, _ = quantize(model, ranges, float_layers=layers)
+        before = fewer.SerializeToString()
+        expected, _ = fit_weights(model, fewer, images(6))
+        found = with_weights_of(fewer, fitted)
+        assert fewer.SerializeToString() == before
+        assert constants(found) == constants(expected)
+        assert [list(node.input) for node in found.graph.node] == [
+            list(node.input) for node in expected.graph.node
+        ]
+
+
+def constants(model) -> dict[str, bytes]:
+    return {
+        item.name: np.ascontiguousarray(numpy_helper.to_array(item)).tobytes()
+        for item in model.graph.initializer
+    }
