@@ -65,8 +65,9 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 def test_two_processes_have_the_losses_of_one_with_the_whole_batch(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
-    # Rounding errors grow from step to step: least with SGD and a low rate.
-    words = ["--optimizer", "sgd", "--lr", "0.001", "--loss", loss, "--max-epochs", "6"]
+    # A processor may take other kernels for half of the batch, and rounding errors grow from step
+    # to step: least with SGD, a low rate and few steps.
+    words = ["--optimizer", "sgd", "--lr", "0.001", "--loss", loss, "--max-epochs", "3"]
     words += ["--ema", "0.5", "--sync-bn"]
     with started(tree, *words, "--output", tmp_path / "two") as process:
         out, err = process.communicate(timeout=240)
