@@ -51,7 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "--qat",
     type=click.Path(path_type=Path),
     help="Fine-tune this checkpoint with fake quantisation, for an INT8 export: the data set's"
-    " recipe, but 10 epochs at a hundredth of its --lr.",
+    " recipe, but 5 epochs at a hundredth of its --lr.",
 )
 @click.option(
     "--max-epochs", type=int, help="Override the recipe, as all options down to --sync-bn."

@@ -47,7 +47,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm by its running statistics, in training as well; slope and offset are trained.
 
     The network is scored and exported with the running statistics, and those of a short run are
-    the statistics of its last few batches (compare Krishnamoorthi 2018, section 3.2.2).
+    the statistics of its last few batches (compare Krishnamoorthi 2018).
     """
 
     def train(self, mode: bool = True) -> FrozenBatchNorm2d:

@@ -119,10 +119,9 @@ RECIPES = {
 }
 
 
-QAT_EPOCHS = 10
+QAT_EPOCHS = 5
 QAT_LR_SHARE = 100
-"""Fine-tuning with fake quantisation begins with this part of the recipe's rate: for 8 bits, LSQ
-(Esser et al. 2020, arXiv 1902.08153, section 3) takes a hundredth."""
+"""Fine-tuning with fake quantisation begins with this part of the recipe's rate."""
 
 
 def recipe_for(dataset: str, qat: bool = False, **overrides: Any) -> Recipe:

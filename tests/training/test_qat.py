@@ -161,7 +161,7 @@ def test_the_recipe_is_the_data_sets_with_fewer_epochs_and_a_lower_rate(
     assert f"fine-tunes {start} with fake quantisation to int8" in said
     assert "dabnet on camvid train" in said  # which was not given
     recipe = load_checkpoint(tmp_path / "a" / "best.pth").recipe
-    assert (recipe["lr"], recipe["max_epochs"], recipe["weight_decay"]) == (1e-5, 10, 2e-4)
+    assert (recipe["lr"], recipe["max_epochs"], recipe["weight_decay"]) == (1e-5, 5, 2e-4)
     words += ["--lr", "3e-4", "--max-epochs", "1", "--ema", "0.5"]
     assert command(monkeypatch, *words, "--output", tmp_path / "b") == 0
     recipe = load_checkpoint(tmp_path / "b" / "best.pth").recipe
