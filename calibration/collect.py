@@ -86,7 +86,7 @@ def _collect(
     adding = Lock()
 
     def count(image: str, batch: NDArray[np.uint8]) -> None:
-        for part in _parts(image, batch, graph.input_shape):
+        for part in parts(image, batch, graph.input_shape):
             for tensor, values in graph.run(part):
                 statistics = kind()
                 _update(statistics, values, tensor, image)
@@ -148,7 +148,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _parts(
+def parts(
     name: str, batch: NDArray[np.uint8], shape: Sequence[int | str]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield what one run takes: one image, or as many as the graph's fixed batch wants."""

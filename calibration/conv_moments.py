@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calibration.collect import Image, Progress, _parts
+from calibration.collect import Image, Progress, parts
 from calibration.placements import is_conv
 from calibration.stepwise import StepwiseGraph
 
@@ -124,7 +124,7 @@ def collect_moments(
     last_reader = {conv.tensor: conv.output for conv in convs}
     of = {conv.output: (conv, sums) for conv, sums in zip(convs, moments, strict=True)}
     for done, (image_name, batch) in enumerate(images, start=1):
-        for part in _parts(image_name, batch, graph.input_shape):
+        for part in parts(image_name, batch, graph.input_shape):
             held: dict[str, NDArray[np.float32]] = {}
             for name, values in graph.run(part):
                 if name in of:
