@@ -17,7 +17,7 @@ from bench.record import Report, Row
 from bench.statistics import latency, speed_ratio, verdict
 from bench.timing import Rounds, Scenario, measure
 from dabnet.console import ProgressBar
-from dabnet.data.dataset import Dataset
+from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.data.transforms import resize_image
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import sha256_of_file
@@ -141,8 +141,8 @@ def _timed(name: str) -> str:
 
 def _timed_inputs(workshop: Workshop, dataset: Dataset) -> list[Uint8Array]:
     """Real images, several, so that a call never sees the input of the call before."""
-    indices = np.linspace(0, len(dataset) - 1, TIMED_INPUTS).round().astype(int)
-    images = [resize_image(dataset[int(index)].image, workshop.spec.size) for index in indices]
+    indices = evenly_spaced(len(dataset), TIMED_INPUTS)
+    images = [resize_image(dataset[index].image, workshop.spec.size) for index in indices]
     return [np.repeat(image[None], workshop.spec.batch, axis=0) for image in images]
 
 

@@ -105,8 +105,8 @@ def bench_command(
     report, opened = benchmark(
         workshop, names, images_set, scenario, count, progress_bar, allow_overlap
     )
-    written = write_report(report, output)
     scored = {name: candidate.scored for name, candidate in opened.items()}
+    written = write_report(report, output)
     written += save_pictures(scored, images_set, size, pictures, output)
     for candidate in opened.values():
         candidate.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dabnet.data.dataset import Dataset
+from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.data.transforms import resize
 from dabnet.files import replacing
 from dabnet.pictures import overlay, panel
@@ -23,8 +23,8 @@ def save_pictures(
 ) -> list[Path]:
     """Write ``count`` panels of evenly spaced images of the split as PNG; return their paths."""
     written = []
-    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int):
-        item = resize(dataset[int(index)], size)
+    for index in evenly_spaced(len(dataset), count):
+        item = resize(dataset[index], size)
         shown = [
             ("image", item.image),
             ("truth", overlay(item.image, item.label, dataset.labels)),

@@ -25,11 +25,12 @@ from tempfile import TemporaryDirectory
 
 import click
 from calibration_rows import OURS, ROWS, Measurement
+from input_options import input_options
 
 from bench.disturbance import DISTURBED_CORES, CpuWatch
 from bench.environment import describe_environment
 from dabnet.checkpoint import load_checkpoint
-from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.errors import InputError
 from dabnet.files import writable_target, write_text
 from export.export_spec import ExportSpec
@@ -160,14 +161,7 @@ def write_inputs(
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth",
-    help="[default: the shipped toy-street weights]",
-)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]")
-@click.option("--size", type=Size(), default="512x1024", show_default=True)
+@input_options
 @click.option("--images", "counts", type=Counts(), default="8,32", show_default=True)
 @click.option(
     "--row", "names", type=click.Choice(ROWS), multiple=True, default=ROWS, help="[default: all]"

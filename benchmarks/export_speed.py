@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from export_peers import OpenVinoRunner, compiled_runner
 from export_profile import milliseconds_by_kind, profile_table
+from input_options import input_options
 
 from bench.disturbance import DISTURBED_CORES, CpuWatch
 from bench.environment import describe_environment
 from bench.statistics import latency, speed_ratio, verdict
 from bench.timing import Rounds, Scenario, measure
 from dabnet.checkpoint import load_checkpoint
-from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.errors import BackendUnavailable
 from dabnet.files import writable_target, write_text
 from dabnet.intervals import Interval
@@ -159,14 +160,7 @@ def _ratio(rounds: dict[str, Rounds], reference: str, candidate: str) -> str:
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth",
-    help="[default: the shipped toy-street weights]",
-)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]")
-@click.option("--size", type=Size(), default="512x1024", show_default=True)
+@input_options
 @click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads())
 @click.option("--rounds", type=click.IntRange(2), default=10, show_default=True)
 @click.option("--round-seconds", type=float, default=2.0, show_default=True)

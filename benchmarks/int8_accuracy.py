@@ -27,6 +27,7 @@ import click
 import numpy as np
 import onnx
 import torch
+from input_options import input_options
 from int8_peers import PEERS, quantised_by
 
 from bench.accuracy import Accuracy, assess
@@ -35,7 +36,7 @@ from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
 from calibration.ranges import DEFAULT_METHOD, METHODS
 from dabnet.checkpoint import Checkpoint, load_checkpoint
-from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.data.registry import open_dataset
 from dabnet.errors import DabnetError
 from dabnet.files import sha256_of_file, writable_target, write_text
@@ -51,7 +52,6 @@ from export.int8 import (
     int8_graph,
     ranges_of,
     subject_of,
-    with_fitted_weights,
 )
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of, save_onnx, with_manifest
@@ -164,10 +164,6 @@ def int8_model(
     """The int8 graph of an export, without the check and the manifest."""
     graph = calibrated_graph(checkpoint, data_dir, spec, progress_bar)
     ranges = ranges_of(graph, checkpoint, sha256_of_file(path), data_dir, spec, progress_bar)
-    if spec.fit_weights:
-        ranges = with_fitted_weights(
-            graph, ranges, checkpoint.dataset, data_dir, spec, progress_bar
-        )
     return int8_graph(graph, ranges, spec)[0]
 
 
@@ -226,14 +222,7 @@ def noise(scores: dict[str, Accuracy]) -> str:
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    default=Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth",
-    help="[default: the shipped toy-street weights]",
-)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]")
-@click.option("--size", type=Size(), default="512x1024", show_default=True)
+@input_options
 @click.option("--images", type=click.IntRange(1), help="Images to score.  [default: all of val]")
 @click.option("--calibration-images", type=click.IntRange(1), default=48, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads())

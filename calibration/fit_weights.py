@@ -31,7 +31,7 @@ from onnx import numpy_helper
 from calibration.collect import Image, Progress
 from calibration.conv_moments import Moments, QuantizedConv, collect_moments, quantized_convs
 from calibration.placements import is_conv, layer_name
-from calibration.qdq import LEVELS
+from calibration.ranges import LEVELS
 from dabnet.errors import BuildError, InputError
 
 # Held to the FP32 weights with this share of the mean energy of an input: directions in which the

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from calibration.stepwise import element_types
 from dabnet.errors import InputError
 
 DEFAULT_PLACEMENT = "conv-inputs"
@@ -103,13 +104,8 @@ def layer_name(node: onnx.NodeProto) -> str:
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
     """Names of float32 tensors, by type inference."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    return {
-        item.name
-        for field in (inferred.value_info, inferred.output, inferred.input)
-        for item in field
-        if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    }
+    types = element_types(model)
+    return {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
 
 
 def _conv_inputs(nodes: list[onnx.NodeProto]) -> list[Edge]:

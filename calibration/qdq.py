@@ -10,8 +10,8 @@ Only that edge changes: whatever else reads x goes on reading the float x. All i
 with zero point 0 and the bias stays float, because TensorRT's parser refuses anything else.
 
 **The guard at Concats.** What a Concat joins gets one scale, and so does what reads the joined
-tensor. DABNet's join the pooled image (±150) with features (±2 to ±30): one scale for both costs
-some 17 points of mIoU. Where the ranges of a Concat's inputs differ by more than
+tensor. DABNet's join the pooled image (±150) with features (±2 to ±30), and one scale for both
+leaves the features few of its levels. Where the ranges of a Concat's inputs differ by more than
 ``LARGEST_RANGE_RATIO``, its edges stay float (``export.passes.scale_image`` brings them together).
 """
 
@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from calibration.placements import Edge, conv_edges, is_conv
+from calibration.ranges import LEVELS
 from dabnet.errors import BuildError
-
-LEVELS = 127  # -128 is left out, so that the levels are symmetric around 0
 
 # Largest ratio of the ranges that may share one scale at a Concat: two of the eight bits.
 LARGEST_RANGE_RATIO = 4.0

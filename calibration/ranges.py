@@ -18,7 +18,7 @@ from calibration.entropy import entropy_threshold
 from calibration.histogram import BINS, StreamingHistogram
 from dabnet.errors import InputError
 
-LEVELS = 127  # positive int8 levels of a symmetric quantiser
+LEVELS = 127  # -128 is left out, so that the levels are symmetric around 0
 PERCENTILE = 99.99
 DEFAULT_METHOD = "mse"
 

@@ -59,7 +59,7 @@ class StepwiseGraph:
         self._wanted = frozenset(wanted)
         constants = {item.name: item for item in model.graph.initializer}
         self.input_name, self.input_shape = _image_input(model, constants)
-        types = _element_types(model)
+        types = element_types(model)
         _check_wanted(model, wanted, types)
         nodes = _ancestors(model, wanted)
         last_reader = {name: index for index, node in enumerate(nodes) for name in node.input}
@@ -120,7 +120,7 @@ def _image_input(
     return inputs[0].name, shapes[0]
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of each tensor whose type is known, as ``onnx.TensorProto`` numbers it."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     fields = (graph.input, graph.value_info, graph.output)

@@ -16,7 +16,8 @@ import struct
 from pathlib import Path
 
 from calibration.calibration_file import Calibration
-from calibration.qdq import LEVELS, MIN_SCALE
+from calibration.qdq import MIN_SCALE
+from calibration.ranges import LEVELS
 from dabnet.errors import InputError
 from dabnet.files import writable_target
 from dabnet.runtime.manifest import CalibrationInfo

@@ -95,7 +95,7 @@ def export_group() -> None:
 def onnx_command(
     checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
 ) -> None:
-    """Write CHECKPOINT as one ONNX file (opset 17) with its manifest inside.
+    """Write CHECKPOINT as one ONNX file (opset 17; 19 for --rest fp16), its manifest inside.
 
     The file is compared with PyTorch on real images before it is written.
     """

@@ -23,11 +23,13 @@ class FloatGraph:
         model: without a manifest.
         passes: what was applied to it.
         logits: name of its logits before the upsample.
+        image_sha256: ``dabnet.data.image_hash`` of the images that its weights were changed by.
     """
 
     model: onnx.ModelProto
     passes: tuple[PassInfo, ...]
     logits: str
+    image_sha256: tuple[str, ...] = ()
 
 
 def float_graph(checkpoint: Checkpoint, spec: ExportSpec) -> FloatGraph:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from calibration.calibrate import CalibrationImage
-from dabnet.data.dataset import Dataset, Uint8Array
+from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.image_hash import image_sha256
 from dabnet.data.registry import open_dataset
 from dabnet.data.transforms import resize_image
@@ -80,8 +78,7 @@ class ImageSource:
     @property
     def indices(self) -> list[int]:
         """Of the images, in the split."""
-        spaced = np.linspace(0, len(self.dataset) - 1, len(self)).round()
-        return [int(index) for index in spaced]
+        return evenly_spaced(len(self.dataset), self.count)
 
     @property
     def origin(self) -> tuple[str, str]:

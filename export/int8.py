@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
-from onnx import version_converter
 
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
+from calibration.collect import Image
 from calibration.equalize import equalize
 from calibration.fit_weights import fit_weights
 from calibration.fitted_weights import with_weights_of
@@ -25,8 +24,6 @@ from dabnet.runtime.manifest import CalibrationInfo, PassInfo
 from export.export_spec import ExportSpec
 from export.float_graph import FloatGraph, float_graph
 from export.images import CalibrationSource, Unreadable, calibration_source
-from export.passes.float16 import to_float16
-from export.passes.float16_choice import HALF_QDQ_OPSET
 
 # Images for equalisation and for fitting weights: sums over them change little after a few.
 REFINING_IMAGES = 16
@@ -46,11 +43,14 @@ def calibrated_graph(
             "leave --equalize out",
         )
     images = calibration_source(checkpoint.dataset, data_dir, REFINING_IMAGES, spec.size)
+    seen: list[str] = []
     with progress("equalising", len(images)) as step:
-        model, lines = equalize(graph.model, images, progress=lambda done, name: step())
+        model, lines = equalize(
+            graph.model, _recorded(images, seen), progress=lambda done, name: step()
+        )
     changed = sum(": left" not in line for line in lines)
     applied = PassInfo("equalize", changed, "float32 with other roundings")
-    return replace(graph, model=model, passes=(*graph.passes, applied))
+    return replace(graph, model=model, passes=(*graph.passes, applied), image_sha256=tuple(seen))
 
 
 def subject_of(graph: FloatGraph, checkpoint_sha256: str, spec: ExportSpec) -> Subject:
@@ -74,6 +74,11 @@ class Ranges:
     info: CalibrationInfo
     fitted: onnx.ModelProto | None = None
 
+    def having_seen(self, hashes: Iterable[str]) -> Ranges:
+        """The same ranges, whose record names further images; each counts once."""
+        images = tuple(dict.fromkeys((*self.info.image_sha256, *hashes)))
+        return replace(self, info=replace(self.info, images=len(images), image_sha256=images))
+
 
 def ranges_of(
     graph: FloatGraph,
@@ -86,12 +91,36 @@ def ranges_of(
     """Take the ranges of training, of ``spec.calibration_file``, or of training images.
 
     A checkpoint of quantisation-aware training brings those of its convolutions, unless ``spec``
-    names a calibration method or file.
+    names a calibration method or file. With ``spec.fit_weights`` the weights are fitted as well.
 
     Raises:
         InputError: the file is of another network or graph, or there are no images.
         ArtifactError: the ranges of the checkpoint do not fit the graph.
     """
+    ranges = _chosen_ranges(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
+    ranges = ranges.having_seen(graph.image_sha256)
+    if not spec.fit_weights:
+        return ranges
+    model, _ = int8_graph(graph, ranges, replace(spec, float_layers=()))
+    images = calibration_source(checkpoint.dataset, data_dir, REFINING_IMAGES, spec.size)
+    seen: list[str] = []
+    with progress("fitting weights", len(images)) as step:
+        fitted, _ = fit_weights(
+            graph.model, model, _recorded(images, seen), progress=lambda done, name: step()
+        )
+    ranges = ranges.having_seen(seen)
+    info = replace(ranges.info, method=f"{ranges.info.method}, fitted weights")
+    return replace(ranges, fitted=fitted, info=info)
+
+
+def _chosen_ranges(
+    graph: FloatGraph,
+    checkpoint: Checkpoint,
+    checkpoint_sha256: str,
+    data_dir: Path | None,
+    spec: ExportSpec,
+    progress: ProgressBar,
+) -> Ranges:
     trained: dict[str, float] = {}
     if spec.calibration_method is None and spec.calibration_file is None:
         trained = dict(checkpoint.activation_ranges)
@@ -163,35 +192,8 @@ def int8_graph(
     return model, replace(ranges.info, float_layers=spec.float_layers)
 
 
-def with_fitted_weights(
-    graph: FloatGraph,
-    ranges: Ranges,
-    dataset: str,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    progress: ProgressBar,
-) -> Ranges:
-    """Fit the weights of all convolutions that the placement rounds."""
-    model, _ = int8_graph(graph, ranges, replace(spec, float_layers=()))
-    images = calibration_source(dataset, data_dir, REFINING_IMAGES, spec.size)
-    with progress("fitting weights", len(images)) as step:
-        fitted, _ = fit_weights(graph.model, model, images, progress=lambda done, name: step())
-    info = replace(ranges.info, method=f"{ranges.info.method}, fitted weights")
-    return replace(ranges, fitted=fitted, info=info)
-
-
-def with_half_rest(
-    model: onnx.ModelProto, largest: Mapping[str, float]
-) -> tuple[onnx.ModelProto, PassInfo]:
-    """What Q/DQ leaves in float becomes FP16, scales included, at opset 19.
-
-    Args:
-        model: Q/DQ with scales that FP16 holds exactly.
-        largest: how large each tensor grows, so that what would overflow stays FP32.
-    """
-    graph = ir.from_proto(version_converter.convert_version(model, HALF_QDQ_OPSET))
-    graph, lines = to_float16(graph, largest=largest)
-    halves = sum(
-        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph
-    )
-    return ir.to_proto(graph), PassInfo("float16", halves, lines[0])
+def _recorded(images: CalibrationSource, seen: list[str]) -> Iterator[Image]:
+    """Names and pixels of the images; their hashes go into ``seen``."""
+    for item in images.hashed():
+        seen.append(item.sha256)
+        yield item.name, item.image

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.fitted_weights import with_weights_of
 from calibration.placements import Edge, edges_of, is_conv, layer_name
 from calibration.qdq import insert_qdq
-from dabnet.data.dataset import Dataset, LabelledImage
+from dabnet.data.dataset import Dataset, LabelledImage, evenly_spaced
 from dabnet.data.image_hash import image_sha256
 from dabnet.data.transforms import resize
 from dabnet.errors import InputError
@@ -58,8 +58,7 @@ def held_out(
     wanted = count
     while len(chosen) < count and len(seen) < len(dataset):
         # Those that calibrated are passed over, and the rest is looked for in a finer grid.
-        grid = np.linspace(0, len(dataset) - 1, min(2 * wanted, len(dataset))).round().astype(int)
-        for index in map(int, grid):
+        for index in evenly_spaced(len(dataset), 2 * wanted):
             if index not in seen and len(chosen) < count:
                 seen.add(index)
                 item = dataset[index]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import ProgressBar
@@ -18,20 +17,11 @@ from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
 from export.budget_export import layers_within_budget
 from export.export_spec import ExportSpec
-from export.images import check_source, range_source
-from export.int8 import (
-    calibrated_graph,
-    int8_graph,
-    ranges_of,
-    with_fitted_weights,
-    with_half_rest,
-)
+from export.half import half_graph, half_rest
+from export.images import check_source
+from export.int8 import calibrated_graph, int8_graph, ranges_of
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.optimize import optimize
-from export.passes.float16 import to_float16
-from export.tensor_values import largest_activations
-
-RANGE_IMAGES = 8  # for FP16 a rough idea of the largest activations is enough: see its margin
 
 
 def export_onnx(
@@ -99,9 +89,6 @@ def _graph(
     model, passes, ranges, info = graph.model, graph.passes, None, None
     if spec.precision == "int8":
         ranges = ranges_of(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
-        if spec.fit_weights:
-            dataset = checkpoint.dataset
-            ranges = with_fitted_weights(graph, ranges, dataset, data_dir, spec, progress)
         if spec.has_budget:
             found = layers_within_budget(
                 graph, ranges, checkpoint, data_dir, spec, reports, progress
@@ -117,34 +104,12 @@ def _graph(
     )
     passes += after
     if spec.precision == "fp16":
-        model, halved = _halved(model, checkpoint.dataset, data_dir, spec, progress)
+        model, halved = half_graph(model, checkpoint.dataset, data_dir, spec, progress)
         passes = (*passes, halved)
     elif ranges is not None and spec.rest == "fp16":
-        model, halved = with_half_rest(model, ranges.largest)
+        model, halved = half_rest(model, ranges.largest)
         passes = (*passes, halved)
     return _Made(model, passes, info, graph.logits)
-
-
-def _halved(
-    model: onnx.ModelProto,
-    dataset: str,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    progress: ProgressBar,
-) -> tuple[onnx.ModelProto, PassInfo]:
-    """The FP16 graph; what would overflow on images of the training split stays FP32."""
-    graph = ir.from_proto(model)
-    largest = None
-    if spec.input == "uint8":
-        count = min(spec.calibration_images, RANGE_IMAGES)
-        images = range_source(dataset, data_dir, count, spec.size)
-        with progress("looking for overflow", len(images)) as step:
-            largest = largest_activations(graph, images, lambda done, name: step())
-    graph, lines = to_float16(graph, largest=largest)
-    halves = sum(
-        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph
-    )
-    return ir.to_proto(graph), PassInfo("float16", halves, lines[0])
 
 
 def _manifest(

@@ -28,6 +28,11 @@ class LabelledImage:
     label: Uint8Array
 
 
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """``count`` indices of a split of ``length`` images, first and last included; all if fewer."""
+    return [int(i) for i in np.linspace(0, length - 1, min(count, length)).round()]
+
+
 class Dataset(Protocol):
     """A split of a dataset. Indexing reads or draws the image anew each time."""
 

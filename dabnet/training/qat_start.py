@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import progress_bar
-from dabnet.data.dataset import Dataset
+from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.errors import InputError
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.activation_ranges import observed_ranges
@@ -60,8 +59,7 @@ def qat_start(
             f"{str(path)!r} has the classes {', '.join(checkpoint.labels.classes)}",
             f"those of {train_set.name}: {', '.join(train_set.labels.classes)}",
         )
-    count = min(RANGE_IMAGES, len(train_set))
-    indices = np.linspace(0, len(train_set) - 1, count).round().astype(int).tolist()
+    indices = evenly_spaced(len(train_set), RANGE_IMAGES)
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).to(spec.device).eval()
 
     def image(number: int) -> Tensor:
@@ -70,7 +68,7 @@ def qat_start(
         return module.preprocess(pixels)
 
     names = [train_set[index].name for index in indices]
-    with progress_bar("ranges of activations", 2 * count, shown=processes.first) as step:
+    with progress_bar("ranges of activations", 2 * len(indices), shown=processes.first) as step:
         ranges = observed_ranges(module.network, names, image, step)
     # Rounding may differ from one GPU to the next; the ranges of a run must not.
     thresholds = torch.tensor(list(ranges.values()), device=spec.device)

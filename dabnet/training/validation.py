@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image
 
-from dabnet.data.dataset import Dataset, Uint8Array
+from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.memory import read_ahead
 from dabnet.data.transforms import resize_image, resize_label
 from dabnet.evaluation import confusion_per_image
@@ -38,8 +37,7 @@ class Validator:
     def samples(self) -> Image.Image:
         """Return some images with their truth and what the network sees, a row each."""
         pictures = []
-        count = min(SAMPLES, len(self.val_set))
-        for index in np.linspace(0, len(self.val_set) - 1, count).round().astype(int).tolist():
+        for index in evenly_spaced(len(self.val_set), SAMPLES):
             item = self.val_set[index]
             height, width = item.label.shape
             shrink = min(1.0, SAMPLE_WIDTH / width)

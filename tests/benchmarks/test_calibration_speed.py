@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "calibration_speed.py"), *map(str, words)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+from benchmark_runs import ROOT, run_benchmark
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--images", "3,1", "--json", "speed.json"]
-    done = run(*words, cwd=tmp_path)
+    done = run_benchmark("calibration_speed", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line][2:]
@@ -50,7 +35,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
 def test_a_row_over_the_limit_is_stopped(tmp_path: Path) -> None:
     row = "onnxruntime MinMax, together"
     words = ["--size", "64x128", "--images", "1", "--row", row, "--memory-limit-gb", "0.02"]
-    done = run(*words, cwd=tmp_path)
+    done = run_benchmark("calibration_speed", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"| {row} | 1 | stopped: over 0.02 GB | | | | | |" in done.stdout.splitlines()
 
@@ -68,7 +53,7 @@ def test_a_row_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    done = run("--images", "8,0", cwd=tmp_path)
+    done = run_benchmark("calibration_speed", "--images", "8,0", cwd=tmp_path)
     assert done.returncode == 2
     assert "'8,0' is no list of numbers above 0, such as 8,32" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from benchmark_runs import run_benchmark
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--rounds", "2", "--round-seconds", "0.05", "--threads", "1"]
-    script = str(ROOT / "benchmarks" / "export_speed.py")
-    done = subprocess.run(
-        [sys.executable, script, *words, "--no-compiled", "--profile", "--json", "speed.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    words += ["--no-compiled", "--profile", "--json", "speed.json"]
+    done = run_benchmark("export_speed", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "speed.json").read_text())
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]

@@ -10,25 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_runs import ROOT, run_benchmark
 
 from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS
 from dabnet.metrics import mean_iou
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--images", "3", "--calibration-images", "2", "--threads", "1"]
-    script = str(ROOT / "benchmarks" / "int8_accuracy.py")
-    done = subprocess.run(
-        [sys.executable, script, *words, "--json", "int8.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_benchmark("int8_accuracy", *words, "--json", "int8.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "int8.json").read_text())
     rows, reasons = record["rows"], record["reasons"]

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "training_speed.py"), *map(str, words)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+from benchmark_runs import run_benchmark
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--input-size", "32x32", "--batch-size", 2, "--rounds", 2, "--steps", 2]
-    done = run(*words, "--num-workers", 1, "--json", tmp_path / "speed.json", cwd=tmp_path)
+    done = run_benchmark(
+        "training_speed",
+        *words,
+        "--num-workers",
+        1,
+        "--json",
+        tmp_path / "speed.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "speed.json").read_text())
     assert record["recipe"]["input_size"] == [32, 32]
@@ -42,7 +36,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    done = run("--dataset", "cityscapes", cwd=tmp_path)
+    done = run_benchmark("training_speed", "--dataset", "cityscapes", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no --data-dir for cityscapes; expected its folder")
     assert done.stderr.count("\n") == 1

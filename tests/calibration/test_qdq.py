@@ -262,8 +262,10 @@ def joined(model: onnx.ModelProto, ranges: dict[str, float]) -> dict[str, float]
         if node.op_type == "Concat" or node.name == "last":
             for name in node.input:
                 pair = by_output.get(name)
-                if pair is not None and pair.op_type == "DequantizeLinear" and len(name) < 15:
-                    found[name.split("_")[0]] = 127 * float(constants[pair.input[1]])
+                if pair is None or pair.op_type != "DequantizeLinear" or pair.input[0] in constants:
+                    continue  # float, or weights
+                tensor = by_output[pair.input[0]].input[0]
+                found[tensor] = 127 * float(constants[pair.input[1]])
     return found
 
 

@@ -217,6 +217,10 @@ def test_refinements_come_closer_to_fp32(workplace: Path, results: Results) -> N
     assert [applied.name for applied in manifest.passes] == ["scale_image", "equalize"]
     assert manifest.calibration is not None
     assert manifest.calibration.method == "mse, fitted weights"
+    # What equalised and fitted is on record as well, so that no score is taken on it.
+    seen = {image_sha256(scene.image) for n in (3, 16) for scene in evenly_spaced("train", n)}
+    assert set(manifest.calibration.image_sha256) == seen
+    assert manifest.calibration.images == len(seen) == len(manifest.calibration.image_sha256)
 
 
 def test_layers_in_float_keep_the_budget(workplace: Path, results: Results) -> None:

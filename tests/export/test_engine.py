@@ -21,7 +21,7 @@ from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo, engine_manifest_path
 from export.build_spec import BuildSpec
 from export.engine import build_engine
-from export.int8 import with_half_rest
+from export.half import half_rest
 from export.onnx_file import manifest_of
 from export.passes.float16 import to_float16
 from export.passes.scale_image import scale_image
@@ -98,7 +98,7 @@ def int8_with(model: onnx.ModelProto, placement: str, rest: str) -> onnx.ModelPr
     if not half:
         return quantized
     largest = {name: h.absolute_maximum for name, h in seen.histograms.items()}
-    return with_half_rest(quantized, largest)[0]  # opset 19
+    return half_rest(quantized, largest)[0]  # opset 19
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from forked_commands import REPOSITORY, run_commands
 from seeded_checkpoint import SIZE, no_bar, write_checkpoint
 
 from dabnet.files import sha256_of_file
@@ -20,33 +20,6 @@ from export.export_spec import ExportSpec
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 
-REPOSITORY = Path(__file__).parents[2]
-# Importing torch takes seconds: it is done once, and each case is a process forked from there.
-FORKING = """
-import json, os, sys, traceback
-import torch
-import export.cli, export.onnx_export, export.trt_export
-
-torch.set_num_threads(1)
-codes = {}
-for name, (arguments, said) in json.load(sys.stdin).items():
-    child = os.fork()
-    if child == 0:
-        for descriptor, path in ((1, said + ".out"), (2, said + ".err")):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = ["dabnet-export", *arguments]
-        code = 1
-        try:
-            export.cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(); sys.stderr.flush()
-        os._exit(code)
-    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
-"""
 SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
 
 
@@ -142,25 +115,14 @@ def answers(
     """What each bad input gave, and the folder that it was to write in."""
     folder = tmp_path_factory.mktemp("answers")
     before = sorted(workplace.rglob("*"))
-    orders = {}
-    for number, (case, (arguments, _)) in enumerate(BAD_INPUTS.items()):
+    orders = []
+    for number, (arguments, _) in enumerate(BAD_INPUTS.values()):
         (folder / str(number)).mkdir()
-        output = str(folder / str(number) / "model.out")
-        orders[case] = ([*arguments, "-o", output], str(folder / f"said{number}"))
-    done = run_python(FORKING, folder=workplace, stdin=json.dumps(orders))
-    assert done.returncode == 0, done.stderr
+        orders.append([*arguments, "-o", str(folder / str(number) / "model.out")])
+    done = run_commands(orders, workplace, tmp_path_factory.mktemp("said"))
     assert sorted(workplace.rglob("*")) == before
-    return {
-        case: (
-            subprocess.CompletedProcess(
-                arguments, code, Path(said + ".out").read_text(), Path(said + ".err").read_text()
-            ),
-            Path(arguments[-1]).parent,
-        )
-        for (case, (arguments, said)), code in zip(
-            orders.items(), json.loads(done.stdout).values(), strict=True
-        )
-    }
+    folders = [folder / str(number) for number in range(len(orders))]
+    return dict(zip(BAD_INPUTS, zip(done, folders, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS)

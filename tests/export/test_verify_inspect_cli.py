@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from contract_graph import CLASSES, HEIGHT, WIDTH, contract_manifest, write_contract
+from forked_commands import REPOSITORY, run_commands
 from onnx import numpy_helper
 from PIL import Image
 from seeded_checkpoint import noise, write_checkpoint
 
 from dabnet.runtime.manifest import EngineInfo, engine_manifest_path
 
-REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-c", "from export.cli import main; main()"]
 
@@ -82,49 +82,16 @@ BAD_INPUTS = {
 }
 
 
-def test_bad_input_is_one_line(workplace: Path) -> None:
-    """One process after another would import the same libraries eleven times: they are forked."""
-    program = """
-import json, os, sys
-import dabnet.checkpoint, export.cli, export.compared, export.inspect_report, onnxruntime
-codes = []
-for number, arguments in enumerate(json.load(sys.stdin)):
-    if (child := os.fork()) == 0:
-        for descriptor, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = ["dabnet-export", *arguments]
-        code = 99
-        try:
-            export.cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            sys.stdout.flush(); sys.stderr.flush()
-            os._exit(code)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
-"""
-    said = workplace.parent / "said"
-    said.mkdir()
+def test_bad_input_is_one_line(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     before = sorted(workplace.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(said)],
-        cwd=workplace,
-        env=ENVIRONMENT,
-        input=json.dumps([arguments for arguments, _ in BAD_INPUTS.values()]),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    orders = [arguments for arguments, _ in BAD_INPUTS.values()]
+    done = run_commands(orders, workplace, tmp_path_factory.mktemp("said"))
     assert sorted(workplace.rglob("*")) == before
-    for number, (code, (case, (_, expected))) in enumerate(
-        zip(json.loads(done.stdout), BAD_INPUTS.items(), strict=True)
-    ):
-        (line,) = (said / f"{number}.err").read_text().splitlines()
-        assert (code, line.startswith("error: ")) == (2, True), (case, line)
+    for (case, (_, expected)), result in zip(BAD_INPUTS.items(), done, strict=True):
+        (line,) = result.stderr.splitlines()
+        assert (result.returncode, line.startswith("error: ")) == (2, True), (case, line)
         assert re.search(expected, line), (case, line)
-        assert (said / f"{number}.out").read_text() == "", case
+        assert result.stdout == "", case
 
 
 def test_verify_two_onnx_files(workplace: Path, tmp_path: Path) -> None:
