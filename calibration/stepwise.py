@@ -172,8 +172,7 @@ def _model_of(
     own = [constants[name] for name in dict.fromkeys(node.input) if name in constants]
     nodes = [node]
     if node.op_type == "PRelu" and node.domain in ("", "ai.onnx") and _is_finite(own):
-        nodes, zero = _prelu_without_branch(node)
-        own.append(zero)
+        nodes, own = _prelu_without_branch(node, own[0])
     graph = helper.make_graph(nodes, "node", inputs, outputs, own)
     return helper.make_model(
         graph,
@@ -191,24 +190,32 @@ def _is_finite(constants: list[onnx.TensorProto]) -> bool:
 
 
 def _prelu_without_branch(
-    node: onnx.NodeProto,
-) -> tuple[list[onnx.NodeProto], onnx.TensorProto]:
-    """PReLU(x) → max(x, 0) + slope · min(x, 0), and the zero it reads.
+    node: onnx.NodeProto, slopes: onnx.TensorProto
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """PReLU(x) → max(x, slope · x) where no slope is 0 or above 1, and the constants it reads.
 
-    One of the two terms is 0, so the values are equal to the last bit. onnxruntime's own kernel
-    asks each value for its sign, which a processor cannot predict.
+    Else → max(x, 0) + slope · min(x, 0), where one of the two terms is 0. Either way the values are
+    equal to the last bit. onnxruntime's own kernel asks each value for its sign, which a processor
+    cannot predict.
     """
     (x, slope), output = node.input, node.output[0]
     zero, positive, negative, scaled = (
         f"{output}_{part}" for part in ("zero", "positive", "negative", "scaled")
     )
+    values = numpy_helper.to_array(slopes)
+    if bool(np.all((values <= 1) & (values != 0))):  # 0 times infinity is NaN
+        nodes = [
+            helper.make_node("Mul", [x, slope], [scaled]),
+            helper.make_node("Max", [x, scaled], [output]),
+        ]
+        return nodes, [slopes]
     nodes = [
         helper.make_node("Max", [x, zero], [positive]),
         helper.make_node("Min", [x, zero], [negative]),
         helper.make_node("Mul", [negative, slope], [scaled]),
         helper.make_node("Add", [positive, scaled], [output]),
     ]
-    return nodes, numpy_helper.from_array(np.zeros((), np.float32), zero)
+    return nodes, [slopes, numpy_helper.from_array(np.zeros((), np.float32), zero)]
 
 
 @cache

@@ -38,7 +38,9 @@ def test_values_are_those_of_the_unoptimised_graph() -> None:
         assert np.array_equal(found[name], expected), name
 
 
-@pytest.mark.parametrize("slopes", [(0.25, 1.7, -0.3), (0, -2, 1), (np.inf, np.nan, 0.1)])
+@pytest.mark.parametrize(
+    "slopes", [(0.25, 1.7, -0.3), (0.25, -2, 1), (0, -2, 1), (np.inf, np.nan, 0.1)]
+)
 def test_prelu_is_onnxruntimes_for_every_value(slopes) -> None:
     """Of either sign, 0, tiny, huge, Inf and NaN."""
     nodes = [
@@ -90,7 +92,7 @@ def test_only_what_is_needed_runs(monkeypatch) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     found = list(StepwiseGraph(small_net(), ["p"]).run(IMAGE))
     assert [name for name, _ in found] == ["p"]
-    assert operators == ["Cast", "Transpose", "Conv", "Add", "Conv"]  # PReLU ends in an Add
+    assert operators == ["Cast", "Transpose", "Conv", "Max", "Conv"]  # PReLU ends in a Max
 
 
 def test_constants_repeated_inputs_and_unread_outputs() -> None:
