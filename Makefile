@@ -7,7 +7,7 @@ PYTHON   ?= python3
 VENV     ?= .venv
 OUT      ?= demo
 
-EXTRAS_cpu    := cpu,rtx,dev
+EXTRAS_cpu    := cpu,openvino,rtx,dev
 EXTRAS_gpu    := gpu,rtx,dev
 EXTRAS_pascal := pascal,dev
 # Only the CPU build lies outside PyPI: https://pytorch.org/get-started/locally

@@ -1,4 +1,4 @@
-"""Overlay pictures: image, truth and what each backend says, for a person to look at."""
+"""Pictures for a person to look at: image, truth, what each row says, and where it differs."""
 
 from __future__ import annotations
 
@@ -6,35 +6,63 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from dabnet.data.dataset import Dataset, evenly_spaced
+from bench.accuracy import mask_path
+from bench.image_set import ImageSet
+from bench.record import REFERENCE, Picture
+from dabnet.data.dataset import Uint8Array
 from dabnet.data.transforms import resize
-from dabnet.files import replacing
-from dabnet.pictures import overlay, panel
-from dabnet.runtime.runner import Runner
+from dabnet.files import replacing, writable_directory
+from dabnet.pictures import overlay
+
+FOLDER = "pictures"
+DIFFERENT = (213, 94, 0)
+"""Vermilion of Okabe and Ito's colours, which colour-blind people tell from grey."""
 
 
 def save_pictures(
-    runners: Mapping[str, Runner],
-    dataset: Dataset,
+    images: ImageSet,
     size: tuple[int, int],
-    count: int,
+    kept: list[int],
+    masks: Mapping[str, Path],
     folder: Path,
-) -> list[Path]:
-    """Write ``count`` panels of evenly spaced images of the split as PNG; return their paths."""
+) -> tuple[Picture, ...]:
+    """Write the pictures as JPEG into ``folder / FOLDER``; return them with paths from ``folder``.
+
+    Args:
+        images: what was scored.
+        size: (height, width) of the masks.
+        kept: numbers of the images to show.
+        masks: row → folder of its masks.
+        folder: of the record.
+    """
+    dataset = images.open()
+    writable_directory(folder / FOLDER)
     written = []
-    for index in evenly_spaced(len(dataset), count):
-        item = resize(dataset[index], size)
-        shown = [
-            ("image", item.image),
-            ("truth", overlay(item.image, item.label, dataset.labels)),
-        ]
-        for name, runner in runners.items():
-            batch = np.repeat(item.image[None], runner.info.shape[0], axis=0)
-            mask = runner.infer(batch)[0]
-            shown.append((name, overlay(item.image, mask, dataset.labels)))
-        path = folder / f"overlay_{item.name}.png"
-        with replacing(path) as temporary:
-            panel(shown).save(temporary)
-        written.append(path)
-    return written
+    for number in kept:
+        item = resize(dataset[number], size)
+        found = {
+            row: np.load(mask_path(path, number))
+            for row, path in masks.items()
+            if mask_path(path, number).is_file()
+        }
+        shown = [("image", item.image)]
+        if images.labelled:
+            shown.append(("truth", overlay(item.image, item.label, dataset.labels)))
+        for row, mask in found.items():
+            shown.append((row, overlay(item.image, mask, dataset.labels)))
+            if row != REFERENCE and REFERENCE in found:
+                shown.append((f"{row} differs", _difference(item.image, mask, found[REFERENCE])))
+        for what, pixels in shown:
+            path = Path(FOLDER) / f"{number:05d}_{what.replace(' ', '_')}.jpg"
+            with replacing(folder / path) as temporary:
+                Image.fromarray(pixels).save(temporary, quality=88)
+            written.append(Picture(item.name, what, path.as_posix()))
+    return tuple(written)
+
+
+def _difference(image: Uint8Array, mask: Uint8Array, reference: Uint8Array) -> Uint8Array:
+    """The image in pale grey, with the pixels on which two masks differ in a strong colour."""
+    grey = (image.mean(axis=2, keepdims=True) / 2 + 127).astype(np.uint8)
+    return np.where((mask != reference)[..., None], np.array(DIFFERENT, np.uint8), grey)

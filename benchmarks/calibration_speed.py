@@ -27,8 +27,8 @@ import click
 from calibration_rows import OURS, ROWS, Measurement
 from input_options import input_options
 
-from bench.disturbance import DISTURBED_CORES, CpuWatch
-from bench.environment import describe_environment
+from bench.machine.disturbance import DISTURBED_CORES, CpuWatch
+from bench.machine.environment import describe_environment
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.errors import InputError

@@ -28,17 +28,17 @@ import numpy as np
 import torch
 from export_peers import OpenVinoRunner, compiled_runner
 from export_profile import milliseconds_by_kind, profile_table
+from in_process import turns_of
 from input_options import input_options
 
-from bench.disturbance import DISTURBED_CORES, CpuWatch
-from bench.environment import describe_environment
+from bench.machine.disturbance import DISTURBED_CORES, CpuWatch
+from bench.machine.environment import describe_environment
+from bench.record import Turn
 from bench.statistics import latency, speed_ratio, verdict
-from bench.timing import Rounds, Scenario, measure
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.errors import BackendUnavailable
 from dabnet.files import writable_target, write_text
-from dabnet.intervals import Interval
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import Runner, Uint8Array
@@ -59,7 +59,7 @@ class Row:
 
     name: str
     agreement: float
-    rounds: Rounds
+    rounds: list[Turn]
 
 
 class Bench:
@@ -145,17 +145,20 @@ def table(rows: list[Row], reasons: dict[str, str]) -> str:
     ]
     rounds = {row.name: row.rounds for row in rows}
     for row in rows:
-        p50 = latency(np.concatenate(row.rounds), 1).p50_ms
+        time = latency(row.rounds)
+        p50 = time.p50_ms if time else float("nan")
         ratios = f"{_ratio(rounds, EAGER, row.name)} | {_ratio(rounds, row.name, OURS)}"
         lines.append(f"| {row.name} | {100 * row.agreement:.4f} | {p50:.1f} | {ratios} |")
     lines += [f"| {name} | not run: {reason} | | | |" for name, reason in reasons.items()]
     return "\n".join(lines)
 
 
-def _ratio(rounds: dict[str, Rounds], reference: str, candidate: str) -> str:
+def _ratio(rounds: dict[str, list[Turn]], reference: str, candidate: str) -> str:
     if reference == candidate:
         return "reference" if candidate == EAGER else ""
-    ratio: Interval = speed_ratio(rounds[reference], rounds[candidate])
+    ratio = speed_ratio(rounds[reference], rounds[candidate])
+    if ratio is None:
+        return "–"
     return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {verdict(ratio)}"
 
 
@@ -194,10 +197,9 @@ def benchmark(
                 reasons[name] = str(error)
         images = bench.images()
         agrees = agreements(runners, images)
-        scenario = Scenario(rounds=rounds, round_seconds=round_seconds)
         watch = CpuWatch()
-        with progress_bar("timing", rounds * len(runners), unit="turns") as step:
-            timed = measure(runners, images, scenario, step)
+        with progress_bar("timing", rounds, unit="rounds") as step:
+            timed = turns_of(runners, images, rounds, round_seconds, step)
         foreign = watch.foreign_cores()
         profiles = bench.profiles(images) if profile else {}
     rows = [Row(name, agrees[name], timed[name]) for name in runners]
@@ -214,7 +216,10 @@ def benchmark(
         click.echo(f"DISTURBED: other processes used {foreign:.2f} cores; repeat it when quiet")
     if record is not None:
         kept = {
-            row.name: {"agreement": row.agreement, "rounds_ns": [r.tolist() for r in row.rounds]}
+            row.name: {
+                "agreement": row.agreement,
+                "rounds_ns": [turn.samples_ns for turn in row.rounds],
+            }
             for row in rows
         }
         content = {"size": size, "threads": threads, "environment": facts, "reasons": reasons}

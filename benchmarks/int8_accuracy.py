@@ -27,11 +27,11 @@ import click
 import numpy as np
 import onnx
 import torch
+from in_process import Scores, scores_of
 from input_options import input_options
 from int8_peers import PEERS, quantised_by
 
-from bench.accuracy import Accuracy, assess
-from bench.environment import describe_environment
+from bench.machine.environment import describe_environment
 from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
 from calibration.ranges import DEFAULT_METHOD, METHODS
@@ -182,7 +182,7 @@ def int8_convolutions(model: onnx.ModelProto) -> tuple[int, int]:
 
 
 def table(
-    scores: dict[str, Accuracy], candidates: dict[str, Candidate], reasons: dict[str, str]
+    scores: dict[str, Scores], candidates: dict[str, Candidate], reasons: dict[str, str]
 ) -> str:
     """Return the rows as Markdown."""
     lines = [
@@ -209,7 +209,7 @@ def table(
     return "\n".join(lines)
 
 
-def noise(scores: dict[str, Accuracy]) -> str:
+def noise(scores: dict[str, Scores]) -> str:
     """Say how far two exact runs of the default differ."""
     one, other = scores[DEFAULT].per_image, scores[AGAIN]
     d, agrees = miou_difference(other.per_image, one), other.agreement
@@ -250,7 +250,7 @@ def benchmark(
         arithmetic = {name: runner.info.arithmetic for name, runner in runners.items()}
         compared = {name: DEFAULT if name == AGAIN else FP32 for name in runners}
         with progress_bar("accuracy", count) as step:
-            scores = assess(runners, compared, val, size, count, step)
+            scores = scores_of(runners, compared, val, size, count, step)
     click.echo(table(scores, candidates, reasons) + "\n")
     if AGAIN in scores:
         click.echo(noise(scores))

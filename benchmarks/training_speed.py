@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 
-from bench.disturbance import DISTURBED_CORES, CpuWatch
-from bench.environment import describe_environment
-from bench.statistics import speed_ratio, verdict
+from bench.machine.disturbance import DISTURBED_CORES, CpuWatch
+from bench.machine.environment import describe_environment
+from bench.statistics import paired_ratio, verdict
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
@@ -143,8 +142,8 @@ class Bench:
 def table(turns: dict[str, list[Turn]]) -> str:
     """Return the rows as Markdown; the speed-up over ``plain`` is paired over rounds."""
 
-    def per_image(row: str) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-        return [np.array([round(1e9 * t.seconds / t.images)]) for t in turns[row]]
+    def per_image(row: str) -> list[float]:
+        return [turn.seconds / turn.images for turn in turns[row]]
 
     def median(row: str) -> float:
         return statistics.median(turn.images_per_s for turn in turns[row])
@@ -160,7 +159,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
         if row == "plain":
             compared = "reference"
         else:
-            ratio = speed_ratio(per_image("plain"), per_image(row))
+            ratio = paired_ratio(per_image("plain"), per_image(row))
             compared = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {verdict(ratio)}"
         share = median(row) / median("no data")
         lines.append(

@@ -121,6 +121,11 @@ def tensor_shapes(model: onnx.ModelProto, example: tuple[int, int, int] | None) 
     return _Tensors(model, example).shapes
 
 
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """``TensorProto.DataType`` of each tensor and constant; 0 where it is not known."""
+    return _Tensors(model, None).types
+
+
 class _Tensors:
     """Shapes, types, constants and producers of a graph's tensors, by name."""
 

@@ -97,6 +97,9 @@ class EngineBehaviours:
             memory.device[target][: found.nbytes] = found.reshape(-1).view(np.uint8)
 
         memory.streams[stream].append(work)
+        if (profiler := vars(context).get("profiler")) is not None:
+            for layer, milliseconds in self._scenario.layers:
+                profiler.report_layer_time(layer, milliseconds)
         return True
 
 

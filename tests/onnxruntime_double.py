@@ -1,8 +1,9 @@
-"""onnxruntime with a CUDA provider that computes on the CPU: the real package, told otherwise.
+"""onnxruntime with GPU providers that compute on the CPU: the real package, told otherwise.
 
 Sessions, bindings and traces are those of the real package. What the double changes: "cuda" memory
-is host memory, and the trace says CUDAExecutionProvider of every node that the scenario does not
-place on the CPU. A captured graph is checked to be replayed with the buffers of its capture.
+is host memory, and the trace names the session's provider (CUDA or TensorRT) at every node that the
+scenario does not place on the CPU. A captured graph is checked to be replayed with the buffers of
+its capture.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import onnxruntime
 
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 
 
 @dataclass
@@ -43,8 +45,8 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
     class Session:
         def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
             ((name, settings),) = providers
-            assert name == CUDA
-            scenario.settings = settings
+            assert name in (CUDA, TENSORRT)
+            self._provider, scenario.settings = name, settings
             self._real = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )
@@ -53,7 +55,7 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
             return getattr(self._real, name)
 
         def get_providers(self) -> list[str]:
-            return [CUDA, "CPUExecutionProvider"]
+            return [self._provider, "CPUExecutionProvider"]
 
         def end_profiling(self) -> str:
             path = Path(self._real.end_profiling())
@@ -61,7 +63,7 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
             for event in events:
                 arguments = event.get("args") or {}
                 if "provider" in arguments and arguments["op_name"] not in scenario.on_cpu:
-                    arguments["provider"] = CUDA
+                    arguments["provider"] = self._provider
             path.write_text(json.dumps(events), encoding="utf-8")
             return str(path)
 
@@ -85,7 +87,7 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
 
     return SimpleNamespace(
         __version__=onnxruntime.__version__,
-        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
+        get_available_providers=lambda: [TENSORRT, CUDA, "CPUExecutionProvider"],
         SessionOptions=onnxruntime.SessionOptions,
         RunOptions=onnxruntime.RunOptions,
         InferenceSession=Session,

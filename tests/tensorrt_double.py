@@ -49,6 +49,7 @@ class Scenario:
         profile: smallest, best and largest input of a loaded engine with dynamic sides.
         gives_context: whether the engine gives an execution context.
         kernels: what the runtime cache of TensorRT-RTX holds when it is saved.
+        layers: (name, milliseconds) that a run reports to its profiler.
     """
 
     parser_errors: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class Scenario:
     profile: tuple[tuple[int, ...], ...] = ()
     gives_context: bool = True
     kernels: bytes = b"kernels of this card"
+    layers: tuple[tuple[str, float], ...] = ()
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
     def called(self, name: str) -> list[Any]:

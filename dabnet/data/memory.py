@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,16 @@ DEVICE_SHARE = 0.4
 """A split up to this share of a GPU's free memory is held there."""
 
 
-def read_ahead(dataset: Dataset, indices: Iterable[int]) -> Iterator[LabelledImage]:
+Item = TypeVar("Item", covariant=True)
+
+
+class Indexed(Protocol[Item]):
+    """What gives an item by its number: a data set, or what is made of its images."""
+
+    def __getitem__(self, index: int) -> Item: ...
+
+
+def read_ahead(dataset: Indexed[Item], indices: Iterable[int]) -> Iterator[Item]:
     """Yield the images of ``indices`` in order, read by as many threads as there are cores.
 
     Decoding a PNG leaves Python's lock alone, so threads read in parallel. At most two images a

@@ -19,7 +19,8 @@ from typing import Any
 from dabnet.errors import BackendUnavailable
 
 CPU = "CPUExecutionProvider"
-_SUFFIX = "_kernel_time"
+NODE_SUFFIX = "_kernel_time"
+"""Of the event of a node's run, after the node's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,23 @@ class PlacedNode:
 
 
 @contextmanager
-def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
+def tracing(options: Any) -> Iterator[Callable[[Any], Path]]:
     """Let the session that the block creates with ``options`` write a trace.
 
-    Yields a function that takes the session, after its first run, ends the trace and returns the
-    nodes that ran. Outside of the block nothing of the trace is left, on disk or in the session.
+    Yields a function that takes the session, after its last run, ends the trace and returns its
+    file. Outside of the block nothing of the trace is left, on disk or in the session.
     """
     with tempfile.TemporaryDirectory(prefix="dabnet-trace-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "trace")
-        yield lambda session: read_trace(Path(session.end_profiling()))
+        yield lambda session: Path(session.end_profiling())
+
+
+@contextmanager
+def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
+    """As ``tracing``; the function that it yields returns the nodes that ran."""
+    with tracing(options) as ended:
+        yield lambda session: read_trace(ended(session))
 
 
 def read_trace(path: Path) -> list[PlacedNode]:
@@ -63,7 +71,7 @@ def read_trace(path: Path) -> list[PlacedNode]:
         arguments = event.get("args") or {}
         if event.get("cat") != "Node" or not arguments.get("provider"):
             continue
-        name = str(event["name"]).removesuffix(_SUFFIX)
+        name = str(event["name"]).removesuffix(NODE_SUFFIX)
         made = [
             made for output in arguments.get("output_type_shape", []) for made in output.items()
         ]

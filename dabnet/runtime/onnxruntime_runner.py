@@ -11,13 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
+from dabnet.errors import BackendUnavailable, InputError, MissingPackage
 from dabnet.files import existing_file
 from dabnet.runtime.device_memory import HostArray, open_device_memory
+from dabnet.runtime.layer_time import LayerTime
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.onnxruntime_arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
+from dabnet.runtime.onnxruntime_layer_times import read_layer_times
 from dabnet.runtime.onnxruntime_manifest import manifest_of_session
-from dabnet.runtime.onnxruntime_placement import CPU, PlacedNode, check_placement, traced
+from dabnet.runtime.onnxruntime_placement import PlacedNode, check_placement, traced, tracing
+from dabnet.runtime.onnxruntime_providers import (
+    PROVIDERS,
+    TENSORRT,
+    TensorRTProvider,
+    first_line,
+    open_session,
+)
 from dabnet.runtime.runner import (
     RunnerInfo,
     check_input,
@@ -26,13 +35,6 @@ from dabnet.runtime.runner import (
     output_shape,
     result_dtype,
 )
-
-PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider"}
-
-# FP32 must mean FP32, and TF32 is this provider's default. The search is its default as well; said,
-# so that a release that changes it changes no measurement.
-# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#configuration-options
-CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 
 # The run option that says which CUDA graph is captured or replayed; -1 runs without one.
 # (onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation)
@@ -57,6 +59,8 @@ class OnnxRuntimeRunner:
             for; arithmetic on shapes is accepted without it. ``info.notes`` counts both.
         exact_qdq: compute int8 as the graph's Q/DQ nodes say, in floating point: the masks of the
             file, not those of this CPU's integer kernels.
+        tensorrt: run on onnxruntime's TensorRT provider (``cuda`` only); the first load builds the
+            engine, which takes minutes.
     """
 
     def __init__(
@@ -67,18 +71,21 @@ class OnnxRuntimeRunner:
         cuda_graph: bool = False,
         allow_cpu_nodes: bool = False,
         exact_qdq: bool = False,
+        tensorrt: TensorRTProvider | None = None,
     ) -> None:
         if device not in PROVIDERS:
             raise InputError(f"device {device!r}", f"one of {', '.join(PROVIDERS)}")
         if cuda_graph and device != "cuda":
             raise InputError("a CUDA graph on the CPU", "device 'cuda'", "leave cuda_graph out")
-        self._ort, self._device = _import(), device
+        if tensorrt and (device != "cuda" or cuda_graph):
+            raise InputError("TensorRT on the CPU, or in a CUDA graph", "device 'cuda' alone")
+        self._ort, self._device, self._tensorrt = _import(), device, tensorrt
         self._cuda_graph, self._exact_qdq = cuda_graph, exact_qdq
         self._slots: dict[tuple[int, ...], _Slot] = {}
         self._staged: list[_Slot] = []
         self._graphs = 0
         self._path, self._threads = existing_file(path, "an ONNX file"), threads
-        provider = PROVIDERS[device]
+        provider = TENSORRT if tensorrt else PROVIDERS[device]
         self._notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
         self._nodes: list[PlacedNode] | None = None
         options = self._options()
@@ -86,6 +93,10 @@ class OnnxRuntimeRunner:
             self._session = self._open(options)
             self._manifest = manifest_of_session(self._session, self._path)
             self._shape = declared_shape(self._manifest, repr(str(path)))
+            if tensorrt and tensorrt.precision != self._manifest.precision:
+                raise InputError(
+                    f"{tensorrt.precision} of TensorRT for {str(path)!r}", self._manifest.precision
+                )
             if nodes_of is not None:
                 self._run(self._new_slot(example_shape(self._manifest)), NO_GRAPH)
                 self._nodes = nodes_of(self._session)
@@ -104,13 +115,19 @@ class OnnxRuntimeRunner:
             precision=self._manifest.precision,
             shape=self._shape,
             notes=tuple(self._notes),
-            arithmetic=arithmetic_of(self._ran, self._ort) if is_int8 else "",
+            arithmetic=self._arithmetic() if is_int8 else "",
         )
+
+    def _arithmetic(self) -> str:
+        if self._tensorrt:
+            return "int8 kernels of TensorRT"  # the trace shows the engine as one node
+        return arithmetic_of(self._ran, self._ort)
 
     @property
     def fuses_int8(self) -> bool:
         """Whether integer kernels took the place of Q/DQ nodes; see ``onnxruntime_arithmetic``."""
-        return self._manifest.precision == "int8" and bool(fused_nodes(self._ran))
+        is_int8 = self._manifest.precision == "int8" and self._tensorrt is None
+        return is_int8 and bool(fused_nodes(self._ran))
 
     @cached_property
     def _ran(self) -> list[PlacedNode]:
@@ -163,6 +180,16 @@ class OnnxRuntimeRunner:
         for slot in self._staged:
             slot.binding.synchronize_outputs()
 
+    def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
+        """Time by node, in a session of its own: what is timed is never traced."""
+        given = {self._manifest.input.name: check_input(images, self._manifest.input)}
+        options = self._options()
+        with tracing(options) as ended:
+            session = self._open(options)
+            for _ in range(1 + calls):
+                session.run(None, given)
+            return read_layer_times(ended(session), skipped=1)
+
     def close(self) -> None:
         self._slots, self._staged = {}, []
         self._session = None
@@ -177,30 +204,9 @@ class OnnxRuntimeRunner:
         return options
 
     def _open(self, options: Any) -> Any:
-        ort, path, provider = self._ort, self._path, PROVIDERS[self._device]
-        if provider not in ort.get_available_providers():
-            raise BackendUnavailable(
-                f"onnxruntime {ort.__version__} is built without {provider}",
-                fix="install onnxruntime-gpu: pip install -c constraints/gpu.txt '.[gpu]'",
-            )
-        settings: dict[str, str] = {}
-        if provider != CPU:
-            settings = {**CUDA_OPTIONS, "enable_cuda_graph": str(int(self._cuda_graph))}
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()  # finds the CUDA libraries of PyTorch's wheels
-        try:
-            session = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
-        except Exception as error:  # onnxruntime raises classes of its own for each status
-            raise ArtifactError(
-                f"onnxruntime cannot load {str(path)!r} ({_first_line(error)})",
-                "an ONNX file written by dabnet-export",
-            ) from error
-        if provider not in session.get_providers():
-            raise BackendUnavailable(
-                f"onnxruntime could not start {provider} and would have run on the CPU",
-                fix="check the NVIDIA driver and the CUDA libraries that onnxruntime-gpu asks for",
-            )
-        return session
+        return open_session(
+            self._ort, self._path, options, self._device, self._cuda_graph, self._tensorrt
+        )
 
     def _infer_on_cpu(self, images: HostArray) -> HostArray:
         """Bind both arrays as they are: no copies, and an output of its own for each call."""
@@ -233,7 +239,7 @@ class OnnxRuntimeRunner:
         try:
             self._session.run_with_iobinding(slot.binding, options)
         except Exception as error:  # as at the load; most often the GPU's memory is full
-            raise BackendUnavailable(f"onnxruntime failed ({_first_line(error)})") from error
+            raise BackendUnavailable(f"onnxruntime failed ({first_line(error)})") from error
 
 
 class _Slot:
@@ -269,7 +275,3 @@ def _cuda_name() -> str:
         return memory.name
     finally:
         memory.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

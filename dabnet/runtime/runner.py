@@ -32,10 +32,10 @@ class RunnerInfo:
     """What runs, and on what; proved by the backend, not copied from the request.
 
     Attributes:
-        backend: ``pytorch``, ``onnxruntime``, ``tensorrt`` or ``null``.
+        backend: ``pytorch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``null``.
         version: of the backend.
         device: where it computes, such as ``cpu (2 threads)`` or ``NVIDIA GeForce GTX 1080 Ti``.
-        precision: of the arithmetic, such as ``fp32`` or ``int8``.
+        precision: of the arithmetic, such as ``fp32``, ``bf16`` or ``int8``.
         shape: (N, H, W, 3) of the images it takes, (N, 3, H, W) of an artifact with float input;
             -1 for a side that each call chooses.
         notes: what the reader of a row must know (a provider that was not used, TF32, …).

@@ -13,6 +13,8 @@ from dabnet.files import existing_file
 from dabnet.runtime.device_memory import DeviceMemory, HostArray, open_device_memory
 from dabnet.runtime.engine_check import EngineCheck, read_engine_manifest
 from dabnet.runtime.engine_launch import EngineLauncher, EngineSettings
+from dabnet.runtime.engine_layer_times import engine_layer_times
+from dabnet.runtime.layer_time import LayerTime
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.runner import RunnerInfo, output_shape, result_dtype
 from dabnet.runtime.tensorrt_product import TENSORRT, Product, create, find_product, logger_of
@@ -54,6 +56,7 @@ class TensorRTRunner:
         self._check = EngineCheck(existing_file(engine_path, "an engine written by dabnet-export"))
         product = find_product(self._check.info.product)
         self._check.version(product)
+        self._module = product.module
         cache = Path(runtime_cache) if runtime_cache is not None else None
         self._settings = EngineSettings(product, cuda_graph, cache)
         self._memory = memory or open_device_memory()
@@ -124,6 +127,17 @@ class TensorRTRunner:
     def synchronize(self) -> None:
         """Block until every launched run has finished."""
         self._memory.synchronize(self._stream)
+
+    def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
+        """Time by layer of the engine, as TensorRT's own profiler reports it."""
+        images = self._check.input(images)
+        self._upload(self._input, images)
+        self._memory.synchronize(self._stream)
+
+        def run(profiler: Any) -> None:
+            self._launcher.profile(profiler, self._input, images.shape, self._stream, calls)
+
+        return engine_layer_times(self._module, self._engine, run, calls)
 
     def close(self) -> None:
         """Save the runtime cache; release contexts, memory and engine. May be called twice."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from seeded_checkpoint import no_bar
 
-from bench.accuracy import assess
+from bench import accuracy
+from bench.accuracy import Scored, Scorer, mask_path
+from bench.record import Setting
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.labels import LabelSet
 from dabnet.preprocessing import Preprocessing
@@ -87,47 +93,96 @@ def counted(mask: Any, label: Any) -> Any:
     return matrix
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Scores in this process, as a candidate's own process does."""
+
+    dataset: FakeDataset
+    size: tuple[int, int]
+    folder: Path
+    batch: int = 1
+
+    def score(
+        self,
+        name: str,
+        scored: FakeRunner,
+        timed: FakeRunner | None = None,
+        reference: str | None = None,
+        kept: Sequence[int] = (),
+    ) -> Scored:
+        images: Any = SimpleNamespace(open=lambda: self.dataset, indices=lambda d: range(len(d)))
+        recipe: Any = SimpleNamespace(
+            scored=lambda: scored, opened=lambda: timed, exact={} if timed is None else {"a": 1}
+        )
+        masks = self.folder / name
+        masks.mkdir()
+        other = self.folder / reference if reference else None
+        setting = Setting(self.size, self.batch)
+        return Scorer(recipe, images, setting, masks, kept, other).score()
+
+
+@pytest.fixture(autouse=True)
+def without_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "remote_progress", no_bar)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
-def test_confusion_and_agreement_are_those_counted_by_hand(batch: int) -> None:
+def test_confusion_and_agreement_are_those_counted_by_hand(tmp_path: Path, batch: int) -> None:
     size = (8, 12)
     dataset = FakeDataset([size] * 5)
-    rules = {"first": by_red, "second": by_green, "third": nearly_by_red}
-    runners = {name: FakeRunner(rule, size, batch) for name, rule in rules.items()}
-    steps: list[int] = []
-    compared = {"first": "first", "second": "third", "third": "first"}
-    scores = assess(runners, compared, dataset, size, 4, lambda: steps.append(len(dataset.read)))
-    assert list(scores) == ["first", "second", "third"]
-    assert dataset.read == [0, 1, 2, 3]  # each image is read once for all runners
-    assert steps == [1, 2, 3, 4]
-    for name, rule in rules.items():
-        assert scores[name].per_image.shape == (4, CLASSES, CLASSES)
-        agreement = scores[name].agreement
-        assert agreement is not None and agreement.shape == (4,)
-        for number in range(4):
-            item = dataset.items[number]
-            assert np.array_equal(
-                scores[name].per_image[number], counted(rule(item.image), item.label)
-            )
-            # Agreement counts every pixel: those that the truth ignores too.
-            same = rule(item.image) == rules[compared[name]](item.image)
-            assert agreement[number] == pytest.approx(np.count_nonzero(same) / same.size)
-    first, third = scores["first"].agreement, scores["third"].agreement
-    assert first is not None and first.tolist() == [1.0] * 4
-    assert third is not None and 0.5 < third.min() < 1.0
+    run = Run(dataset, size, tmp_path, batch)
+    first = run.score("first", FakeRunner(by_red, size, batch), kept=range(5))
+    other = FakeRunner(nearly_by_red, size, batch)
+    third = run.score("third", other, reference="first", kept=[3])
+    assert first.names == tuple(f"image {number}" for number in range(5))
+    assert first.native is None and first.agreement is None and first.timed is None
+    assert third.per_image.shape == (5, CLASSES, CLASSES) and third.agreement is not None
+    for number, item in enumerate(dataset.items):
+        for found, rule in ((first, by_red), (third, nearly_by_red)):
+            assert np.array_equal(found.per_image[number], counted(rule(item.image), item.label))
+        # Agreement counts every pixel: those that the truth ignores too.
+        same = by_red(item.image) == nearly_by_red(item.image)
+        assert third.agreement[number] == pytest.approx(np.count_nonzero(same) / same.size)
+    assert 0.5 < third.agreement.min() < 1.0
+    assert [path.name for path in (tmp_path / "third").iterdir()] == ["00003.npy"]
+    kept = np.load(mask_path(tmp_path / "third", 3))
+    assert np.array_equal(kept, nearly_by_red(dataset.items[3].image))
 
 
-def test_images_and_labels_are_resized_to_the_timed_size() -> None:
+def test_what_is_timed_is_compared_with_what_is_scored(tmp_path: Path) -> None:
+    size = (8, 12)
+    dataset = FakeDataset([size] * 3)
+    run = Run(dataset, size, tmp_path)
+    found = run.score("a", FakeRunner(by_red, size), timed=FakeRunner(nearly_by_red, size))
+    assert found.timed is not None and found.timed_agreement is not None
+    for number, item in enumerate(dataset.items):
+        red, nearly = by_red(item.image), nearly_by_red(item.image)
+        assert np.array_equal(found.per_image[number], counted(red, item.label))
+        assert np.array_equal(found.timed[number], counted(nearly, item.label))
+        assert found.timed_agreement[number] == pytest.approx((red == nearly).mean())
+
+
+def test_images_and_labels_are_resized_and_the_mask_enlarged(tmp_path: Path) -> None:
     size = (8, 16)
     dataset = FakeDataset([(24, 32), (8, 16), (10, 50)])
-    scores = assess({"a": FakeRunner(by_green, size)}, {}, dataset, size, 3)
+    found = Run(dataset, size, tmp_path).score("a", FakeRunner(by_green, size))
+    assert found.native is not None
     for number, item in enumerate(dataset.items):
         image = np.asarray(Image.fromarray(item.image).resize((16, 8), Image.Resampling.BILINEAR))
         label = np.asarray(Image.fromarray(item.label).resize((16, 8), Image.Resampling.NEAREST))
-        assert np.array_equal(scores["a"].per_image[number], counted(by_green(image), label))
+        mask = by_green(image).astype(np.uint8)
+        assert np.array_equal(found.per_image[number], counted(mask, label))
+        height, width = item.label.shape
+        enlarged = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+        assert np.array_equal(found.native[number], counted(np.asarray(enlarged), item.label))
 
 
-def test_compared_with_nothing_there_is_no_agreement() -> None:
-    dataset = FakeDataset([(8, 8)] * 2)
-    scores = assess({"a": FakeRunner(by_red, (8, 8))}, {}, dataset, (8, 8), 100)
-    assert scores["a"].agreement is None
-    assert len(scores["a"].per_image) == 2  # a split has no more images than it has
+def test_scores_are_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    size = (8, 12)
+    run = Run(FakeDataset([size] * 3), size, tmp_path)
+    found = run.score("a", FakeRunner(by_red, size), timed=FakeRunner(nearly_by_red, size))
+    found.save(tmp_path / "scores.npz")
+    again = Scored.load(tmp_path / "scores.npz")
+    assert (again.names, again.arithmetic) == (found.names, found.arithmetic)
+    for name in ("per_image", "native", "agreement", "timed_agreement", "timed"):
+        assert np.array_equal(getattr(again, name), getattr(found, name)), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -25,14 +24,16 @@ NAMES = (
     "onnxruntime-fp32",
     "onnxruntime-fp16",
     "onnxruntime-int8",
+    "openvino-fp32",
     "tensorrt-fp32",
     "tensorrt-fp16",
     "tensorrt-int8",
 )
+SCOPES = (["host", "device"], ["device", "host"])
 RAN = ("pytorch-fp32", "onnxruntime-fp32", "onnxruntime-int8")
 SMALL = (
-    *("--size", f"{SIZE[0]}x{SIZE[1]}", "--rounds", "2", "--round-seconds", "0.05"),
-    *("--images", "2", "--calibration-images", "2", "--device", "cpu", "--threads", "1"),
+    *("--size", f"{SIZE[0]}x{SIZE[1]}", "--rounds", "3", "--min-time", "0.15"),
+    *("--max-images", "2", "--calibration-images", "2", "--device", "cpu", "--threads", "1"),
 )
 without_gpu = pytest.mark.skipif(gpu_unavailable_reason() is None, reason="there is a GPU here")
 
@@ -67,9 +68,12 @@ class Run:
 
     @property
     def cached(self) -> dict[str, Path]:
-        """Precision → the ONNX file in the cache."""
-        files = (self.folder / ".dabnet-cache").glob("*.onnx")
-        return {path.name.split("-")[2]: path for path in files}
+        """Precision → the ONNX file of onnxruntime's row in the cache."""
+        folder = self.folder / ".dabnet-cache"
+        return {
+            precision: folder / self.rows[f"onnxruntime-{precision}"]["artifact"]
+            for precision in ("fp32", "int8")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("bench")
     write_checkpoint(folder, decisive=True)
-    result = dabnet_bench("seeded.pth", *SMALL, "--pictures", "1", folder=folder)
+    result = dabnet_bench("seeded.pth", *SMALL, "--pictures", "1", "--layers", folder=folder)
     assert result.returncode == 0, result.stderr
     record = json.loads((folder / "runs/bench/bench.json").read_text(encoding="utf-8"))
     return Run(folder, result, record)
@@ -85,119 +89,93 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_the_record_says_what_was_measured(run: Run) -> None:
     record = run.record
-    assert tuple(run.rows) == NAMES
+    assert tuple(run.rows) == NAMES and record["complete"]
     assert record["checkpoint_sha256"] == sha256_of_file(run.folder / "seeded.pth")
-    assert (record["dataset"], record["split"], record["images"]) == ("toy-street", "val", 2)
-    assert tuple(record["size"]) == SIZE
-    assert record["scenario"]["rounds"] == 2 and record["scenario"]["cpu_threads"] == 1
+    assert (record["dataset"], record["split"]) == ("toy-street", "val")
+    assert len(record["images"]) == 2 and record["labelled"]
+    assert record["scenario"]["rounds"] == 3 and record["scenario"]["cpu_threads"] == 1
+    assert 0 < record["harness_ns"] < 1e6 and record["peaks"]["multiply_adds_per_s"]["fp32"] > 1e8
     for name in RAN:
         row = run.rows[name]
-        assert row["scope"] == "host"
+        assert row["setting"] == {"size": list(SIZE), "batch": 1, "streams": 1}
+        assert [timing["scope"] for timing in row["timings"]] in SCOPES
         assert row["info"]["precision"] == name.split("-")[1]
         assert row["info"]["shape"] == [1, *SIZE, 3]
-        assert 0 <= row["miou"]["low"] <= row["miou"]["value"] <= row["miou"]["high"] <= 1
-        assert len(row["class_iou"]) == len(record["classes"]) == 11
-    reference, fp32, int8 = (run.rows[name] for name in RAN)
-    assert (reference["agreement"], reference["speed_ratio"]) == (1.0, None)
-    assert fp32["agreement"] >= 0.999 and 0.95 <= int8["agreement"] < 1.0
-    assert abs(fp32["miou_difference"]["value"]) < 1e-3
-    assert fp32["verdict"] in ("faster", "slower", "indistinguishable")
+        score, footprint = row["accuracy"]["score"], row["footprint"]
+        assert 0 <= score["miou"]["low"] <= score["miou"]["value"] <= score["miou"]["high"] <= 1
+        assert len(score["class_iou"]) == len(record["classes"]) == 11
+        assert footprint["host_peak_bytes"] > 2e7 and footprint["load_s"] > 0
+        assert 0 < row["limit"]["share"] < 1 and row["limit"]["kernels"] > 60
+        assert abs(sum(layer["share"] for layer in row["layers"]) - 1) < 1e-9
+    reference, fp32, int8 = (run.rows[name]["accuracy"] for name in RAN)
+    assert (reference["agreement"], reference["score"]["miou_difference"]) == (None, None)
+    assert min(fp32["agreement"]) >= 0.999 and 0.95 <= np.mean(int8["agreement"]) < 1.0
+    assert abs(fp32["score"]["miou_difference"]["value"]) < 1e-3
     assert (fp32["arithmetic"], int8["arithmetic"]) == ("", "exact Q/DQ in float32")
     assert (fp32["calibrated_on"], int8["calibrated_on"]) == ("", "2 images of toy-street train")
-    assert "onnxruntime-int8: accuracy in exact Q/DQ in float32." in run.result.stdout
-    assert int8["artifact_bytes"] == run.cached["int8"].stat().st_size
+    assert "onnxruntime-int8: accuracy in exact Q/DQ in float32" in run.result.stdout
+    file = run.rows["onnxruntime-int8"]
+    assert file["footprint"]["artifact_bytes"] == run.cached["int8"].stat().st_size
+    assert file["manifest"]["precision"] == "int8" and file["artifact"] == run.cached["int8"].name
 
 
-def test_raw_samples_reproduce_the_table(run: Run) -> None:
+def test_raw_samples_reproduce_the_figures(run: Run) -> None:
+    medians = {}
     for name in RAN:
-        row = run.rows[name]
-        assert len(row["rounds_ns"]) == 2
-        assert all(len(turn) >= 3 for turn in row["rounds_ns"])
-        samples = np.concatenate([np.array(turn) for turn in row["rounds_ns"]]) / 1e6
-        latency = row["latency"]
-        assert latency["calls"] == len(samples)
-        assert latency["p50_ms"] == pytest.approx(np.percentile(samples, 50))
-        assert latency["p99_ms"] == pytest.approx(np.percentile(samples, 99))
-        assert latency["fps"] == pytest.approx(len(samples) / (samples.sum() / 1e3))
-        shown = run.result.stdout.splitlines()
-        (line,) = (line for line in shown if f" {name} " in line and " host " in line)
-        assert f" {np.percentile(samples, 50):.2f} " in line
-    reference, candidate = (run.rows[name]["rounds_ns"] for name in RAN[:2])
-    logs = [np.log(np.median(a) / np.median(b)) for a, b in zip(reference, candidate, strict=True)]
-    assert run.rows[RAN[1]]["speed_ratio"]["value"] == pytest.approx(np.exp(np.mean(logs)))
-
-
-def test_json_csv_and_markdown_agree(run: Run) -> None:
-    folder = run.folder / "runs/bench"
-    with (folder / "bench.csv").open(encoding="utf-8", newline="") as stream:
-        lines = {line["name"]: line for line in csv.DictReader(stream)}
-    markdown = (folder / "bench.md").read_text(encoding="utf-8").splitlines()
-    table = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown[: 2 + len(NAMES)]
-    ]
-    headings, shown = table[0], {cells[0]: cells for cells in table[2:]}
-    assert tuple(lines) == tuple(shown) == NAMES
-    for name, row in run.rows.items():
-        line, cells = lines[name], dict(zip(headings, shown[name], strict=True))
-        assert line["ran"] == str(int(name in RAN))
-        assert (line["scope"], cells["scope"]) == ("host", "host")
-        if name not in RAN:
-            assert line["reason"] == row["reason"] and cells["note"] == f"not run: {row['reason']}"
-            assert (line["p50_ms"], cells["p50 ms"], row["latency"]) == ("", "–", None)
-            continue
-        for column in ("p50_ms", "p95_ms", "p99_ms", "min_ms", "fps", "iqr_ms"):
-            assert float(line[column]) == row["latency"][column]
-        assert float(line["miou"]) == row["miou"]["value"]
-        assert float(line["agreement"]) == row["agreement"]
-        assert cells["mIoU %"] == f"{100 * row['miou']['value']:.2f}"
-        assert cells["FPS"] == f"{row['latency']['fps']:.1f}"
-        assert cells["p99 ms"] == f"{row['latency']['p99_ms']:.2f}"
-        if name != "pytorch-fp32":
-            assert float(line["speed_ratio_low"]) == row["speed_ratio"]["low"]
-            assert cells["speed to PyTorch [95 %]"].endswith(row["verdict"])
-    by_class = [line for line in markdown if line.startswith(f"| {run.record['classes'][3]} |")]
-    assert len(by_class) == 1
-    assert f"| {100 * run.rows[NAMES[0]]['class_iou'][3]:.2f} |" in by_class[0]
+        for timing in run.rows[name]["timings"]:
+            counted = [turn for turn in timing["turns"] if turn["counted"]]
+            assert [turn["round"] for turn in counted] == [0, 1, 2]
+            assert all(len(turn["samples_ns"]) >= 3 for turn in counted)
+            samples = np.concatenate([np.array(t["samples_ns"]) for t in counted]) / 1e6
+            latency = timing["latency"]
+            assert latency["calls"] == len(samples)
+            assert latency["p50_ms"] == pytest.approx(np.percentile(samples, 50))
+            assert latency["p99_ms"] == pytest.approx(np.percentile(samples, 99))
+            seconds = sum(turn["wall_s"] for turn in counted)
+            assert timing["fps"]["value"] == pytest.approx(len(samples) / seconds)
+            medians[name, timing["scope"]] = [np.median(turn["samples_ns"]) for turn in counted]
+    for timing in run.rows[RAN[1]]["timings"]:
+        reference, candidate = (medians[name, timing["scope"]] for name in RAN[:2])
+        logs = np.log(np.array(reference) / np.array(candidate))
+        assert timing["speed_ratio"]["value"] == pytest.approx(np.exp(np.mean(logs)))
+        assert timing["verdict"] in ("faster", "slower", "indistinguishable")
 
 
 @without_gpu
 def test_tensorrt_rows_say_why_they_did_not_run(run: Run) -> None:
-    engines = [name for name in NAMES if name.startswith("tensorrt")]
-    for name in engines:
+    for name in (name for name in NAMES if name.startswith("tensorrt")):
         row = run.rows[name]
         assert row["reason"] == gpu_unavailable_reason()
-        assert [key for key, value in row.items() if value] == ["name", "scope", "reason"]
-    shown = run.result.stdout
-    assert shown.count(" not run ") == 4  # in the table; the reason stands below, once
-    assert " ".join(f"{', '.join(engines)}: not run: {row['reason']}".split()) in " ".join(
-        shown.split()
-    )
+        assert not (row["timings"] or row["accuracy"] or row["info"])
+    assert run.result.stdout.count("tensorrt-fp32, tensorrt-fp16, tensorrt-int8: not run: ") == 1
     assert "computes FP16 graphs in FP32" in run.rows["onnxruntime-fp16"]["reason"]
 
 
-def test_a_picture_shows_every_backend(run: Run) -> None:
+def test_pictures_show_every_row_and_where_it_differs(run: Run) -> None:
     from PIL import Image
 
-    (path,) = (run.folder / "runs/bench").glob("overlay_*.png")
-    with Image.open(path) as picture:
-        assert picture.width >= SIZE[1] and picture.height >= SIZE[0]
-    for name in ("bench.json", "bench.csv", "bench.md", path.name):
-        assert name in run.result.stdout.replace("\n", "")
+    shown = {picture["shows"]: picture["file"] for picture in run.record["pictures"]}
+    assert {"image", "truth", *RAN, *(f"{name} differs" for name in RAN[1:])} <= set(shown)
+    for file in shown.values():
+        with Image.open(run.folder / "runs/bench" / file) as picture:
+            assert picture.size == SIZE[::-1]
+    page = (run.folder / "runs/bench/bench.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == len(shown)
 
 
 def test_the_cache_is_reused_and_a_damaged_file_remade(run: Run) -> None:
     cached = run.cached
-    assert sorted(cached) == ["fp32", "int8"]
     sound = {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in cached.items()}
+    folder = run.folder / ".dabnet-cache"
+    files = sorted(folder.iterdir())
     cached["fp32"].write_bytes(sound["fp32"][0][:-2000])  # a copy that broke off in the manifest
     again = dabnet_bench(
         *("seeded.pth", *SMALL, "--backend", "onnxruntime-fp32", "--backend", "onnxruntime-int8"),
-        *("--output", "again", "--scope", "device"),
+        *("--output", "again", "--pictures", "0"),
         folder=run.folder,
     )
     assert again.returncode == 0, again.stderr
-    assert run.cached == cached  # the same names, and nothing more
-    assert list((run.folder / ".dabnet-cache").iterdir()) == list(cached.values())
+    assert sorted(folder.iterdir()) == files  # the same names, and nothing more
     assert (cached["int8"].read_bytes(), cached["int8"].stat().st_mtime_ns) == sound["int8"]
     before, now = run.folder / "before.onnx", manifest_of(load_onnx(cached["fp32"]), "remade")
     before.write_bytes(sound["fp32"][0])
@@ -208,10 +186,11 @@ def test_the_cache_is_reused_and_a_damaged_file_remade(run: Run) -> None:
         ("onnxruntime-int8", ""),
     ]
     for row in record["rows"]:
-        assert row["scope"] == "device"
         # Without the reference in the run, nothing is said to be compared with it.
-        assert (row["speed_ratio"], row["agreement"], row["miou_difference"]) == (None, None, None)
-        assert row["miou"] == run.rows[row["name"]]["miou"]
+        accuracy = row["accuracy"]
+        assert (accuracy["agreement"], accuracy["score"]["miou_difference"]) == (None, None)
+        assert {timing["speed_ratio"] for timing in row["timings"]} == {None}
+        assert accuracy["score"]["miou"] == run.rows[row["name"]]["accuracy"]["score"]["miou"]
 
 
 def test_without_onnxruntime_the_row_names_the_extra(tmp_path: Path) -> None:
@@ -219,24 +198,22 @@ def test_without_onnxruntime_the_row_names_the_extra(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "onnxruntime.py").write_text("raise ImportError('it is hidden')\n")
-    wanted = ("--backend", "pytorch-fp32", "--backend", "onnxruntime-fp32")
+    wanted = ("--backend", "null", "--backend", "onnxruntime-fp32")
     result = dabnet_bench("seeded.pth", *SMALL, *wanted, folder=tmp_path, before=hidden)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "runs/bench/bench.json").read_text(encoding="utf-8"))
     rows = {row["name"]: row for row in record["rows"]}
-    assert rows["pytorch-fp32"]["latency"]["p50_ms"] > 0
+    assert rows["null-harness"]["timings"][0]["latency"]["p50_ms"] > 0
     assert "pip install '.[cpu]'" in rows["onnxruntime-fp32"]["reason"]
-    assert rows["onnxruntime-fp32"]["latency"] is None
-    # Brackets are markup to the library that draws the table; the note is folded in its column.
-    notes = "".join(line.strip("│ ").rpartition("│")[2] for line in result.stdout.splitlines())
-    assert notes.replace(" ", "").count("'.[cpu]'") == 1
-    assert list((tmp_path / ".dabnet-cache").iterdir()) == []
+    assert rows["onnxruntime-fp32"]["timings"] == []
+    # Brackets are markup to the library that draws the table.
+    assert result.stdout.replace("\n", "").replace(" ", "").count("'.[cpu]'") == 1
 
 
 BAD_INPUTS = {
     "backend": (
         ["--backend", "onnxruntime-bf16"],
-        "unknown backend 'onnxruntime-bf16'; expected one of",
+        "unknown backend 'onnxruntime-bf16'; expected all, pytorch",
     ),
     "dataset": (["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
 }

@@ -63,6 +63,32 @@ def test_staged_inputs_stay_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert memory.opened == 0
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_layers_as_the_profiler_reports_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    memory = FakeDeviceMemory()
+    layers = (("layer 0", 1.0), ("layer 0", 2.0), ("argmax", 9.0))  # a name may come twice a run
+    mask = "int32" if version == "8.6.1" else "uint8"
+    scenario = scenario_for(memory, mask, layers=layers, inspector=inspector_json("FP32"))
+    install(monkeypatch, version, scenario)
+    output = contract_manifest(mask=mask).output
+    runner = TensorRTRunner(write_engine(tmp_path, info_of(version), output=output), memory)
+    first, second = runner.layer_times(images(1), 5)
+    assert (first.name, first.kind, second.name, second.kind) == (
+        *("argmax", ""),
+        *("layer 0", "CaskConvolution"),
+    )
+    assert (first.seconds, second.seconds) == pytest.approx((9e-3, 3e-3))
+    assert (first.share, second.share) == pytest.approx((0.75, 0.25))
+    np.testing.assert_array_equal(runner.infer(images(2)), images(2)[..., 0] % 5)
+    scenario.layers = ()
+    with pytest.raises(BackendUnavailable, match="reported no layers"):
+        runner.layer_times(images(1), 1)
+    runner.close()
+    assert memory.opened == 0
+
+
 def test_images_of_another_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     memory = FakeDeviceMemory()
     install(monkeypatch, "10.16.1", scenario_for(memory))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
+from seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network, write_checkpoint
 
-from dabnet.errors import InputError
+from dabnet.errors import BackendUnavailable, InputError
 from dabnet.models.image_to_mask import ImageToMask
+from dabnet.open_checkpoint import open_checkpoint
 from dabnet.preprocessing import Preprocessing
-from dabnet.runtime.torch_runner import TorchRunner
+from dabnet.runtime import torch_runner
+from dabnet.runtime.layer_time import HasLayerTimes
+from dabnet.runtime.torch_cuda_graph import CapturedCall
+from dabnet.runtime.torch_runner import MODES, TorchRunner
 
 SHAPE = (2, *SIZE, 3)
 CPU = torch.device("cpu")
 
 
-def runner_of(module: ImageToMask) -> TorchRunner:
-    return TorchRunner(module, SHAPE, CPU, threads=1)
+def runner_of(module: ImageToMask, mode: str = "eager") -> TorchRunner:
+    return TorchRunner(module, SHAPE, CPU, threads=1, mode=mode)
 
 
 def expected_masks(images: Any, preprocessing: Preprocessing = PREPROCESSING) -> Any:
@@ -100,3 +108,122 @@ def test_other_images_are_refused(images: Any) -> None:
     for use in (runner.infer, lambda batch: runner.stage([batch])):
         with pytest.raises(InputError, match=r"uint8 of shape \(2, 64, 96, 3\)"):
             use(images)
+
+
+@pytest.mark.parametrize(("mode", "least"), [("channels-last", 0.9999), ("bf16", 0.9)])
+def test_modes_give_the_masks_too(mode: str, least: float) -> None:
+    runner = runner_of(ImageToMask(seeded_network(), PREPROCESSING), mode)
+    images = noise(SHAPE, 1)
+    assert (runner.infer(images) == expected_masks(images)).mean() >= least
+    assert runner.info.precision == ("bf16" if mode == "bf16" else "fp32")
+    assert runner.info.notes[0] == MODES[mode].note
+    with torch.inference_mode():
+        weight = runner._module.network.state_dict()["init_conv.1.conv.weight"]
+    assert weight.dtype == torch.float32
+    assert weight.is_contiguous(memory_format=torch.channels_last) == (mode == "channels-last")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_what_is_compiled_gives_the_masks_too() -> None:
+    runner = runner_of(ImageToMask(seeded_network(), PREPROCESSING), "compiled")
+    images = noise(SHAPE, 1)
+    assert (runner.infer(images) == expected_masks(images)).mean() >= 0.9999
+    runner.stage([images])
+    runner.launch(0)
+    assert "compiled code" in {layer.kind for layer in runner.layer_times(images, 1)}
+
+
+def test_a_compiler_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda module, mode: fails)
+    with pytest.raises(BackendUnavailable, match=r"torch.compile failed \(no compiler\); it needs"):
+        runner_of(ImageToMask(seeded_network(), PREPROCESSING), "compiled")
+
+
+def test_modes_that_make_no_sense_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ImageToMask(seeded_network(), PREPROCESSING)
+    with pytest.raises(BackendUnavailable, match="a CUDA graph needs a GPU"):
+        runner_of(module, "cuda-graph")
+    with pytest.raises(InputError, match="mode 'fast'; expected one of eager"):
+        runner_of(module, "fast")
+    monkeypatch.setattr(torch_runner, "_native", lambda kind: False)
+    with pytest.raises(BackendUnavailable, match="no FP16 arithmetic"):
+        runner_of(module, "fp16")
+    assert "emulated" in runner_of(module, "bf16").info.notes[1]
+
+
+def test_layer_times_name_operators_and_shapes() -> None:
+    runner = runner_of(ImageToMask(seeded_network(), PREPROCESSING))
+    assert isinstance(runner, HasLayerTimes)
+    layers = runner.layer_times(noise(SHAPE, 1), 2)
+    kinds = {layer.kind for layer in layers}
+    assert any("conv" in kind for kind in kinds) and "argmax" in kinds
+    assert f"argmax 2x11x{SIZE[0]}x{SIZE[1]}" in {layer.name for layer in layers}
+    assert len({layer.name for layer in layers}) == len(layers)
+    assert sum(layer.share for layer in layers) == pytest.approx(1)
+    assert [layer.seconds for layer in layers] == sorted((x.seconds for x in layers), reverse=True)
+
+
+def test_a_captured_call_reads_its_own_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda, replaced: a record runs nothing on a GPU, and a replay runs what it recorded."""
+    calls: list[str] = []
+    given = torch.tensor([1.0, 2.0])
+    result = torch.zeros(2)
+
+    def function(images: torch.Tensor) -> torch.Tensor:
+        assert images is given
+        calls.append("run")
+        return result.copy_(2 * images)
+
+    class Graph:
+        def replay(self) -> None:
+            function(given)
+
+    class Stream:
+        def synchronize(self) -> None:
+            calls.append("synchronize")
+
+    @contextmanager
+    def graph(recorded: Graph, stream: Stream) -> Iterator[None]:
+        calls.append("record")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    captured = CapturedCall(function, given, Stream())  # type: ignore[arg-type]
+    assert calls == ["run", "run", "run", "synchronize", "record", "run"]
+    assert captured.replay().tolist() == [2, 4]
+    assert captured.replay(torch.tensor([5.0, 6.0])) is result
+    assert result.tolist() == [10, 12]
+
+
+def test_a_checkpoint_is_opened_with_its_own_preprocessing(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path)
+    images = noise(SHAPE, 1)
+    runner = open_checkpoint(path, None, SHAPE, threads=1)
+    assert (runner.infer(images) == expected_masks(images)).mean() >= 0.9999
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendUnavailable, match="PyTorch sees no NVIDIA GPU"):
+            open_checkpoint(path, None, SHAPE, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_every_mode_on_a_gpu(mode: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU")
+    module = ImageToMask(seeded_network(), PREPROCESSING)
+    runner = TorchRunner(module, SHAPE, torch.device("cuda"), mode=mode)
+    batches = [noise(SHAPE, seed) for seed in (1, 2)]
+    least = 0.99 if MODES[mode].autocast is None else 0.9
+    for images in batches:
+        assert (runner.infer(images) == expected_masks(images)).mean() >= least
+    runner.stage(batches)
+    for index in (0, 1, 0):
+        runner.launch(index)
+    runner.synchronize()
+    assert runner.layer_times(batches[0], 2)
+    runner.close()

@@ -1,0 +1,24 @@
+"""The harness itself: a backend that returns an empty mask at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.backend import Recipe
+from bench.record import Setting
+from bench.workshop import Workshop
+from dabnet.runtime.null_runner import NullRunner
+
+
+class NullBackend:
+    """What its row shows is what the timer adds to each sample of the others."""
+
+    name = "null"
+    variants: Sequence[str] = ("harness",)
+
+    def by_default(self, device: str) -> Sequence[str]:
+        return ()
+
+    def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
+        arguments = {"shape": (setting.batch, *setting.size, 3)}
+        return Recipe(NullRunner, arguments, workshop.checkpoint_path)

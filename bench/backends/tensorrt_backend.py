@@ -1,0 +1,52 @@
+"""TensorRT and TensorRT-RTX: one backend each, as both may be installed side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from bench.backend import Recipe
+from bench.record import Setting
+from bench.workshop import Workshop, plain_manifest
+from dabnet.errors import BackendUnavailable
+from dabnet.runtime.device_memory import gpu_unavailable_reason
+from dabnet.runtime.tensorrt_product import TENSORRT, find_product
+from dabnet.runtime.tensorrt_runner import TensorRTRunner, read_engine_manifest
+
+_GRAPH = "-cuda-graph"
+_PRECISIONS = ("fp32", "fp16", "int8")
+
+
+class TensorRTBackend:
+    """Engines of one product, built for the first GPU.
+
+    Args:
+        name: of the backend.
+        product: ``tensorrt`` or ``tensorrt_rtx``.
+    """
+
+    variants: Sequence[str] = (*_PRECISIONS, *(f"{name}{_GRAPH}" for name in _PRECISIONS))
+
+    def __init__(self, name: str, product: str) -> None:
+        self.name, self._product = name, product
+
+    def by_default(self, device: str) -> Sequence[str]:
+        # TensorRT always, as its absence is worth a row; TensorRT-RTX where it is installed.
+        installed = importlib.util.find_spec(self._product) is not None
+        wanted = self._product == TENSORRT or (device == "cuda" and installed)
+        return _PRECISIONS if wanted else ()
+
+    def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
+        if reason := gpu_unavailable_reason():
+            raise BackendUnavailable(reason)
+        product = find_product(self._product)
+        engine, source = workshop.engine(setting, variant.removesuffix(_GRAPH), product)
+        manifest, _ = read_engine_manifest(engine)
+        return Recipe(
+            TensorRTRunner,
+            {"engine_path": engine, "cuda_graph": variant.endswith(_GRAPH)},
+            engine,
+            manifest=plain_manifest(manifest),
+            calibration=manifest.calibration,
+            graph=source,
+        )

@@ -1,0 +1,214 @@
+"""A process of its own for whatever may crash, leak or hang: the others do not notice.
+
+``Isolated`` starts a fresh interpreter, makes one object there (the service), and calls its methods
+from here. The service's module is all that is imported there. Its output goes to a log file, so
+that a library that prints does not spoil the table, and a crash can be explained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from dabnet.console import ProgressBar
+from dabnet.errors import DabnetError
+
+_JOIN_S = 5.0
+
+
+class ProcessFailed(DabnetError):
+    """A call did not come back with a result; the message is one line for the table."""
+
+
+class Isolated:
+    """A service in a process of its own.
+
+    Args:
+        name: of the process, in messages and of its log.
+        service: class or function of a module; called there with ``arguments``, which are pickled.
+        log: file that gets the process's output; removed by ``close`` where all went well.
+        progress: shows the bars that the service asks for by ``remote_progress``.
+
+    Raises:
+        ProcessFailed: the service could not be made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service: Callable[..., object],
+        arguments: tuple[Any, ...],
+        log: Path,
+        progress: ProgressBar | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.name, self._log, self._progress = name, log, progress
+        self._failed = False
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, str(log), service, arguments), daemon=True, name=name
+        )
+        self._process.start()
+        theirs.close()
+        try:
+            self._answer("its start", timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid or 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether another call can be made."""
+        return not self._failed and self._process.is_alive()
+
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """Return what the service's method returns.
+
+        Raises:
+            ProcessFailed: it raised, the process ended, or neither a result nor a step of a
+                progress bar came for ``timeout_s`` (which ends the process).
+        """
+        try:
+            self._connection.send((method, arguments))
+        except (BrokenPipeError, OSError) as error:
+            raise self._death(method) from error
+        return self._answer(method, timeout_s)
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        self._process.join(0 if self._failed else _JOIN_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._connection.close()
+        if not self._failed:
+            self._log.unlink(missing_ok=True)
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answer(self, method: str, timeout_s: float | None) -> Any:
+        bars: list[contextlib.ExitStack] = []
+        steps: list[Callable[[], None]] = []
+        try:
+            while True:
+                kind, content = self._receive(method, timeout_s)
+                if kind == "begin" and self._progress is not None:
+                    bars.append(contextlib.ExitStack())
+                    steps.append(bars[-1].enter_context(self._progress(*content)))
+                elif kind == "step" and steps:
+                    steps[-1]()
+                elif kind == "end" and bars:
+                    bars.pop().close()
+                    steps.pop()
+                elif kind == "error":
+                    raise ProcessFailed(content)
+                elif kind == "result":
+                    return content
+        finally:
+            for bar in reversed(bars):
+                bar.close()
+
+    def _receive(self, method: str, timeout_s: float | None) -> tuple[str, Any]:
+        try:
+            if not self._connection.poll(timeout_s):
+                self._failed = True
+                self._process.kill()
+                raise ProcessFailed(f"timed out: no sign of life for {timeout_s:g} s in {method}")
+            message: tuple[str, Any] = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._death(method) from error
+        return message
+
+    def _death(self, method: str) -> ProcessFailed:
+        self._failed = True
+        self._process.join(_JOIN_S)
+        code = self._process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                how = signal.Signals(-code).name
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return ProcessFailed(f"its process ended in {method}: {how}{hint}; log: {self._log}")
+
+
+_parent: Connection | None = None
+"""In a process of ours: its way to the parent."""
+
+
+@contextmanager
+def remote_progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
+    """A ``ProgressBar`` for a service: it is shown by the process that called it."""
+    connection = _parent
+    if connection is None:
+        raise RuntimeError("remote_progress outside of an Isolated service")
+    connection.send(("begin", (what, total, unit)))
+    try:
+        yield lambda: connection.send(("step", None))
+    finally:
+        connection.send(("end", None))
+
+
+def _serve(
+    connection: Connection, log: str, service: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
+    """Make the service and do what is asked for, until None comes or the parent is gone."""
+    global _parent
+    _parent = connection
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    _end_with_parent()
+    with Path(log).open("ab", buffering=0) as output, contextlib.suppress(EOFError, OSError):
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+        faulthandler.enable(output)
+        try:
+            served = service(*arguments)
+        except Exception as error:  # whatever it is, it is the row's reason
+            connection.send(("error", _reason(error)))
+            return
+        connection.send(("result", None))
+        while (request := connection.recv()) is not None:
+            method, given = request
+            try:
+                answer = ("result", getattr(served, method)(*given))
+            except Exception as error:
+                answer = ("error", _reason(error))
+            connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed must not leave a call behind that goes on computing (prctl(2))."""
+    set_parent_death_signal = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _reason(error: Exception) -> str:
+    """One line for the table; the whole trace goes to the log."""
+    if isinstance(error, DabnetError):
+        return str(error)
+    traceback.print_exc()
+    first = (str(error).splitlines() or [""])[0][:300]
+    return f"failed: {type(error).__name__}: {first}"

@@ -1,0 +1,197 @@
+"""What NVML tells of a GPU while a turn runs.
+
+NVML comes with the driver, its Python names with the package nvidia-ml-py
+(https://docs.nvidia.com/deploy/nvml-api/). Without either, and for whatever a card or a driver does
+not support, a field is None: telemetry never stops a measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any
+
+PERIOD_S = 0.1
+
+# Reasons that hold clocks down against the user's interest. Idling and clocks that someone chose
+# (application clocks, display clocks) are none.
+THROTTLE_REASONS = (
+    "SwPowerCap",
+    "HwSlowdown",
+    "SyncBoost",
+    "SwThermalSlowdown",
+    "HwThermalSlowdown",
+    "HwPowerBrakeSlowdown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One turn of a GPU, by the names of ``bench.record.Telemetry``."""
+
+    mhz: float | None = None
+    memory_mhz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    energy_j: float | None = None
+    processes: int | None = None
+    throttled: tuple[str, ...] = ()
+
+
+class GpuMonitor:
+    """One GPU, by its index in NVML."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+        self._own: frozenset[int] = frozenset()
+        self._seen: set[int] | None = None
+        self._samples: list[tuple[float | None, ...]] = []
+        self._reasons = 0
+        self._energy_mj: float | None = None
+        self._start = 0.0
+        self._over = Event()
+        self._thread: Thread | None = None
+
+    @classmethod
+    def opened(cls, index: int) -> GpuMonitor | None:
+        """Return the monitor; None without package, driver or such a GPU."""
+        try:
+            nvml = importlib.import_module("pynvml")
+        except ImportError:
+            return None
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError:
+            return None
+        try:
+            return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+        except nvml.NVMLError:
+            nvml.nvmlShutdown()
+            return None
+
+    def start(self, own_pids: Sequence[int]) -> None:
+        """Begin to sample, about ten times a second."""
+        self._end()
+        self._own, self._seen = frozenset(own_pids), self._pids()
+        self._samples, self._reasons = [], 0
+        self._over.clear()
+        self._energy_mj = self._asked("nvmlDeviceGetTotalEnergyConsumption")
+        self._start = time.perf_counter()
+        self._thread = Thread(target=self._sample_until_over, daemon=True, name="nvml")
+        self._thread.start()
+
+    def stop(self) -> GpuReading:
+        """End the turn: means over its samples, and the energy of all of it."""
+        seconds = time.perf_counter() - self._start
+        energy_mj = self._asked("nvmlDeviceGetTotalEnergyConsumption")
+        self._end()
+        if not self._samples:
+            self._sample()
+        mhz, memory_mhz, power_mw, temperature = map(_mean, zip(*self._samples, strict=True))
+        power = None if power_mw is None else power_mw / 1e3
+        if energy_mj is not None and self._energy_mj is not None:  # from Volta on
+            energy: float | None = (energy_mj - self._energy_mj) / 1e3
+        else:
+            energy = None if power is None else power * seconds
+        return GpuReading(
+            mhz, memory_mhz, power, temperature, energy, self._foreign(), self._throttled()
+        )
+
+    def device_bytes(self, pid: int) -> int | None:
+        """Memory that a process holds; None where NVML does not list it or does not say."""
+        used = [
+            process.usedGpuMemory
+            for process in self._processes() or ()
+            if process.pid == pid and process.usedGpuMemory is not None
+        ]
+        return int(max(used)) if used else None
+
+    def close(self) -> None:
+        """End the thread and let go of NVML."""
+        self._end()
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+    def _end(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _sample_until_over(self) -> None:
+        """Not at once: the turn's first call is still on its way, and the clocks may idle."""
+        while not self._over.wait(PERIOD_S):
+            self._sample()
+
+    def _sample(self) -> None:
+        nvml = self._nvml
+        self._samples.append(
+            (
+                self._asked("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+                self._asked("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+                self._asked("nvmlDeviceGetPowerUsage"),
+                self._asked("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+            )
+        )
+        reasons = self._asked("nvmlDeviceGetCurrentClocksEventReasons")
+        if reasons is None:  # its name before driver 535
+            reasons = self._asked("nvmlDeviceGetCurrentClocksThrottleReasons")
+        self._reasons |= reasons or 0
+
+    def _throttled(self) -> tuple[str, ...]:
+        bits = {
+            name: getattr(self._nvml, f"nvmlClocksEventReason{name}") for name in THROTTLE_REASONS
+        }
+        return tuple(name for name, bit in bits.items() if self._reasons & bit)
+
+    def _foreign(self) -> int | None:
+        """Processes of others; None in a container whose NVML tells the host's numbers."""
+        now = self._pids()
+        if now is None or self._seen is None:
+            return None
+        others = (now | self._seen) - self._own
+        return len(others) if all(map(_exists, now - self._own)) else None
+
+    def _pids(self) -> set[int] | None:
+        processes = self._processes()
+        return None if processes is None else {process.pid for process in processes}
+
+    def _processes(self) -> list[Any] | None:
+        """All that hold memory; None where neither list can be had."""
+        lists = [
+            self._asked("nvmlDeviceGetComputeRunningProcesses"),
+            self._asked("nvmlDeviceGetGraphicsRunningProcesses"),
+        ]
+        known = [processes for processes in lists if processes is not None]
+        return [process for processes in known for process in processes] if known else None
+
+    def _asked(self, function: str, *arguments: Any) -> Any:
+        """What NVML answers; None where card or driver does not."""
+        ask: Callable[..., Any] = getattr(self._nvml, function)
+        try:
+            return ask(self._handle, *arguments)
+        except self._nvml.NVMLError:
+            return None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is a process of that number here."""
+    if os.name != "posix":  # where the signal 0 is not a mere question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -1,0 +1,152 @@
+"""The machine beside the samples: what others used of it, and how fast it was allowed to run.
+
+Of the processor, counters are read when a turn starts and when it ends: no thread, and nothing
+between. Of a GPU, ``bench.machine.gpu_telemetry`` samples while the turn runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.machine.disturbance import DISTURBED_CORES, busy_seconds
+from bench.machine.gpu_telemetry import GpuMonitor, GpuReading
+from bench.record import Telemetry
+
+TICK_S = 0.01
+"""Step of the counters in /proc (USER_HZ is 100 on every Linux)."""
+
+_MOST_CLOCKS = 16  # a core's clock costs microseconds to ask for, and a server has hundreds
+
+
+class Monitor:
+    """Looks at the machine during turns.
+
+    Args:
+        gpu: its index in NVML; None for none. Without a driver or nvidia-ml-py: as None.
+        proc, cpus: where Linux tells of processes and cores. Elsewhere both are absent, and what
+            they tell is None.
+    """
+
+    def __init__(
+        self,
+        gpu: int | None,
+        proc: Path = Path("/proc"),
+        cpus: Path = Path("/sys/devices/system/cpu"),
+    ) -> None:
+        self._proc, self._cpus = proc, cpus
+        self._gpu = None if gpu is None else GpuMonitor.opened(gpu)
+        self._pids: tuple[int, ...] = ()
+        self._start, self._busy = 0.0, busy_seconds(proc / "stat")
+        self._own, self._workers = 0.0, dict[int, float]()
+
+    def start(self, own_pids: Sequence[int]) -> None:
+        """A turn begins. ``own_pids``: all processes of this run beside this one."""
+        self._pids = tuple(own_pids)
+        if self._gpu is not None:
+            self._gpu.start((os.getpid(), *own_pids))
+        self._workers, self._own = self._seconds_of(own_pids), time.process_time()
+        self._start, self._busy = time.perf_counter(), busy_seconds(self._proc / "stat")
+
+    def stop(self, own_cpu_s: float) -> Telemetry:
+        """The turn is over; return what was seen.
+
+        Args:
+            own_cpu_s: processor time that the worker says it used. What /proc says of ``own_pids``
+                counts where it is more: it holds all between start and stop, and a worker may
+                leave out what it did before its first sample.
+        """
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        foreign = self._foreign_cores(own_cpu_s, seconds)
+        gpu = GpuReading() if self._gpu is None else self._gpu.stop()
+        return Telemetry(
+            foreign_cores=foreign,
+            cpu_mhz=cpu_mhz(self._proc, self._cpus),
+            gpu_mhz=gpu.mhz,
+            gpu_memory_mhz=gpu.memory_mhz,
+            gpu_power_w=gpu.power_w,
+            gpu_temperature_c=gpu.temperature_c,
+            gpu_energy_j=gpu.energy_j,
+            gpu_processes=gpu.processes,
+            throttled=gpu.throttled,
+        )
+
+    def device_bytes(self, pid: int) -> int | None:
+        """Memory of the GPU that a process holds; None where NVML does not know."""
+        return None if self._gpu is None else self._gpu.device_bytes(pid)
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        if self._gpu is not None:
+            self._gpu.close()
+            self._gpu = None
+
+    def _foreign_cores(self, own_cpu_s: float, seconds: float) -> float | None:
+        busy = busy_seconds(self._proc / "stat")
+        if busy is None or self._busy is None:
+            return None
+        now = self._seconds_of(self._pids)
+        workers = sum(now[pid] - before for pid, before in self._workers.items() if pid in now)
+        own = max(own_cpu_s, workers) + time.process_time() - self._own
+        return max(0.0, (busy - self._busy - own) / seconds)
+
+    def _seconds_of(self, pids: Iterable[int]) -> dict[int, float]:
+        """Processor time of processes so far, all their threads; those that are gone are left out.
+
+        proc(5): utime and stime are fields 14 and 15 of /proc/PID/stat, in ticks.
+        """
+        found = {}
+        for pid in pids:
+            try:
+                text = (self._proc / str(pid) / "stat").read_text(
+                    encoding="utf-8", errors="replace"
+                )
+                fields = text.rpartition(")")[2].split()  # a name may hold blanks and brackets
+                found[pid] = (int(fields[11]) + int(fields[12])) * TICK_S
+            except (OSError, ValueError, IndexError):
+                continue
+        return found
+
+
+def resolution_cores(seconds: float) -> float:
+    """Foreign cores that may be seen in a turn of that length although there are none.
+
+    The kernel charges a core by whole ticks of 10 ms, and a turn starts and ends between two: each
+    core that the worker uses may be off by one, and so may the sums that are shown of user and of
+    system time. Two cores and 0.2 s: 0.2 cores.
+    """
+    return ((os.cpu_count() or 1) + 2) * TICK_S / max(seconds, 1e-9)
+
+
+def marks(telemetry: Telemetry, seconds: float) -> tuple[str, ...]:
+    """What may have slowed a turn of that length down: ``disturbed``, ``throttled``.
+
+    It is disturbed from ``DISTURBED_CORES`` on, and if that is more than the counters resolve.
+    """
+    found = []
+    foreign = telemetry.foreign_cores
+    if foreign is not None and foreign >= DISTURBED_CORES and foreign > resolution_cores(seconds):
+        found.append("disturbed")
+    if telemetry.throttled:
+        found.append("throttled")
+    return tuple(found)
+
+
+def cpu_mhz(proc: Path, cpus: Path) -> float | None:
+    """Mean clock of the cores, of at most 16 evenly spaced ones; None where nothing tells it.
+
+    From cpufreq (kHz), or from /proc/cpuinfo, which virtual machines have alone: there it is often
+    the nominal clock.
+    """
+    files = sorted(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    try:
+        chosen = files[:: max(1, -(-len(files) // _MOST_CLOCKS))]
+        clocks = [int(file.read_text(encoding="ascii")) / 1000 for file in chosen]
+        if not clocks:
+            lines = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+            clocks = [float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz")]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(clocks) / len(clocks) if clocks else None

@@ -1,0 +1,1 @@
+"""One record → terminal, Markdown, CSV and the files of a run."""

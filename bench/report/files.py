@@ -1,0 +1,43 @@
+"""The files of a run: record, CSV, Markdown, page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.record import Report
+from bench.record_file import record_text
+from bench.report.csv_table import csv_text
+from bench.report.markdown import markdown
+from dabnet.files import writable_directory, write_text
+
+RECORD_NAME = "bench.json"
+PAGE_NAME = "bench.html"
+
+
+def write_report(report: Report, folder: Path, pictures: Path | None = None) -> list[Path]:
+    """Write bench.json, bench.csv, bench.md and bench.html into ``folder``.
+
+    Args:
+        pictures: folder that the record's pictures are relative to; by default ``folder``.
+    """
+    from bench.page.html_page import html_page
+
+    texts = {
+        RECORD_NAME: record_text(report),
+        "bench.csv": csv_text(report),
+        "bench.md": markdown(report),
+        PAGE_NAME: html_page(report, pictures or folder),
+    }
+    writable_directory(folder)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def write_page(report: Report, folder: Path) -> Path:
+    """Write bench.html alone into ``folder``, which holds the record's pictures."""
+    from bench.page.html_page import html_page
+
+    target = folder / PAGE_NAME
+    write_text(target, html_page(report, folder))
+    return target

@@ -1,0 +1,114 @@
+"""What is known of the rows of one setting, while they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from bench.accuracy import Scored
+from bench.backend import Recipe
+from bench.machine.limit import limit_of
+from bench.record import REFERENCE, Accuracy, Footprint, Limit, Peaks, Row, Setting, Turn
+from bench.rounds import Turns
+from bench.rows import accuracy_of, timing_of
+from bench.timer import Opened
+from dabnet.data.labels import Category
+from dabnet.runtime.layer_time import LayerTime
+from dabnet.runtime.runner import RunnerInfo
+
+PAPER = "paper"
+"""Scope of the original protocol, whose row is called ``pytorch-paper``."""
+
+
+@dataclass(slots=True)
+class State:
+    """The rows of one setting.
+
+    Attributes:
+        names: in the order of the table.
+        recipes: of those that can run.
+        reasons: why others did not, or did not come to their end.
+        scored, accuracy: of those that were scored.
+        opened, footprints, layers: of those that were timed.
+        turns: of the timing so far.
+        notes: what is missing of rows that have their times, and why.
+    """
+
+    setting: Setting
+    names: tuple[str, ...]
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    scored: dict[str, Scored] = field(default_factory=dict)
+    accuracy: dict[str, Accuracy] = field(default_factory=dict)
+    opened: dict[str, Opened] = field(default_factory=dict)
+    footprints: dict[str, Footprint] = field(default_factory=dict)
+    layers: dict[str, tuple[LayerTime, ...]] = field(default_factory=dict)
+    turns: Turns = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Rows that nothing has stopped yet."""
+        return tuple(name for name in self.names if name not in self.reasons)
+
+    def summarise(
+        self,
+        name: str,
+        labelled: bool,
+        categories: Sequence[Category],
+        overlap: tuple[str, ...],
+    ) -> None:
+        """Keep what a scored row's masks are worth, compared with the reference's."""
+        recipe = self.recipes[name]
+        self.accuracy[name] = accuracy_of(
+            self.scored[name],
+            self.scored.get(REFERENCE) if name != REFERENCE else None,
+            recipe,
+            str(recipe.manifest.get("precision", "")),
+            labelled,
+            categories,
+            overlap,
+        )
+
+    def rows(self, peaks: Peaks | None) -> tuple[Row, ...]:
+        """The rows as the record holds them."""
+        return tuple(self._row(name, peaks) for name in self.names)
+
+    def _row(self, name: str, peaks: Peaks | None) -> Row:
+        recipe = self.recipes.get(name)
+        row = Row(
+            name,
+            self.setting,
+            self.reasons.get(name, ""),
+            self._info(name),
+            recipe.artifact.name if recipe else "",
+            dict(recipe.manifest) if recipe else {},
+            self.accuracy.get(name),
+            tuple(
+                timing_of(scope, self.setting, turns, self._reference_turns(name, scope))
+                for scope, turns in self.turns.get(name, {}).items()
+            ),
+            self.footprints.get(name, Footprint()),
+            layers=self.layers.get(name, ()),
+        )
+        return replace(row, limit=self._limit(row, recipe, peaks))
+
+    def _info(self, name: str) -> RunnerInfo | None:
+        opened, note = self.opened.get(name), self.notes.get(name)
+        if opened is None:
+            return None
+        return replace(opened.info, notes=(*opened.info.notes, note)) if note else opened.info
+
+    def _reference_turns(self, name: str, scope: str) -> list[Turn] | None:
+        if name == REFERENCE or scope == PAPER:
+            return None
+        return self.turns.get(REFERENCE, {}).get(scope)
+
+    def _limit(self, row: Row, recipe: Recipe | None, peaks: Peaks | None) -> Limit | None:
+        timing = row.timing("device")
+        if peaks is None or recipe is None or recipe.graph is None or row.info is None:
+            return None
+        latency = timing.latency if timing else None
+        # Streams share the device: the time a call takes from all is what the limit is of.
+        seconds = latency.p50_ms / 1e3 / self.setting.streams if latency else None
+        return limit_of(recipe.graph, self.setting, row.info.precision, peaks, seconds)

@@ -1,0 +1,64 @@
+"""What a report says of INT8 that buys no time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from sample_reports import SETTING, sample_report
+
+from bench.record import Row, Setting, Timing, Turn
+from bench.report.int8_worth import int8_worth
+from bench.statistics import latency
+
+
+def row(
+    name: str,
+    milliseconds: float,
+    setting: Setting = SETTING,
+    scope: str = "host",
+    rounds: int = 10,
+) -> Row:
+    random = np.random.default_rng(len(name))
+    samples = (1e6 * milliseconds * random.normal(1, 0.01, (rounds, 20))).astype(np.int64).tolist()
+    turns = tuple(Turn(n, n, sum(turn) / 1e9, tuple(turn)) for n, turn in enumerate(samples))
+    return Row(name, setting, timings=(Timing(scope, latency(turns), turns=turns),))
+
+
+def said(*rows: Row) -> list[str]:
+    return int8_worth(dataclasses.replace(sample_report(), rows=rows))
+
+
+def test_int8_that_is_faster_needs_no_word() -> None:
+    assert said(row("tensorrt-fp32", 9), row("tensorrt-fp16", 5), row("tensorrt-int8", 4)) == []
+
+
+def test_it_must_beat_the_fastest_float_of_its_own_backend() -> None:
+    rows = (row("pytorch-fp32", 90), row("tensorrt-fp32", 9), row("tensorrt-fp16", 4))
+    (line,) = said(*rows, row("tensorrt-int8", 5))
+    assert line.startswith("tensorrt-int8 is not faster than tensorrt-fp16 here (0.80 [")
+    assert line.endswith("ship tensorrt-fp16.")
+    (line,) = said(*rows, row("tensorrt-int8", 4))  # indistinguishable: the accurate one
+    assert "not faster than tensorrt-fp16 here (1.0" in line
+    (line,) = said(row("onnxruntime-fp32", 10), row("onnxruntime-int8", 20), *rows)
+    assert "onnxruntime-int8 is not faster than onnxruntime-fp32 here (0.50" in line
+
+
+def test_rows_that_did_not_run_are_passed_over() -> None:
+    missing = Row("tensorrt-fp16", SETTING, reason="no GPU")
+    assert said(missing, Row("tensorrt-int8", SETTING, reason="no GPU")) == []
+    (line,) = said(missing, row("tensorrt-fp32", 4), row("tensorrt-int8", 5))
+    assert "than tensorrt-fp32" in line
+    assert said(row("tensorrt-int8", 5)) == []
+    # Without a second round nothing can be said.
+    assert said(row("tensorrt-fp32", 4), row("tensorrt-int8", 5, rounds=1)) == []
+
+
+def test_each_setting_is_judged_alone_and_in_one_scope() -> None:
+    large = Setting((512, 1024), batch=8)
+    rows = (row("a-fp32", 9), row("a-int8", 5), row("a-fp32", 30, large), row("a-int8", 40, large))
+    (line,) = said(*rows)
+    assert line.startswith("a-int8 is not faster than a-fp32 at 512x1024, batch 8 (0.75 [")
+    (line,) = said(row("a-fp32", 4, scope="device"), row("a-int8", 5, scope="device"))
+    assert "(0.80 [" in line
+    assert said(row("a-fp32", 4, scope="device"), row("a-int8", 5)) == []

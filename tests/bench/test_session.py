@@ -1,0 +1,164 @@
+"""Whole runs in real processes, with a backend that crashes, hangs and raises among others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import install
+from seeded_checkpoint import SIZE, write_checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = (
+    *("--size", f"{SIZE[0]}x{SIZE[1]}", "--rounds", "3", "--min-time", "0.15"),
+    *("--max-images", "6", "--threads", "1", "--pictures", "1", "--timeout", "4"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("session")
+    install(made / "packages")
+    write_checkpoint(made)
+    return made
+
+
+def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(REPOSITORY), str(folder / "packages")])
+    return subprocess.Popen(
+        [sys.executable, "-c", "from bench.cli import main; main()", "seeded.pth", *SMALL, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def rows_of(folder: Path, output: str) -> dict[str, dict[str, Any]]:
+    record = json.loads((folder / output / "bench.json").read_text(encoding="utf-8"))
+    return {row["name"]: row for row in record["rows"]}
+
+
+def backends(*names: str) -> Iterator[str]:
+    for name in names:
+        yield from ("--backend", name)
+
+
+def test_rows_that_fail_stay_rows_and_the_rest_goes_on(folder: Path) -> None:
+    words = ("--output", "hostile", *backends("pytorch-fp32", "hostile"))
+    code, out, err = finished(started(folder, *words, HOSTILE_PREPARATION="crash"))
+    assert code == 0, err
+    rows = rows_of(folder, "hostile")
+    assert next(iter(rows)) == "pytorch-fp32" and len(rows) == 8
+    reasons = {name.partition("-")[2]: row["reason"] for name, row in rows.items()}
+    assert (reasons["fp32"], reasons["steady"], reasons["slower"]) == ("", "", "")
+    assert reasons["absent"] == "no device; expected a device; buy one"
+    assert reasons["load"] == "failed: OSError: no such library"
+    assert reasons["raise"] == "failed: RuntimeError: out of kernels"
+    assert reasons["crash"].startswith("its process ended in prepare: SIGSEGV")
+    assert reasons["hang"] == "timed out: no sign of life for 14.05 s in warm_up"
+    for name in ("pytorch-fp32", "hostile-steady", "hostile-slower"):
+        for timing in rows[name]["timings"]:
+            counted = [turn["round"] for turn in timing["turns"] if turn["counted"]]
+            assert counted == [0, 1, 2]
+    steady, slower = rows["hostile-steady"], rows["hostile-slower"]
+    assert 0.002 < steady["timings"][0]["latency"]["min_ms"] / 1e3 < 0.1
+    assert steady["accuracy"]["arithmetic"] == "" and slower["accuracy"]["score"]
+    assert all(reason in out for reason in ("out of kernels", "no sign of life", "SIGSEGV"))
+    logs = {path.name for path in (folder / "hostile/logs").iterdir()}
+    assert "hostile-raise-accuracy.log" not in logs  # an answered error is no lost process
+    assert "hostile-hang-timing.log" in logs and any("preparation" in log for log in logs)
+    assert not list((folder / "hostile").glob(".bench-*"))
+    for name in ("bench.json", "bench.csv", "bench.md", "bench.html"):
+        assert (folder / "hostile" / name).stat().st_size > 500
+
+
+def test_a_process_that_dies_while_it_is_timed(folder: Path) -> None:
+    words = ("--output", "crash", *backends("hostile-steady", "hostile-crash"))
+    code, _, err = finished(started(folder, *words))
+    assert code == 0, err
+    rows = rows_of(folder, "crash")
+    assert "SIGSEGV" in rows["hostile-crash"]["reason"]
+    assert rows["hostile-crash"]["accuracy"]["score"]["miou"]["value"] > 0
+    assert rows["hostile-steady"]["reason"] == ""
+    assert len(rows["hostile-steady"]["timings"]) == 2
+
+
+def test_ctrl_c_leaves_a_valid_record_and_the_run_goes_on(folder: Path) -> None:
+    words = ("--output", "stopped", *backends("hostile-steady", "hostile-slower"))
+    words = (*words, "--rounds", "40", "--min-time", "8")
+    process = started(folder, *words)
+    path = folder / "stopped/bench.json"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+        if path.exists() and rows_of(folder, "stopped")["hostile-steady"]["timings"]:
+            turns = rows_of(folder, "stopped")["hostile-steady"]["timings"][0]["turns"]
+            if len(turns) >= 3:
+                break
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = finished(process)
+    assert (code, out) == (130, "") and "interrupted" in err and "Traceback" not in err
+    before = json.loads(path.read_text(encoding="utf-8"))
+    assert before["complete"] is False
+    kept = before["rows"][0]["timings"][0]["turns"]
+    assert 3 <= len(kept) < 40
+
+    code, out, err = finished(started(folder, *words, "--rounds", "41"))
+    assert code == 2 and "of a stopped run of another request" in err and "--restart" in err
+    assert json.loads(path.read_text(encoding="utf-8")) == before
+
+    code, out, err = finished(started(folder, *words))
+    assert code == 0 and "going on with a stopped run" in err
+    after = json.loads(path.read_text(encoding="utf-8"))
+    assert after["complete"] is True and after["started"] == before["started"]
+    turns = after["rows"][0]["timings"][0]["turns"]
+    assert turns[: len(kept)] == kept
+    assert [turn["round"] for turn in turns if turn["counted"]] == list(range(40))
+
+
+def test_sweeps_streams_and_a_folder_without_labels(folder: Path) -> None:
+    from PIL import Image
+
+    pictures = folder / "frames"
+    pictures.mkdir()
+    for number in range(3):
+        Image.new("RGB", (150, 100), (60 * number, 90, 30)).save(pictures / f"{number}.png")
+    words = (
+        *("--output", "sweep", "--images", "frames", "--batch", "1", "--batch", "3"),
+        *("--size", "32x64", "--scenario", "throughput", "--streams", "2"),
+        *backends("hostile-steady", "hostile-slower"),
+    )
+    code, _, err = finished(started(folder, *words))
+    assert code == 0, err
+    record = json.loads((folder / "sweep/bench.json").read_text(encoding="utf-8"))
+    assert (record["dataset"], record["split"], record["labelled"]) == ("frames", "", False)
+    assert record["images"] == ["0.png", "1.png", "2.png"]
+    settings = [(row["setting"]["size"], row["setting"]["batch"]) for row in record["rows"]]
+    assert settings == [
+        (size, batch) for size in ([64, 96], [32, 64]) for batch in (1, 3) for _ in range(2)
+    ]
+    for row in record["rows"]:
+        assert row["reason"] == "" and row["accuracy"]["score"] is None
+        assert row["setting"]["streams"] == 2
+        for timing in row["timings"]:
+            for turn in timing["turns"]:
+                # Two calls at a time: together they take longer than the turn.
+                assert sum(turn["samples_ns"]) / 1e9 > 1.5 * turn["wall_s"]
+    one, three = record["rows"][0]["timings"][0], record["rows"][2]["timings"][0]
+    assert three["fps"]["value"] > 2 * one["fps"]["value"]
