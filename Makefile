@@ -42,9 +42,9 @@ demo: $(INSTALLED)
 	    --calibration-images 16 -o $(OUT)/dabnet-int8.onnx
 	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export trt $(OUT)/dabnet-int8.onnx --target sm86 \
 	    -o $(OUT)/dabnet-int8-sm86.engine)
-	$(BIN)/dabnet-bench $(TRAINED) --size 512x1024 --images 24 --rounds 8 \
+	$(BIN)/dabnet-bench $(TRAINED) --size 512x1024 --max-images 24 --rounds 10 --min-time 5 \
 	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
-	@echo "pictures: $(OUT)/bench/overlay_*.png, training curves: $(OUT)/train/curves.png"
+	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -26,7 +26,6 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 import torch
-from export_peers import OpenVinoRunner, compiled_runner
 from export_profile import milliseconds_by_kind, profile_table
 from in_process import turns_of
 from input_options import input_options
@@ -41,6 +40,7 @@ from dabnet.errors import BackendUnavailable
 from dabnet.files import writable_target, write_text
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.openvino_runner import OpenVinoRunner
 from dabnet.runtime.runner import Runner, Uint8Array
 from dabnet.runtime.torch_runner import TorchRunner
 from export.export_spec import ExportSpec
@@ -101,16 +101,20 @@ class Bench:
         return ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
 
     def _eager(self) -> Runner:
-        return TorchRunner(self._module(), self._shape, torch.device("cpu"), self._threads)
+        return self._torch("eager")
 
     def _compiled(self) -> Runner:
-        return compiled_runner(self._module(), self._shape, self._threads)
+        return self._torch("compiled")
+
+    def _torch(self, mode: str) -> Runner:
+        cpu = torch.device("cpu")
+        return TorchRunner(self._module(), self._shape, cpu, self._threads, mode=mode)
 
     def _plain(self) -> Runner:
         return OnnxRuntimeRunner(self._exported("portable"), threads=self._threads)
 
     def _openvino(self) -> Runner:
-        return OpenVinoRunner(self._exported("portable"), self._shape, self._threads)
+        return OpenVinoRunner(self._exported("portable"), "fp32", self._threads)
 
     def _ours(self, without: str = "") -> Runner:
         return OnnxRuntimeRunner(self._exported(OURS, without), threads=self._threads)

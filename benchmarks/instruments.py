@@ -1,0 +1,172 @@
+"""Whether the instruments of dabnet-bench can be believed, measured on this machine.
+
+    python benchmarks/instruments.py
+
+1. What the harness adds to a call: with the null runner, and to a call of exactly 1 ms against a
+   bare loop that reads the clock only before the first call and after the last.
+2. onnxruntime through the harness, against a loop written by hand and against one that repeats a
+   bound call, as onnxruntime_perf_test does.
+3. The same artifact as two rows, several times: how often they are called indistinguishable, and
+   with 2 % more work in one of them, how often that is found.
+
+All pairs run in processes of their own and in interleaved rounds, as rows of dabnet-bench do.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from input_options import input_options
+from instrument_loops import BareLoop, PerfTestLoop, PlainLoop, Slowed, Spin
+
+from bench.backend import Recipe
+from bench.harness import harness_ns
+from bench.isolation import Isolated
+from bench.machine.environment import describe_environment
+from bench.machine.telemetry import Monitor
+from bench.record import Turn
+from bench.rounds import Interleaved
+from bench.scenario import Scenario
+from bench.statistics import speed_ratio, verdict
+from bench.timer import Timer
+from dabnet.checkpoint import load_checkpoint
+from dabnet.console import CONTEXT, progress_bar, run
+from dabnet.files import writable_target, write_text
+from dabnet.intervals import Interval
+from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from export.export_spec import ExportSpec
+from export.images import check_source
+from export.onnx_export import export_onnx
+
+MS = 1_000_000
+SLOWER = 1.02
+
+Service = tuple[Callable[..., object], tuple[Any, ...]]
+"""What ``Isolated`` makes in a process: a ``Timer``, or a loop of ``instrument_loops``."""
+
+
+class Comparison:
+    """Pairs of services, timed in interleaved rounds.
+
+    Args:
+        scenario: rounds and time of each pair.
+        folder: for the processes' output.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
+        self._scenario, self._folder = scenario, folder
+        self.disturbed = 0
+
+    def ratio(self, reference: Service, candidate: Service) -> Interval:
+        """How many times faster the candidate is."""
+        with ExitStack() as stack:
+            watch = Monitor(None)
+            timers = {
+                name: stack.enter_context(Isolated(name, *service, self._folder / f"{name}.log"))
+                for name, service in (("reference", reference), ("candidate", candidate))
+            }
+            rounds = Interleaved(timers, self._scenario, watch)
+            rounds.warm_up()
+            rounds.run()
+            if rounds.failures:
+                raise RuntimeError(str(rounds.failures))
+        turns: dict[str, list[Turn]] = {n: scopes["host"] for n, scopes in rounds.turns.items()}
+        self.disturbed += sum(bool(turn.marks) for own in turns.values() for turn in own)
+        found = speed_ratio(turns["reference"], turns["candidate"])
+        if found is None:
+            raise RuntimeError("fewer than two rounds")
+        return found
+
+
+def _shown(ratio: Interval) -> str:
+    return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] {verdict(ratio)}"
+
+
+@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
+@input_options
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--rounds", type=click.IntRange(2), default=30, show_default=True)
+@click.option("--min-time", type=click.FloatRange(0.01), default=5.0, show_default=True)
+@click.option("--pairs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep the figures.")
+def benchmark(
+    checkpoint: Path,
+    data_dir: Path | None,
+    size: tuple[int, int],
+    threads: int,
+    rounds: int,
+    min_time: float,
+    pairs: int,
+    record: Path | None,
+) -> None:
+    if record is not None:
+        writable_target(record)
+    scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=min_time)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        path = folder / "graph.onnx"
+        spec = ExportSpec(size, optimize_for="ort-cpu", check_images=1)
+        export_onnx(checkpoint, path, spec, data_dir=data_dir, progress=progress_bar)
+        dataset = load_checkpoint(checkpoint).dataset
+        images = [image[None] for _, image in check_source(dataset, data_dir, 4, size)]
+        comparison = Comparison(scenario, folder)
+        figures: dict[str, Any] = {"null_ns": harness_ns(size, folder)}
+
+        def row(runner: Callable[..., Any], **arguments: Any) -> Service:
+            return Timer, (Recipe(runner, arguments, path), images)
+
+        spin: dict[str, Any] = {"shape": (1, *size, 3), "seconds": 1e-3}
+        ours = row(OnnxRuntimeRunner, path=path, threads=threads)
+        slowed = row(Slowed, path=path, threads=threads, factor=SLOWER)
+        ratios = {
+            "a 1 ms call: harness to a bare loop": ((BareLoop, (spin,)), row(Spin, **spin)),
+            "onnxruntime: harness to a loop by hand": ((PlainLoop, (path, images, threads)), ours),
+            "onnxruntime: harness to a bound call, repeated": (
+                (PerfTestLoop, (path, images, threads)),
+                ours,
+            ),
+        }
+        equal, slower = [], []
+        with progress_bar("comparing", len(ratios) + 2 * pairs, "pairs") as step:
+            for name, pair in ratios.items():
+                figures[name] = comparison.ratio(*pair)
+                step()
+            for _ in range(pairs):
+                equal.append(comparison.ratio(ours, ours))
+                step()
+                slower.append(comparison.ratio(ours, slowed))
+                step()
+    click.echo("| what | speed ratio [95 %] |\n|---|---|")
+    for name in ratios:
+        click.echo(f"| {name} | {_shown(figures[name])} |")
+    null = figures["null_ns"]
+    click.echo(f"\na call of the null runner: {null:.0f} ns, {100 * null / MS:.3f} % of 1 ms")
+    same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
+    found = sum(verdict(ratio) == "slower" for ratio in slower)
+    spread = 100 * float(np.std([np.log(ratio.value) for ratio in equal]))
+    click.echo(
+        f"the same artifact as two rows: indistinguishable in {same} of {pairs}"
+        f" (their ratios differ by {spread:.2f} %, standard deviation)"
+    )
+    click.echo(f"{100 * (SLOWER - 1):.0f} % more work in one of them: found in {found} of {pairs}")
+    facts = describe_environment()
+    click.echo(
+        f"{checkpoint.name}, {size[0]}x{size[1]}, {threads} threads, {rounds} rounds and"
+        f" {min_time:g} s a row; {facts['processor']}, ONNX Runtime {facts['onnxruntime']};"
+        f" turns that others disturbed: {comparison.disturbed}"
+    )
+    if record is not None:
+        kept = {"equal": equal, "slower": slower, "environment": facts, "size": size, **figures}
+        text = json.dumps(kept, indent=1, default=lambda i: [i.value, i.low, i.high])
+        write_text(record, text + "\n")
+
+
+if __name__ == "__main__":
+    run(benchmark)
