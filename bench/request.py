@@ -50,10 +50,17 @@ class Request:
     layers: bool = False
     pictures: int = 0
 
-    def key(self, checkpoint_sha256: str, environment: Mapping[str, str]) -> str:
-        """A number that only a run of the same request on the same machine has."""
+    def key(self, checkpoint_sha256: str, fingerprint: str, environment: Mapping[str, str]) -> str:
+        """A number that only a run of the same request on the same machine has.
+
+        Args:
+            checkpoint_sha256: of the file.
+            fingerprint: of the images (``Dataset.fingerprint``).
+            environment: as ``describe_environment`` returns it.
+        """
         asked = dataclasses.asdict(self) | {
             "checkpoint": checkpoint_sha256,
+            "fingerprint": fingerprint,
             "cache": "",
             "output": "",
             # What a moment's load was is no part of the machine.

@@ -49,12 +49,15 @@ class Scoring:
         """Score one row, or take what was kept of it; where that fails, the row has a reason."""
         folder = writable_directory(self.folder(state, name))
         kept = folder / "scores.npz"
-        try:
-            state.scored[name] = Scored.load(kept) if kept.is_file() else self._run(state, name)
-        except ProcessFailed as error:
-            state.reasons[name] = str(error)
-            return
-        state.scored[name].save(kept)
+        if kept.is_file():
+            state.scored[name] = Scored.load(kept)
+        else:
+            try:
+                state.scored[name] = self._run(state, name)
+            except ProcessFailed as error:
+                state.reasons[name] = str(error)
+                return
+            state.scored[name].save(kept)
         labelled, overlap = self.request.images.labelled, self.overlaps.get(name, ())
         state.summarise(name, labelled, self.categories, overlap)
 

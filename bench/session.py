@@ -50,8 +50,8 @@ class Session:
         self._checkpoint = load_checkpoint(request.checkpoint, request.dataset)
         self._sha256 = sha256_of_file(request.checkpoint)
         self._environment = describe_environment()
-        self._key = request.key(self._sha256, self._environment)
         self._dataset = request.images.open()
+        self._key = request.key(self._sha256, str(self._dataset.fingerprint()), self._environment)
         self._indices = request.images.indices(self._dataset)
         self._states = [State(setting, request.names) for setting in request.settings]
         self._overlaps: dict[str, tuple[str, ...]] = {}
@@ -120,8 +120,10 @@ class Session:
         self._started = before.started
         for state in self._states:
             for row in before.rows:
-                if row.setting == state.setting and not row.reason:
+                if row.setting == state.setting:
                     state.turns[row.name] = {t.scope: list(t.turns) for t in row.timings}
+                    if row.reason:  # it failed: rounds without it do not come again
+                        state.reasons[row.name] = row.reason
         return True
 
     def _prepare(self, logs: Path) -> None:
@@ -130,7 +132,7 @@ class Session:
         def found(setting: Setting, name: str, recipe: Recipe | str) -> None:
             state = by_setting[setting]
             if isinstance(recipe, str):
-                state.reasons[name] = recipe
+                state.reasons.setdefault(name, recipe)
             else:
                 state.recipes[name] = recipe
 

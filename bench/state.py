@@ -13,6 +13,7 @@ from bench.rounds import Turns
 from bench.rows import accuracy_of, timing_of
 from bench.timer import Opened
 from dabnet.data.labels import Category
+from dabnet.errors import DabnetError
 from dabnet.runtime.layer_time import LayerTime
 from dabnet.runtime.runner import RunnerInfo
 
@@ -32,6 +33,7 @@ class State:
         opened, footprints, layers: of those that were timed.
         turns: of the timing so far.
         notes: what is missing of rows that have their times, and why.
+        limits: of the rows' graphs, without the shares that were reached.
     """
 
     setting: Setting
@@ -45,6 +47,7 @@ class State:
     layers: dict[str, tuple[LayerTime, ...]] = field(default_factory=dict)
     turns: Turns = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, Limit | None] = field(default_factory=dict)
 
     @property
     def runnable(self) -> tuple[str, ...]:
@@ -105,10 +108,18 @@ class State:
         return self.turns.get(REFERENCE, {}).get(scope)
 
     def _limit(self, row: Row, recipe: Recipe | None, peaks: Peaks | None) -> Limit | None:
-        timing = row.timing("device")
         if peaks is None or recipe is None or recipe.graph is None or row.info is None:
             return None
-        latency = timing.latency if timing else None
+        if row.name not in self.limits:
+            precision = row.info.precision
+            try:
+                found = limit_of(recipe.graph, self.setting, precision, peaks, None)
+            except DabnetError:  # a foreign backend's graph may be of any kind
+                found = None
+            self.limits[row.name] = found
+        limit, timing = self.limits[row.name], row.timing("device")
+        if limit is None or timing is None or timing.latency is None:
+            return limit
         # Streams share the device: the time a call takes from all is what the limit is of.
-        seconds = latency.p50_ms / 1e3 / self.setting.streams if latency else None
-        return limit_of(recipe.graph, self.setting, row.info.precision, peaks, seconds)
+        seconds = timing.latency.p50_ms / 1e3 / self.setting.streams
+        return replace(limit, share=limit.seconds / seconds)
