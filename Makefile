@@ -46,14 +46,15 @@ demo: $(INSTALLED)
 	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
 	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
 
+# In a process of their own: where OpenVINO 2026.4.1 ran, Python objects are found corrupted later on, and
+# the process dies in some test behind these.
+WITH_OPENVINO := tests/bench tests/runtime/test_openvino_runner.py
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-# In two processes: with the backends of tests/bench loaded, native code has corrupted the heap of the
-# process, which then died in a test behind them.
-	$(BIN)/python -m pytest -m 'not slow and not gpu' tests/bench
-	$(BIN)/python -m pytest -m 'not slow and not gpu' --ignore tests/bench tests
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(WITH_OPENVINO)
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(WITH_OPENVINO:%=--ignore=%) tests
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
