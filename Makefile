@@ -46,9 +46,9 @@ demo: $(INSTALLED)
 	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
 	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
 
-# In a process of their own: where OpenVINO 2026.4.1 ran, Python objects are found corrupted later on, and
-# the process dies in some test behind these.
-WITH_OPENVINO := tests/bench tests/runtime/test_openvino_runner.py
+# In a process of their own: on one virtual machine (Linux 6.18, Zen 5) a process in which int8 kernels of
+# OpenVINO 2026.4.1 had run was ended by SIGSEGV in a later system call. The cause is not known.
+WITH_OPENVINO := tests/bench/test_backends.py tests/runtime/test_openvino_runner.py
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -12,7 +12,7 @@ from bench.overlap import calibrated_on
 from bench.record import Accuracy, Score, Setting, Timing, Turn
 from bench.statistics import fps_of_turns, latency, speed_ratio, verdict
 from dabnet.data.labels import Category
-from dabnet.intervals import miou_difference, miou_interval
+from dabnet.intervals import hits_and_unions, miou_difference, miou_interval
 from dabnet.metrics import Counts, Floats, category_iou, class_iou, mean_iou, pixel_accuracy
 
 
@@ -75,8 +75,7 @@ def accuracy_of(
 
 def _score(per_image: Counts, reference: Counts | None, categories: Sequence[Category]) -> Score:
     matrix = per_image.sum(0)
-    hits = np.diagonal(per_image, axis1=1, axis2=2)
-    unions = per_image.sum(1) + per_image.sum(2) - hits
+    hits, unions = hits_and_unions(per_image)
     return Score(
         miou=miou_interval(per_image),
         miou_difference=None if reference is None else miou_difference(per_image, reference),

@@ -141,19 +141,21 @@ def _request(**asked: Any) -> Request:
     )
     settings = _settings(asked["scenario"], asked["sizes"], asked["batches"], asked["streams"])
     dataset = load_checkpoint(asked["checkpoint"], asked["dataset"]).dataset
+    images = ImageSet(
+        dataset,
+        asked["split"],
+        asked["data_dir"],
+        asked["folder"],
+        asked["max_images"],
+        settings[0].size,
+    )
+    images.open()  # what is wrong with them is told before any folder is made
     return Request(
         checkpoint=asked["checkpoint"],
         dataset=dataset,
         names=names,
         settings=settings,
-        images=ImageSet(
-            dataset,
-            asked["split"],
-            asked["data_dir"],
-            asked["folder"],
-            asked["max_images"],
-            settings[0].size,
-        ),
+        images=images,
         scenario=scenario,
         calibration_images=asked["calibration_images"],
         device=device,

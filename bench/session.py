@@ -21,7 +21,7 @@ from bench.record import Peaks, Picture, Report, Setting
 from bench.record_file import read_record, write_record
 from bench.request import Request
 from bench.scoring_phase import Scoring
-from bench.state import PAPER, State
+from bench.state import State
 from bench.timing_phase import time_rows
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
@@ -84,9 +84,8 @@ class Session:
         )
         for state in self._states:
             for name in state.runnable:
-                if not name.endswith(f"-{PAPER}"):
-                    scoring.score(state, name)
-                    self._write()
+                scoring.score(state, name)
+                self._write()
             time_rows(state, self._request, self._dataset, logs, self._progress, self._write)
         report = replace(self._report(complete=True), pictures=self._pictures(scoring))
         write_record(report, self._request.output / RECORD)

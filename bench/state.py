@@ -51,8 +51,18 @@ class State:
 
     @property
     def runnable(self) -> tuple[str, ...]:
-        """Rows that nothing has stopped yet."""
-        return tuple(name for name in self.names if name not in self.reasons)
+        """Rows of the artifact contract that nothing has stopped yet."""
+        return tuple(name for name in self._unstopped if not _is_of_paper(name))
+
+    @property
+    def of_paper(self) -> tuple[str, ...]:
+        """Rows of the original protocol, neither stopped nor timed yet."""
+        names = (name for name in self._unstopped if not self.turns.get(name))
+        return tuple(name for name in names if _is_of_paper(name))
+
+    @property
+    def _unstopped(self) -> list[str]:
+        return [name for name in self.names if name not in self.reasons]
 
     def summarise(
         self,
@@ -123,3 +133,7 @@ class State:
         # Streams share the device: the time a call takes from all is what the limit is of.
         seconds = timing.latency.p50_ms / 1e3 / self.setting.streams
         return replace(limit, share=limit.seconds / seconds)
+
+
+def _is_of_paper(name: str) -> bool:
+    return name.endswith(f"-{PAPER}")

@@ -52,9 +52,8 @@ def time_rows(
         for name, timer in timers.items():
             if timer.alive:
                 _look_at(state, name, timer, watch, request.layers)
-    for name in state.runnable:
-        if name.endswith(f"-{PAPER}") and name not in state.turns:
-            _repeat_paper(state, name, logs)
+    for name in state.of_paper:
+        _repeat_paper(state, name, logs)
 
 
 def _opened(
@@ -64,8 +63,6 @@ def _opened(
     inputs = timed_inputs(dataset, setting.size, setting.batch)
     timers: dict[str, Isolated] = {}
     for name in state.runnable:
-        if name.endswith(f"-{PAPER}"):
-            continue
         arguments = (state.recipes[name], inputs, setting.streams)
         log = logs / f"{name}-timing.log"
         try:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.record import Score, Turn
-from bench.statistics import seconds_by_round as seconds_by_round
-from bench.statistics import student_quantile
-from dabnet.intervals import LEVEL, RESAMPLES, Interval
-
-Floats = NDArray[np.float64]
+from bench.statistics import seconds_by_round, student_quantile
+from dabnet.intervals import Interval, bounds, mean_of_classes, resampled_miou
+from dabnet.metrics import Floats
 
 
 def log_times(turns: Sequence[Turn]) -> Floats:
@@ -56,35 +52,11 @@ def miou_change(old: Score, new: Score, paired: bool) -> Interval:
     Args:
         paired: both are of the same images in the same order, and are resampled together.
     """
-    before = _resampled(old, seed=0)
-    after = _resampled(new, seed=0 if paired else 1)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(after - before, (tail, 1 - tail))
-    return Interval(_miou(new) - _miou(old), float(low), float(high))
-
-
-def _resampled(score: Score, seed: int) -> Floats:
-    hits, unions = np.array(score.hits, np.float64), np.array(score.unions, np.float64)
-    draws = _draws(len(hits), seed)
-    return _mean_iou(draws @ hits, draws @ unions)
-
-
-@lru_cache(maxsize=4)
-def _draws(images: int, seed: int) -> Floats:
-    """(resamples, images): how often each image is drawn; the same for all rows of a record."""
-    random = np.random.default_rng(seed)
-    return random.multinomial(images, np.full(images, 1 / images), size=RESAMPLES).astype(
-        np.float64
+    (hits, unions), (new_hits, new_unions) = (
+        (np.array(score.hits), np.array(score.unions)) for score in (old, new)
     )
-
-
-def _miou(score: Score) -> float:
-    hits, unions = np.array(score.hits, np.float64), np.array(score.unions, np.float64)
-    return float(_mean_iou(hits.sum(0), unions.sum(0)))
-
-
-def _mean_iou(hits: Floats, unions: Floats) -> Floats:
-    """(…, K) → (…): mean over the classes that occur, as ``dabnet.metrics.mean_iou``."""
-    present = unions > 0
-    iou = np.divide(hits, unions, out=np.zeros_like(hits), where=present)
-    return np.asarray(iou.sum(-1) / np.maximum(present.sum(-1), 1))
+    before = resampled_miou(hits, unions)
+    low, high = bounds(resampled_miou(new_hits, new_unions, seed=0 if paired else 1) - before)
+    value = mean_of_classes(new_hits.sum(0).astype(float), new_unions.sum(0).astype(float))
+    value = value - mean_of_classes(hits.sum(0).astype(float), unions.sum(0).astype(float))
+    return Interval(float(value), low, high)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from bench.page.charts import chart_scope, front_of, scatter_points
 from bench.page.markup import Html, details, tag
-from bench.page.table import MARK, is_marked
 from bench.record import REFERENCE, Report, Row, Setting
+from bench.report.cells import CALIBRATION_MARK, is_marked
 from bench.report.figures import marked, percent, points, rate, ratio
 
 FEW = 4
@@ -199,7 +199,7 @@ def _against(row: Row, scope: str) -> str:
     if timing and marked(timing, True):
         parts.append("▲ turns marked")
     if is_marked(row):
-        parts.append(f"{MARK} calibration overlaps, or may overlap, the score")
+        parts.append(f"{CALIBRATION_MARK} calibration overlaps, or may overlap, the score")
     if row.reason:
         parts.append("did not come to its end")
     return "; ".join(parts)

@@ -29,15 +29,12 @@ from bench.page.sections import (
 )
 from bench.page.svg import styles
 from bench.record import Report
+from bench.report.footnotes import SCOPE_MEANINGS
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 MEANINGS = {
-    "scope host": "uint8 image in host memory → class mask in host memory, copies included.",
-    "scope device": "input resident where the backend computes → mask resident there.",
-    "scope paper": "the protocol of the paper: random float input, logits out, one"
-    " synchronisation after all calls. Its FPS compare with published ones, and with no other"
-    " column.",
+    **{f"scope {scope}": f"{meaning}." for scope, meaning in SCOPE_MEANINGS.items()},
     "FPS": "frames by time over all counted turns, so that slow calls count. Interval: Student's t"
     " on the logarithms of the rounds' rates; unknown with fewer than two rounds.",
     "p50, p95, p99": "percentiles of all calls of the counted turns; none is trimmed.",

@@ -10,8 +10,9 @@ from bench.page.latency_charts import boxes, distribution
 from bench.page.markup import Html, details, headings, join, table, tag
 from bench.page.round_charts import rounds, turn_key
 from bench.page.svg import Style, key
-from bench.page.table import is_marked, main_table
+from bench.page.table import main_table
 from bench.record import REFERENCE, Report, Row, Score
+from bench.report.cells import is_marked
 from bench.report.figures import NONE, percent, signed
 from dabnet.runtime.runner import SCOPES
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.overlap import UNKNOWN
 from bench.page.markup import Html, join, table, tag
 from bench.page.svg import Style, named
 from bench.record import REFERENCE, Row
+from bench.report.cells import CALIBRATION_MARK, is_marked
 from bench.report.figures import (
     NONE,
     energy_per_frame_j,
@@ -23,9 +23,6 @@ from bench.report.figures import (
     signed,
 )
 from dabnet.intervals import Interval
-
-MARK = "†"
-"""Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
 
 _PAPER_NOTE = "by the protocol of the paper: to be compared with published FPS, not with other rows"
 
@@ -72,12 +69,6 @@ def main_table(rows: Sequence[Row], styles: dict[str, Style], caption: str) -> H
     )
     body = [_row(row, columns, styles[row.name]) for row in rows]
     return table(head, body, caption, "main")
-
-
-def is_marked(row: Row) -> bool:
-    """Whether its accuracy is, or may be, that of images that calibrated it."""
-    accuracy = row.accuracy
-    return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
 
 
 def _first(column: Column, columns: Sequence[Column]) -> str | None:
@@ -139,7 +130,7 @@ def _miou(row: Row) -> str | None:
     if score is None:
         return None
     text = _share(score.miou)
-    return join(text, tag("small", MARK, class_="warn")) if is_marked(row) else text
+    return join(text, tag("small", CALIBRATION_MARK, class_="warn")) if is_marked(row) else text
 
 
 def _difference(row: Row) -> str | None:

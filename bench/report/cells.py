@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.overlap import UNKNOWN
-from bench.record import REFERENCE, Accuracy, Report, Row, Score, Setting, Timing
+from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
 from bench.report import figures
 from bench.report.figures import NONE
 
@@ -90,7 +90,7 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
     miou, difference, score = NONE, NONE, accuracy.score
     if score is not None:
         miou = figures.percent(score.miou.value)
-        if is_marked(accuracy):
+        if is_marked(row):
             miou += f" {CALIBRATION_MARK}"
         if score.miou_difference is not None:
             difference = figures.points(score.miou_difference)
@@ -99,8 +99,9 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
     return name, miou, difference, agreement_text(accuracy.agreement)
 
 
-def is_marked(accuracy: Accuracy | None) -> bool:
-    """Whether the score is, or may be, of images that calibrated the row."""
+def is_marked(row: Row) -> bool:
+    """Whether its score is, or may be, of images that calibrated it."""
+    accuracy = row.accuracy
     return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
 
 

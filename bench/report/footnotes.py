@@ -9,13 +9,12 @@ from bench.report import figures
 from bench.report.cells import CALIBRATION_MARK, TIMING_MARK, is_marked
 from bench.report.int8_worth import int8_worth
 
-SCOPES = {
+SCOPE_MEANINGS = {
     "host": "uint8 image in host memory → class mask in host memory, copies included",
     "device": "uint8 image resident where the backend computes → mask resident there",
     "paper": "as DABNet was published: random float input, logits out, one synchronisation after"
     " 100 calls; to be compared with published frame rates, not with other rows",
 }
-
 
 _REPEAT = {
     "disturbed": "close other programs and repeat",
@@ -30,7 +29,7 @@ def footnotes(report: Report) -> list[str]:
         f"{report.model}, {report.checkpoint} ({report.checkpoint_sha256[:12]}); scenario"
         f" {report.scenario.get('name', 'unknown')}; started {report.started or 'unknown'}.",
         *_accuracy(report),
-        *(f"Scope {scope}: {SCOPES.get(scope, 'unknown')}." for scope in _scopes(report)),
+        *(f"Scope {scope}: {SCOPE_MEANINGS.get(scope, 'unknown')}." for scope in _scopes(report)),
         *_rounds(report),
         *_harness(report),
         *_limit(report),
@@ -142,15 +141,15 @@ def _energy(report: Report) -> list[str]:
 
 
 def _ran(report: Report) -> list[str]:
-    ran = {row.info.backend: row.info for row in report.rows if row.info}
-    if not ran:
-        return []
-    texts = (
-        f"{info.backend} {info.version} on {info.device}"
-        + (f" ({', '.join(info.notes)})" if info.notes else "")
-        for info in ran.values()
-    )
-    return [f"Ran: {'; '.join(texts)}."]
+    """Backends and devices, and what the reader must know of each row."""
+    ran: dict[str, None] = {}
+    notes: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.info:
+            ran[f"{row.info.backend} {row.info.version} on {row.info.device}"] = None
+            notes.setdefault(", ".join(row.info.notes), []).append(row.name)
+    said = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in notes.items() if note]
+    return [f"Ran: {'; '.join([*ran, *said])}."] if ran else []
 
 
 def _arithmetic(report: Report) -> list[str]:
@@ -176,7 +175,7 @@ def _calibration(report: Report) -> list[str]:
     """What each ``CALIBRATION_MARK`` is about."""
     lines = []
     for row in report.rows:
-        if row.accuracy is None or not is_marked(row.accuracy):
+        if row.accuracy is None or not is_marked(row):
             continue
         overlap = row.accuracy.overlap
         if overlap:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bench.record import Report, Row, Timing
 from bench.statistics import speed_ratio, verdict
-
-_SCOPES = ("host", "device")
+from dabnet.runtime.runner import SCOPES
 
 
 def int8_worth(report: Report) -> list[str]:
@@ -23,7 +22,7 @@ def int8_worth(report: Report) -> list[str]:
             if precision != "int8":
                 continue
             floats = [rows[f"{backend}-{p}"] for p in ("fp16", "fp32") if f"{backend}-{p}" in rows]
-            line = next(filter(None, (_line(row, floats, scope, where) for scope in _SCOPES)), "")
+            line = next(filter(None, (_line(row, floats, scope, where) for scope in SCOPES)), "")
             if line != _FASTER and line:
                 lines.append(line)
     return lines

@@ -215,6 +215,7 @@ BAD_INPUTS = {
         ["--backend", "onnxruntime-bf16"],
         "unknown backend 'onnxruntime-bf16'; expected all, pytorch",
     ),
+    "folder": (["--images", "nowhere"], "no directory at 'nowhere'"),
     "dataset": (["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
 }
 
@@ -222,7 +223,7 @@ BAD_INPUTS = {
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_is_one_line(tmp_path: Path, case: str) -> None:
     arguments, expected = BAD_INPUTS[case]
-    (tmp_path / "seeded.pth").write_bytes(b"not read")
+    write_checkpoint(tmp_path)
     result = dabnet_bench("seeded.pth", *SMALL, *arguments, folder=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
