@@ -17,9 +17,7 @@ class _RunByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = (*self.commands, "-h", "--help", "--version")
-        if not args:
-            args = ["--help"]
-        elif args[0] not in own:
+        if not args or args[0] not in own:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
