@@ -27,7 +27,7 @@ Turns = dict[str, dict[str, list[Turn]]]
 
 
 class Endpoint(Protocol):
-    """A ``bench.timer.Timer`` in a process of its own (``Isolated``) or in this one."""
+    """A ``bench.timer.Timer`` in a process of its own: see ``bench.isolation.Isolated``."""
 
     @property
     def pid(self) -> int: ...
@@ -41,28 +41,6 @@ class Watch(Protocol):
     def start(self, own_pids: Any) -> None: ...
 
     def stop(self, own_cpu_s: float) -> Telemetry: ...
-
-
-class InProcess:
-    """A timer of this process as an endpoint: for programs that measure without isolation."""
-
-    pid = 0
-
-    def __init__(self, timer: object) -> None:
-        self._timer = timer
-
-    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        return getattr(self._timer, method)(*arguments)
-
-
-class NoWatch:
-    """Looks at nothing."""
-
-    def start(self, own_pids: Any) -> None:
-        pass
-
-    def stop(self, own_cpu_s: float) -> Telemetry:
-        return Telemetry()
 
 
 class Interleaved:

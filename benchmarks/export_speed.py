@@ -2,8 +2,9 @@
 
     python benchmarks/export_speed.py --gains
 
-Rows take turns in one process, in rounds whose order is drawn anew, on the same images; each gives
-a uint8 image's class mask in FP32, and says on how many pixels it agrees with PyTorch:
+Each row runs in a process of its own, as its user has it, and takes its turn in rounds whose order
+is drawn anew, on the same images; each gives a uint8 image's class mask in FP32, and says on how
+many pixels it agrees with PyTorch:
 
 - pytorch eager, torch.compile (BatchNorm folded, channels last): the checkpoint's own;
 - plain export: `torch.onnx.export` on onnxruntime, nothing else;
@@ -17,9 +18,7 @@ The last column is what a pass is worth in rows of --gains: how much faster ort-
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,22 +26,23 @@ import click
 import numpy as np
 import torch
 from export_profile import milliseconds_by_kind, profile_table
-from in_process import turns_of
 from input_options import input_options
+from isolated_rounds import disturbed, opened, timed
 
-from bench.machine.disturbance import DISTURBED_CORES, CpuWatch
+from bench.backend import Recipe
+from bench.isolation import Isolated
 from bench.machine.environment import describe_environment
 from bench.record import Turn
+from bench.scenario import Scenario
 from bench.statistics import latency, speed_ratio, verdict
+from bench.timer import Timer
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
-from dabnet.errors import BackendUnavailable
 from dabnet.files import writable_target, write_text
-from dabnet.models.image_to_mask import ImageToMask
+from dabnet.open_checkpoint import open_checkpoint
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from dabnet.runtime.openvino_runner import OpenVinoRunner
-from dabnet.runtime.runner import Runner, Uint8Array
-from dabnet.runtime.torch_runner import TorchRunner
+from dabnet.runtime.runner import Uint8Array
 from export.export_spec import ExportSpec
 from export.images import check_source
 from export.onnx_export import export_onnx
@@ -62,64 +62,44 @@ class Row:
     rounds: list[Turn]
 
 
-class Bench:
-    """Opens the rows, exporting into a folder what they run."""
+class MaskTimer(Timer):
+    """Also gives the masks of what it times."""
+
+    def masks(self) -> list[Uint8Array]:
+        return [self._runners[0].infer(batch) for batch in self._inputs]
+
+
+class Exports:
+    """What the rows run, exported into a folder."""
 
     def __init__(
         self, checkpoint: Path, data_dir: Path | None, size: tuple[int, int], threads: int, at: Path
     ) -> None:
         self._checkpoint, self._data_dir, self._at = checkpoint, data_dir, at
         self._size, self._threads = size, threads
-        self._shape = (1, *size, 3)
 
-    def openers(self, compiled: bool, gains: bool) -> dict[str, Callable[[], Runner]]:
+    def recipes(self, compiled: bool, gains: bool) -> dict[str, Recipe]:
         """The rows by name, in the order of the table."""
-        rows: dict[str, Callable[[], Runner]] = {EAGER: self._eager}
+        plain, ours = self.file("portable"), self.file(OURS)
+        rows = {EAGER: self._torch("eager")}
         if compiled:
-            rows[COMPILED] = self._compiled
-        rows |= {PLAIN: self._plain, OPENVINO: self._openvino, OURS: self._ours}
+            rows[COMPILED] = self._torch("compiled")
+        openvino = {"path": plain, "precision": "fp32", "threads": self._threads}
+        rows[PLAIN] = self._onnxruntime(plain)
+        rows[OPENVINO] = Recipe(OpenVinoRunner, openvino, plain)
+        rows[OURS] = self._onnxruntime(ours)
         if gains:
-            passes = manifest_of(load_onnx(self._exported(OURS)), OURS).passes
-            for applied in passes:
-                rows[f"{OURS} without {applied.name}"] = partial(self._ours, applied.name)
+            for applied in manifest_of(load_onnx(ours), OURS).passes:
+                without = self.file(OURS, applied.name)
+                rows[f"{OURS} without {applied.name}"] = self._onnxruntime(without)
         return rows
-
-    def profiles(self, images: list[Uint8Array]) -> dict[str, dict[str, float]]:
-        """Where the time of the plain export and of ours goes."""
-        files = {PLAIN: self._exported("portable"), OURS: self._exported(OURS)}
-        return {
-            name: milliseconds_by_kind(path, images, self._threads) for name, path in files.items()
-        }
 
     def images(self) -> list[Uint8Array]:
         dataset = load_checkpoint(self._checkpoint).dataset
         source = check_source(dataset, self._data_dir, IMAGES, self._size)
         return [image[None].copy() for _, image in source]  # PyTorch wants to write
 
-    def _module(self) -> ImageToMask:
-        checkpoint = load_checkpoint(self._checkpoint)
-        return ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
-
-    def _eager(self) -> Runner:
-        return self._torch("eager")
-
-    def _compiled(self) -> Runner:
-        return self._torch("compiled")
-
-    def _torch(self, mode: str) -> Runner:
-        cpu = torch.device("cpu")
-        return TorchRunner(self._module(), self._shape, cpu, self._threads, mode=mode)
-
-    def _plain(self) -> Runner:
-        return OnnxRuntimeRunner(self._exported("portable"), threads=self._threads)
-
-    def _openvino(self) -> Runner:
-        return OpenVinoRunner(self._exported("portable"), "fp32", self._threads)
-
-    def _ours(self, without: str = "") -> Runner:
-        return OnnxRuntimeRunner(self._exported(OURS, without), threads=self._threads)
-
-    def _exported(self, target: str, without: str = "") -> Path:
+    def file(self, target: str, without: str = "") -> Path:
         path = self._at / f"{target}-{without}.onnx"
         if not path.exists():
             left_out = (without,) if without else ()
@@ -131,14 +111,24 @@ class Bench:
             )
         return path
 
+    def _torch(self, mode: str) -> Recipe:
+        arguments = {
+            "checkpoint": self._checkpoint,
+            "dataset": None,
+            "shape": (1, *self._size, 3),
+            "threads": self._threads,
+            "mode": mode,
+        }
+        return Recipe(open_checkpoint, arguments, self._checkpoint)
 
-def agreements(runners: dict[str, Runner], images: list[Uint8Array]) -> dict[str, float]:
+    def _onnxruntime(self, path: Path) -> Recipe:
+        return Recipe(OnnxRuntimeRunner, {"path": path, "threads": self._threads}, path)
+
+
+def agreements(timers: dict[str, Isolated]) -> dict[str, float]:
     """Share of pixels on which each row's masks equal those of PyTorch."""
-    expected = [runners[EAGER].infer(image) for image in images]
-    return {
-        name: float(np.mean([runner.infer(i) == e for i, e in zip(images, expected, strict=True)]))
-        for name, runner in runners.items()
-    }
+    masks = {name: np.stack(timer.call("masks")) for name, timer in timers.items()}
+    return {name: float(np.mean(found == masks[EAGER])) for name, found in masks.items()}
 
 
 def table(rows: list[Row], reasons: dict[str, str]) -> str:
@@ -191,22 +181,23 @@ def benchmark(
 ) -> None:
     if record is not None:
         writable_target(record)
+    scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=rounds * round_seconds)
     with TemporaryDirectory() as folder:
-        bench = Bench(checkpoint, data_dir, size, threads, Path(folder))
-        runners, reasons = {}, {}
-        for name, opener in bench.openers(compiled, gains).items():
-            try:
-                runners[name] = opener()
-            except BackendUnavailable as error:
-                reasons[name] = str(error)
-        images = bench.images()
-        agrees = agreements(runners, images)
-        watch = CpuWatch()
-        with progress_bar("timing", rounds, unit="rounds") as step:
-            timed = turns_of(runners, images, rounds, round_seconds, step)
-        foreign = watch.foreign_cores()
-        profiles = bench.profiles(images) if profile else {}
-    rows = [Row(name, agrees[name], timed[name]) for name in runners]
+        exports = Exports(checkpoint, data_dir, size, threads, Path(folder))
+        images = exports.images()
+        services = {
+            name: (MaskTimer, (recipe, images))
+            for name, recipe in exports.recipes(compiled, gains).items()
+        }
+        with opened(services, Path(folder)) as (timers, reasons):
+            agrees = agreements(timers)
+            with progress_bar("timing", rounds, unit="rounds") as step:
+                turns = timed(timers, scenario, step)
+        profiles = {}
+        if profile:
+            files = {PLAIN: exports.file("portable"), OURS: exports.file(OURS)}
+            profiles = {n: milliseconds_by_kind(f, images, threads) for n, f in files.items()}
+    rows = [Row(name, agrees[name], turns[name]) for name in timers]
     facts = describe_environment()
     click.echo(table(rows, reasons))
     click.echo(
@@ -216,19 +207,19 @@ def benchmark(
     )
     if profiles:
         click.echo(f"\n{profile_table(profiles)}")
-    if foreign is not None and foreign > DISTURBED_CORES:
-        click.echo(f"DISTURBED: other processes used {foreign:.2f} cores; repeat it when quiet")
+    if others := disturbed(turns):
+        click.echo(f"DISTURBED by other processes: {others} turns; repeat it when quiet")
     if record is not None:
         kept = {
             row.name: {
                 "agreement": row.agreement,
-                "rounds_ns": [turn.samples_ns for turn in row.rounds],
+                "rounds_ns": [turn.samples_ns for turn in row.rounds if turn.counted],
             }
             for row in rows
         }
         content = {"size": size, "threads": threads, "environment": facts, "reasons": reasons}
         content["milliseconds_by_kind"] = profiles
-        content |= {"foreign_cores": foreign, "rows": kept}
+        content |= {"disturbed_turns": others, "rows": kept}
         write_text(record, json.dumps(content, indent=1) + "\n")
 
 

@@ -5,7 +5,7 @@
 1. What the harness adds to a call: with the null runner, and to a call of exactly 1 ms against a
    bare loop that reads the clock only before the first call and after the last.
 2. onnxruntime through the harness, against a loop written by hand and against one that repeats a
-   bound call, as onnxruntime_perf_test does.
+   bound call, as onnxruntime_perf_test does. TensorRT (--engine), against trtexec.
 3. The same artifact as two rows, several times: how often they are called indistinguishable, and
    with 2 % more work in one of them, how often that is found.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,13 @@ import click
 import numpy as np
 from input_options import input_options
 from instrument_loops import BareLoop, PerfTestLoop, PlainLoop, Slowed, Spin
+from isolated_rounds import Service, disturbed, opened, timed
+from trtexec_loop import TrtexecLoop
 
 from bench.backend import Recipe
 from bench.harness import harness_ns
-from bench.isolation import Isolated
+from bench.isolation import ProcessFailed
 from bench.machine.environment import describe_environment
-from bench.machine.telemetry import Monitor
-from bench.record import Turn
-from bench.rounds import Interleaved
 from bench.scenario import Scenario
 from bench.statistics import speed_ratio, verdict
 from bench.timer import Timer
@@ -41,15 +40,13 @@ from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.files import writable_target, write_text
 from dabnet.intervals import Interval
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.tensorrt_runner import TensorRTRunner
 from export.export_spec import ExportSpec
 from export.images import check_source
 from export.onnx_export import export_onnx
 
 MS = 1_000_000
 SLOWER = 1.02
-
-Service = tuple[Callable[..., object], tuple[Any, ...]]
-"""What ``Isolated`` makes in a process: a ``Timer``, or a loop of ``instrument_loops``."""
 
 
 class Comparison:
@@ -64,21 +61,14 @@ class Comparison:
         self._scenario, self._folder = scenario, folder
         self.disturbed = 0
 
-    def ratio(self, reference: Service, candidate: Service) -> Interval:
+    def ratio(self, reference: Service, candidate: Service, scope: str = "host") -> Interval:
         """How many times faster the candidate is."""
-        with ExitStack() as stack:
-            watch = Monitor(None)
-            timers = {
-                name: stack.enter_context(Isolated(name, *service, self._folder / f"{name}.log"))
-                for name, service in (("reference", reference), ("candidate", candidate))
-            }
-            rounds = Interleaved(timers, self._scenario, watch)
-            rounds.warm_up()
-            rounds.run()
-            if rounds.failures:
-                raise RuntimeError(str(rounds.failures))
-        turns: dict[str, list[Turn]] = {n: scopes["host"] for n, scopes in rounds.turns.items()}
-        self.disturbed += sum(bool(turn.marks) for own in turns.values() for turn in own)
+        services = {"reference": reference, "candidate": candidate}
+        with opened(services, self._folder) as (timers, reasons):
+            if reasons:
+                raise ProcessFailed("; ".join(reasons.values()))
+            turns = timed(timers, replace(self._scenario, scopes=(scope,)))
+        self.disturbed += disturbed(turns)
         found = speed_ratio(turns["reference"], turns["candidate"])
         if found is None:
             raise RuntimeError("fewer than two rounds")
@@ -95,6 +85,8 @@ def _shown(ratio: Interval) -> str:
 @click.option("--rounds", type=click.IntRange(2), default=30, show_default=True)
 @click.option("--min-time", type=click.FloatRange(0.01), default=5.0, show_default=True)
 @click.option("--pairs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--engine", type=click.Path(path_type=Path), help="Also TensorRT, on this engine.")
+@click.option("--trtexec", default="trtexec", show_default=True, help="The program.")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep the figures.")
 def benchmark(
     checkpoint: Path,
@@ -104,6 +96,8 @@ def benchmark(
     rounds: int,
     min_time: float,
     pairs: int,
+    engine: Path | None,
+    trtexec: str,
     record: Path | None,
 ) -> None:
     if record is not None:
@@ -125,7 +119,7 @@ def benchmark(
         spin: dict[str, Any] = {"shape": (1, *size, 3), "seconds": 1e-3}
         ours = row(OnnxRuntimeRunner, path=path, threads=threads)
         slowed = row(Slowed, path=path, threads=threads, factor=SLOWER)
-        ratios = {
+        ratios: dict[str, tuple[Service, Service]] = {
             "a 1 ms call: harness to a bare loop": ((BareLoop, (spin,)), row(Spin, **spin)),
             "onnxruntime: harness to a loop by hand": ((PlainLoop, (path, images, threads)), ours),
             "onnxruntime: harness to a bound call, repeated": (
@@ -133,10 +127,18 @@ def benchmark(
                 ours,
             ),
         }
+        scopes = dict.fromkeys(ratios, "host")
+        if engine is not None:
+            name = "TensorRT: harness to trtexec's GPU Compute Time"
+            ratios[name] = (
+                (TrtexecLoop, (engine, trtexec)),
+                row(TensorRTRunner, engine_path=engine),
+            )
+            scopes[name] = "device"
         equal, slower = [], []
         with progress_bar("comparing", len(ratios) + 2 * pairs, "pairs") as step:
             for name, pair in ratios.items():
-                figures[name] = comparison.ratio(*pair)
+                figures[name] = comparison.ratio(*pair, scope=scopes[name])
                 step()
             for _ in range(pairs):
                 equal.append(comparison.ratio(ours, ours))
@@ -146,6 +148,8 @@ def benchmark(
     click.echo("| what | speed ratio [95 %] |\n|---|---|")
     for name in ratios:
         click.echo(f"| {name} | {_shown(figures[name])} |")
+    if engine is None:
+        click.echo("| TensorRT: harness to trtexec | not compared: name an engine (--engine) |")
     null = figures["null_ns"]
     click.echo(f"\na call of the null runner: {null:.0f} ns, {100 * null / MS:.3f} % of 1 ms")
     same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)

@@ -27,9 +27,9 @@ import click
 import numpy as np
 import onnx
 import torch
-from in_process import Scores, scores_of
 from input_options import input_options
 from int8_peers import PEERS, quantised_by
+from int8_scores import Scores, scores_of
 
 from bench.machine.environment import describe_environment
 from calibration.calibrate import quantize

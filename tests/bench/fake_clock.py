@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.record import Telemetry
 from bench.timer import Timer
 from dabnet.runtime.runner import RunnerInfo, Uint8Array
 
@@ -86,3 +87,25 @@ def timer_of(runner: object, streams: int = 1) -> Timer:
     """A timer of this process."""
     recipe: Any = SimpleNamespace(opened=lambda: runner, artifact=Path())
     return Timer(recipe, INPUTS, streams)
+
+
+class InProcess:
+    """A timer of this process where the rounds expect one of another."""
+
+    pid = 0
+
+    def __init__(self, timer: object) -> None:
+        self._timer = timer
+
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        return getattr(self._timer, method)(*arguments)
+
+
+class NoWatch:
+    """Looks at nothing."""
+
+    def start(self, own_pids: Any) -> None:
+        pass
+
+    def stop(self, own_cpu_s: float) -> Telemetry:
+        return Telemetry()

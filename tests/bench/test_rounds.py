@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_clock import MS, Clock, FakeRunner, Log, timer_of
+from fake_clock import MS, Clock, FakeRunner, InProcess, Log, NoWatch, timer_of
 
 from bench import rounds, timer
 from bench.isolation import ProcessFailed
 from bench.record import Telemetry
-from bench.rounds import InProcess, Interleaved, NoWatch
+from bench.rounds import Interleaved
 from bench.scenario import Scenario
 from dabnet.errors import InputError
 

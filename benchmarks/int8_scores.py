@@ -1,23 +1,17 @@
-"""Runners that are already open, measured in one process: for what has no artifact to be opened."""
+"""Runners of one process, scored on the same images: each row of int8_accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.backend import Recipe
-from bench.record import Turn
-from bench.rounds import InProcess, Interleaved, NoWatch
-from bench.scenario import Scenario
-from bench.timer import Timer
 from dabnet.data.dataset import Dataset
 from dabnet.data.transforms import resize
 from dabnet.metrics import Counts, confusion
-from dabnet.runtime.runner import Runner, Uint8Array
+from dabnet.runtime.runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +54,3 @@ def scores_of(
         name: Scores(np.stack(matrices[name]), np.array(equal[name]) if name in equal else None)
         for name in runners
     }
-
-
-def turns_of(
-    runners: Mapping[str, Runner],
-    inputs: Sequence[Uint8Array],
-    rounds: int,
-    round_seconds: float,
-    step: Callable[[], None],
-) -> dict[str, list[Turn]]:
-    """Time every runner in interleaved rounds, from host to host; ``step`` follows each round."""
-    timers = {
-        name: InProcess(Timer(Recipe(lambda runner: runner, {"runner": runner}, Path()), inputs))
-        for name, runner in runners.items()
-    }
-    scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=rounds * round_seconds)
-    interleaved = Interleaved(timers, scenario, NoWatch())
-    interleaved.warm_up()
-    interleaved.run(step)
-    return {name: scopes["host"] for name, scopes in interleaved.turns.items()}
