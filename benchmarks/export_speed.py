@@ -18,6 +18,7 @@ The last column is what a pass is worth in rows of --gains: how much faster ort-
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from input_options import input_options
 from isolated_rounds import disturbed, opened, timed
 
 from bench.backend import Recipe
-from bench.isolation import Isolated
+from bench.isolation import Isolated, ProcessFailed
 from bench.machine.environment import describe_environment
 from bench.record import Turn
 from bench.scenario import Scenario
@@ -189,7 +190,11 @@ def benchmark(
             name: (MaskTimer, (recipe, images))
             for name, recipe in exports.recipes(compiled, gains).items()
         }
-        with opened(services, Path(folder)) as (timers, reasons):
+        with ExitStack() as stack:
+            with progress_bar("opening", len(services), unit="rows") as step:
+                timers, reasons = stack.enter_context(opened(services, Path(folder), step))
+            if EAGER in reasons:
+                raise ProcessFailed(reasons[EAGER])
             agrees = agreements(timers)
             with progress_bar("timing", rounds, unit="rounds") as step:
                 turns = timed(timers, scenario, step)

@@ -61,14 +61,14 @@ class _Loop:
         return self.turn(scope, 20).wall_s / 20
 
     def turn(self, scope: str, calls: int) -> Timed:
-        call, before = self._call, _cpu_seconds()
+        call, before = self._call, cpu_seconds()
         call(-1)
         start = time.perf_counter()
         for number in range(calls):
             call(number)
         wall = time.perf_counter() - start
         mean = round(1e9 * wall / calls)
-        return Timed((mean,) * calls, wall, _cpu_seconds() - before)
+        return Timed((mean,) * calls, wall, cpu_seconds() - before)
 
 
 class BareLoop(_Loop):
@@ -97,14 +97,14 @@ class PlainLoop:
         return float(np.median(self.turn(scope, 20).samples_ns)) / 1e9
 
     def turn(self, scope: str, calls: int) -> Timed:
-        before = _cpu_seconds()
+        before = cpu_seconds()
         self._call(-1)
         samples, begin = [], time.perf_counter()
         for number in range(calls):
             start = time.perf_counter_ns()
             self._call(number)
             samples.append(time.perf_counter_ns() - start)
-        return Timed(tuple(samples), time.perf_counter() - begin, _cpu_seconds() - before)
+        return Timed(tuple(samples), time.perf_counter() - begin, cpu_seconds() - before)
 
 
 class PerfTestLoop(_Loop):
@@ -132,6 +132,7 @@ def _session(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)

@@ -19,7 +19,7 @@ Service = tuple[Callable[..., object], tuple[Any, ...]]
 
 @contextmanager
 def opened(
-    services: Mapping[str, Service], folder: Path
+    services: Mapping[str, Service], folder: Path, step: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[dict[str, Isolated], dict[str, str]]]:
     """All services, each in a process whose log is in ``folder``; and why others do not start."""
     with ExitStack() as stack:
@@ -30,6 +30,7 @@ def opened(
                 timers[name] = stack.enter_context(Isolated(name, *service, log))
             except ProcessFailed as error:
                 reasons[name] = str(error)
+            step()
         yield timers, reasons
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import tempfile
 from pathlib import Path
+
+from instrument_loops import cpu_seconds
 
 from bench.timer import LEAST_CALLS, Timed
 from dabnet.errors import BackendUnavailable
@@ -42,7 +43,7 @@ class TrtexecLoop:
         return self.turn(scope, WARM_UP_CALLS).wall_s / WARM_UP_CALLS
 
     def turn(self, scope: str, calls: int) -> Timed:
-        calls, before = max(LEAST_CALLS, calls), _cpu_seconds()
+        calls, before = max(LEAST_CALLS, calls), cpu_seconds()
         with tempfile.TemporaryDirectory() as folder:
             times = Path(folder) / "times.json"
             words = [*self._command, f"--iterations={calls}", f"--exportTimes={times}"]
@@ -54,8 +55,8 @@ class TrtexecLoop:
                 raise BackendUnavailable(f"{words[0]} left no times ({error})") from error
         if len(samples) < calls:
             raise BackendUnavailable(f"{words[0]} timed {len(samples)} calls of {calls}")
-        counted = tuple(samples[-calls:])  # releases before 8.5 keep those of the warm-up too
-        return Timed(counted, sum(counted) / 1e9, _cpu_seconds() - before)
+        counted = tuple(samples[-calls:])  # older releases keep those of the warm-up too
+        return Timed(counted, sum(counted) / 1e9, cpu_seconds() - before)
 
     def _run(self, words: list[str]) -> None:
         try:
@@ -66,9 +67,3 @@ class TrtexecLoop:
             said = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
             reason = said[0] if said else f"exit code {done.returncode}"
             raise BackendUnavailable(f"{words[0]} failed: {reason}")
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of those that it started and has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
