@@ -15,6 +15,7 @@ All pairs run in processes of their own and in interleaved rounds, as rows of da
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +38,8 @@ from bench.statistics import speed_ratio, verdict
 from bench.timer import Timer
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
-from dabnet.files import writable_target, write_text
+from dabnet.errors import InputError
+from dabnet.files import existing_file, writable_target, write_text
 from dabnet.intervals import Interval
 from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from dabnet.runtime.tensorrt_runner import TensorRTRunner
@@ -102,6 +104,10 @@ def benchmark(
 ) -> None:
     if record is not None:
         writable_target(record)
+    if engine is not None:
+        existing_file(engine, "an engine written by dabnet-export")
+        if shutil.which(trtexec) is None:
+            raise InputError(f"no program {trtexec!r}", "trtexec", "name its file with --trtexec")
     scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=min_time)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from benchmark_runs import run_benchmark
 
 
@@ -27,3 +28,16 @@ def test_every_comparison_has_its_line(tmp_path: Path) -> None:
     assert re.search(r"indistinguishable in [01] of 1 \(", done.stdout)
     assert re.search(r"2 % more work in one of them: found in [01] of 1\n", done.stdout)
     assert len(kept["equal"]) == len(kept["slower"]) == 1
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_an_engine_or_a_program_that_is_not_there_is_said_at_once(
+    tmp_path: Path, made: bool
+) -> None:
+    if made:
+        (tmp_path / "model.engine").touch()
+    words = ["--engine", "model.engine", "--trtexec", "no-such-program"]
+    done = run_benchmark("instruments", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert ("no program 'no-such-program'" if made else "no file at 'model.engine'") in done.stderr
