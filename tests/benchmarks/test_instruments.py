@@ -35,7 +35,7 @@ def test_an_engine_or_a_program_that_is_not_there_is_said_at_once(
     tmp_path: Path, made: bool
 ) -> None:
     if made:
-        (tmp_path / "model.engine").touch()
+        (tmp_path / "model.engine").write_bytes(b"plan")
     words = ["--engine", "model.engine", "--trtexec", "no-such-program"]
     done = run_benchmark("instruments", *words, cwd=tmp_path)
     assert done.returncode == 2
