@@ -57,7 +57,8 @@ class Layer:
             does not tell. A layer is int8 only if its data and its weights both are.
         output_shape: for example (N, C, H, W); None where it cannot be inferred.
         parameters: weights and biases; None for an engine.
-        multiply_adds: for the whole output; None for an engine and where a shape is unknown.
+        multiply_adds: for the whole output; None for an engine and where a shape is unknown. At
+            the least, 0, where the values of a call decide the shape (``NonZero``).
     """
 
     name: str
@@ -186,9 +187,24 @@ def _inferred(model: onnx.ModelProto, example: tuple[int, int, int] | None) -> A
                 if not dim.HasField("dim_value"):
                     dim.dim_value = side
     try:
-        return onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        if _least_of_the_values(inferred.graph):
+            inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+        return inferred.graph
     except onnx.shape_inference.InferenceError:  # a foreign graph: its declared shapes are left
         return model.graph
+
+
+def _least_of_the_values(graph: onnx.GraphProto) -> bool:
+    """Give what NonZero finds its least size, 0; whether there was one.
+
+    Only a call's values decide that size. So what is done with it counts as nothing: a bound below.
+    """
+    found = {node.output[0] for node in graph.node if node.op_type == "NonZero"}
+    for value in graph.value_info:
+        if value.name in found:
+            value.type.tensor_type.shape.dim[1].dim_value = 0
+    return bool(found)
 
 
 def image_axes(value: onnx.ValueInfoProto) -> Shape:

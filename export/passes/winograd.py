@@ -203,15 +203,23 @@ def _tiles_of_sets(before: Insertion, sets: Sets, channels: int) -> list[ir.Valu
     def add(convolved: ir.Value, read_once: ir.Value) -> ir.Value:
         return before.op("Add", [convolved, read_once])
 
+    def sum_and_difference(even: ir.Value, minus_2_odd: ir.Value) -> tuple[ir.Value, ir.Value]:
+        total = add(times(-0.5, minus_2_odd), even)
+        return total, add(times(1, total), minus_2_odd)
+
     first, second, third, fourth = sets
-    even, odd = add(times(1, fourth), times(-4, second)), add(times(1, third), times(-4, first))
-    even_2, odd_2 = add(times(1, fourth), times(-1, second)), add(times(1, third), times(-1, first))
+    tile_1, tile_2 = sum_and_difference(
+        add(times(1, fourth), times(-4, second)), add(times(-2, third), times(8, first))
+    )
+    tile_3, tile_4 = sum_and_difference(
+        add(times(1, fourth), times(-1, second)), add(times(-4, third), times(4, first))
+    )
     return [
         add(two_taps(fourth, 1), times(-5, second)),
-        add(times(1, odd), times(1, even)),
-        add(times(-1, odd), times(1, even)),
-        add(times(2, odd_2), times(1, even_2)),
-        add(times(-2, odd_2), times(1, even_2)),
+        tile_1,
+        tile_2,
+        tile_3,
+        tile_4,
         add(two_taps(first, 0), times(-5, third)),
     ]
 
@@ -226,14 +234,14 @@ def _sets_of_rows(
 
     onnxruntime fuses an Add into the convolution on its left, which then writes over the value on
     its right; where that is still needed it copies it first, on one thread, which takes longer than
-    the convolution. So nothing else reads the value on the right of an Add here.
+    the convolution. So what else reads the value on the right of an Add here is read for its left.
     """
     outputs = len(weight)
     transformed = np.einsum("ik,ockw->iocw", G, weight)[:, :, :, None]  # (6, O, C, 1, 3)
     offset = np.zeros(outputs) if bias is None else bias.astype(np.float64)
 
-    def product(row: int) -> ir.Value:
-        return before.conv(tiles[row], transformed[row], None, {"pads": [0, 1, 0, 1]})
+    def product(row: int, factor: float = 1.0) -> ir.Value:
+        return before.conv(tiles[row], factor * transformed[row], None, {"pads": [0, 1, 0, 1]})
 
     def times(factor: float, value: ir.Value, shift: NDArray[np.float64] | None = None) -> ir.Value:
         return before.scale_channels(value, np.full(outputs, factor), shift)
@@ -241,16 +249,17 @@ def _sets_of_rows(
     def add(convolved: ir.Value, read_once: ir.Value) -> ir.Value:
         return before.op("Add", [convolved, read_once])
 
-    def sum_and_difference(row: int) -> tuple[ir.Value, ir.Value]:
-        second = product(row + 1)
-        total = add(product(row), times(1, second))
-        return total, add(times(1, total), times(-2, second))
-
-    sum_12, difference_12 = sum_and_difference(1)
-    sum_34, difference_34 = sum_and_difference(3)
+    minus_2_second = product(2, -2)
+    sum_12 = add(product(1), times(-1 / 2, minus_2_second))
+    difference_12 = add(times(1, sum_12), minus_2_second)
+    minus_12_fourth = product(4, -12)
+    sum_34 = add(product(3), times(-1 / 12, minus_12_fourth))
+    six_difference_34 = add(times(6, sum_34), minus_12_fourth)
+    y_1 = add(times(1 / 3, six_difference_34, offset), difference_12)
+    y_2 = add(times(1, sum_12), times(4, sum_34, offset))
     return [
-        add(product(0), add(times(1, sum_34), times(1, sum_12, offset))),
-        add(times(1, difference_12), times(2, difference_34, offset)),
-        add(times(4, sum_34, offset), times(1, sum_12)),
-        add(product(5), add(times(8, difference_34, offset), times(1, difference_12))),
+        add(times(1, y_2), add(times(-3, sum_34), product(0))),
+        y_1,
+        y_2,
+        add(product(5), add(times(1, y_1), six_difference_34)),
     ]

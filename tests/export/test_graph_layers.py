@@ -194,3 +194,29 @@ def test_a_layer_whose_shapes_nobody_knows_leaves_the_total_unknown() -> None:
     assert found.layers[0].output_shape is None
     assert found.multiply_adds is None
     assert found.parameters == math.prod((2, 3, 1, 1))
+
+
+def test_what_the_values_of_a_call_decide_counts_at_the_least() -> None:
+    """A product with the rows that NonZero finds: its size is known only after the call."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("NonZero", ["x"], ["found"]),
+            helper.make_node("Transpose", ["found"], ["places"], perm=[1, 0]),
+            helper.make_node("Cast", ["places"], ["rows"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["rows", "weight"], ["y"]),
+            helper.make_node("MatMul", ["x", "other"], ["z"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 6])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, None),
+        ],
+        [
+            numpy_helper.from_array(np.ones((2, 5), np.float32), "weight"),
+            numpy_helper.from_array(np.ones((6, 7), np.float32), "other"),
+        ],
+    )
+    summary = summarise_graph(helper.make_model(graph), None)
+    assert [layer.output_shape for layer in summary.layers] == [(0, 5), (4, 7)]
+    assert summary.multiply_adds == 4 * 6 * 7

@@ -1,13 +1,11 @@
-"""The small passes: bytes_first, argmax_channels_last, scale_image."""
+"""The small passes: bytes_first, scale_image."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from onnx import TensorProto
 from pass_graphs import GraphOf, applied, kinds, run
 
-from export.passes.argmax_channels_last import argmax_channels_last
 from export.passes.bytes_first import bytes_first
 from export.passes.scale_image import scale_image
 
@@ -30,21 +28,6 @@ def test_bytes_first_leaves_a_cast_with_another_reader() -> None:
     graph.node("Transpose", ["real"], "planes", perm=[0, 3, 1, 2])
     _, changed = applied(bytes_first, graph.model("planes", "real"))
     assert changed == []
-
-
-@pytest.mark.parametrize(("classes", "scale"), [(2, 8), (11, 8), (19, 4)])
-def test_argmax_channels_last_gives_the_full_resolution_argmax(classes: int, scale: int) -> None:
-    shape = (2, classes, 6, 9)
-    graph = GraphOf(shape)
-    scales = graph.constant(np.array([1, 1, scale, scale], np.float32))
-    graph.node("Resize", ["x", "", scales], "large", mode="linear")
-    graph.node("ArgMax", ["large"], "y", axis=1, keepdims=0)
-    model = graph.model("y", kind=TensorProto.INT64)
-    result, changed = applied(argmax_channels_last, model)
-    assert kinds(result) == ["Transpose", "Resize", "ArgMax"] and len(changed) == 1
-    x = graph.random.normal(size=shape).astype(np.float32)
-    expected, found = run(model, x)[0], run(result, x)[0]
-    assert found.shape == expected.shape and (found == expected).mean() > 0.9999
 
 
 def joined_image(graph: GraphOf, absorbed: bool) -> str:

@@ -1,0 +1,100 @@
+"""Upsample and argmax cell by cell: the mask of the full interpolation, for whatever logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+from pass_graphs import Array, GraphOf, applied, kinds, run
+
+from export.passes.argmax_by_cell import argmax_by_cell
+
+
+def upsampled(
+    shape: tuple[int, ...], scales: tuple[float, float], cast: int = 0, **resize: str
+) -> onnx.ModelProto:
+    """Logits (N, K, h, w) → classes at ``scales`` times the size."""
+    graph = GraphOf(shape)
+    factors = graph.constant(np.array([1, 1, *scales], np.float32))
+    graph.node("Resize", ["x", "", factors], "large", **{"mode": "linear", **resize})
+    graph.node("ArgMax", ["large"], "y" if not cast else "classes", axis=1, keepdims=0)
+    if cast:
+        graph.node("Cast", ["classes"], "y", to=cast)
+    return graph.model("y", kind=cast or TensorProto.INT64)
+
+
+def patches(random: np.random.Generator, shape: tuple[int, ...], smooth: int) -> Array:
+    """Logits where one class leads in each square of ``smooth`` values."""
+    n, k, h, w = shape
+    leading = random.integers(0, k, (n, -(-h // smooth), -(-w // smooth)))
+    spread = leading.repeat(smooth, 1).repeat(smooth, 2)[:, None, :h, :w]
+    lead = 4.0 * (np.arange(k)[:, None, None] == spread)
+    return (random.normal(size=shape) + lead).astype(np.float32)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    classes=st.integers(1, 19),
+    sides=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    scales=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    smooth=st.integers(1, 9),
+    seed=st.integers(0, 2**31),
+)
+def test_mask_is_that_of_the_full_interpolation(
+    classes: int, sides: tuple[int, int], scales: tuple[int, int], smooth: int, seed: int
+) -> None:
+    shape = (2, classes, *sides)
+    model = upsampled(shape, scales, TensorProto.UINT8)
+    result, changed = applied(argmax_by_cell, model)
+    assert len(changed) == 1 and "Resize" not in kinds(result)
+    x = patches(np.random.default_rng(seed), shape, smooth)
+    expected, found = run(model, x)[0], run(result, x)[0]
+    assert found.shape == expected.shape and found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel"])
+def test_every_cell_and_no_cell_at_all(mode: str) -> None:
+    """Noise has two classes in each cell; one class everywhere leaves nothing to interpolate."""
+    shape = (1, 11, 12, 20)
+    model = upsampled(shape, (8, 8), coordinate_transformation_mode=mode)
+    result, _ = applied(argmax_by_cell, model)
+    noise = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    constant = np.zeros(shape, np.float32)
+    constant[:, 4] = 1
+    for x in (noise, constant):
+        expected, found = run(model, x)[0], run(result, x)[0]
+        assert found.dtype == np.int64 and np.array_equal(found, expected)
+
+
+def test_sides_that_a_call_chooses() -> None:
+    model = upsampled((1, 5, 4, 4), (8, 8), TensorProto.UINT8)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        shape = value.type.tensor_type.shape
+        for axis in {4: (0, 2, 3), 3: (0, 1, 2)}.get(len(shape.dim), ()):
+            shape.dim[axis].ClearField("dim_value")
+    result, changed = applied(argmax_by_cell, model)
+    assert len(changed) == 1
+    for shape in ((1, 5, 3, 7), (3, 5, 6, 2)):
+        x = patches(np.random.default_rng(2), shape, 3)
+        assert np.array_equal(run(result, x)[0], run(model, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("scales", "resize"),
+    [
+        ((8, 8), {"coordinate_transformation_mode": "align_corners"}),
+        ((8, 8), {"coordinate_transformation_mode": "asymmetric"}),
+        ((8, 8), {"mode": "nearest"}),
+        ((1.5, 2), {}),
+    ],
+)
+def test_another_interpolation_is_left_alone(
+    scales: tuple[float, float], resize: dict[str, str]
+) -> None:
+    model = upsampled((1, 3, 4, 6), scales, **resize)
+    result, changed = applied(argmax_by_cell, model)
+    assert changed == [] and kinds(result) == ["Resize", "ArgMax"]
