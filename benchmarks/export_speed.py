@@ -13,6 +13,7 @@ many pixels it agrees with PyTorch:
 - ort-cpu without X (--gains): what each graph pass is worth.
 
 The last column is what a pass is worth in rows of --gains: how much faster ort-cpu is than they.
+A second table tells rounds in which the cores shared a cache from those in which they did not.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 import torch
+from core_latency import CoreWatch, rounds_by_cores
 from export_profile import milliseconds_by_kind, profile_table
 from input_options import input_options
 from isolated_rounds import disturbed, opened, timed
@@ -148,6 +150,30 @@ def table(rows: list[Row], reasons: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def cores_table(rows: list[Row], groups: dict[str, tuple[float, set[int]]]) -> str:
+    """How much faster ort-cpu is than each row, by where the cores were; see ``core_latency``."""
+    peers = [row for row in rows if row.name != OURS]
+    (ours,) = (row.rounds for row in rows if row.name == OURS)
+    lines = [
+        f"| cores | rounds | ort-cpu to {' | to '.join(row.name for row in peers)} |",
+        f"|---|---|{'---|' * len(peers)}",
+    ]
+    for name, (nanoseconds, numbers) in groups.items():
+        among = [turn for turn in ours if turn.round in numbers]
+        ratios = (
+            _ratio(
+                {row.name: [t for t in row.rounds if t.round in numbers], OURS: among},
+                row.name,
+                OURS,
+            )
+            for row in peers
+        )
+        words = {"shared": "share a cache", "apart": "share none"}[name]
+        cells = f"{words} ({nanoseconds:.0f} ns) | {len(numbers)} | {' | '.join(ratios)}"
+        lines.append(f"| {cells} |")
+    return "\n".join(lines)
+
+
 def _ratio(rounds: dict[str, list[Turn]], reference: str, candidate: str) -> str:
     if reference == candidate:
         return "reference" if candidate == EAGER else ""
@@ -196,15 +222,19 @@ def benchmark(
             if EAGER in reasons:
                 raise ProcessFailed(reasons[EAGER])
             agrees = agreements(timers)
+            watch = CoreWatch()
             with progress_bar("timing", rounds, unit="rounds") as step:
-                turns = timed(timers, scenario, step)
+                turns = timed(timers, scenario, step, watch)
         profiles = {}
         if profile:
             files = {PLAIN: exports.file("portable"), OURS: exports.file(OURS)}
             profiles = {n: milliseconds_by_kind(f, images, threads) for n, f in files.items()}
     rows = [Row(name, agrees[name], turns[name]) for name in timers]
     facts = describe_environment()
+    groups = rounds_by_cores(turns, watch.latencies)
     click.echo(table(rows, reasons))
+    if groups:
+        click.echo(f"\n{cores_table(rows, groups)}")
     click.echo(
         f"\n{checkpoint.name}, {size[0]}x{size[1]}, batch 1, host to host, FP32, {threads} threads,"
         f" {rounds} rounds of {round_seconds:g} s; {facts['processor']}, PyTorch"
@@ -224,6 +254,10 @@ def benchmark(
         }
         content = {"size": size, "threads": threads, "environment": facts, "reasons": reasons}
         content["milliseconds_by_kind"] = profiles
+        content["cores"] = {
+            name: {"latency_ns": latency, "rounds": sorted(numbers)}
+            for name, (latency, numbers) in groups.items()
+        }
         content |= {"disturbed_turns": others, "rows": kept}
         write_text(record, json.dumps(content, indent=1) + "\n")
 

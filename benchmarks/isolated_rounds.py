@@ -35,14 +35,19 @@ def opened(
 
 
 def timed(
-    timers: Mapping[str, Isolated], scenario: Scenario, step: Callable[[], None] = lambda: None
+    timers: Mapping[str, Isolated],
+    scenario: Scenario,
+    step: Callable[[], None] = lambda: None,
+    watch: Monitor | None = None,
 ) -> dict[str, list[Turn]]:
     """The turns of each in the scenario's one scope, those of repeated rounds too.
+
+    ``watch`` looks at the machine during each turn; a plain ``Monitor`` by default.
 
     Raises:
         ProcessFailed: one of them did not come to its end.
     """
-    rounds = Interleaved(timers, scenario, Monitor(None))
+    rounds = Interleaved(timers, scenario, watch or Monitor(None))
     rounds.warm_up()
     rounds.run(step)
     for name, reason in rounds.failures.items():
