@@ -11,7 +11,7 @@ Before → after, for logits (N, K, h, w)::
 A pixel's logits are a mean, with weights ≥ 0, of those at the corners of its cell. The class that
 is the largest at all four corners is the largest at each pixel between them. Only the other cells
 need the interpolation, which is one product with the s² weights of each corner. In a street these
-are one cell of five; where all are, it takes as long as it does without this pass.
+are one cell of five. Where all are, all are interpolated, as without this pass.
 
 The transpose is of the small logits; ArgMax over axis 1 would stride over planes. Measured on
 onnxruntime's CPU provider and not taken: Resize with the classes last, strips of rows, two matrix
