@@ -28,7 +28,7 @@ _MOST_SECONDS = 5
 def core_latency_ns() -> float | None:
     """Least mean time of one way between the first two cores of this process, with the loop's own.
 
-    None where a process cannot be bound to a core, or has only one.
+    None where a process cannot be bound to a core, or has only one, or the other does not answer.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
@@ -36,21 +36,29 @@ def core_latency_ns() -> float | None:
     with mmap.mmap(-1, 2 * _LINE) as flags:
         child = os.fork()
         if child == 0:
-            signal.alarm(_MOST_SECONDS)  # should the other one be gone
-            os.sched_setaffinity(0, {cores[1]})
-            for number in range(EXCHANGES * BATCHES):
-                value = 1 + number % 100
-                while flags[0] != value:
-                    pass
-                flags[_LINE] = value
-            os._exit(0)
+            try:
+                signal.alarm(_MOST_SECONDS)  # should the other one be gone
+                os.sched_setaffinity(0, {cores[1]})
+                _answer(flags)
+            finally:  # not back into the caller, whatever happens
+                os._exit(0)
         try:
             os.sched_setaffinity(0, {cores[0]})
             return min(_batch(flags, start * EXCHANGES) for start in range(BATCHES))
+        except TimeoutError:
+            return None
         finally:
             os.sched_setaffinity(0, set(cores))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _answer(flags: mmap.mmap) -> None:
+    for number in range(EXCHANGES * BATCHES):
+        value = 1 + number % 100
+        while flags[0] != value:
+            pass
+        flags[_LINE] = value
 
 
 def _batch(flags: mmap.mmap, first: int) -> float:
@@ -69,12 +77,12 @@ class CoreWatch(Monitor):
     """Also measures the latency between cores before and after each turn.
 
     Attributes:
-        latencies: the larger of both, in ns, turn by turn; empty where it cannot be measured.
+        latencies: the larger of both, in ns, turn by turn; None where it could not be measured.
     """
 
     def __init__(self) -> None:
         super().__init__(None)
-        self.latencies: list[float] = []
+        self.latencies: list[float | None] = []
         self._before: float | None = None
 
     def start(self, own_pids: Sequence[int]) -> None:
@@ -84,13 +92,13 @@ class CoreWatch(Monitor):
     def stop(self, own_cpu_s: float) -> Telemetry:
         telemetry = super().stop(own_cpu_s)
         after = core_latency_ns()
-        if self._before is not None and after is not None:
-            self.latencies.append(max(self._before, after))
+        known = self._before is not None and after is not None
+        self.latencies.append(max(self._before or 0.0, after or 0.0) if known else None)
         return telemetry
 
 
 def rounds_by_cores(
-    turns: dict[str, list[Turn]], latencies: Sequence[float]
+    turns: dict[str, list[Turn]], latencies: Sequence[float | None]
 ) -> dict[str, tuple[float, set[int]]]:
     """Split the rounds that count by where the cores were during all of their turns.
 
@@ -100,13 +108,15 @@ def rounds_by_cores(
 
     Returns:
         ``shared`` and ``apart``, each with its median latency in ns and the numbers of its rounds.
-        A round in which the cores moved is in neither.
+        A round in which the cores moved, or of which a latency is missing, is in neither.
     """
     every = sorted((turn for own in turns.values() for turn in own), key=lambda turn: turn.start_s)
-    of_round: dict[int, list[float]] = {}
-    for turn, latency in zip(every, latencies, strict=False):
+    measured: dict[int, list[float | None]] = {}
+    for turn, latency in zip(every, latencies, strict=True):
         if turn.counted:
-            of_round.setdefault(turn.round, []).append(latency)
+            measured.setdefault(turn.round, []).append(latency)
+    of_round = {n: [ns for ns in own if ns is not None] for n, own in measured.items()}
+    of_round = {n: own for n, own in of_round.items() if len(own) == len(measured[n])}
     groups = {
         "shared": {n: own for n, own in of_round.items() if max(own) < APART_NS},
         "apart": {n: own for n, own in of_round.items() if min(own) >= APART_NS},

@@ -53,10 +53,10 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
         _Step("bytes_first"),
         _Step("sink_concat"),
         _Step("winograd", precisions=("fp32",), note=WINOGRAD_NOTE),
+        _Step("argmax_by_cell"),
         # Its depthwise convolutions are no layers of the network: they get no Q/DQ.
         _Step("prelu_as_relu", quantized=True),
         _Step("copy_residual", precisions=("fp32",), quantized=True),
-        _Step("argmax_by_cell"),
     ),
     "ort-cuda": (_Step("bytes_first"), _Step("scale_image", precisions=("int8",))),
     # Also in FP32: TensorRT fuses the factor, and its calibrators quantise Concats.

@@ -34,7 +34,7 @@ def test_one_core_has_nobody_to_talk_to() -> None:
         watch = CoreWatch()
         watch.start([])
         watch.stop(0.0)
-        assert watch.latencies == []
+        assert watch.latencies == [None]
     finally:
         os.sched_setaffinity(0, cores)
 
@@ -52,4 +52,5 @@ def test_rounds_are_told_apart_by_all_of_their_turns() -> None:
     }
     latencies = [near, near, far, far, near, near, near, far, far, far]
     assert rounds_by_cores(turns, latencies) == {"shared": (near, {0, 1}), "apart": (far, {3})}
-    assert rounds_by_cores(turns, []) == {}
+    assert rounds_by_cores(turns, [None] * 10) == {}
+    assert set(rounds_by_cores(turns, [None, *latencies[1:]])["shared"][1]) == {1}
