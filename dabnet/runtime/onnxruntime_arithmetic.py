@@ -23,7 +23,8 @@ EXACT_QDQ = "session.disable_quant_qdq"
 # These move or choose bytes: on int8 they give exactly what they would give on the floats.
 _EXACT_ON_BYTES = (
     *("QuantizeLinear", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
-    *("Identity", "Slice", "Gather", "Split", "Concat", "Expand", "Pad", "MaxPool"),
+    *("Identity", "Slice", "Split", "Concat", "Expand", "Pad", "MaxPool"),
+    *("Gather", "GatherND", "ScatterND"),
 )
 
 # y = MatMulInteger(a uint8, b int8) at opset 13, as onnx.helper writes it: an application that

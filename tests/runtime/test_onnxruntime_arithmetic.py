@@ -80,6 +80,7 @@ def test_which_nodes_compute_on_integers() -> None:
     moves = [
         *(node("QuantizeLinear", "uint8"), node("DequantizeLinear", "float")),
         *(node("MaxPool", "int8"), node("Transpose", "uint8"), node("Cast", "uint8")),
+        node("ScatterND", "uint8"),
         *(node("ArgMax", "int64"), node("Conv", "float"), node("Shape", "int64")),
     ]
     assert fused_nodes(moves) == []
