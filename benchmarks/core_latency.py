@@ -91,9 +91,8 @@ class CoreWatch(Monitor):
 
     def stop(self, own_cpu_s: float) -> Telemetry:
         telemetry = super().stop(own_cpu_s)
-        after = core_latency_ns()
-        known = self._before is not None and after is not None
-        self.latencies.append(max(self._before or 0.0, after or 0.0) if known else None)
+        both = [ns for ns in (self._before, core_latency_ns()) if ns is not None]
+        self.latencies.append(max(both) if len(both) == 2 else None)
         return telemetry
 
 

@@ -53,8 +53,11 @@ def argmax_by_cell(model: ir.Model) -> tuple[ir.Model, list[str]]:
             continue
         cast = only_reader(argmax.outputs[0])
         last = cast if cast is not None and cast.op_type == "Cast" else argmax
-        name = last.outputs[0].name
-        replace(last.outputs[0], _mask(Insertion(argmax, f"{name}/by_cell"), argmax, last, scales))
+        logits, name = resize.inputs[0], last.outputs[0].name
+        assert logits is not None
+        kind = last.outputs[0].dtype or ir.DataType.INT64
+        before = Insertion(argmax, f"{name}/by_cell")
+        replace(last.outputs[0], _mask(before, logits, argmax, kind, scales))
         for node in (argmax, resize):
             if node.graph is not None:
                 node.graph.remove(node, safe=True)
@@ -84,12 +87,12 @@ def _scales(argmax: ir.Node, resize: ir.Node) -> Scales | None:
     return (int(scales[2]), int(scales[3])) if (scales[:2] == 1).all() else None
 
 
-def _mask(before: Insertion, argmax: ir.Node, last: ir.Node, scales: Scales) -> ir.Value:
-    """(N, s·h, s·w) classes of the type that ``last`` gives."""
-    resize = argmax.inputs[0].producer() if argmax.inputs[0] is not None else None
-    logits = None if resize is None else resize.inputs[0]
-    count, kind = channels(logits), last.outputs[0].dtype or ir.DataType.INT64
-    assert logits is not None and count is not None
+def _mask(
+    before: Insertion, logits: ir.Value, argmax: ir.Node, kind: ir.DataType, scales: Scales
+) -> ir.Value:
+    """(N, s·h, s·w) classes of type ``kind``, chosen as ``argmax`` does."""
+    count = channels(logits)
+    assert count is not None
     attributes = {k: v for k, v in argmax.attributes.items() if k != "axis"}
 
     def largest(values: ir.Value, axis: int) -> ir.Value:
