@@ -48,7 +48,7 @@ demo: $(INSTALLED)
 
 # In a process of their own: on one virtual machine (Linux 6.18, Zen 5) a process in which int8 kernels of
 # OpenVINO 2026.4.1 had run was ended by SIGSEGV in a later system call. The cause is not known.
-WITH_OPENVINO := tests/bench/test_backends.py tests/runtime/test_openvino_runner.py
+WITH_OPENVINO := tests/bench/backends/test_backends.py tests/runtime/test_openvino_runner.py
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

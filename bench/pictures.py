@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.accuracy import mask_path
-from bench.image_set import ImageSet
+from bench.measure.accuracy import mask_path
+from bench.measure.image_set import ImageSet
 from bench.record import REFERENCE, Picture
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.transforms import resize

@@ -2,32 +2,195 @@
 
 The record on the disk is valid after each step: a run that is stopped leaves what it has, and the
 same command goes on from there.
+
+Score the rows of one setting, each in a process of its own, the reference first.
+
+Time the rows of one setting: all are open at a time, and one runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench.backend import Recipe
-from bench.harness import harness_ns, machine_peaks
+from bench.backends.base import Recipe
+from bench.isolation import Isolated, ProcessFailed
 from bench.machine.environment import describe_environment
-from bench.overlap import overlapping, refuse
+from bench.machine.telemetry import Monitor
+from bench.measure.accuracy import Scored, Scorer
+from bench.measure.harness import harness_ns, machine_peaks
+from bench.measure.image_set import timed_inputs
+from bench.measure.overlap import overlapping, refuse
+from bench.measure.paper import PaperProtocol
+from bench.measure.preparation import prepared_recipes
+from bench.measure.request import Request
+from bench.measure.rounds import Interleaved
+from bench.measure.timer import Timer
 from bench.pictures import save_pictures
-from bench.preparation import prepared_recipes
-from bench.record import Peaks, Picture, Report, Setting
-from bench.record_file import read_record, write_record
-from bench.request import Request
-from bench.scoring_phase import Scoring
-from bench.state import State
-from bench.timing_phase import time_rows
+from bench.record import REFERENCE, Footprint, Peaks, Picture, Report, Setting, Turn
+from bench.record.file import read_record, write_record
+from bench.state import PAPER, State
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.dataset import evenly_spaced
+from dabnet.data.dataset import Dataset, evenly_spaced
+from dabnet.data.labels import Category
 from dabnet.errors import InputError
 from dabnet.files import sha256_of_file, writable_directory
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What scoring needs beside the rows.
+
+    Attributes:
+        request: of the run.
+        categories: of the data set.
+        overlaps: row → names of scored images that calibrated it.
+        indices: of the images that are scored.
+        shown: numbers of those whose masks are kept for pictures.
+        work: folder of masks and scores; what it holds is not scored again.
+        logs: folder of the processes' output.
+        progress: shows bars.
+    """
+
+    request: Request
+    categories: Sequence[Category]
+    overlaps: Mapping[str, tuple[str, ...]]
+    indices: range
+    shown: Sequence[int]
+    work: Path
+    logs: Path
+    progress: ProgressBar
+
+    def folder(self, state: State, name: str) -> Path:
+        """Where one row's masks and scores are kept."""
+        height, width = state.setting.size
+        return self.work / f"{height}x{width}-{state.setting.batch}" / name
+
+    def score(self, state: State, name: str) -> None:
+        """Score one row, or take what was kept of it; where that fails, the row has a reason."""
+        folder = writable_directory(self.folder(state, name))
+        kept = folder / "scores.npz"
+        if kept.is_file():
+            state.scored[name] = Scored.load(kept)
+        else:
+            try:
+                state.scored[name] = self._run(state, name)
+            except ProcessFailed as error:
+                state.reasons[name] = str(error)
+                return
+            state.scored[name].save(kept)
+        labelled, overlap = self.request.images.labelled, self.overlaps.get(name, ())
+        state.summarise(name, labelled, self.categories, overlap)
+
+    def _run(self, state: State, name: str) -> Scored:
+        others = REFERENCE in state.scored and name != REFERENCE
+        arguments = (
+            state.recipes[name],
+            self.request.images,
+            state.setting,
+            self.folder(state, name),
+            # All of the reference's masks are kept: others are compared with them.
+            list(self.indices if name == REFERENCE else self.shown),
+            self.folder(state, REFERENCE) if others else None,
+        )
+        log, timeout = self.logs / f"{name}-accuracy.log", self.request.scenario.timeout_s
+        with Isolated(name, Scorer, arguments, log, self.progress, timeout) as scorer:
+            scored: Scored = scorer.call("score", timeout_s=timeout)
+            return scored
+
+
+PAPER_RUNS = 3
+LAYER_CALLS = 10
+
+
+def time_rows(
+    state: State,
+    request: Request,
+    dataset: Dataset,
+    logs: Path,
+    progress: ProgressBar,
+    done: Callable[[], None],
+) -> None:
+    """Warm up every row, do the rounds that are left, and see what each row cost beside time.
+
+    Rows that fail get a reason, and the rest goes on. ``done`` is called after each round.
+    """
+    with contextlib.ExitStack() as stack:
+        watch = Monitor(0 if request.device == "cuda" else None)
+        stack.callback(watch.close)
+        timers = _opened(state, request, dataset, logs, stack)
+        rounds = Interleaved(timers, request.scenario, watch, state.turns)
+        with progress("warming up", len(timers), "rows") as step:
+            rounds.warm_up(step)
+        with progress(f"timing {state.setting}", rounds.left, "rounds") as step:
+
+            def after_round() -> None:
+                step()
+                done()
+
+            rounds.run(after_round)
+        state.reasons |= rounds.failures
+        for name, timer in timers.items():
+            if timer.alive:
+                _look_at(state, name, timer, watch, request.layers)
+    for name in state.of_paper:
+        _repeat_paper(state, name, logs)
+
+
+def _opened(
+    state: State, request: Request, dataset: Dataset, logs: Path, stack: contextlib.ExitStack
+) -> dict[str, Isolated]:
+    setting, timeout = state.setting, request.scenario.timeout_s
+    inputs = timed_inputs(dataset, setting.size, setting.batch)
+    timers: dict[str, Isolated] = {}
+    for name in state.runnable:
+        arguments = (state.recipes[name], inputs, setting.streams)
+        log = logs / f"{name}-timing.log"
+        try:
+            timer = stack.enter_context(Isolated(name, Timer, arguments, log, timeout_s=timeout))
+            state.opened[name] = timer.call("opened")
+            timers[name] = timer
+        except ProcessFailed as error:
+            state.reasons[name] = str(error)
+    return timers
+
+
+def _look_at(state: State, name: str, timer: Isolated, watch: Monitor, layers: bool) -> None:
+    """What a row cost beside time, after its rounds."""
+    opened = state.opened[name]
+    try:
+        state.footprints[name] = Footprint(
+            state.recipes[name].artifact.stat().st_size,
+            opened.load_s,
+            opened.first_inference_s,
+            timer.call("host_peak_bytes"),
+            watch.device_bytes(timer.pid),
+        )
+        if layers:
+            state.layers[name] = timer.call("layer_times", LAYER_CALLS)
+    except ProcessFailed as error:
+        state.notes[name] = str(error)  # the row has its times: it lacks this alone
+
+
+def _repeat_paper(state: State, name: str, logs: Path) -> None:
+    """Time the original protocol, a few times for its interval."""
+    turns = []
+    try:
+        arguments = tuple(state.recipes[name].arguments.values())
+        with Isolated(name, PaperProtocol, arguments, logs / f"{name}.log") as paper:
+            for number in range(PAPER_RUNS):
+                seconds = paper.call("run")
+                turns.append(Turn(number, 0.0, seconds, (round(1e9 * seconds),)))
+    except ProcessFailed as error:
+        state.reasons[name] = str(error)
+        return
+    state.turns[name] = {PAPER: turns}
+
 
 RECORD = "bench.json"
 

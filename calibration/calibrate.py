@@ -31,7 +31,7 @@ class CalibrationImage:
     Attributes:
         name: unique in its data set or folder.
         image: uint8 (H, W, 3), RGB, 0…255, at the graph's size.
-        sha256: ``dabnet.data.image_hash`` of its pixels before they were resized.
+        sha256: ``dabnet.data.image_files`` of its pixels before they were resized.
     """
 
     name: str

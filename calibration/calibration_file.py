@@ -45,7 +45,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class ImageOrigin:
-    """One image that was seen: its name, and ``dabnet.data.image_hash`` of its native pixels."""
+    """One image that was seen: its name, and ``dabnet.data.image_files`` of its native pixels."""
 
     name: str
     sha256: str

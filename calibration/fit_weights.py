@@ -16,11 +16,13 @@ Where nearest rounding happens to be better for a channel, it stays.
 Sources: Frantar et al., GPTQ, ICLR 2023 (arXiv 2210.17323), sections 3.2 and 3.3; Nagel et al. 2019
 (arXiv 1906.04721), section 4.2, for the bias. Unlike AdaRound (arXiv 2004.10568) this is a closed
 form: no learning rate, the same result every time.
+
+Fitted weights of one int8 graph for another that rounds fewer convolutions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -183,3 +185,50 @@ def _remove_unread(graph: Any) -> None:
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name not in read:
             del graph.initializer[index]
+
+
+def with_weights_of(quantized: onnx.ModelProto, fitted: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of ``quantized`` with the weights and biases that ``fitted`` has.
+
+    ``calibration.fit_weights`` fits each convolution by itself, so that its result serves each
+    choice of those that stay in float.
+
+    Args:
+        quantized: Q/DQ at some convolutions of a graph, by ``insert_qdq``. It is not modified.
+        fitted: Q/DQ at these and perhaps others, with fitted weights.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(quantized)
+    better = {node.output[0]: (node, weight) for node, weight in _int8_convolutions(fitted)}
+    source = {item.name: item for item in fitted.graph.initializer}
+    target = {item.name: item for item in result.graph.initializer}
+    for node, weight in list(_int8_convolutions(result)):
+        if node.output[0] not in better:
+            continue
+        theirs, levels = better[node.output[0]]
+        target[weight].CopyFrom(source[levels])
+        target[weight].name = weight
+        if len(theirs.input) > 2:
+            name = theirs.input[2]
+            if name not in target:
+                target[name] = result.graph.initializer.add()
+                target[name].CopyFrom(source[name])
+            del node.input[2:]
+            node.input.append(name)
+    read = {name for node in result.graph.node for name in node.input}
+    for index in reversed(range(len(result.graph.initializer))):
+        if result.graph.initializer[index].name not in read:
+            del result.graph.initializer[index]  # a bias of before
+    return result
+
+
+def _int8_convolutions(model: onnx.ModelProto) -> Iterator[tuple[Any, str]]:
+    """Each Conv whose weights are dequantised, with the name of their int8 initializer."""
+    dequantized = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    for node in model.graph.node:
+        if is_conv(node) and node.input[1] in dequantized:
+            yield node, dequantized[node.input[1]]

@@ -4,19 +4,89 @@ The quantiser is ``clip(round(x / scale), -127, 127) * scale`` with ``scale = th
 A large threshold rounds coarsely, a small one clips; the methods differ in where they stop.
 
 A further method is one function from histogram to threshold and one line in ``_METHODS``.
+
+The range of TensorRT's entropy calibration: the least KL divergence after clipping and rounding.
+
+S. Migacz, "8-bit Inference with TensorRT" (GTC 2017). P is the first i bins of |x|, with all that
+lies beyond added to the last of them, as clipping does. Q is the same bins without that, summed
+into 128 levels; each level's sum is spread evenly over those of its bins that hold something. The i
+with the least KL(P ‖ Q) gives the threshold. The slides leave open what follows; where NVIDIA's
+``pytorch_quantization`` (``calib/histogram.py``) answers, so is it here:
+
+- where i is no multiple of 128, bin j belongs to level ⌊128·j/i⌋, so that levels differ by at most
+  one bin (others put the whole rest into the last level);
+- where bin i-1 is empty, P has mass and Q has none: the divergence is infinite, no candidate;
+- of equal divergences, the largest i;
+- exact zeros are left out, since 0 is a level at any scale. After ReLU they would fill bin 0 and
+  choose a tiny threshold. (``pytorch_quantization`` overwrites bin 0 with bin 1; here they are
+  counted, so small values other than 0 can stay.)
+
+Ranges that a network was trained with (``dabnet-train --qat``), by the tensors of its graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from calibration.entropy import entropy_threshold
 from calibration.histogram import BINS, StreamingHistogram
-from dabnet.errors import InputError
+from dabnet.errors import ArtifactError, InputError
+
+MAGNITUDES = 128  # those of |x| in int8: 0…127
+
+
+def entropy_threshold(histogram: StreamingHistogram) -> float:
+    """Return the threshold with the least KL divergence, in units of x; at most the largest |x|.
+
+    The slides' 2,048 bins end at the largest |x|. Here the limit is a power of two and the largest
+    |x| lies in bin 1,024…2,047: the bins beyond it are empty and no candidates, so the search has
+    the slides' form on 1,025 to 2,048 bins, each at most 0.1 % of the largest |x|.
+    """
+    largest = histogram.absolute_maximum
+    counts = histogram.counts
+    used = int(np.flatnonzero(counts)[-1]) + 1 if largest > 0 else 0
+    if used <= MAGNITUDES:  # all is 0, or below FP32's normal numbers
+        return largest
+    counts[0] -= histogram.zeros
+    return min(_least_divergent(counts[:used]) * histogram.width, largest)
+
+
+def _least_divergent(counts: NDArray[np.int64]) -> int:
+    """Return how many bins to keep; ``counts`` is as for ``divergences``."""
+    kept, divergence = divergences(counts)
+    return int(kept[::-1][np.argmin(divergence[::-1])])
+
+
+def divergences(counts: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return each candidate i, the number of bins kept, and its KL(P ‖ Q) in nats: (I,), (I,).
+
+    Args:
+        counts: int64, (B,), B > 128; the last is not 0.
+    """
+    kept = MAGNITUDES + np.flatnonzero(counts[MAGNITUDES - 1 :])  # i, (I,)
+    below = np.append(0, np.cumsum(counts))  # values in the first j bins, (B+1,)
+    filled = np.append(0, np.cumsum(counts > 0))
+    total, inside = below[-1], below[kept]
+    # Level k starts at the first bin j with 128·j >= k·i.
+    starts = -(np.arange(MAGNITUDES + 1) * -kept[:, None] // MAGNITUDES)  # (I, 129)
+    mass = np.diff(below[starts], axis=1)  # of Q, (I, 128)
+    bins = np.diff(filled[starts], axis=1)
+    log_q = np.log(np.maximum(mass, 1) / np.maximum(bins, 1)) - np.log(inside)[:, None]
+    # KL(P ‖ Q) = Σ P ln P - Σ P ln Q, where Q is constant on the filled bins of a level.
+    p_log_p = np.append(0.0, np.cumsum(_x_log_x(counts)))[kept - 1]
+    p_log_p += _x_log_x(counts[kept - 1] + total - inside)  # the last bin, with all beyond it
+    mass[:, -1] += total - inside  # now of P
+    divergence = (p_log_p - (mass * log_q).sum(axis=1)) / total - np.log(total)
+    return kept, divergence
+
+
+def _x_log_x(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(values * np.log(np.maximum(values, 1)), dtype=np.float64)
+
 
 LEVELS = 127  # -128 is left out, so that the levels are symmetric around 0
 PERCENTILE = 99.99
@@ -33,7 +103,7 @@ def symmetric_range(histogram: StreamingHistogram, method: str = DEFAULT_METHOD)
         histogram: what calibration saw of one tensor.
         method: ``minmax``: the largest |x|, nothing is clipped; ``percentile``: 99.99 % of |x| lie
             at or below, or as many as ``percentile:99.9`` says; ``entropy``: the least KL
-            divergence, see ``calibration.entropy``; ``mse``: the least expected squared error.
+            divergence, see ``calibration.ranges``; ``mse``: the least expected squared error.
 
     Returns:
         A finite float, at most the largest |x|; 0 only if each x was 0.
@@ -148,3 +218,68 @@ def _threshold_of(method: str) -> _Threshold:
             f"{', '.join(METHODS)}, or percentile:P with 0 < P <= 100",
         )
     return partial(_percentile, percentile=percentile)
+
+
+_ROOT = "/network"  # the attribute of ``ImageToMask`` that holds the network
+
+_WAY_OUT = "export the checkpoint with the code that trained it, or --optimize-for portable"
+
+
+def ranges_by_tensor(
+    model: onnx.ModelProto, activation_ranges: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the threshold of each tensor that feeds a convolution, in graph order.
+
+    A convolution is found by its node's name, which the exporter makes from the module's path:
+    ``init_conv.0.conv`` is ``/network/init_conv/init_conv.0/conv/Conv``. Where ``sink_concat`` has
+    split one into the sum of convolutions of its parts, each part has the threshold of the whole.
+
+    Args:
+        model: the FP32 graph of the checkpoint, before Q/DQ. It is not modified.
+        activation_ranges: threshold t >= 0 by module name, ``Checkpoint.activation_ranges``.
+
+    Raises:
+        ArtifactError: a convolution of the graph has no range, a range has no convolution, or two
+            convolutions that read one tensor have different ranges.
+    """
+    modules = {f"{_ROOT}/{_scope(module)}/Conv": module for module in activation_ranges}
+    ranges: dict[str, float] = {}
+    reader: dict[str, str] = {}  # of each tensor: the first module
+    missing = set(activation_ranges)
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        # A part is called /…/Conv_output_0/conv_4.
+        module = modules.get(node.name.partition("_output_0/conv_")[0])
+        if module is None:
+            raise ArtifactError(
+                f"the convolution {node.name!r} has no range in the checkpoint",
+                "one for each convolution of the graph",
+                _WAY_OUT,
+            )
+        tensor, threshold = node.input[0], activation_ranges[module]
+        if ranges.setdefault(tensor, threshold) != threshold:
+            raise ArtifactError(
+                f"the tensor {tensor!r} has the range {ranges[tensor]:g} for {reader[tensor]!r}"
+                f" and {threshold:g} for {module!r}",
+                "one range for all convolutions that read a tensor",
+                "train it again with --qat",
+            )
+        reader.setdefault(tensor, module)
+        missing.discard(module)
+    if missing:
+        raise ArtifactError(
+            f"the checkpoint has a range for {min(missing)!r}, which is no convolution of the graph"
+            f" ({len(missing)} such)",
+            "the graph of that checkpoint",
+            _WAY_OUT,
+        )
+    return ranges
+
+
+def _scope(module: str) -> str:
+    """Path of a module in node names: ``a.0.b`` → ``a/a.0/b``; an index keeps its list's name."""
+    parts: list[str] = []
+    for part in module.split("."):
+        parts.append(f"{parts[-1]}.{part}" if part.isdigit() and parts else part)
+    return "/".join(parts)

@@ -234,7 +234,7 @@ def _values_of_start(
 ) -> dict[str, Any]:
     """Return the data set and the network of the checkpoint that is fine-tuned."""
     from dabnet.errors import InputError
-    from dabnet.training.qat_start import load_float_checkpoint
+    from dabnet.training.qat import load_float_checkpoint
 
     if resume:
         raise InputError(f"--qat {qat} and --resume {resume}", "one of them", "leave --qat out")

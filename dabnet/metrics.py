@@ -2,14 +2,18 @@
 
 A confusion matrix is int64 (K, K): rows are the truth, columns the prediction, counts in pixels.
 Pixels whose truth is the ignore value are not counted.
+
+Accuracy of anything that turns an image into a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dabnet.data.dataset import LabelledImage, Uint8Array
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -80,3 +84,24 @@ def mean_iou(matrix: Counts) -> Floats:
 def pixel_accuracy(matrix: Counts) -> float:
     """Share of labelled pixels that are right, 0…1."""
     return float(np.trace(matrix) / max(1, int(matrix.sum())))
+
+
+Segmenter = Callable[[Uint8Array], Uint8Array]
+"""uint8 image (H, W, 3) → uint8 mask (H, W)."""
+
+
+def confusion_per_image(
+    segment: Segmenter,
+    items: Iterable[LabelledImage],
+    classes: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Counts:
+    """Return the confusion matrix of each image, int64 (images, K, K).
+
+    Kept per image, so that two artifacts can be compared on the same images, pair by pair.
+    """
+    matrices = []
+    for item in items:
+        matrices.append(confusion(segment(item.image), item.label, classes))
+        progress()
+    return np.stack(matrices) if matrices else np.zeros((0, classes, classes), np.int64)

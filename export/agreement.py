@@ -11,15 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from dabnet.data.dataset import Uint8Array
+from dabnet.data.images import ImageSource
 from dabnet.data.transforms import resize_image
 from dabnet.errors import BuildError
 from dabnet.models import STRIDE
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import Agreement
-from export.export_spec import ExportSpec
-from export.graph_tensors import cpu_session
-from export.images import ImageSource
-from export.tensor_values import StepwiseSession, has_half_tensors
+from export.graph.tensors import StepwiseSession, cpu_session, has_half_tensors
+from export.spec import ExportSpec
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 """The graph's input → its output."""

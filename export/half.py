@@ -10,12 +10,12 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from dabnet.console import ProgressBar
+from dabnet.data.images import range_source
 from dabnet.runtime.manifest import PassInfo
-from export.export_spec import ExportSpec
-from export.images import range_source
+from export.graph.tensors import largest_activations
 from export.passes.float16 import to_float16
 from export.passes.float16_choice import HALF_QDQ_OPSET
-from export.tensor_values import largest_activations
+from export.spec import ExportSpec
 
 RANGE_IMAGES = 8  # a rough idea of the largest activations is enough: see to_float16's margin
 

@@ -11,17 +11,16 @@ import onnx
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import ProgressBar
+from dabnet.data.images import check_source
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
 from export.agreement import agreement_with_pytorch, require
-from export.budget_export import layers_within_budget
-from export.export_spec import ExportSpec
 from export.half import half_graph, half_rest
-from export.images import check_source
-from export.int8 import calibrated_graph, int8_graph, ranges_of
+from export.int8.quantise import calibrated_graph, int8_graph, layers_within_budget, ranges_of
 from export.onnx_file import check_onnx, save_onnx, with_manifest
-from export.optimize import optimize
+from export.passes.targets import optimize
+from export.spec import ExportSpec
 
 
 def export_onnx(

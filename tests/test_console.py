@@ -15,8 +15,8 @@ from PIL import Image
 from dabnet.cli import main
 from dabnet.console import Size
 from dabnet.data.toy_street import write_camvid_tree
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 COMMANDS = ("dabnet", "export", "bench")
 
 

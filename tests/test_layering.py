@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support import ROOT
+
 PACKAGES = ("dabnet", "calibration", "export", "bench")
 """From the lowest layer to the highest: each may import those before it."""
 
@@ -166,7 +167,11 @@ def test_the_checker_finds_nothing_in_a_tree_that_is_right(fake: Path) -> None:
         ("dabnet/runtime/x.py", "from ..data.names import NAMES", "imports dabnet.data"),
         ("dabnet/runtime/__init__.py", "from ..checkpoint import load", "dabnet.checkpoint"),
         ("dabnet/cli.py", "import torch.nn", "dabnet.cli imports torch.nn at its top"),
-        ("export/cli.py", "try:\n    import onnx\nexcept ImportError:\n    pass", "imports onnx"),
+        (
+            "export/cli/__init__.py",
+            "try:\n    import onnx\nexcept ImportError:\n    pass",
+            "imports onnx",
+        ),
         ("bench/console.py", "class A:\n    import matplotlib", "imports matplotlib"),
         (
             "dabnet/data/names.py",

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dabnet.data.toy_street import ToyStreet
-from dabnet.evaluation import confusion_per_image
-from dabnet.metrics import class_iou, confusion, mean_iou, pixel_accuracy
+from dabnet.metrics import class_iou, confusion, confusion_per_image, mean_iou, pixel_accuracy
 
 Uint8 = NDArray[np.uint8]
 

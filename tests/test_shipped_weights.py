@@ -17,9 +17,10 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.data.toy_street import ToyStreet
 from dabnet.metrics import confusion, mean_iou
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from tests.support import ROOT
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+WEIGHTS = ROOT / "weights"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_toy_street_weights_keep_their_score_and_survive_int8(tmp_path: Path) ->
     words = ["onnx", WEIGHTS / "dabnet_toy_street.pth", "--size", "256x512", "--precision", "int8"]
     words += ["--calibration-images", "16", "-o", artifact]
     done = subprocess.run(
-        [sys.executable, "-c", "from export.cli import main; main()", *map(str, words)],
+        [sys.executable, "-c", "from export.cli.main import main; main()", *map(str, words)],
         env=os.environ | {"PYTHONPATH": str(WEIGHTS.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from bench.backends.pytorch_backend import PyTorchBackend
 from bench.backends.tensorrt_backend import TensorRTBackend
 
 if TYPE_CHECKING:
-    from bench.backend import Backend
+    from bench.backends.base import Backend
 
 BACKENDS: tuple[Backend, ...] = (
     PyTorchBackend(),

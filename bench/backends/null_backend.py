@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.backends.cache import Workshop
 from bench.record import Setting
-from bench.workshop import Workshop
-from dabnet.runtime.null_runner import NullRunner
+from dabnet.runtime.runner import NullRunner
 
 
 class NullBackend:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.backends.cache import Workshop, plain_manifest
 from bench.record import Setting
-from bench.workshop import Workshop, plain_manifest
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.device_memory import gpu_unavailable_reason
-from dabnet.runtime.onnxruntime_providers import TensorRTProvider
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.cuda import gpu_unavailable_reason
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.ort.session import TensorRTProvider
 
 _GRAPH = "-cuda-graph"
 _TENSORRT = "tensorrt-"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.backends.cache import Workshop, manifest_in, plain_manifest
 from bench.record import Setting
-from bench.workshop import Workshop, manifest_in, plain_manifest
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.openvino_runner import OpenVinoRunner, refuse_precision
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.backends.cache import Workshop
 from bench.record import Setting
-from bench.workshop import Workshop
+from dabnet.artifact import open_checkpoint
 from dabnet.errors import BackendUnavailable
-from dabnet.open_checkpoint import open_checkpoint
 
 PAPER = "paper"
 _MODES = {
@@ -22,7 +22,7 @@ _MODES = {
 
 
 class PyTorchBackend:
-    """``fp32`` is the reference; ``paper`` is timed by ``bench.paper`` and never scored."""
+    """``fp32`` is the reference; ``paper`` is timed by ``bench.measure.paper`` and never scored."""
 
     name = "pytorch"
     variants: Sequence[str] = (*_MODES, PAPER)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.backends.cache import Workshop, plain_manifest
 from bench.record import Setting
-from bench.workshop import Workshop, plain_manifest
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.device_memory import gpu_unavailable_reason
-from dabnet.runtime.tensorrt_product import TENSORRT, find_product
-from dabnet.runtime.tensorrt_runner import TensorRTRunner, read_engine_manifest
+from dabnet.runtime.cuda import gpu_unavailable_reason
+from dabnet.runtime.trt.product import TENSORRT, find_product
+from dabnet.runtime.trt.runner import TensorRTRunner, read_engine_manifest
 
 _GRAPH = "-cuda-graph"
 _PRECISIONS = ("fp32", "fp16", "int8")

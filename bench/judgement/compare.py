@@ -1,16 +1,135 @@
-"""Two records of the same rows: what became slower, less accurate or larger, or is gone."""
+"""Two records of the same rows: what became slower, less accurate or larger, or is gone.
+
+How far one run's numbers are from another's, with 95 % intervals.
+
+In what two runs differ: machine, versions, model, data, settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from bench.judgement.compare_intervals import log_ratios, log_times, miou_change, ratio_of_runs
-from bench.judgement.compare_runs import differences, drift, same_machine
-from bench.record import REFERENCE, Report, Row, Setting, Timing
-from bench.statistics import verdict
+import numpy as np
+
+from bench.record import REFERENCE, Report, Row, Score, Setting, Timing, Turn
+from bench.statistics import seconds_by_round, student_quantile, verdict
 from dabnet.errors import InputError
-from dabnet.intervals import Interval
+from dabnet.intervals import Interval, bounds, mean_of_classes, resampled_miou
+from dabnet.metrics import Floats
+
+
+def log_times(turns: Sequence[Turn]) -> Floats:
+    """Logarithm of the seconds a call takes, one of each round that counts."""
+    return np.log(list(seconds_by_round(turns).values()))
+
+
+def log_ratios(reference: Sequence[Turn], row: Sequence[Turn]) -> Floats:
+    """Logarithm of how many times faster than the reference, of rounds that count for both."""
+    theirs, ours = seconds_by_round(reference), seconds_by_round(row)
+    return np.log([theirs[number] / ours[number] for number in sorted(ours.keys() & theirs)])
+
+
+def ratio_of_runs(old: Floats, new: Floats) -> Interval | None:
+    """exp of the mean of ``new`` less that of ``old``: logarithms, one a round, of two runs.
+
+    The interval is Welch's (two variances, Student's t at Satterthwaite's degrees of freedom): the
+    rounds of two runs are not pairs. It holds what varies within a run and nothing else; how far
+    the machine itself has moved between the runs is in the value and not in the interval. None
+    where a run has under two rounds.
+    """
+    if min(len(old), len(new)) < 2:
+        return None
+    shares = [float(run.var(ddof=1)) / len(run) for run in (old, new)]
+    variance = sum(shares)
+    freedom = len(old) + len(new) - 2
+    if variance > 0:
+        parts = (share**2 / (len(run) - 1) for share, run in zip(shares, (old, new), strict=True))
+        freedom = max(1, math.floor(variance**2 / sum(parts)))
+    half = student_quantile(freedom) * math.sqrt(variance)
+    value = float(new.mean() - old.mean())
+    low, middle, high = (math.exp(value + side * half) for side in (-1, 0, 1))
+    return Interval(middle, low, high)
+
+
+def miou_change(old: Score, new: Score, paired: bool) -> Interval:
+    """Mean IoU of ``new`` less that of ``old``, 0…1; images are resampled.
+
+    Args:
+        paired: both are of the same images in the same order, and are resampled together.
+    """
+    (hits, unions), (new_hits, new_unions) = (
+        (np.array(score.hits), np.array(score.unions)) for score in (old, new)
+    )
+    before = resampled_miou(hits, unions)
+    low, high = bounds(resampled_miou(new_hits, new_unions, seed=0 if paired else 1) - before)
+    value = mean_of_classes(new_hits.sum(0).astype(float), new_unions.sum(0).astype(float))
+    value = value - mean_of_classes(hits.sum(0).astype(float), unions.sum(0).astype(float))
+    return Interval(float(value), low, high)
+
+
+MACHINE = ("processor", "gpu")
+"""Facts of ``Report.environment`` that make it the same machine."""
+_VARIES = ("load average",)
+
+
+def same_machine(old: Report, new: Report) -> bool:
+    """Whether times of the two can be compared as they are; also the same number of threads."""
+    threads = (report.scenario.get("cpu_threads") for report in (old, new))
+    return len(set(threads)) == 1 and all(
+        old.environment.get(fact) == new.environment.get(fact) for fact in MACHINE
+    )
+
+
+def differences(old: Report, new: Report) -> Iterator[str]:
+    """A line for each thing in which the runs differ."""
+    for name, report in (("old", old), ("new", new)):
+        if not report.complete:
+            yield f"the {name} record is of a run that was stopped before its end"
+    facts: list[tuple[str, Any, Any]] = [
+        ("model", old.model, new.model),
+        ("checkpoint", _checkpoint(old), _checkpoint(new)),
+        ("data set", f"{old.dataset} {old.split}", f"{new.dataset} {new.split}"),
+        ("classes", len(old.classes), len(new.classes)),
+    ]
+    if old.images != new.images:
+        shared = len(set(old.images) & set(new.images))
+        theirs = f"{len(new.images)}, of which {shared} are the same"
+        facts.append(("images", len(old.images), theirs))
+    for title, a, b in (
+        ("", old.environment, new.environment),
+        ("scenario: ", old.scenario, new.scenario),
+    ):
+        for key in dict.fromkeys((*a, *b)):
+            if key not in _VARIES:
+                facts.append((title + key, a.get(key, "unknown"), b.get(key, "unknown")))
+    yield from (f"{what}: {a} → {b}" for what, a, b in facts if a != b)
+    yield from (f"{s}: only in the old record" for s in old.settings if s not in new.settings)
+    yield from (f"{s}: only in the new record" for s in new.settings if s not in old.settings)
+
+
+def _checkpoint(report: Report) -> str:
+    return f"{report.checkpoint} ({report.checkpoint_sha256[:12]})"
+
+
+def drift(old: Report, new: Report) -> Iterator[str]:
+    """Where the reference itself has changed, the machine may have."""
+    for setting in old.settings:
+        before, after = old.reference(setting), new.reference(setting)
+        for timing in before.timings if before and after else ():
+            now = after.timing(timing.scope) if after else None
+            if now is None or not timing.latency:
+                continue
+            change = ratio_of_runs(-log_times(timing.turns), -log_times(now.turns))
+            if change and verdict(change) != "indistinguishable":
+                yield (
+                    f"{REFERENCE} itself is {change.value:.2f} times as fast at {setting}"
+                    f" ({timing.scope}): if its code is the same, the machine has changed, and"
+                    " the normalised ratio tells more than the direct one"
+                )
+
 
 REGRESSION, SUSPECT, NOT_JUDGED = "regression", "suspect", "not judged"
 WORSE, SAME, BETTER, NEW = "worse", "indistinguishable", "better", "new"

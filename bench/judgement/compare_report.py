@@ -20,7 +20,7 @@ from bench.judgement.compare import (
 )
 from bench.report import figures
 from dabnet.intervals import Interval
-from export.tables import line, row, table
+from dabnet.tables import line, row, table
 
 FORMAT = 1
 _STYLES = {REGRESSION: "bold red", SUSPECT: "yellow"}

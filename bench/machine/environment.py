@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dabnet import __version__
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.device_memory import open_device_memory
+from dabnet.runtime.cuda import open_device_memory
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
 

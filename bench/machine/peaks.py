@@ -17,15 +17,15 @@ from typing import Any
 
 from bench.isolation import remote_progress
 from bench.machine.cpu_peaks import cpu_kernels
-from bench.machine.disturbance import DISTURBED_CORES, CpuWatch
 from bench.machine.environment import describe_environment
 from bench.machine.gpu_peaks import gpu_kernels
 from bench.machine.peak_kernel import BYTES, PeakKernel
+from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
 from bench.record import Peaks
-from bench.strict_json import converter
 from dabnet.console import ProgressBar
 from dabnet.errors import BackendUnavailable
 from dabnet.files import write_text
+from dabnet.records import converter
 
 CACHE_FILE = "machine.json"
 BUDGET_S = 0.5  # of a kernel

@@ -2,12 +2,21 @@
 
 A record says everything that its reports show, raw samples included, so that a report can be made
 again, or made differently, on another machine. Shares are in 0…1 and units are in the names; None
-is what was not or could not be measured. ``bench.record_file`` writes and reads it.
+is what was not or could not be measured. ``bench.record.file`` writes and reads it.
 """
 
-from bench.record.accuracy import Accuracy, Score
-from bench.record.cost import Footprint, Limit, Peaks
-from bench.record.report import FORMAT, REFERENCE, Picture, Report, Row
+from bench.record.report import (
+    FORMAT,
+    REFERENCE,
+    Accuracy,
+    Footprint,
+    Limit,
+    Peaks,
+    Picture,
+    Report,
+    Row,
+    Score,
+)
 from bench.record.timing import Setting, Telemetry, Timing, Turn
 
 __all__ = [

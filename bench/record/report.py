@@ -1,15 +1,125 @@
-"""Rows, and the whole of a run."""
+"""Rows, and the whole of a run.
+
+What a row's masks are worth.
+
+What a row costs beside time, and the least time that it could take.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.record.accuracy import Accuracy
-from bench.record.cost import Footprint, Limit, Peaks
 from bench.record.timing import Setting, Timing
-from dabnet.runtime.layer_time import LayerTime
-from dabnet.runtime.runner import RunnerInfo
+from dabnet.intervals import Interval
+from dabnet.runtime.runner import LayerTime, RunnerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy at one size of the labels.
+
+    Attributes:
+        miou: mean of the classes' IoU.
+        miou_difference: to the reference, paired image by image; None of the reference itself.
+        class_iou: in the order of ``Report.classes``; None for a class that does not occur.
+        category_iou: in the order of ``Report.categories``.
+        pixel_accuracy: share of labelled pixels that are right.
+        hits, unions: pixels of each image (outer) and class (inner): their sums give each IoU.
+    """
+
+    miou: Interval
+    miou_difference: Interval | None
+    class_iou: tuple[float | None, ...]
+    category_iou: tuple[float | None, ...]
+    pixel_accuracy: float
+    hits: tuple[tuple[int, ...], ...]
+    unions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """What one row's masks are worth.
+
+    Attributes:
+        score: at the size that is timed; None without labels.
+        native_score: with the mask enlarged (nearest pixel) to the labels' own size; None where
+            that is the size that is timed.
+        agreement: share of each image's pixels that the reference says, too.
+        arithmetic: in which int8 it was taken (``RunnerInfo.arithmetic``); where it is not that of
+            what was timed, the two ``timed_`` attributes say how far that differs.
+        timed_agreement: share of pixels on which the timed masks equal the scored ones.
+        timed_miou: mean IoU of the timed masks.
+        calibrated_on: which images the INT8 ranges are of, in words; "" for none.
+        overlap: names of scored images among them.
+    """
+
+    score: Score | None = None
+    native_score: Score | None = None
+    agreement: tuple[float, ...] | None = None
+    arithmetic: str = ""
+    timed_agreement: float | None = None
+    timed_miou: float | None = None
+    calibrated_on: str = ""
+    overlap: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a row costs beside time.
+
+    Attributes:
+        artifact_bytes: size of the file.
+        load_s: from the file to a runner.
+        first_inference_s: the first call after it.
+        host_peak_bytes: most memory that its process held.
+        device_peak_bytes: most memory of the GPU that its process held, as NVML saw it.
+    """
+
+    artifact_bytes: int = 0
+    load_s: float | None = None
+    first_inference_s: float | None = None
+    host_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What a device can do, measured by ``bench.machine.peaks``.
+
+    Attributes:
+        device: its name.
+        bytes_per_s: of its memory, reading and writing.
+        multiply_adds_per_s: by type: ``fp32``, ``fp16``, ``int8``, those that were measured.
+        measured: date and time, ISO 8601.
+    """
+
+    device: str
+    bytes_per_s: float
+    multiply_adds_per_s: dict[str, float]
+    measured: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The least time that the graph's own work takes at the peaks of the machine.
+
+    Attributes:
+        seconds: sum over kernels of the longer of arithmetic and memory traffic, a call.
+        arithmetic_s, traffic_s: each alone.
+        multiply_adds, traffic_bytes: of a call.
+        kernels: how many, with what follows a convolution pixel by pixel taken into it.
+        share: of the limit that was reached: ``seconds`` / median of the device scope.
+    """
+
+    seconds: float
+    arithmetic_s: float
+    traffic_s: float
+    multiply_adds: int
+    traffic_bytes: int
+    kernels: int
+    share: float | None = None
+
 
 FORMAT = 3
 
@@ -76,7 +186,7 @@ class Report:
         labelled: whether they have labels.
         classes, palette: names and colours (RGB), in the order of each ``class_iou``.
         categories: in the order of each ``category_iou``.
-        scenario: of the timing, by the names of ``bench.scenario.Scenario``.
+        scenario: of the timing, by the names of ``bench.measure.request.Scenario``.
         environment: machine and library versions, by name.
         peaks: of the device that computed.
         rows: by setting, and within it in the order in which they were asked for.

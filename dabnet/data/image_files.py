@@ -1,7 +1,11 @@
-"""Reading the images and label images of a dataset; whatever is wrong names its file."""
+"""Reading the images and label images of a dataset; whatever is wrong names its file.
+
+A name for the pixels of an image, by which two splits are searched for the same picture.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,3 +93,24 @@ def _open(path: Path) -> Image.Image:
         raise InputError(
             f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
         ) from error
+
+
+def image_sha256(image: Uint8Array) -> str:
+    """Return the SHA-256 of an image's decoded pixels as 64 hex digits.
+
+    Of the pixels at their native size, before any resize: so the hash does not depend on the file's
+    name, format or compression, nor on the size at which an artifact was calibrated.
+
+    Args:
+        image: uint8, (H, W, 3), RGB, 0…255; hashed are ``"HxW\\n"`` and the pixels, row by row.
+
+    Raises:
+        ValueError: the array is of another type or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    height, width, _ = image.shape
+    # The header fixes the size: equal bytes in another shape are another picture.
+    digest = hashlib.sha256(f"{height}x{width}\n".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()

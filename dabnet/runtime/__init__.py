@@ -16,8 +16,8 @@ from dabnet.errors import InputError
 from dabnet.files import existing_file
 
 if TYPE_CHECKING:
-    from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
-    from dabnet.runtime.tensorrt_runner import TensorRTRunner
+    from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+    from dabnet.runtime.trt.runner import TensorRTRunner
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt")
@@ -55,7 +55,7 @@ def open_artifact(
     path = existing_file(path, _WHAT)
     if path.suffix == ".onnx":
         _refuse(path, "TensorRT-RTX", {"runtime_cache": runtime_cache})
-        from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+        from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(
             path, device or "cpu", threads, cuda_graph, allow_cpu_nodes, exact_qdq=exact_qdq
@@ -74,7 +74,7 @@ def open_artifact(
             "'cuda'",
             "on a CPU run the ONNX file that it was built from",
         )
-    from dabnet.runtime.tensorrt_runner import TensorRTRunner
+    from dabnet.runtime.trt.runner import TensorRTRunner
 
     return TensorRTRunner(path, cuda_graph=cuda_graph, runtime_cache=runtime_cache)
 

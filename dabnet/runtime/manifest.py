@@ -45,7 +45,7 @@ class CalibrationInfo:
             quantisation-aware training, ``tensorrt-…`` for a calibrator of TensorRT.
         dataset, split: which images were seen; ``unknown`` for a cache without its origin.
         images: how many.
-        image_sha256: ``dabnet.data.image_hash`` of each.
+        image_sha256: ``dabnet.data.image_files`` of each.
         placement: what is rounded to int8 (``calibration.placements``); "" where TensorRT chose.
         float_layers: convolutions that were left in float to keep accuracy.
     """
@@ -130,7 +130,7 @@ class Manifest:
         example: (batch, height, width) it was exported and checked at; a call chooses others
             where the input is ``DYNAMIC``.
         logits: name of the graph's tensor of logits before the upsample, float (N, K, H/8, W/8).
-        optimized_for: the target whose graph passes were applied (``export.optimize``).
+        optimized_for: the target whose graph passes were applied (``export.passes.targets``).
     """
 
     model: str

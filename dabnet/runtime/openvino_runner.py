@@ -15,10 +15,16 @@ from typing import Any
 
 from dabnet.errors import ArtifactError, BackendUnavailable, MissingPackage
 from dabnet.files import existing_file
-from dabnet.runtime.device_memory import HostArray
-from dabnet.runtime.layer_time import LayerTime, layer_times
+from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
-from dabnet.runtime.runner import RunnerInfo, check_input, declared_shape, result_dtype
+from dabnet.runtime.runner import (
+    LayerTime,
+    RunnerInfo,
+    check_input,
+    declared_shape,
+    layer_times,
+    result_dtype,
+)
 
 # The type in which floats are computed, as OpenVINO and its list of capabilities call it. An int8
 # artifact says by its Q/DQ nodes what is int8; the rest of it is FP32.

@@ -6,20 +6,24 @@ be timed on it, and each row of a report names its own:
 - ``host``: ``infer(images)``: uint8 images in host memory → masks in host memory, copies included;
 - ``device``: ``launch(i)`` then ``synchronize()``: the input already resident where the backend
   computes → the mask resident there.
+
+Time by layer, in one form for every backend.
+
+A backend that does nothing: timing it measures the harness itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.errors import ArtifactError, InputError
 from dabnet.models import STRIDE
-from dabnet.runtime.device_memory import HostArray
+from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
 Uint8Array = NDArray[np.uint8]
@@ -155,3 +159,71 @@ def declared_shape(manifest: Manifest, source: str) -> tuple[int, int, int, int]
         )
     batch, second, third, fourth = given.shape
     return batch, second, third, fourth
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One layer, kernel or operator of what ran, as the backend's own profiler names it.
+
+    Attributes:
+        name: of the layer; alike for all calls.
+        kind: operator, such as ``Conv``, or the kernel's type.
+        seconds: mean of a call.
+        share: of the sum over all layers of a call, 0…1.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    share: float
+
+
+@runtime_checkable
+class HasLayerTimes(Protocol):
+    """A ``Runner`` that can say where its time goes."""
+
+    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
+        """Run ``calls`` times under the backend's profiler; the longest layer comes first.
+
+        Profiling slows the calls down: its times are for comparing layers, and a row's own time is
+        never taken from them.
+
+        Raises:
+            BackendUnavailable: this backend has no profile here; the message says why.
+        """
+        ...
+
+
+def layer_times(seconds: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:
+    """Return (name, kind, seconds a call) as layers, the longest first, with their shares."""
+    total = sum(time for _, _, time in seconds) or 1.0
+    ordered = sorted(seconds, key=lambda layer: -layer[2])
+    return tuple(LayerTime(name, kind, time, time / total) for name, kind, time in ordered)
+
+
+class NullRunner:
+    """Returns an empty mask at once."""
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self._info = RunnerInfo("null", "", "none", "none", shape)
+        self._masks = np.zeros(shape[:3], np.uint8)
+
+    @property
+    def info(self) -> RunnerInfo:
+        return self._info
+
+    def infer(self, images: Uint8Array) -> Uint8Array:
+        check_images(images, self._info.shape)
+        return self._masks
+
+    def stage(self, batches: Sequence[Uint8Array]) -> None:
+        pass
+
+    def launch(self, index: int) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -3,25 +3,107 @@
 ``torch.autocast``, ``torch.compile``, channels last and CUDA graphs are what PyTorch itself offers
 for speed: https://docs.pytorch.org/docs/stable/amp.html, …/torch.compiler.html,
 …/notes/cuda.html#cuda-graphs.
+
+A network's run on one input buffer as a CUDA graph.
+
+https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs: static buffers, a few runs on a
+side stream before the capture.
+
+Time by operator, from ``torch.profiler`` (https://docs.pytorch.org/docs/stable/profiler.html).
 """
 
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.layer_time import LayerTime
-from dabnet.runtime.runner import RunnerInfo, Uint8Array, check_images
-from dabnet.runtime.torch_cuda_graph import CapturedCall
-from dabnet.runtime.torch_layer_times import torch_layer_times
+from dabnet.runtime.runner import LayerTime, RunnerInfo, Uint8Array, check_images, layer_times
+
+_WARM_UP = 3
+
+
+class CapturedCall:
+    """``function(images)``, recorded once; a replay reads and writes the buffers of the record.
+
+    Args:
+        function: gives a tensor. Without autocast: its cast weights would be freed before a replay.
+        images: on the GPU; the graph reads this very tensor.
+        stream: on which to record. It must be the current stream, and not the default one.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], images: Tensor, stream: torch.cuda.Stream
+    ) -> None:
+        self._images = images
+        for _ in range(_WARM_UP):  # cuDNN tries its kernels, which cannot be recorded
+            function(images)
+        stream.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=stream):
+            self._result = function(images)
+
+    def replay(self, images: Tensor | None = None) -> Tensor:
+        """Start a run, of other images if they are given; the result is overwritten by the next."""
+        if images is not None:
+            self._images.copy_(images)
+        self._graph.replay()
+        return self._result
+
+
+def torch_layer_times(
+    run: Callable[[], None], synchronize: Callable[[], None], calls: int, device: str
+) -> tuple[LayerTime, ...]:
+    """Profile ``calls`` runs after one that is not counted.
+
+    Returns:
+        On the CPU the operators' own time, without that of operators which they call. On CUDA the
+        time of the kernels, by the operator that launched them or, where none did (a CUDA graph is
+        replayed as a whole), by kernel.
+    """
+    run()
+    synchronize()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities, record_shapes=True) as profiler:
+        for _ in range(calls):
+            run()
+        synchronize()
+    events = list(profiler.key_averages(group_by_input_shape=True))
+    operators = [event for event in events if event.device_type.name == "CPU"]
+    if device != "cuda":
+        return _layers(operators, "self_cpu_time_total", calls)
+    launched = [event for event in operators if _microseconds(event, "self_device_time_total") > 0]
+    kernels = [event for event in events if event.device_type.name == "CUDA"]
+    return _layers(launched or kernels, "self_device_time_total", calls)
+
+
+def _layers(events: list[Any], attribute: str, calls: int) -> tuple[LayerTime, ...]:
+    """Sum over what has one name: an operator and the shape of its first tensor."""
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for event in events:
+        kind = str(event.key).removeprefix("aten::")
+        if "CompiledFxGraph" in kind:  # what torch.compile wrote itself, as one function
+            kind = "compiled code"
+        shapes = [shape for shape in event.input_shapes or [] if shape]
+        first = "x".join(map(str, shapes[0])) if shapes else ""
+        seconds[f"{kind} {first}".strip(), kind] += 1e-6 * _microseconds(event, attribute)
+    return layer_times([(*layer, time / calls) for layer, time in seconds.items() if time > 0])
+
+
+def _microseconds(event: Any, attribute: str) -> float:
+    """PyTorch before 2.4 says ``cuda`` where it now says ``device``."""
+    old = attribute.replace("device", "cuda")
+    return float(getattr(event, attribute, None) or getattr(event, old, None) or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

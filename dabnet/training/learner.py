@@ -1,7 +1,11 @@
-"""The network, its loss, its optimiser and its schedule: one step of training at a time."""
+"""The network, its loss, its optimiser and its schedule: one step of training at a time.
+
+An exponential moving average of a network's weights.
+"""
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from typing import Any
@@ -16,13 +20,39 @@ from dabnet.interrupt import Stop
 from dabnet.models import build_model
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
-from dabnet.training.fake_quantization import fake_quantized
 from dabnet.training.losses import build_loss
-from dabnet.training.processes import Processes
-from dabnet.training.schedule import build_optimizer, warmup_poly
+from dabnet.training.processes import Processes, synchronised
+from dabnet.training.qat import fake_quantized
+from dabnet.training.recipes import build_optimizer, warmup_poly
 from dabnet.training.spec import TrainingSpec
-from dabnet.training.sync_batchnorm import synchronised
-from dabnet.training.weight_average import WeightAverage
+
+
+class WeightAverage:
+    """Keeps a network whose weights and running statistics are averages over the steps.
+
+    After the first update they are those of the first; each further one moves them by
+    ``1 - decay`` towards the present ones. Counters are copied. Unlike
+    ``torch.optim.swa_utils.AveragedModel``, an update does not make the host wait for a GPU.
+
+    Attributes:
+        network: holds the averages.
+        updates: how many there were.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        ours, theirs = self.network.state_dict(), network.state_dict()
+        floating = [name for name, tensor in ours.items() if tensor.is_floating_point()]
+        for name in ours.keys() - floating:
+            ours[name].copy_(theirs[name])
+        weight = 1 - self.decay if self.updates else 1.0
+        torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], weight)
+        self.updates += 1
+
 
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -1,4 +1,7 @@
-"""The training loop: interruptible at any iteration, it continues exactly where it stopped."""
+"""The training loop: interruptible at any iteration, it continues exactly where it stopped.
+
+Scoring the network on the validation split, and showing what it sees.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,80 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
-from dabnet.data.dataset import Dataset
-from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small
+from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
+from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
 from dabnet.data.statistics import SplitCounts
+from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
-from dabnet.metrics import Counts, mean_iou, pixel_accuracy
+from dabnet.metrics import Counts, confusion_per_image, mean_iou, pixel_accuracy
+from dabnet.pictures import overlay, panel
 from dabnet.preprocessing import Preprocessing
-from dabnet.training.counting import counts_of
-from dabnet.training.data_path import batches, choose_data_path
+from dabnet.training.data_path import batches, choose_data_path, counts_of
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import LAST, RunFolder
 from dabnet.training.learner import Learner
 from dabnet.training.log import History, RunLog
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes
-from dabnet.training.qat_start import qat_start
+from dabnet.training.qat import qat_start
 from dabnet.training.spec import STATE_VERSION, TrainingResult, TrainingSpec, check_resumable
-from dabnet.training.validation import Validator
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+SAMPLES = 3
+SAMPLE_WIDTH = 480
+
+
+class Validator:
+    """Validates the kept weights of a learner at the images' own size."""
+
+    def __init__(self, learner: Learner, val_set: Dataset) -> None:
+        self.learner, self.val_set = learner, val_set
+
+    def confusion(self) -> Counts:
+        """Return the confusion matrix of the split, int64 (K, K); each process scores a share."""
+        processes, classes = self.learner.processes, len(self.val_set.labels.classes)
+        self.learner.align()
+        self.learner.segmenter.eval()
+        items = read_ahead(self.val_set, processes.share(len(self.val_set)))
+        per_image = confusion_per_image(self._segment, items, classes)
+        matrix = torch.from_numpy(per_image.sum(0)).to(self.learner.device)
+        result: Counts = processes.sum_(matrix).cpu().numpy()
+        return result
+
+    def samples(self) -> Image.Image:
+        """Return some images with their truth and what the network sees, a row each."""
+        pictures = []
+        for index in evenly_spaced(len(self.val_set), SAMPLES):
+            item = self.val_set[index]
+            height, width = item.label.shape
+            shrink = min(1.0, SAMPLE_WIDTH / width)
+            size = (round(height * shrink), round(width * shrink))
+            image = resize_image(item.image, size)
+            pictures.append((item.name, image))
+            for caption, mask in (("truth", item.label), ("prediction", self._segment(item.image))):
+                shown = overlay(image, resize_label(mask, size), self.val_set.labels)
+                pictures.append((caption, shown))
+        return panel(pictures, columns=3)
+
+    @torch.inference_mode()
+    def _segment(self, image: Uint8Array) -> Uint8Array:
+        # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
+        mask = self.learner.segmenter(torch.tensor(image[None], device=self.learner.device))
+        array: Uint8Array = mask[0].cpu().numpy()
+        return array
+
 
 ALONE = Processes()
 

@@ -13,7 +13,7 @@ and what they meet become FP16 as well.
 
 Strongly typed TensorRT takes these types as they are. onnxruntime's CPU provider does not: it
 removes an FP16 rounding between two nodes it runs in FP32, and an overflow with it; see
-``export.tensor_values``, whose sessions round as the graph says.
+``export.graph.tensors``, whose sessions round as the graph says.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def to_float16(
     Args:
         model: an FP32 graph without control flow, topologically sorted.
         largest: tensor name → the largest |x| that it reached on calibration images, from
-            ``export.tensor_values.largest_activations``. A node stays FP32 where one of its
+            ``export.graph.tensors.largest_activations``. A node stays FP32 where one of its
             tensors exceeds ``margin`` × 65504. Without it the weights alone decide.
         margin: 0…1; 0.5 leaves other images twice the range that was seen.
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from services import Service
 
 from bench.isolation import Isolated, ProcessFailed, remote_progress
+from tests.support.services import Service
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import install
-from seeded_checkpoint import SIZE, write_checkpoint
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support import ROOT
+from tests.support.hostile import install
+from tests.support.seeded_checkpoint import SIZE, write_checkpoint
+
 SMALL = (
     *("--size", f"{SIZE[0]}x{SIZE[1]}", "--rounds", "3", "--min-time", "0.15"),
     *("--max-images", "6", "--threads", "1", "--pictures", "1", "--timeout", "4"),
@@ -32,9 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(REPOSITORY), str(folder / "packages")])
+    path = os.pathsep.join([str(ROOT), str(folder / "packages")])
     return subprocess.Popen(
-        [sys.executable, "-c", "from bench.cli import main; main()", "seeded.pth", *SMALL, *words],
+        [
+            sys.executable,
+            "-c",
+            "from bench.cli.main import main; main()",
+            "seeded.pth",
+            *SMALL,
+            *words,
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.backend import Recipe
+from bench.backends.base import Recipe
+from bench.measure.timer import Opened
 from bench.record import Peaks, Setting, Turn
 from bench.state import State
-from bench.timer import Opened
-from dabnet.runtime.null_runner import NullRunner
+from dabnet.runtime.runner import NullRunner
 
 SHAPE = (1, 8, 8, 3)
 

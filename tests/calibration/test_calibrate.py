@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import images, make_model, small_net, stem
 from onnx import helper, numpy_helper
 
 from calibration.calibrate import CalibrationImage, calibrate, quantize, rounded_tensors
@@ -14,8 +13,9 @@ from calibration.calibration_file import Calibration, Subject, graph_sha256
 from calibration.collect import collect
 from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS, symmetric_range
-from dabnet.data.image_hash import image_sha256
+from dabnet.data.image_files import image_sha256
 from dabnet.errors import BuildError, InputError
+from tests.support.calibration_net import images, make_model, small_net, stem
 
 TRAIN = {"dataset": "toy", "split": "train"}
 

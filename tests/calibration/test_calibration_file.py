@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibration_net import small_net
 from test_calibrate import named, seen, subject
 
 from calibration.calibrate import calibrate
@@ -19,6 +18,7 @@ from calibration.calibration_file import (
     save_calibration,
 )
 from dabnet.errors import ArtifactError, InputError
+from tests.support.calibration_net import small_net
 
 
 def part(start: int, stop: int) -> Calibration:

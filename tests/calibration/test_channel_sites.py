@@ -6,17 +6,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import images, make_model, small_net, stem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from seeded_checkpoint import SIZE, write_checkpoint
 
 from calibration.channel_sites import ScalableGraph
 from calibration.qdq import conv_inputs
 from dabnet.checkpoint import load_checkpoint
-from export.export_spec import ExportSpec
 from export.float_graph import float_graph
+from export.spec import ExportSpec
+from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 BATCH = np.stack([image for _, image in images(2)])
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import onnxruntime
 import pytest
-from calibration_net import SIZE, images, make_model, small_net, stem
 from onnx import TensorProto, helper
 
 from calibration.collect import collect, collect_channels
 from calibration.histogram import StreamingHistogram
 from dabnet.errors import BuildError, InputError, MissingPackage
+from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
 
 TENSORS = ["x", "y", "z"]
 

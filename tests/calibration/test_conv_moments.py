@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import images, make_model, small_net, stem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -14,6 +13,7 @@ from onnx import helper, numpy_helper
 from calibration import conv_moments
 from calibration.conv_moments import collect_moments, quantized_convs
 from calibration.qdq import insert_qdq
+from tests.support.calibration_net import images, make_model, small_net, stem
 
 IMAGES = images(3)
 

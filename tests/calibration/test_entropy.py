@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from calibration.entropy import LEVELS, divergences, entropy_threshold
 from calibration.histogram import StreamingHistogram
+from calibration.ranges import LEVELS, divergences, entropy_threshold
 
 COUNT = 200_000
 

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import images, make_model, small_net, stem
 from onnx import helper
 
 from calibration.collect import collect, collect_channels
@@ -14,6 +13,7 @@ from calibration.equalize import equalize
 from calibration.qdq import conv_inputs, insert_qdq
 from calibration.ranges import symmetric_range
 from dabnet.errors import InputError
+from tests.support.calibration_net import images, make_model, small_net, stem
 
 IMAGES = images(6)
 BATCH = np.stack([image for _, image in IMAGES])

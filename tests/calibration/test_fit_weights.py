@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import images, make_model, small_net, stem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -16,6 +15,7 @@ from calibration.fit_weights import fit_weights
 from calibration.qdq import conv_inputs, insert_qdq
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError, InputError
+from tests.support.calibration_net import images, make_model, small_net, stem
 
 IMAGES = images(6)
 BATCH = np.stack([image for _, image in IMAGES])

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-from calibration_net import images, small_net
 from onnx import numpy_helper
 from test_calibrate import seen
 
 from calibration.calibrate import quantize
-from calibration.fit_weights import fit_weights
-from calibration.fitted_weights import with_weights_of
+from calibration.fit_weights import fit_weights, with_weights_of
+from tests.support.calibration_net import images, small_net
 
 
 def test_layers_in_float_change_no_other_fit() -> None:

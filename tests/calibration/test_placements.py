@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from calibration_net import make_model, small_net, stem
 from onnx import helper, numpy_helper
-from seeded_checkpoint import SIZE, write_checkpoint
 
 from calibration.placements import PLACEMENTS, Edge, edges_of, is_conv, layer_name
 from dabnet.checkpoint import load_checkpoint
 from dabnet.errors import InputError
-from export.export_spec import ExportSpec
 from export.float_graph import float_graph
+from export.spec import ExportSpec
+from tests.support.calibration_net import make_model, small_net, stem
+from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import SIZE, images, make_model, small_net, stem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,6 +17,7 @@ from calibration.placements import edges_of
 from calibration.qdq import MIN_SCALE, conv_inputs, insert_qdq, quantize_weight
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError
+from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
 
 BATCH = np.stack([image for _, image in images(4)])
 RANGES = {"x": 255.0, "y": 400.0, "z": 600.0}

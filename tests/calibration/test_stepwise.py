@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from calibration_net import SIZE, images, make_model, small_net, stem
 from onnx import TensorProto, helper
 
 from calibration.stepwise import StepwiseGraph
 from dabnet.errors import BuildError
+from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
 
 ALL = ["x", "c", "y", "d", "p", "m", "z", "l", "logits"]
 IMAGE = images(1)[0][1][None]

@@ -10,18 +10,17 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
 from torch import Tensor
 
 from calibration.qdq import insert_qdq
-from calibration.trained_ranges import ranges_by_tensor
+from calibration.ranges import ranges_by_tensor
 from dabnet.errors import ArtifactError
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.training.activation_ranges import observed_ranges
-from dabnet.training.fake_quantization import convolutions, fake_quantized
-from export.export_spec import ExportSpec
-from export.optimize import optimize
-from export.trace import contract_graph
+from dabnet.training.qat import convolutions, fake_quantized, observed_ranges
+from export.float_graph import contract_graph
+from export.passes.targets import optimize
+from export.spec import ExportSpec
+from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
 
 IMAGES = noise((4, *SIZE, 3), 7)
 

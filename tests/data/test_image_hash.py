@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dabnet.data.image_files import read_image
-from dabnet.data.image_hash import image_sha256
+from dabnet.data.image_files import image_sha256, read_image
 
 
 def test_the_hash_is_of_size_and_pixels() -> None:

@@ -15,6 +15,7 @@ from dabnet.data.dataset import Dataset
 from dabnet.data.labels import TOY_STREET
 from dabnet.data.toy_street import ToyStreet, draw_scene, write_camvid_tree
 from dabnet.errors import InputError
+from tests.support import ROOT
 
 SMALL = (120, 160)
 
@@ -40,7 +41,7 @@ def test_a_fresh_process_draws_the_same_pixels() -> None:
     here = hashlib.sha256(item.image.tobytes() + item.label.tobytes()).hexdigest()
     there = subprocess.run(
         [sys.executable, "-c", HASH_IN_FRESH_PROCESS],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
-from contract_variants import write_dynamic, write_raw
 from onnx import helper
 from PIL import Image
 
 from dabnet.data.toy_street import draw_scene
 from dabnet.runtime.manifest import ONNX_KEY
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from tests.support import ROOT
+from tests.support.contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
+from tests.support.contract_variants import write_dynamic, write_raw
 
 pytest.importorskip("onnxruntime")
 
-ROOT = Path(__file__).parents[2]
 PALETTE = ((128, 64, 128), (70, 70, 70), (107, 142, 35), (70, 130, 180), (220, 20, 60))
 PROGRAM = """
 import runpy, sys

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from exported_artifacts import BATCH_OF_INT32, FP32, INT8
-from seeded_checkpoint import no_bar, write_checkpoint
 
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
+from tests.support.exported_artifacts import BATCH_OF_INT32, FP32, INT8
+from tests.support.seeded_checkpoint import no_bar, write_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from forked_commands import REPOSITORY, run_commands
-from seeded_checkpoint import SIZE, no_bar, write_checkpoint
 
 from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import Manifest
-from export.export_spec import ExportSpec
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
+from export.spec import ExportSpec
+from tests.support.forked_commands import ROOT, run_commands
+from tests.support.seeded_checkpoint import SIZE, no_bar, write_checkpoint
 
 SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
 
@@ -30,7 +30,7 @@ def run_python(
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         input=stdin,
         capture_output=True,
         text=True,
@@ -41,7 +41,7 @@ def run_python(
 
 def dabnet_export(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``."""
-    return run_python("from export.cli import main; main()", *arguments, folder=folder)
+    return run_python("from export.cli.main import main; main()", *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_from_checkpoint_to_engine(workplace: Path, tmp_path: Path) -> None:
 def test_help_loads_no_framework(arguments: list[str], tmp_path: Path) -> None:
     """Half a second of ``--help`` is lost with the first import of torch."""
     program = (
-        "import sys; import export.cli\n"
+        "import sys; import export.cli.main\n"
         "try: export.cli.main()\n"
         "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     )

@@ -9,19 +9,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from exported_artifacts import expected_masks
-from seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise
 
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
 from dabnet.runtime import open_artifact
 from dabnet.runtime.manifest import DYNAMIC, Manifest
-from export.export_spec import ExportSpec
+from export.graph.tensors import StepwiseSession
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
-from export.tensor_values import StepwiseSession
+from export.spec import ExportSpec
+from tests.support import ROOT
+from tests.support.exported_artifacts import expected_masks
+from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise
 
-WEIGHTS = Path(__file__).parents[2] / "weights" / "dabnet_toy_street.pth"
+WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
 
 
 def exported(checkpoint: Path, folder: Path, **spec: Any) -> tuple[Path, Manifest]:

@@ -9,7 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exported_artifacts import (
+
+from dabnet.checkpoint import load_checkpoint
+from dabnet.data.labels import label_set
+from dabnet.errors import InputError
+from dabnet.runtime.manifest import Manifest
+from export.onnx_export import export_onnx
+from export.onnx_file import load_onnx, manifest_of
+from export.spec import ExportSpec
+from tests.support.exported_artifacts import (
     FP32,
     evenly_spaced,
     expected_masks,
@@ -17,15 +25,7 @@ from exported_artifacts import (
     masks_of,
     producers,
 )
-from seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise, seeded_network
-
-from dabnet.checkpoint import load_checkpoint
-from dabnet.data.labels import label_set
-from dabnet.errors import InputError
-from dabnet.runtime.manifest import Manifest
-from export.export_spec import ExportSpec
-from export.onnx_export import export_onnx
-from export.onnx_file import load_onnx, manifest_of
+from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise, seeded_network
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,17 @@ from typing import Any
 
 import onnx
 import pytest
-from exported_artifacts import (
-    FP32,
-)
-from seeded_checkpoint import SIZE, no_bar
 
 from dabnet.errors import BuildError, InputError
 from dabnet.runtime.manifest import Manifest
-from export.export_spec import ExportSpec
 from export.onnx_export import export_onnx
 from export.onnx_file import manifest_of, save_onnx, with_manifest
+from export.spec import ExportSpec
+from tests.support import ROOT
+from tests.support.exported_artifacts import (
+    FP32,
+)
+from tests.support.seeded_checkpoint import SIZE, no_bar
 
 
 def strings_named(message: Any, field: str) -> list[str]:
@@ -40,7 +41,7 @@ def test_nothing_of_this_machine_is_in_the_file(
 ) -> None:
     path, _ = artifacts[name]
     content = path.read_bytes()
-    repository = str(Path(__file__).parents[2])
+    repository = str(ROOT)
     for trace in (
         repository,
         tempfile.gettempdir() + "/",

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_double import FakeHeap, fake_cuda_python, fake_pycuda
 
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.device_memory import (
+from dabnet.runtime.cuda import (
     CudaPythonMemory,
     DeviceMemory,
     PycudaMemory,
     gpu_unavailable_reason,
     open_device_memory,
 )
+from tests.support.cuda_double import FakeHeap, fake_cuda_python, fake_pycuda
 
 
 def round_trip(memory: DeviceMemory) -> None:

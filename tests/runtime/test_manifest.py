@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract_graph import contract_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +21,8 @@ from dabnet.runtime.manifest import (
     TensorInfo,
     engine_manifest_path,
 )
-from dabnet.runtime.tensorrt_runner import read_engine_manifest
+from dabnet.runtime.trt.runner import read_engine_manifest
+from tests.support.contract_graph import contract_manifest
 
 FULL = dataclasses.replace(
     contract_manifest("int8"),

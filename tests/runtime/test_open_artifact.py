@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract_graph import HEIGHT, WIDTH, write_contract
-from engine_files import images, info_of, install, scenario_for, write_engine
-from tensorrt_double import FakeDeviceMemory
 
 from dabnet.errors import ArtifactError, InputError
-from dabnet.runtime import open_artifact, tensorrt_runner
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from dabnet.runtime.tensorrt_runner import TensorRTRunner
+from dabnet.runtime import open_artifact
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.trt import runner as tensorrt_runner
+from dabnet.runtime.trt.runner import TensorRTRunner
+from tests.support import ROOT
+from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
+from tests.support.engine_files import images, info_of, install, scenario_for, write_engine
+from tests.support.tensorrt_double import FakeDeviceMemory
 
-ROOT = Path(__file__).parents[2]
 BLOCK = """
 import sys
 

@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from contract_graph import HEIGHT, WIDTH, contract_manifest, contract_model, write_contract
-from contract_variants import write_dynamic, write_raw
-from int8_graph import write_int8
 from onnx import helper
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
-from dabnet.runtime.layer_time import HasLayerTimes
 from dabnet.runtime.manifest import ONNX_KEY, TensorInfo
-from dabnet.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.runner import HasLayerTimes
+from tests.support.contract_graph import (
+    HEIGHT,
+    WIDTH,
+    contract_manifest,
+    contract_model,
+    write_contract,
+)
+from tests.support.contract_variants import write_dynamic, write_raw
+from tests.support.int8_graph import write_int8
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")

@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network, write_checkpoint
 
+from dabnet.artifact import open_checkpoint
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.open_checkpoint import open_checkpoint
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime import torch_runner
-from dabnet.runtime.layer_time import HasLayerTimes
-from dabnet.runtime.torch_cuda_graph import CapturedCall
-from dabnet.runtime.torch_runner import MODES, TorchRunner
+from dabnet.runtime.runner import HasLayerTimes
+from dabnet.runtime.torch_runner import MODES, CapturedCall, TorchRunner
+from tests.support.seeded_checkpoint import (
+    PREPROCESSING,
+    SIZE,
+    noise,
+    seeded_network,
+    write_checkpoint,
+)
 
 SHAPE = (2, *SIZE, 3)
 CPU = torch.device("cpu")

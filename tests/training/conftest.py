@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_runs import run, spec_for
 
 from dabnet.data.toy_street import write_camvid_tree
+from tests.support.training_runs import run, spec_for
 
 
 @pytest.fixture(scope="session")

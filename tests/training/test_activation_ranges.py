@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
 from torch import Tensor, nn
 
 from calibration.histogram import StreamingHistogram
 from calibration.ranges import symmetric_range
 from dabnet.errors import ArtifactError
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.training.activation_ranges import BINS, least_error_range, observed_ranges
-from dabnet.training.fake_quantization import convolutions
+from dabnet.training.qat import BINS, convolutions, least_error_range, observed_ranges
+from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
 
 IMAGES = 6
 NAMES = [f"image_{number}" for number in range(IMAGES)]

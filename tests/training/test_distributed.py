@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training_runs import command, log_of
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.training.processes import Processes, processes_of_torchrun
+from tests.support import ROOT
+from tests.support.training_runs import command, log_of
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["--input-size", "32x32", "--batch-size", "4", "--seed", "3", "--eval-every", "2"]
 
 
@@ -156,7 +156,7 @@ def test_a_batch_that_cannot_be_shared_is_told(
 def sync_batchnorm_worker(rank: int, port: int, folder: str) -> None:
     import torch.distributed as dist
 
-    from dabnet.training.sync_batchnorm import synchronised
+    from dabnet.training.processes import synchronised
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=2)

@@ -7,17 +7,17 @@ import copy
 import numpy as np
 import pytest
 import torch
-from seeded_checkpoint import seeded_network
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from calibration.qdq import quantize_weight
-from dabnet.training.fake_quantization import (
+from dabnet.training.qat import (
     FakeQuantConv2d,
     FrozenBatchNorm2d,
     convolutions,
     fake_quantized,
 )
+from tests.support.seeded_checkpoint import seeded_network
 
 RANGE = 1.5
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from training_runs import PER_EPOCH, RECIPE, TOTAL, assert_same_run, in_call, run, spec_for
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.batches import BatchOrder
@@ -23,6 +22,16 @@ from dabnet.errors import DabnetError, InputError
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
+from tests.support import ROOT
+from tests.support.training_runs import (
+    PER_EPOCH,
+    RECIPE,
+    TOTAL,
+    assert_same_run,
+    in_call,
+    run,
+    spec_for,
+)
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
@@ -105,7 +114,7 @@ def test_too_large_a_batch_in_a_real_process(tree: Path, tmp_path: Path, data_pa
     done = subprocess.run(
         [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,

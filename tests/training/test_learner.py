@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_runs import RECIPE, spec_for
 
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
+from tests.support.training_runs import RECIPE, spec_for
 
 CLASSES, IGNORE, STEPS = 3, 9, 5
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import command, log_of
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.augmentation import Augmentation
@@ -19,6 +18,7 @@ from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
 from dabnet.training.recipes import Recipe
 from dabnet.training.spec import TrainingSpec
+from tests.support.training_runs import command, log_of
 
 pytestmark = pytest.mark.gpu
 

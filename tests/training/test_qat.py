@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training_runs import (
+
+from dabnet.checkpoint import load_checkpoint, save_checkpoint
+from dabnet.data.camvid import CamVid
+from dabnet.errors import ArtifactError, InputError
+from dabnet.metrics import confusion_per_image, mean_iou
+from dabnet.models.image_to_mask import ImageToMask
+from dabnet.preprocessing import Preprocessing
+from dabnet.training.qat import fake_quantized
+from tests.support.training_runs import (
     RECIPE,
     assert_same_run,
     command,
@@ -20,15 +28,6 @@ from training_runs import (
     sends,
     spec_for,
 )
-
-from dabnet.checkpoint import load_checkpoint, save_checkpoint
-from dabnet.data.camvid import CamVid
-from dabnet.errors import ArtifactError, InputError
-from dabnet.evaluation import confusion_per_image
-from dabnet.metrics import mean_iou
-from dabnet.models.image_to_mask import ImageToMask
-from dabnet.preprocessing import Preprocessing
-from dabnet.training.fake_quantization import fake_quantized
 
 QAT_RECIPE = replace(RECIPE, lr=1e-4, max_epochs=2)
 

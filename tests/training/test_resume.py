@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_runs import (
+
+import dabnet.training.learner
+from dabnet.checkpoint import load_checkpoint, save_checkpoint
+from dabnet.data.toy_street import ToyStreet, write_camvid_tree
+from dabnet.errors import ArtifactError, InputError
+from dabnet.training.folder import newest_state
+from dabnet.training.loop import train
+from tests.support import ROOT
+from tests.support.training_runs import (
     PER_EPOCH,
     RECIPE,
     TOTAL,
@@ -30,13 +38,6 @@ from training_runs import (
     sends,
     spec_for,
 )
-
-import dabnet.training.learner
-from dabnet.checkpoint import load_checkpoint, save_checkpoint
-from dabnet.data.toy_street import ToyStreet, write_camvid_tree
-from dabnet.errors import ArtifactError, InputError
-from dabnet.training.folder import newest_state
-from dabnet.training.loop import train
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_a_real_process_is_stopped_and_continued(
     process = subprocess.Popen(
         [sys.executable, "-m", "dabnet.cli", *map(str, words), "--output", str(stopped)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

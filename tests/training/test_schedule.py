@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.training.recipes import RECIPES
-from dabnet.training.schedule import warmup_poly
+from dabnet.training.recipes import RECIPES, warmup_poly
 
 torch.set_num_threads(1)
 

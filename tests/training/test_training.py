@@ -13,17 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from training_runs import RECIPE, command, in_call, log_of, run, sends, spec_for
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.statistics import count_pixels
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import MissingPackage
-from dabnet.evaluation import confusion_per_image
-from dabnet.metrics import mean_iou, pixel_accuracy
+from dabnet.metrics import confusion_per_image, mean_iou, pixel_accuracy
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.log import COLUMNS
+from tests.support.training_runs import RECIPE, command, in_call, log_of, run, sends, spec_for
 
 LEFT = {"last.pth", "previous.pth", "best.pth", "log.csv", "curves.png", "predictions.png"}
 

@@ -3,11 +3,19 @@
 Every shape is painted once, far to near, as a number on a single canvas; a table then turns the
 numbers into label values and into colours, so that image and label agree on every pixel. Nothing
 here depends on the image size except the last step from units of image height to pixels.
+
+Colours (red, green, blue; 0…255): mixing, varying, and the palettes that things share.
+
+Geometry of what stands in the street. Lengths are metres.
+
+Solids are frusta with outward faces; flat things (people, signs, lamps) are figures in a plane
+that faces the camera, or nearly so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +24,50 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.labels import TOY_STREET
-from dabnet.data.toy_street.colours import Colour, Rng, mix, scaled, varied
+
+Rng = np.random.Generator
+Colour = tuple[float, float, float]
+
+
+def from_hex(text: str) -> tuple[Colour, ...]:
+    """Return the colours written as words of six hex digits."""
+    return tuple((float(b[0]), float(b[1]), float(b[2])) for b in map(bytes.fromhex, text.split()))
+
+
+WALLS = from_hex("8e5442 784838 a88868 c4b8a0 ded8cc 868482 686a70 b07858 5e5246 bac4cc")
+PAINTS = from_hex("cecece a8aaae 707276 2a2a2e 1e2234 96221e 2c4888 3a543e a09278 c4a83c 565454")
+METALS = from_hex("707274 3e4042 969898 36483c 624e3c")
+
+
+def mix(a: Colour, b: Colour, amount: float) -> Colour:
+    """Return ``a`` moved towards ``b`` by ``amount`` (0…1)."""
+    keep = 1.0 - amount
+    return (
+        a[0] * keep + b[0] * amount,
+        a[1] * keep + b[1] * amount,
+        a[2] * keep + b[2] * amount,
+    )
+
+
+def scaled(colour: Colour, factor: float) -> Colour:
+    """Return ``colour`` made brighter or darker."""
+    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+
+
+def varied(rng: Rng, colour: Colour, amount: float = 14.0) -> Colour:
+    """Return a colour near ``colour``: a common shift of brightness and a smaller one of hue."""
+    common, r, g, b = (rng.random(4) - 0.5).tolist()
+    return (
+        max(4.0, colour[0] + amount * (2.0 * common + r)),
+        max(4.0, colour[1] + amount * (2.0 * common + g)),
+        max(4.0, colour[2] + amount * (2.0 * common + b)),
+    )
+
+
+def pick(rng: Rng, colours: Sequence[Colour], amount: float = 14.0) -> Colour:
+    """Return a variation of one of ``colours``."""
+    return varied(rng, colours[int(rng.integers(len(colours)))], amount)
+
 
 Floats = NDArray[np.float64]
 Texture = NDArray[np.float32]
@@ -235,3 +286,97 @@ class Canvas:
         blur = float(rng.uniform(0.15, 0.5)) * max(1.0, height / 480)
         blurred = Image.fromarray(image).filter(ImageFilter.BoxBlur(blur))
         return np.asarray(blurred), label.astype(np.uint8).take(index, mode="clip")
+
+
+# The faces of a frustum, in order.
+NEAR, RIGHT, FAR, LEFT, TOP = range(5)
+
+_ANGLES = [2.0 * math.pi * i / 12 for i in range(12)]
+CIRCLE = np.array([(math.cos(a), math.sin(a)) for a in _ANGLES])
+SQUARE = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+TRIANGLE = np.array([(-1.0, -0.8), (1.0, -0.8), (0.0, 1.0)])
+DIAMOND = np.array([(0.0, -1.1), (1.1, 0.0), (0.0, 1.1), (-1.1, 0.0)])
+RING = np.concatenate([CIRCLE, CIRCLE[:1], CIRCLE[:1] * 0.84, CIRCLE[::-1] * 0.84])
+
+Shape = tuple[Colour, Floats]
+
+
+def rectangle(x0: float, x1: float, y0: float, y1: float) -> Floats:
+    """Return the corners (4, 2) of a rectangle."""
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+def figure(
+    canvas: Canvas,
+    label: int,
+    shapes: Iterable[Shape],
+    at: Vector,
+    scale: float = 1.0,
+    yaw: float = 0.0,
+) -> None:
+    """Paint plane shapes (colour, points (n, 2)) that stand at ``at``, turned by ``yaw``."""
+    across = scale * np.array([math.cos(yaw), 0.0, math.sin(yaw)])
+    frame = np.array([across, (0.0, scale, 0.0)])
+    shapes = list(shapes)
+    points = np.concatenate([points for _, points in shapes])
+    projected = canvas.camera.project(points @ frame + at)
+    first = 0
+    for colour, points in shapes:
+        corners = projected[first : first + len(points)]
+        canvas.paint_flat([canvas.material(label, colour, at[2])], corners[None])
+        first += len(points)
+
+
+def frustum(
+    low: tuple[float, float, float, float, float], high: tuple[float, float, float, float, float]
+) -> Floats:
+    """Return the five faces (5, 4, 3), ``NEAR`` to ``TOP``, between two (x0, x1, z0, z1, y).
+
+    Corners run bottom left, bottom right, top right, top left as seen from outside.
+    """
+    x0, x1, z0, z1, y = low
+    a, b, c, d = (x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)
+    x0, x1, z0, z1, y = high
+    e, f, g, h = (x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)
+    return np.array(
+        [(a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h), (e, f, g, h)], dtype=np.float64
+    )
+
+
+def placed(local: Floats, at: Vector, yaw: float) -> Floats:
+    """Turn points (…, 3) by ``yaw`` about the upright axis and move them to ``at``."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    x, y, z = local[..., 0], local[..., 1], local[..., 2]
+    return np.stack([at[0] + c * x - s * z, at[1] + y, at[2] + s * x + c * z], axis=-1)
+
+
+def solid(canvas: Canvas, label: int, colour: Colour, faces: Floats, yaw: float = 0.0) -> list[int]:
+    """Paint the visible ones of a frustum's five faces and return which they are."""
+    p = canvas.camera.project(faces)
+    d, e = p[:, 2] - p[:, 0], p[:, 3] - p[:, 1]
+    seen: list[int] = np.flatnonzero(d[:, 0] * e[:, 1] - d[:, 1] * e[:, 0] < 0.0).tolist()
+    c, s = math.cos(yaw), math.sin(yaw)
+    normals: tuple[Vector, ...] = ((s, 0, -c), (c, 0, s), (-s, 0, c), (-c, 0, -s), (0, 1, 0))
+    depth = float(faces[0, :, 2].mean())
+    bright = [canvas.light.facing(normals[i]) for i in seen]
+    canvas.paint_flat([canvas.material(label, colour, depth, b) for b in bright], p[seen])
+    return seen
+
+
+def panels(face: Floats, s0: ArrayLike, s1: ArrayLike, t0: ArrayLike, t1: ArrayLike) -> Floats:
+    """Return rectangles (n, 4, 3) in a face; s runs 0…1 from left to right, t from below."""
+    spans = np.empty((np.broadcast(s0, s1, t0, t1).size, 4, 2, 1))
+    spans[:, 0, 0, 0] = spans[:, 3, 0, 0] = s0
+    spans[:, 1, 0, 0] = spans[:, 2, 0, 0] = s1
+    spans[:, 0, 1, 0] = spans[:, 1, 1, 0] = t0
+    spans[:, 2, 1, 0] = spans[:, 3, 1, 0] = t1
+    s, t = spans[:, :, 0], spans[:, :, 1]
+    below: Floats = face[0] + s * (face[1] - face[0])
+    above: Floats = face[3] + s * (face[2] - face[3])
+    return below + t * (above - below)
+
+
+def disc(x: float, z: float, rx: float, rz: float) -> Floats:
+    """Return an ellipse (12, 3) that lies on the road, for shadows."""
+    c = CIRCLE
+    return np.stack([x + rx * c[:, 0], np.zeros(12), np.maximum(z + rz * c[:, 1], 1.3)], axis=-1)

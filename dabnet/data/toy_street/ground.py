@@ -7,8 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dabnet.data.toy_street.canvas import BUILDING, PAVEMENT, ROAD, TREE, Canvas, Floats
-from dabnet.data.toy_street.colours import Colour, Rng, mix, pick, scaled, varied
+from dabnet.data.toy_street.canvas import (
+    BUILDING,
+    PAVEMENT,
+    ROAD,
+    TREE,
+    Canvas,
+    Colour,
+    Floats,
+    Rng,
+    mix,
+    pick,
+    scaled,
+    varied,
+)
 
 KERB_HEIGHT = 0.12
 

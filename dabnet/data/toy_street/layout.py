@@ -9,22 +9,21 @@ from itertools import pairwise
 import numpy as np
 
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.toy_street.buildings import draw_building
-from dabnet.data.toy_street.canvas import Camera, Canvas, Light
-from dabnet.data.toy_street.colours import Rng, pick
-from dabnet.data.toy_street.ground import KERB_HEIGHT, Street, draw_ground, draw_sky
-from dabnet.data.toy_street.roadside import (
+from dabnet.data.toy_street.buildings import (
     BOARDS,
     FENCE_COLOURS,
     GUARD_RAIL,
     PICKETS,
     RAILING,
+    draw_building,
     draw_clutter,
     draw_fence,
     draw_lamp,
     draw_sign,
     draw_tree,
 )
+from dabnet.data.toy_street.canvas import Camera, Canvas, Light, Rng, pick
+from dabnet.data.toy_street.ground import KERB_HEIGHT, Street, draw_ground, draw_sky
 from dabnet.data.toy_street.traffic import draw_bicyclist, draw_bonnet, draw_car, draw_pedestrian
 
 # What is to be drawn: the depth that orders it and how to draw it.

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from dabnet.data.toy_street.canvas import BICYCLIST, CAR, IGNORE, PEDESTRIAN, Canvas, Floats, Vector
-from dabnet.data.toy_street.colours import PAINTS, Colour, Rng, from_hex, pick, scaled, varied
-from dabnet.data.toy_street.shapes import (
+from dabnet.data.toy_street.canvas import (
+    BICYCLIST,
+    CAR,
     CIRCLE,
+    IGNORE,
     LEFT,
     NEAR,
+    PAINTS,
+    PEDESTRIAN,
     RIGHT,
     RING,
     TOP,
+    Canvas,
+    Colour,
+    Floats,
+    Rng,
     Shape,
+    Vector,
     disc,
     figure,
+    from_hex,
     frustum,
     panels,
+    pick,
     placed,
     rectangle,
+    scaled,
     solid,
+    varied,
 )
 
 _CLOTHES = from_hex("24262e 3c3e46 787674 2c3c6c 962e2c c4beb4 66543c 465c46 c8963c 7c466e")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_reports import ROWS, SETTING, sample_report
 
 from bench.judgement.compare import (
     BETTER,
@@ -24,12 +23,14 @@ from bench.judgement.compare import (
     Finding,
     Limits,
     compare,
+    miou_change,
+    ratio_of_runs,
 )
-from bench.judgement.compare_intervals import miou_change, ratio_of_runs
 from bench.record import REFERENCE, Report, Score, Setting
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts
+from tests.support.sample_reports import ROWS, SETTING, sample_report
 
 FP32, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
 OTHER = {"processor": "another one", "gpu": "none"}

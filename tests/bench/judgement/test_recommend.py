@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_reports import SETTING, sample_report
 
 from bench.judgement.recommend import (
     Bounds,
@@ -16,11 +15,12 @@ from bench.judgement.recommend import (
     chosen_setting,
     percentile_ms,
     recommend,
+    recommendation_lines,
 )
-from bench.judgement.recommend_report import recommendation_lines
-from bench.overlap import UNKNOWN
+from bench.measure.overlap import UNKNOWN
 from bench.record import REFERENCE, Report, Setting
 from dabnet.errors import InputError
+from tests.support.sample_reports import SETTING, sample_report
 
 FP32, INT8, OPENVINO = "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"
 

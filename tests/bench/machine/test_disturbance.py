@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import bench.machine.disturbance
-from bench.machine.disturbance import CpuWatch
+import bench.machine.telemetry
+from bench.machine.telemetry import CpuWatch
 
 on_linux = pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="needs /proc/stat")
 
@@ -30,13 +30,13 @@ def test_a_busy_process_is_seen() -> None:
 
 def test_own_work_is_not_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     busy, own, clock = [100.0, 112.0], [7.0, 15.0], [0.0, 10.0]
-    monkeypatch.setattr(bench.machine.disturbance, "busy_seconds", lambda: busy.pop(0))
-    monkeypatch.setattr(bench.machine.disturbance, "_own_seconds", lambda: own.pop(0))
-    monkeypatch.setattr(bench.machine.disturbance.time, "perf_counter", lambda: clock.pop(0))
+    monkeypatch.setattr(bench.machine.telemetry, "busy_seconds", lambda: busy.pop(0))
+    monkeypatch.setattr(bench.machine.telemetry, "_own_seconds", lambda: own.pop(0))
+    monkeypatch.setattr(bench.machine.telemetry.time, "perf_counter", lambda: clock.pop(0))
     # 12 s of processor time in 10 s, 8 of them ours.
     assert CpuWatch().foreign_cores() == pytest.approx(0.4)
 
 
 def test_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.machine.disturbance, "busy_seconds", lambda: None)
+    monkeypatch.setattr(bench.machine.telemetry, "busy_seconds", lambda: None)
     assert CpuWatch().foreign_cores() is None

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from nvml_double import NvmlDouble, Process, real
 
 import bench.machine.gpu_telemetry
 from bench.machine.gpu_telemetry import THROTTLE_REASONS, GpuMonitor, GpuReading
 from bench.machine.telemetry import Monitor
+from tests.support.nvml_double import NvmlDouble, Process, real
 
 NO_SUCH_PROCESS = 2**22 + 1  # above the largest number that Linux gives
 

@@ -9,18 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from seeded_checkpoint import PREPROCESSING, seeded_network
 
-from bench.machine.kernels import kernels_of
-from bench.machine.limit import limit_of
+from bench.machine.limit import kernels_of, limit_of
 from bench.record import Limit, Peaks, Setting
 from calibration.qdq import conv_inputs, insert_qdq
 from dabnet.errors import ArtifactError
 from dabnet.models.image_to_mask import ImageToMask
-from export.export_spec import ExportSpec
-from export.graph_layers import tensor_shapes
-from export.int8_cost import CARDS
-from export.trace import contract_graph
+from export.float_graph import contract_graph
+from export.graph.layers import tensor_shapes
+from export.int8.cost import CARDS
+from export.spec import ExportSpec
+from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
 
 H, W = 8, 16
 PIXELS = H * W

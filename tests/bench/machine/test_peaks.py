@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeded_checkpoint import no_bar
 
 import bench.machine.peaks
 from bench.isolation import Isolated
@@ -19,6 +18,7 @@ from bench.machine.peak_kernel import BYTES, PeakKernel
 from bench.machine.peaks import CACHE_FILE, PeakMeter, best_rates, measured_peaks
 from bench.record import Peaks
 from dabnet.errors import BackendUnavailable
+from tests.support.seeded_checkpoint import no_bar
 
 
 def kernel(kind: str, work: float, *seconds: float) -> PeakKernel:

@@ -6,16 +6,16 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-from html_reading import Page
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_reports import sample_report
 
 from bench.page.charts import pareto_front, scatter, scatter_points
 from bench.page.latency_charts import boxes, counted_ms
 from bench.page.svg import CHARACTER, scale, styles, tick_texts
 from bench.record import REFERENCE, Row
 from bench.report.figures import number, signed
+from tests.support.html_reading import Page
+from tests.support.sample_reports import sample_report
 
 SHARES = st.integers(0, 5).map(float)
 

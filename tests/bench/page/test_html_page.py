@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from html_reading import Page, cell, near
-from sample_reports import sample_report
 
 from bench.page.html_page import html_page
 from bench.record import (
@@ -23,6 +21,8 @@ from bench.record import (
     Telemetry,
     Timing,
 )
+from tests.support.html_reading import Page, cell, near
+from tests.support.sample_reports import sample_report
 
 LONG = "mine_a_rather_long_third_party_backend_name-int8-per-channel-with-equalisation"
 MANY = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from sample_reports import SETTING, sample_report
 
 from bench.record import Row, Setting, Timing, Turn
 from bench.report.int8_worth import int8_worth
 from bench.statistics import latency
+from tests.support.sample_reports import SETTING, sample_report
 
 
 def row(

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sample_reports import CLASSES, IMAGES, ROWS, SETTING, sample_report
 
-from bench.overlap import UNKNOWN
+from bench.measure.overlap import UNKNOWN
 from bench.record import REFERENCE, Report, Row, Setting, Timing, Turn
-from bench.record_file import read_record
+from bench.record.file import read_record
 from bench.report.cells import cost_grid, layer_grid, speed_grid
 from bench.report.csv_table import csv_text
 from bench.report.files import write_report
@@ -22,7 +21,8 @@ from bench.report.footnotes import footnotes
 from bench.report.markdown import markdown
 from bench.report.terminal import print_report
 from bench.statistics import fps_of_turns, latency
-from dabnet.runtime.layer_time import layer_times
+from dabnet.runtime.runner import layer_times
+from tests.support.sample_reports import CLASSES, IMAGES, ROWS, SETTING, sample_report
 
 LARGE = Setting((512, 1024), batch=8, streams=2)
 INT8 = "onnxruntime-int8"

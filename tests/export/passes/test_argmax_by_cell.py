@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
-from pass_graphs import Array, GraphOf, applied, kinds, run
 
 from export.passes.argmax_by_cell import argmax_by_cell
+from tests.support.pass_graphs import Array, GraphOf, applied, kinds, run
 
 
 def upsampled(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pass_graphs import GraphOf, applied, kinds, run
 
 from export.passes.copy_residual import copy_residual
+from tests.support.pass_graphs import GraphOf, applied, kinds, run
 
 SHAPE = (1, 16, 6, 8)
 

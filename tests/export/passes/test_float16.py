@@ -11,8 +11,16 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from contract_graph import contract_model
-from float16_graphs import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from dabnet.errors import BuildError, InputError
+from export.graph.tensors import StepwiseSession, largest_activations
+from export.passes.float16 import to_float16
+from tests.support.contract_graph import contract_model
+from tests.support.float16_graphs import (
     SIZE,
     all_tensors,
     converted,
@@ -25,14 +33,6 @@ from float16_graphs import (
     relative_error,
     types,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-
-from dabnet.errors import BuildError, InputError
-from export.passes.float16 import to_float16
-from export.tensor_values import StepwiseSession, largest_activations
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 node = helper.make_node

@@ -10,16 +10,25 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from contract_graph import contract_model
-from float16_graphs import all_tensors, converted, kinds, layers_of, loud, not_finite, types
 from onnx import TensorProto, numpy_helper
 
-from export.export_spec import ExportSpec
-from export.images import calibration_source, check_source
-from export.tensor_values import StepwiseSession, largest_activations
+from dabnet.data.images import calibration_source, check_source
+from export.graph.tensors import StepwiseSession, largest_activations
+from export.spec import ExportSpec
+from tests.support import ROOT
+from tests.support.contract_graph import contract_model
+from tests.support.float16_graphs import (
+    all_tensors,
+    converted,
+    kinds,
+    layers_of,
+    loud,
+    not_finite,
+    types,
+)
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-WEIGHTS = Path(__file__).parents[3] / "weights" / "dabnet_toy_street.pth"
+WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
 STREET = (128, 256)  # height, width of the toy street images
 
 
@@ -29,7 +38,7 @@ def network() -> onnx.ModelProto:
     torch = pytest.importorskip("torch")
     from dabnet.checkpoint import load_checkpoint
     from dabnet.models.image_to_mask import ImageToMask
-    from export.trace import contract_graph
+    from export.float_graph import contract_graph
 
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(WEIGHTS, None)

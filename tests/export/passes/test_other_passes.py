@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from onnx import TensorProto
-from pass_graphs import GraphOf, applied, kinds, run
 
 from export.passes.bytes_first import bytes_first
 from export.passes.scale_image import scale_image
+from tests.support.pass_graphs import GraphOf, applied, kinds, run
 
 
 def test_bytes_first_moves_bytes_and_changes_nothing() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_graphs import GraphOf, applied, assert_equal, kinds
 
 from export.passes.prelu_as_relu import prelu_as_relu
+from tests.support.pass_graphs import GraphOf, applied, assert_equal, kinds
 
 SHAPE = (2, 16, 6, 7)
 SLOPES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_graphs import GraphOf, applied, assert_equal, kinds
 
 from export.passes.sink_concat import sink_concat
+from tests.support.pass_graphs import GraphOf, applied, assert_equal, kinds
 
 
 def parts(graph: GraphOf, sizes: list[int]) -> list[str]:

@@ -1,0 +1,174 @@
+"""Makes what the backends run: exports and builds, kept in a cache folder under the name of a hash.
+
+An artifact is made again where anything that its content depends on is another, or where the file
+in the cache is damaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.record import Setting
+from dabnet.console import ProgressBar
+from dabnet.errors import ArtifactError, InputError
+from dabnet.files import sha256_of_file
+from dabnet.runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from dabnet.checkpoint import Checkpoint
+    from dabnet.runtime.trt.product import Product
+    from export.spec import ExportSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What there is to measure, and the means to make it ready.
+
+    All but ``progress`` can be pickled.
+
+    Attributes:
+        checkpoint_path: the network that is measured.
+        dataset: classes and preprocessing of a checkpoint that does not carry them.
+        data_dir: folder of the data set; None for one that is drawn.
+        spec: calibration and checks of every export; size, batch, precision and target are
+            replaced.
+        cache: folder of the artifacts.
+        device: ``cpu`` or ``cuda``, of the backends that have both.
+        threads: CPU threads of each backend, so that none has more than the others.
+        progress: shows a bar for each export.
+    """
+
+    checkpoint_path: Path
+    dataset: str | None
+    data_dir: Path | None
+    spec: ExportSpec
+    cache: Path
+    device: str
+    threads: int
+    progress: ProgressBar
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, read once."""
+        return _loaded(self.checkpoint_path, self.dataset)
+
+    def threads_of(self, setting: Setting) -> int:
+        """CPU threads of one runner: its part where several run at a time."""
+        return max(1, self.threads // setting.streams)
+
+    def onnx(
+        self,
+        setting: Setting,
+        precision: str,
+        optimize_for: str,
+        mask_dtype: str = "uint8",
+    ) -> Path:
+        """The ONNX artifact, exported unless the cache holds it.
+
+        Raises:
+            DabnetError: the export failed.
+        """
+        from export.onnx_export import export_onnx
+
+        spec = dataclasses.replace(
+            self.spec,
+            size=setting.size,
+            batch=setting.batch,
+            precision=precision,
+            optimize_for=optimize_for,
+            mask_dtype=mask_dtype,
+        )
+        path = self.cache / f"{self._stem(spec)}.onnx"
+        if not _usable(path):
+            export_onnx(
+                self.checkpoint_path,
+                path,
+                spec,
+                dataset=self.dataset,
+                data_dir=self.data_dir,
+                progress=self.progress,
+            )
+        return path
+
+    def engine(self, setting: Setting, precision: str, product: Product) -> tuple[Path, Path]:
+        """The engine, built unless the cache holds it, and the ONNX artifact it was built from.
+
+        Raises:
+            DabnetError: the export or the build failed.
+        """
+        from export.engine.engine import build_engine
+        from export.engine.spec import BuildSpec
+
+        mask_dtype = "int32" if product.is_generation_8 else "uint8"
+        source = self.onnx(setting, precision, "tensorrt", mask_dtype)
+        path = source.with_suffix(f".{product.name}-{product.version}.engine")
+        if not _matches(path, source):
+            with self.progress(f"building {product.name} {precision}", 1, "engines") as step:
+                build_engine(source, path, BuildSpec(precision, product=product.name))
+                step()
+        return path, source
+
+    def _stem(self, spec: ExportSpec) -> str:
+        """A name that differs wherever the content of the artifact may differ."""
+        checkpoint = self.checkpoint
+        asked = {
+            "checkpoint": sha256_of_file(self.checkpoint_path),
+            "dataset": checkpoint.dataset,
+            "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
+            "spec": dataclasses.asdict(spec),
+            "tool": Manifest.__dataclass_fields__["tool_version"].default,
+        }
+        text = json.dumps(asked, sort_keys=True, default=str)
+        height, width = spec.size
+        name = f"{checkpoint.model}-{height}x{width}-{spec.precision}"
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def manifest_in(onnx_path: Path) -> Manifest:
+    """The manifest of an ONNX artifact."""
+    from export.onnx_file import load_onnx, manifest_of
+
+    return manifest_of(load_onnx(onnx_path), str(onnx_path))
+
+
+def plain_manifest(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON holds it."""
+    plain: dict[str, Any] = json.loads(manifest.to_json())
+    return plain
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, dataset: str | None) -> Checkpoint:
+    from dabnet.checkpoint import load_checkpoint
+
+    return load_checkpoint(path, dataset)
+
+
+def _usable(path: Path) -> bool:
+    """Whether the cache holds this artifact, whole; a damaged one is made anew."""
+    if not path.exists():
+        return False
+    try:
+        manifest_in(path)
+    except (ArtifactError, InputError):
+        return False
+    return True
+
+
+def _matches(engine: Path, onnx_path: Path) -> bool:
+    """Whether the cached engine was built from this very ONNX file."""
+    from dabnet.runtime.trt.check import read_engine_manifest
+
+    if not engine.exists():
+        return False
+    try:
+        manifest, _ = read_engine_manifest(engine)
+    except (ArtifactError, InputError):
+        return False
+    return manifest.onnx_sha256 == sha256_of_file(onnx_path)

@@ -1,0 +1,1 @@
+"""``dabnet-bench``: each command parses, calls one function and prints."""

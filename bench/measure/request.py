@@ -1,0 +1,117 @@
+"""What is timed, and how long.
+
+What a run was asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.measure.image_set import ImageSet
+from bench.record import Setting
+from dabnet.errors import InputError
+from dabnet.runtime.runner import SCOPES
+
+NAMES = ("latency", "throughput")
+
+# An engine for a large batch may take minutes to load and a compiler minutes to warm up.
+CALL_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How calls are made and counted.
+
+    Attributes:
+        name: ``latency``: one call at a time; ``throughput``: batches and concurrent streams.
+        scopes: of each row; see ``dabnet.runtime.runner``.
+        rounds: how often each backend has its turn in each scope.
+        min_time_s: least time of all turns of a row in one scope; a turn has at least 3 calls.
+        warmup_s: bound on the warm-up of each row.
+        most_repeats: how many rounds may be repeated because something disturbed them.
+        timeout_s: of one answer of a backend's process, its load and warm-up included.
+        seed: of the order of the backends.
+    """
+
+    name: str = "latency"
+    scopes: tuple[str, ...] = SCOPES
+    rounds: int = 10
+    min_time_s: float = 10.0
+    warmup_s: float = 10.0
+    most_repeats: int = 5
+    timeout_s: float = CALL_TIMEOUT_S
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise InputError(f"scenario {self.name!r}", "one of " + ", ".join(NAMES))
+        if unknown := set(self.scopes) - set(SCOPES):
+            raise InputError(f"scope {min(unknown)!r}", "one of " + ", ".join(SCOPES))
+        if self.rounds < 2:
+            raise InputError(f"{self.rounds} rounds", "at least 2: one round has no interval")
+
+    @property
+    def turn_s(self) -> float:
+        """Time of one turn."""
+        return self.min_time_s / self.rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that decides what a run measures, and where it leaves it.
+
+    Attributes:
+        checkpoint: the file.
+        dataset: whose checkpoint it is, where it does not say so itself.
+        names: rows, the reference first.
+        settings: sizes, batches and streams, one table each.
+        images: what is scored; some of them are also the ones that are timed.
+        scenario: of the timing.
+        calibration_images: of the training split, for INT8.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of each backend, so that none has more than another.
+        cache: folder of exported artifacts and of the machine's peaks.
+        output: folder of the record and its reports.
+        allow_overlap: score a row on images that calibrated it, and mark it.
+        layers: take each row's profile by layer.
+        pictures: how many images to show.
+    """
+
+    checkpoint: Path
+    dataset: str | None
+    names: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    images: ImageSet
+    scenario: Scenario
+    calibration_images: int
+    device: str
+    threads: int
+    cache: Path
+    output: Path
+    allow_overlap: bool = False
+    layers: bool = False
+    pictures: int = 0
+
+    def key(self, checkpoint_sha256: str, fingerprint: str, environment: Mapping[str, str]) -> str:
+        """A number that only a run of the same request on the same machine has.
+
+        Args:
+            checkpoint_sha256: of the file.
+            fingerprint: of the images (``Dataset.fingerprint``).
+            environment: as ``describe_environment`` returns it.
+        """
+        asked = dataclasses.asdict(self) | {
+            "checkpoint": checkpoint_sha256,
+            "fingerprint": fingerprint,
+            "cache": "",
+            "output": "",
+            # What a moment's load was is no part of the machine.
+            "environment": {k: v for k, v in environment.items() if k != "load average"},
+        }
+        text = json.dumps(asked, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

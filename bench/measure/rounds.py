@@ -1,0 +1,156 @@
+"""Interleaved rounds: every backend has its turn in each, in an order that is drawn anew.
+
+Drift of the machine so falls on all alike, and a round compares what ran within seconds of each
+other. A round that something disturbed is repeated, a bounded number of times; after that its turns
+are kept with their marks. Nothing is thrown away: turns of a repeated round stay in the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench.isolation import ProcessFailed
+from bench.machine.telemetry import marks
+from bench.measure.request import Scenario
+from bench.record import Telemetry, Turn
+
+MOST_CALLS = 2000
+"""Of a turn: more samples of what takes microseconds would fill the record and say no more."""
+
+Turns = dict[str, dict[str, list[Turn]]]
+"""Row → scope → turns, in order."""
+
+
+class Endpoint(Protocol):
+    """A ``bench.measure.timer.Timer`` in a process of its own: see ``bench.isolation.Isolated``."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any: ...
+
+
+class Watch(Protocol):
+    """What the timing needs of ``bench.machine.telemetry.Monitor``."""
+
+    def start(self, own_pids: Any) -> None: ...
+
+    def stop(self, own_cpu_s: float) -> Telemetry: ...
+
+
+class Interleaved:
+    """The rounds of one setting.
+
+    Args:
+        timers: by row.
+        scenario: how long and how often.
+        watch: of the machine, during each turn.
+        turns: of an earlier part of this run; rounds go on after them. Grows in place.
+
+    Attributes:
+        turns: all so far.
+        failures: rows that did not come to their end, and why.
+    """
+
+    def __init__(
+        self,
+        timers: Mapping[str, Endpoint],
+        scenario: Scenario,
+        watch: Watch,
+        turns: Turns | None = None,
+    ) -> None:
+        self._timers, self._scenario, self._watch = dict(timers), scenario, watch
+        self.turns: Turns = turns if turns is not None else {}
+        self.failures: dict[str, str] = {}
+        self._per_turn: dict[tuple[str, str], int] = {}
+        known = [
+            turn for scopes in self.turns.values() for each in scopes.values() for turn in each
+        ]
+        self._next = 1 + max((turn.round for turn in known if turn.counted), default=-1)
+        self._repeats = max(
+            (
+                sum(not turn.counted for turn in each)
+                for s in self.turns.values()
+                for each in s.values()
+            ),
+            default=0,
+        )
+        ended = max((turn.start_s + turn.wall_s for turn in known), default=0.0)
+        self._zero = time.perf_counter() - ended
+
+    @property
+    def left(self) -> int:
+        """Rounds that are still to be done."""
+        return max(0, self._scenario.rounds - self._next)
+
+    def warm_up(self, step: Callable[[], None] = lambda: None) -> None:
+        """Bring every row to a steady state, and learn how many calls a turn holds."""
+        for name in list(self._timers):
+            for scope in self._scenario.scopes:
+                seconds = self._call(name, "warm_up", scope, self._scenario.warmup_s)
+                if seconds is not None:
+                    calls = round(self._scenario.turn_s / seconds)
+                    self._per_turn[name, scope] = min(max(1, calls), MOST_CALLS)
+            step()
+
+    def run(self, done: Callable[[], None] = lambda: None) -> None:
+        """Do the rounds that are left; ``done`` is called after each that counts."""
+        while self.left and self._timers:
+            found = self._round(self._next)
+            disturbed = any(turn.marks for _, _, turn in found)
+            repeat = disturbed and self._repeats < self._scenario.most_repeats
+            for name, scope, turn in found:
+                kept = self.turns.setdefault(name, {}).setdefault(scope, [])
+                kept.append(dataclasses.replace(turn, counted=not repeat))
+            self._repeats += repeat
+            if not repeat:
+                self._next += 1
+                done()
+
+    def _round(self, number: int) -> list[tuple[str, str, Turn]]:
+        random = np.random.default_rng([self._scenario.seed, number, self._repeats])
+        names, scopes = list(self._timers), self._scenario.scopes
+        found = []
+        for index in random.permutation(len(names)):
+            for scope in random.permutation(len(scopes)):
+                turn = self._turn(names[index], scopes[scope], number)
+                if turn is not None:
+                    found.append((names[index], scopes[scope], turn))
+        return found
+
+    def _turn(self, name: str, scope: str, number: int) -> Turn | None:
+        if name not in self._timers:  # it failed in another scope of this round
+            return None
+        pids = [timer.pid for timer in self._timers.values()]
+        self._watch.start(pids)
+        start = time.perf_counter()
+        timed = self._call(name, "turn", scope, self._per_turn[name, scope])
+        telemetry = self._watch.stop(timed.cpu_s if timed else 0.0)
+        if timed is None:
+            return None
+        return Turn(
+            number,
+            start - self._zero,
+            timed.wall_s,
+            timed.samples_ns,
+            telemetry,
+            marks(telemetry, time.perf_counter() - start),
+        )
+
+    def _call(self, name: str, method: str, *arguments: Any) -> Any:
+        """The answer of a row's timer; None where it failed, and the row is out from then on."""
+        if name not in self._timers:
+            return None
+        scenario = self._scenario
+        timeout = scenario.timeout_s + scenario.warmup_s + scenario.turn_s  # they say nothing
+        try:
+            return self._timers[name].call(method, *arguments, timeout_s=timeout)
+        except ProcessFailed as error:
+            self.failures[name] = str(error)
+            del self._timers[name]
+            return None

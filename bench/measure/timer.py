@@ -1,0 +1,183 @@
+"""The timer: it runs in the process of one backend, and knows a runner by its protocol alone."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Barrier
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dabnet.errors import BackendUnavailable
+from dabnet.runtime.runner import HasLayerTimes, LayerTime, Runner, RunnerInfo, Uint8Array
+
+if TYPE_CHECKING:
+    from bench.backends.base import Recipe
+
+LEAST_CALLS = 3
+_SETTLE_S = 0.02
+_WINDOW_S = 0.2
+_WINDOWS = 3
+_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening a runner took."""
+
+    info: RunnerInfo
+    load_s: float
+    first_inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One turn: latency of each call and time of all, and the processor time with what settled."""
+
+    samples_ns: tuple[int, ...]
+    wall_s: float
+    cpu_s: float
+
+
+class Timer:
+    """Times one candidate.
+
+    Args:
+        recipe: how to open it.
+        inputs: batches uint8 (N, H, W, 3), taken in turn; several, so that no cache of a result
+            can flatter a backend.
+        streams: runners at a time, each with a thread of its own.
+    """
+
+    def __init__(self, recipe: Recipe, inputs: Sequence[Uint8Array], streams: int = 1) -> None:
+        self._inputs, self._runners = inputs, list[Runner]()
+        self._calls: dict[str, list[Callable[[int], None]]] = {}
+        start = time.perf_counter()
+        self._runners.append(recipe.opened())
+        loaded = time.perf_counter()
+        self._runners[0].infer(inputs[0])
+        first = time.perf_counter() - loaded
+        self._opened = Opened(self._runners[0].info, loaded - start, first)
+        self._runners += [recipe.opened() for _ in range(streams - 1)]
+        self._pool = ThreadPoolExecutor(streams) if streams > 1 else None
+
+    def opened(self) -> Opened:
+        """What it took to open the first runner."""
+        return self._opened
+
+    def warm_up(self, scope: str, bound_s: float) -> float:
+        """Call until the last three windows of time agree within 3 %, or time is up.
+
+        Returns:
+            Seconds a call; with several streams, from the time of all.
+        """
+        self._calls[scope] = [_call(runner, self._inputs, scope) for runner in self._runners]
+        deadline = time.perf_counter() + bound_s
+        medians: list[float] = []
+        calls = LEAST_CALLS
+        while True:
+            timed = self.turn(scope, calls)
+            a_call = timed.wall_s / len(timed.samples_ns)
+            calls = max(LEAST_CALLS, round(_WINDOW_S / max(a_call, 1e-9)))
+            medians = [*medians[1 - _WINDOWS :], float(np.median(timed.samples_ns))]
+            settled = max(medians) <= (1 + _TOLERANCE) * min(medians)
+            if (settled and len(medians) == _WINDOWS) or time.perf_counter() > deadline:
+                return a_call
+
+    def turn(self, scope: str, calls: int) -> Timed:
+        """Make so many calls (on each stream its part) after some that are not counted.
+
+        Those let caches, threads and clocks settle after the backend that ran before. They end with
+        the last input, so that no call sees the input of the call before.
+        """
+        functions, before = self._calls[scope], _cpu_seconds()
+        settled = time.perf_counter() + _SETTLE_S
+        for call in functions:
+            call(-1)
+            while time.perf_counter() < settled:
+                call(-1)
+        each = max(LEAST_CALLS, -(-calls // len(functions)))
+        collecting = gc.isenabled()
+        gc.disable()  # a collection of this process's garbage is no part of a call
+        start = time.perf_counter()
+        try:
+            samples = self._timed(functions, each)
+        finally:
+            wall = time.perf_counter() - start
+            if collecting:
+                gc.enable()
+        return Timed(tuple(int(sample) for sample in samples), wall, _cpu_seconds() - before)
+
+    def layer_times(self, calls: int) -> tuple[LayerTime, ...]:
+        """The backend's own profile of so many calls.
+
+        Raises:
+            BackendUnavailable: it has none.
+        """
+        runner = self._runners[0]
+        if not isinstance(runner, HasLayerTimes):
+            raise BackendUnavailable(f"{runner.info.backend} has no profile by layer")
+        return runner.layer_times(self._inputs[0], calls)
+
+    def host_peak_bytes(self) -> int:
+        """The most memory that this process held."""
+        status = Path("/proc/self/status")
+        if status.is_file():  # ru_maxrss is at least the parent's at the fork
+            lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+            peak = [line for line in lines if line.startswith("VmHWM:")]
+            if peak:
+                return 1024 * int(peak[0].split()[1])
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def _timed(self, functions: list[Callable[[int], None]], each: int) -> NDArray[np.int64]:
+        if self._pool is None:
+            return timed_calls(functions[0], each)
+        together = Barrier(len(functions))
+
+        def work(call: Callable[[int], None]) -> NDArray[np.int64]:
+            together.wait()
+            return timed_calls(call, each)
+
+        return np.concatenate(list(self._pool.map(work, functions)))
+
+
+def timed_calls(call: Callable[[int], None], times: int) -> NDArray[np.int64]:
+    """Latency of each of so many calls in nanoseconds; a call gets its number."""
+    samples = np.empty(times, np.int64)
+    for number in range(times):
+        start = time.perf_counter_ns()
+        call(number)
+        samples[number] = time.perf_counter_ns() - start
+    return samples
+
+
+def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Callable[[int], None]:
+    """Return what one sample times: a function of the number of the call."""
+    count = len(inputs)
+    if scope == "host":
+
+        def host(number: int) -> None:
+            runner.infer(inputs[number % count])
+
+        return host
+    runner.stage(inputs)
+
+    def device(number: int) -> None:
+        runner.launch(number % count)
+        runner.synchronize()
+
+    return device
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,327 @@
+"""CUDA graphs through cuda-python: a run is recorded once and then started as one operation.
+
+https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html, Stream Management
+(capture) and Graph Management.
+
+GPU memory, copies and streams for engines, without torch.
+
+Two packages can give them: ``cuda.bindings.runtime`` (cuda-python; wheels, imports without a
+driver; https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html) and
+``pycuda`` (the Pascal stack; https://documen.tician.de/pycuda/driver.html). Addresses and streams
+are plain integers, which is what TensorRT takes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dabnet.errors import BackendUnavailable
+
+Call = Callable[..., Any]
+"""Calls a function of ``cuda.bindings.runtime`` by name; raises BackendUnavailable on an error."""
+
+
+class CudaGraph(Protocol):
+    """A recorded run."""
+
+    def launch(self, stream: int) -> None:
+        """Start it; it reads and writes the addresses that it was recorded with."""
+        ...
+
+    def close(self) -> None:
+        """Release it. It must not be running."""
+        ...
+
+
+class CapturedGraph:
+    """A graph that ``record`` instantiated."""
+
+    def __init__(self, call: Call, executable: Any) -> None:
+        self._call, self._executable = call, executable
+
+    @classmethod
+    def record(cls, cuda: Any, call: Call, stream: int, work: Callable[[], None]) -> CapturedGraph:
+        """Record what ``work`` starts on ``stream``; nothing of it runs now.
+
+        ``cuda`` is the module ``cuda.bindings.runtime``. Other threads may allocate meanwhile
+        (capture mode ThreadLocal); this one must not.
+        """
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call("cudaStreamBeginCapture", stream, mode)
+        try:
+            work()
+        except BaseException:
+            with suppress(BackendUnavailable):  # only so that the stream can be used again
+                call("cudaGraphDestroy", call("cudaStreamEndCapture", stream))
+            raise
+        graph = call("cudaStreamEndCapture", stream)
+        try:
+            return cls(call, call("cudaGraphInstantiate", graph, 0))
+        finally:
+            call("cudaGraphDestroy", graph)  # the executable graph stands alone
+
+    def launch(self, stream: int) -> None:
+        self._call("cudaGraphLaunch", self._executable, stream)
+
+    def close(self) -> None:
+        self._call("cudaGraphExecDestroy", self._executable)
+
+
+HostArray = NDArray[Any]
+
+
+class DeviceMemory(Protocol):
+    """The first GPU, as an engine needs it. Every call raises BackendUnavailable on a CUDA error.
+
+    Attributes:
+        name: such as ``NVIDIA GeForce GTX 1080 Ti``.
+        compute_capability: (major, minor).
+        driver: its version and the newest CUDA it serves, such as ``580.95.05 (CUDA 13.0)``.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    driver: str
+
+    def allocate(self, nbytes: int) -> int:
+        """Allocate device memory and return its address."""
+        ...
+
+    def free(self, address: int) -> None: ...
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
+        """Return an uninitialised C-contiguous array in page-locked host memory."""
+        ...
+
+    def free_pinned(self, array: HostArray) -> None:
+        """Release what ``pinned`` gave; the array must not be touched again."""
+        ...
+
+    def create_stream(self) -> int: ...
+
+    def destroy_stream(self, stream: int) -> None: ...
+
+    def synchronize(self, stream: int) -> None: ...
+
+    def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
+        """Start a copy of all of ``source`` (C-contiguous; asynchronous if pinned)."""
+        ...
+
+    def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
+        """Start a copy that fills all of ``target`` (C-contiguous; asynchronous if pinned)."""
+        ...
+
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        """Record what ``work`` starts on ``stream``, without running it. Not with pycuda."""
+        ...
+
+    def close(self) -> None:
+        """Give the device back. Memory must have been freed before."""
+        ...
+
+
+def open_device_memory() -> DeviceMemory:
+    """Open the first GPU through cuda-python, or else through pycuda.
+
+    Raises:
+        BackendUnavailable: there is no package, no driver or no GPU; one line says which.
+    """
+    try:
+        return CudaPythonMemory(importlib.import_module("cuda.bindings.runtime"))
+    except ImportError:
+        pass
+    try:
+        return PycudaMemory(importlib.import_module("pycuda.driver"))
+    except ImportError as error:
+        # pycuda without a driver fails to load libcuda.so.1, which is an ImportError too.
+        if "libcuda" in str(error):
+            raise BackendUnavailable(
+                f"no NVIDIA driver ({error})", fix="install the NVIDIA driver"
+            ) from error
+    raise BackendUnavailable(
+        "neither 'cuda.bindings' (cuda-python) nor 'pycuda' is installed",
+        fix="pip install '.[gpu]', '.[rtx]', or for the GTX 10 series "
+        "-c constraints/pascal.txt '.[pascal]'",
+    )
+
+
+def gpu_unavailable_reason() -> str | None:
+    """Return why no GPU can be used, in one line; None if one can."""
+    try:
+        open_device_memory().close()
+    except BackendUnavailable as error:
+        return str(error)
+    return None
+
+
+class CudaPythonMemory:
+    """``cuda.bindings.runtime``: each call returns (error, results…)."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._cuda = runtime
+        self._pinned: dict[int, int] = {}
+        if self._call("cudaGetDeviceCount") == 0:
+            raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
+        self._call("cudaSetDevice", 0)
+        attribute = runtime.cudaDeviceAttr
+        self.compute_capability = (
+            int(
+                self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, 0)
+            ),
+            int(
+                self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, 0)
+            ),
+        )
+        self.name = self._call("cudaGetDeviceProperties", 0).name.decode().strip("\0 ")
+        self.driver = _driver_text(int(self._call("cudaDriverGetVersion")))
+
+    def allocate(self, nbytes: int) -> int:
+        return int(self._call("cudaMalloc", nbytes))
+
+    def free(self, address: int) -> None:
+        self._call("cudaFree", address)
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
+        kind = np.dtype(dtype)
+        nbytes = int(np.prod(shape)) * kind.itemsize
+        address = int(self._call("cudaMallocHost", nbytes))
+        buffer = (ctypes.c_ubyte * nbytes).from_address(address)
+        array: HostArray = np.ctypeslib.as_array(buffer).view(kind).reshape(shape)
+        self._pinned[array.ctypes.data] = address
+        return array
+
+    def free_pinned(self, array: HostArray) -> None:
+        self._call("cudaFreeHost", self._pinned.pop(array.ctypes.data))
+
+    def create_stream(self) -> int:
+        return int(self._call("cudaStreamCreate"))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cudaStreamDestroy", stream)
+
+    def synchronize(self, stream: int) -> None:
+        self._call("cudaStreamSynchronize", stream)
+
+    def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
+        way = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, way, stream)
+
+    def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
+        way = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, way, stream)
+
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        return CapturedGraph.record(self._cuda, self._call, stream, work)
+
+    def close(self) -> None:
+        """Nothing to do: the runtime API's primary context is shared with the whole process."""
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        status, *results = getattr(self._cuda, name)(*arguments)
+        codes = self._cuda.cudaError_t
+        if status != codes.cudaSuccess:
+            _, text = self._cuda.cudaGetErrorString(status)
+            reason = f"{name}: {text.decode() if text else status}"
+            if status in (codes.cudaErrorInsufficientDriver, codes.cudaErrorNoDevice):
+                raise BackendUnavailable(
+                    f"no NVIDIA GPU with a fitting driver ({reason})",
+                    fix="check nvidia-smi; install or update the driver",
+                )
+            raise BackendUnavailable(f"CUDA failed ({reason})")
+        return results[0] if results else None
+
+
+class PycudaMemory:
+    """``pycuda.driver``: objects with handles, exceptions for errors."""
+
+    def __init__(self, driver: Any) -> None:
+        self._cuda = driver
+        self._allocations: dict[int, Any] = {}
+        self._streams: dict[int, Any] = {}
+        try:
+            driver.init()
+            if driver.Device.count() == 0:
+                raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
+            device = driver.Device(0)
+            # The primary context is the one TensorRT's own runtime calls use.
+            self._context = device.retain_primary_context()
+            self._context.push()
+        except driver.Error as error:
+            raise BackendUnavailable(
+                f"no NVIDIA GPU with a fitting driver ({error})",
+                fix="check nvidia-smi; install or update the driver",
+            ) from error
+        major, minor = device.compute_capability()
+        self.compute_capability = (int(major), int(minor))
+        self.name = str(device.name())
+        self.driver = _driver_text(int(driver.get_driver_version()))
+
+    def allocate(self, nbytes: int) -> int:
+        allocation = self._call(self._cuda.mem_alloc, nbytes)
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        self._call(self._allocations.pop(address).free)
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
+        array: HostArray = self._call(self._cuda.pagelocked_empty, shape, np.dtype(dtype))
+        return array
+
+    def free_pinned(self, array: HostArray) -> None:
+        """The array owns its memory (``base.free``); without it the collector would free it."""
+        self._call(array.base.free)  # type: ignore[union-attr]
+
+    def create_stream(self) -> int:
+        stream = self._call(self._cuda.Stream)
+        self._streams[int(stream.handle)] = stream
+        return int(stream.handle)
+
+    def destroy_stream(self, stream: int) -> None:
+        del self._streams[stream]  # pycuda destroys a stream with its last reference
+
+    def synchronize(self, stream: int) -> None:
+        self._call(self._streams[stream].synchronize)
+
+    def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
+        self._call(self._cuda.memcpy_htod_async, address, source, self._streams[stream])
+
+    def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
+        self._call(self._cuda.memcpy_dtoh_async, target, address, self._streams[stream])
+
+    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        raise BackendUnavailable(
+            "pycuda captures no CUDA graphs",
+            fix="install cuda-python beside it: pip install 'cuda-python>=12.6'; or leave "
+            "cuda_graph out",
+        )
+
+    def close(self) -> None:
+        """Pop the context, so that pycuda does not complain at the end of the process."""
+        self._context.pop()
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except self._cuda.Error as error:
+            raise BackendUnavailable(f"CUDA failed ({error})") from error
+
+
+def _driver_text(cuda: int) -> str:
+    """``13000`` and the kernel module's own version → ``580.95.05 (CUDA 13.0)``."""
+    newest_cuda = f"CUDA {cuda // 1000}.{cuda % 1000 // 10}"
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:  # not Linux, or a container without it
+        return newest_cuda
+    found = re.search(r"Kernel Module\D*(\d+(?:\.\d+)+)", text)
+    return f"{found.group(1)} ({newest_cuda})" if found else newest_cuda

@@ -1,0 +1,152 @@
+"""What an ONNX artifact says it is, compared with the graph that onnxruntime loaded.
+
+onnxruntime's execution providers: their names, their settings, and a session on one of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dabnet.errors import ArtifactError, BackendUnavailable
+from dabnet.runtime.manifest import DYNAMIC, ONNX_KEY, Manifest, TensorInfo
+from dabnet.runtime.ort.placement import CPU
+
+
+def manifest_of_session(session: Any, path: Path) -> Manifest:
+    """Return the manifest of a loaded artifact, whose tensors are those that it declares.
+
+    Raises:
+        ArtifactError: there is none, it is damaged, or the graph has other tensors.
+    """
+    text = session.get_modelmeta().custom_metadata_map.get(ONNX_KEY)
+    if text is None:
+        raise ArtifactError(
+            f"{str(path)!r} carries no manifest",
+            "an ONNX file written by dabnet-export",
+            "export it with: dabnet-export onnx CHECKPOINT",
+        )
+    manifest = Manifest.from_json(text, str(path))
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if (len(inputs), len(outputs)) != (1, 1):
+        raise ArtifactError(
+            f"{str(path)!r} has {len(inputs)} inputs and {len(outputs)} outputs",
+            "1 input and 1 output",
+            "export it again",
+        )
+    for declared, real in ((manifest.input, inputs[0]), (manifest.output, outputs[0])):
+        wanted = (declared.name, _type_name(declared), declared.shape)
+        # A side without a value, or with a name in its place, is one that each call chooses.
+        shape = tuple(side if isinstance(side, int) else DYNAMIC for side in real.shape)
+        if wanted != (real.name, real.type, shape):
+            raise ArtifactError(
+                f"{str(path)!r} has the tensor {real.name} {real.type} {real.shape}",
+                f"{declared.name} {_type_name(declared)} {list(declared.shape)}, "
+                "as its manifest says",
+                "the file was changed after its export; export it again",
+            )
+    return manifest
+
+
+def _type_name(tensor: TensorInfo) -> str:
+    """``float32`` → ``tensor(float)``, as onnxruntime writes it."""
+    return f"tensor({'float' if tensor.dtype == 'float32' else tensor.dtype})"
+
+
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+PROVIDERS = {"cpu": CPU, "cuda": CUDA}
+
+# FP32 must mean FP32, and TF32 is this provider's default. The search is its default as well; said,
+# so that a release that changes it changes no measurement.
+# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#configuration-options
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+
+# This provider has no option for it; the driver's libraries read it when they are first used.
+# https://github.com/microsoft/onnxruntime/issues/26029
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRTProvider:
+    """Run on TensorRT inside onnxruntime.
+
+    Attributes:
+        precision: of the artifact: ``fp32``, ``fp16`` or ``int8``; which types the builder may use.
+        cache: folder of the engines that the provider builds, and of its kernel timings.
+    """
+
+    precision: str
+    cache: Path
+
+    def options(self) -> dict[str, str]:
+        """The provider's options.
+
+        https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
+        """
+        return {
+            "trt_fp16_enable": str(int(self.precision == "fp16")),
+            "trt_int8_enable": str(int(self.precision == "int8")),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(self.cache),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(self.cache),
+        }
+
+
+def open_session(
+    ort: Any,
+    path: Path,
+    options: Any,
+    device: str,
+    cuda_graph: bool = False,
+    tensorrt: TensorRTProvider | None = None,
+) -> Any:
+    """Return a session whose first provider is the one that was asked for.
+
+    With ``tensorrt``, TF32 is switched off for the whole process.
+
+    Raises:
+        BackendUnavailable: onnxruntime lacks the provider or cannot start it.
+        ArtifactError: it cannot load the file.
+    """
+    provider = TENSORRT if tensorrt else PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise BackendUnavailable(
+            f"onnxruntime {ort.__version__} is built without {provider}",
+            fix="install onnxruntime-gpu: pip install -c constraints/gpu.txt '.[gpu]'",
+        )
+    settings: dict[str, str] = {}
+    if provider != CPU and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries of PyTorch's wheels
+    if provider == CUDA:
+        settings = {**CUDA_OPTIONS, "enable_cuda_graph": str(int(cuda_graph))}
+    if tensorrt:
+        os.environ[TF32_OVERRIDE] = "0"
+        with suppress(ImportError):
+            importlib.import_module("tensorrt_libs")  # loads those that pip installed
+        tensorrt.cache.mkdir(parents=True, exist_ok=True)
+        settings = tensorrt.options()
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
+    except Exception as error:  # onnxruntime raises classes of its own for each status
+        raise ArtifactError(
+            f"onnxruntime cannot load {str(path)!r} ({first_line(error)})",
+            "an ONNX file written by dabnet-export",
+        ) from error
+    if provider not in session.get_providers():
+        raise BackendUnavailable(
+            f"onnxruntime could not start {provider} and would have run on the CPU",
+            fix="check the NVIDIA driver and the libraries that onnxruntime-gpu asks for"
+            + (" (TensorRT 10)" if tensorrt else ""),
+        )
+    return session
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, for a message of one line."""
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

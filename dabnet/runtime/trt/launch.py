@@ -1,0 +1,193 @@
+"""Starting runs of an engine: plainly, or as CUDA graphs.
+
+TensorRT-RTX captures graphs itself, once its kernels for a shape are compiled; a capture from
+outside would need an engine that was built for it (``REQUIRE_USER_ALLOCATION``). So there its own
+strategy is switched on. Elsewhere the run is captured here.
+
+https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html
+https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html (CUDA Graphs)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dabnet.errors import BackendUnavailable, InputError
+from dabnet.files import replacing, writable_target
+from dabnet.runtime.cuda import CudaGraph, DeviceMemory
+from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.trt.product import Product
+
+
+class EngineSettings:
+    """How the contexts of one engine are created: ``IRuntimeConfig``, where the product has more
+    to set in it than the default.
+
+    Args:
+        product: the TensorRT that runs the engine.
+        cuda_graph: whether runs are to be graphs.
+        runtime_cache: file of the kernels that TensorRT-RTX compiled for this GPU; None for none.
+
+    Raises:
+        InputError: the product has no runtime cache, or the file cannot be written.
+    """
+
+    def __init__(self, product: Product, cuda_graph: bool, runtime_cache: Path | None) -> None:
+        self._trt = product.module
+        self._config: Any = None
+        self._cache: Any = None
+        self._loaded = b""
+        self._path = runtime_cache
+        if runtime_cache is not None:
+            if not hasattr(self._trt, "IRuntimeCache"):
+                raise InputError(
+                    f"a runtime cache with {product.name} {product.version}, which compiles "
+                    "nothing at the load",
+                    "TensorRT-RTX for a runtime cache",
+                    "leave runtime_cache out",
+                )
+            self._path = writable_target(runtime_cache)
+        self._own_graphs = cuda_graph and hasattr(self._trt, "CudaGraphStrategy")
+        self.captures = cuda_graph and not self._own_graphs
+
+    def configure(self, engine: Any) -> list[str]:
+        """Read the cache and prepare contexts of ``engine``; return what the reader must know.
+
+        A cache that is damaged, or of another GPU, driver or version, is refused by TensorRT-RTX
+        as a whole (``IRuntimeCache.deserialize``), and one is begun anew.
+        """
+        notes = ["CUDA graph"] if self.captures else []
+        if not self._own_graphs and self._path is None:
+            return notes
+        self._config = engine.create_runtime_config()
+        if self._own_graphs:
+            self._config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            notes.append("CUDA graph of TensorRT-RTX")
+        if self._path is not None:
+            self._cache = self._config.create_runtime_cache()
+            if self._path.is_file() and (blob := self._path.read_bytes()):
+                if self._cache.deserialize(blob):
+                    self._loaded = blob
+                    notes.append("runtime cache read")
+                else:
+                    notes.append(f"runtime cache {str(self._path)!r} does not fit and is made anew")
+            if not self._config.set_runtime_cache(self._cache):
+                raise BackendUnavailable("TensorRT-RTX took no runtime cache")
+        return notes
+
+    def create_context(self, engine: Any) -> Any:
+        """Return a new execution context, or None where TensorRT gives none."""
+        if self._config is None:
+            return engine.create_execution_context()
+        return engine.create_execution_context(self._config)
+
+    def save(self) -> None:
+        """Write the cache if it holds more than was read; to be called before the engine goes."""
+        if self._cache is None or self._path is None:
+            return
+        blob = bytes(self._cache.serialize())
+        if blob and blob != self._loaded:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(blob)
+            self._loaded = blob
+
+    def close(self) -> None:
+        self._cache = self._config = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """One graph, and the context whose state it depends on."""
+
+    context: Any
+    shape: tuple[int, ...]
+    graph: CudaGraph
+
+
+class EngineLauncher:
+    """Starts runs of an engine that read at one address or another and write at ``output``.
+
+    With ``settings.captures`` there is one graph, with an execution context of its own, for each
+    input address; it is captured anew when the shape of that input changes. NVIDIA advises one
+    context a graph: to change the context from which a graph was captured is undefined.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        settings: EngineSettings,
+        manifest: Manifest,
+        memory: DeviceMemory,
+        output: int,
+    ) -> None:
+        self._engine, self._settings, self._manifest = engine, settings, manifest
+        self._memory, self._output = memory, output
+        self._graphs: dict[int, _Captured] = {}
+        self._context = None if settings.captures else self._new_context()
+
+    def prepare(self, address: int, shape: tuple[int, ...], stream: int) -> None:
+        """Capture the run of an input of ``shape`` at ``address``, if that is wanted and new."""
+        if not self._settings.captures:
+            return
+        old = self._graphs.get(address)
+        if old is not None and old.shape == shape:
+            return
+        self._memory.synchronize(stream)
+        if old is not None:
+            del self._graphs[address]
+            old.graph.close()
+        context = self._new_context() if old is None else old.context
+        # The first run at a shape does work that cannot be captured.
+        self._start(context, address, shape, stream)
+        self._memory.synchronize(stream)
+        graph = self._memory.capture(stream, lambda: self._start(context, address, shape, stream))
+        self._graphs[address] = _Captured(context, shape, graph)
+
+    def enqueue(self, address: int, shape: tuple[int, ...], stream: int) -> None:
+        """Start a run of the input of ``shape`` at ``address``."""
+        if self._settings.captures:
+            self.prepare(address, shape, stream)
+            self._graphs[address].graph.launch(stream)
+        else:
+            self._start(self._context, address, shape, stream)
+
+    def profile(
+        self, profiler: Any, address: int, shape: tuple[int, ...], stream: int, runs: int
+    ) -> None:
+        """Run under a profiler, after one run without it, in a context that no other run has."""
+        context = self._new_context(self._engine.create_execution_context())
+        for number in range(1 + runs):
+            if number == 1:
+                context.profiler = profiler
+            self._start(context, address, shape, stream)
+            self._memory.synchronize(stream)
+
+    def close(self) -> None:
+        """Release graphs and contexts, none of which may be running."""
+        for captured in self._graphs.values():
+            captured.graph.close()
+        self._graphs.clear()
+        self._context = self._engine = None
+
+    def _new_context(self, context: Any = None) -> Any:
+        context = context or self._settings.create_context(self._engine)
+        if context is None:
+            raise BackendUnavailable(
+                "TensorRT gave no execution context", fix="free memory on the GPU"
+            )
+        self._set_address(context, self._manifest.output.name, self._output)
+        return context
+
+    def _start(self, context: Any, address: int, shape: tuple[int, ...], stream: int) -> None:
+        name = self._manifest.input.name
+        if self._manifest.is_dynamic and not context.set_input_shape(name, shape):
+            raise BackendUnavailable(f"TensorRT refused the shape {shape} of {name!r}")
+        self._set_address(context, name, address)
+        if not context.execute_async_v3(stream):
+            raise BackendUnavailable("TensorRT could not start a run")
+
+    def _set_address(self, context: Any, name: str, address: int) -> None:
+        if not context.set_tensor_address(name, address):
+            raise BackendUnavailable(f"TensorRT refused the address of {name!r}")

@@ -1,0 +1,209 @@
+"""An engine on TensorRT or TensorRT-RTX: uint8 image in, class mask out, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from dabnet.errors import BackendUnavailable, InputError
+from dabnet.files import existing_file
+from dabnet.runtime.cuda import DeviceMemory, HostArray, open_device_memory
+from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.runner import LayerTime, RunnerInfo, output_shape, result_dtype
+from dabnet.runtime.trt.check import EngineCheck, read_engine_manifest
+from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
+from dabnet.runtime.trt.layers import engine_layer_times
+from dabnet.runtime.trt.product import TENSORRT, Product, create, find_product, logger_of
+
+__all__ = ("TensorRTRunner", "read_engine_manifest")
+
+
+class TensorRTRunner:
+    """A Runner (``dabnet.runtime.runner``) of one engine on the first GPU.
+
+    Host memory is pinned, and allocated once for the largest input that the engine takes; there is
+    one stream. Not safe for use from several threads at a time. An engine with float input or
+    logits is run as it is: ``infer`` then takes and returns arrays of the manifest's types and
+    shapes.
+
+    Args:
+        engine_path: written by dabnet-export, with its manifest beside it.
+        memory: the GPU, which ``close`` gives back; None opens the first one.
+        cuda_graph: run as a CUDA graph (``dabnet.runtime.trt.launch``). TensorRT then has an
+            execution context, with its scratch memory, for each staged input; TensorRT-RTX has one.
+        runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
+            by ``close``.
+
+    Raises:
+        InputError: there is no such file, or an option does not fit the product.
+        ArtifactError: the engine or its manifest does not fit TensorRT or the GPU of this machine;
+            the message gives the command that rebuilds it.
+        BackendUnavailable: TensorRT, the driver or the GPU is missing.
+    """
+
+    def __init__(
+        self,
+        engine_path: str | Path,
+        memory: DeviceMemory | None = None,
+        *,
+        cuda_graph: bool = False,
+        runtime_cache: str | Path | None = None,
+    ) -> None:
+        self._check = EngineCheck(existing_file(engine_path, "an engine written by dabnet-export"))
+        product = find_product(self._check.info.product)
+        self._check.version(product)
+        self._module = product.module
+        cache = Path(runtime_cache) if runtime_cache is not None else None
+        self._settings = EngineSettings(product, cuda_graph, cache)
+        self._memory = memory or open_device_memory()
+        self._addresses: list[int] = []  # of staged inputs; grows only
+        self._shapes: list[tuple[int, ...]] = []  # of those that are staged now
+        self._engine: Any = None
+        self._runtime: Any = None
+        # What close() does, last first.
+        self._held = ExitStack()
+        self._held.callback(self._memory.close)
+        try:
+            self._check.card(self._memory)
+            notes = self._load(product)
+            self._allocate()
+        except BaseException:
+            self._held.close()
+            raise
+        self._held.callback(self._settings.save)
+        self._held.callback(self._quiesce)
+        self._info = RunnerInfo(
+            backend="tensorrt",
+            version=product.version if product.name == TENSORRT else f"RTX {product.version}",
+            device=self._memory.name,
+            precision=self.manifest.precision,
+            shape=self._check.shape,
+            notes=tuple(notes),
+        )
+
+    @property
+    def info(self) -> RunnerInfo:
+        """What runs; the precision was read back from the engine, at the build or at the load."""
+        return self._info
+
+    @property
+    def manifest(self) -> Manifest:
+        """What lies beside the engine; its tensors were compared with the engine's."""
+        return self._check.manifest
+
+    def infer(self, images: HostArray) -> HostArray:
+        """Host → host. ``images``: uint8, (N, H, W, 3), RGB; returns a new uint8 (N, H, W)."""
+        images = self._check.input(images)
+        self._upload(self._input, images)
+        self._launcher.enqueue(self._input, images.shape, self._stream)
+        mask = _view(self._mask, output_shape(self.manifest, images.shape))
+        self._memory.copy_to_host(mask, self._output, self._stream)
+        self._memory.synchronize(self._stream)
+        # A copy: the pinned buffer is written by the next call.
+        return mask.astype(result_dtype(self.manifest))
+
+    def stage(self, batches: Sequence[HostArray]) -> None:
+        """Copy ``batches`` to the GPU, in place of those that were staged before."""
+        if not batches:
+            raise InputError("no images to stage", "at least one batch")
+        checked = [self._check.input(batch) for batch in batches]
+        self.synchronize()
+        while len(self._addresses) < len(checked):
+            self._addresses.append(self._device(self._image.nbytes))
+        self._shapes = [batch.shape for batch in checked]
+        for address, batch in zip(self._addresses, checked, strict=False):
+            self._upload(address, batch)
+            self._memory.synchronize(self._stream)  # the pinned buffer serves the next batch
+            self._launcher.prepare(address, batch.shape, self._stream)
+
+    def launch(self, index: int) -> None:
+        """Start a run on the staged batch ``index``; its mask stays on the GPU."""
+        self._launcher.enqueue(self._addresses[index], self._shapes[index], self._stream)
+
+    def synchronize(self) -> None:
+        """Block until every launched run has finished."""
+        self._memory.synchronize(self._stream)
+
+    def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
+        """Time by layer of the engine, as TensorRT's own profiler reports it."""
+        images = self._check.input(images)
+        self._upload(self._input, images)
+        self._memory.synchronize(self._stream)
+
+        def run(profiler: Any) -> None:
+            self._launcher.profile(profiler, self._input, images.shape, self._stream, calls)
+
+        return engine_layer_times(self._module, self._engine, run, calls)
+
+    def close(self) -> None:
+        """Save the runtime cache; release contexts, memory and engine. May be called twice."""
+        self._held.close()
+
+    def _load(self, product: Product) -> list[str]:
+        """Load the engine, check it, and return what the reader must know."""
+        trt, notes = product.module, []
+        plan = self._check.path.read_bytes()
+        self._held.callback(self._drop)
+        with logger_of(product).collect() as messages:
+            self._runtime = create(product, "Runtime")
+            if "version" in self._check.info.compatibility:
+                # Such an engine brings its runtime along, as code. An engine is a program anyway:
+                # load none from a source that is not trusted.
+                self._runtime.engine_host_code_allowed = True
+            notes += self._check.validity(trt, self._runtime, plan)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                reason = f"refused: {messages.first_error()}"
+                raise self._check.mismatch(reason, "an engine that loads")
+        self._check.bindings(trt, self._engine)
+        notes.append(self._check.layers(trt, self._engine))
+        return notes + self._settings.configure(self._engine)
+
+    def _allocate(self) -> None:
+        """The stream, the memory for the largest input, and what runs the engine on them."""
+        memory, held, manifest = self._memory, self._held, self.manifest
+        self._stream = memory.create_stream()
+        held.callback(memory.destroy_stream, self._stream)
+        largest = self._check.largest_shape
+        self._image = self._pinned(largest, manifest.input.dtype)
+        self._mask = self._pinned(output_shape(manifest, largest), manifest.output.dtype)
+        self._input = self._device(self._image.nbytes)
+        self._output = self._device(self._mask.nbytes)
+        self._launcher = EngineLauncher(
+            self._engine, self._settings, manifest, memory, self._output
+        )
+        held.callback(self._launcher.close)
+        self._launcher.prepare(self._input, self._check.best_shape, self._stream)
+
+    def _pinned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
+        array = self._memory.pinned(shape, dtype)
+        self._held.callback(self._memory.free_pinned, array)
+        return array
+
+    def _device(self, nbytes: int) -> int:
+        address = self._memory.allocate(nbytes)
+        self._held.callback(self._memory.free, address)
+        return address
+
+    def _upload(self, address: int, images: HostArray) -> None:
+        image = _view(self._image, images.shape)
+        image[...] = images
+        self._memory.copy_to_device(address, image, self._stream)
+
+    def _quiesce(self) -> None:
+        """Wait: a context must not go while it runs, and a failed run must not keep the memory."""
+        with suppress(BackendUnavailable):
+            self.synchronize()
+
+    def _drop(self) -> None:
+        self._settings.close()
+        self._engine = self._runtime = None
+
+
+def _view(buffer: HostArray, shape: tuple[int, ...]) -> HostArray:
+    """The start of a buffer that was allocated for the largest shape, as an array of ``shape``."""
+    view: HostArray = buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
+    return view

@@ -1,0 +1,1 @@
+"""``dabnet-export``: each command parses, calls one function and prints."""

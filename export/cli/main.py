@@ -1,0 +1,229 @@
+"""``dabnet-export``: parse, export, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dabnet import __version__
+from dabnet.console import CONTEXT, Size, options, run
+from dabnet.data.labels import LABEL_SETS
+from export.cli.calibration import calibration_group
+from export.cli.inspect import inspect_command
+from export.cli.options import build_options, int8_options, refuse_export_options
+from export.cli.verify import verify_command
+
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
+)
+export_options = options(
+    click.option(
+        "--dataset",
+        type=click.Choice(list(LABEL_SETS)),
+        help="Classes, palette and preprocessing of a checkpoint that carries none.",
+    ),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="Folder of the data set: images to calibrate on (train) and to check with (val).",
+    ),
+    click.option(
+        "--mask-dtype",
+        type=click.Choice(["uint8", "int32"]),
+        default="uint8",
+        show_default=True,
+        help="int32 for TensorRT 8.6, which cannot emit uint8.",
+    ),
+    click.option("--batch", type=int, default=1, show_default=True, help="Images a call."),
+    click.option("--dynamic-batch", is_flag=True, help="Each call chooses its number of images."),
+    click.option(
+        "--dynamic-size", is_flag=True, help="Each call chooses its size: multiples of 8."
+    ),
+    click.option(
+        "--without-pass",
+        "without_passes",
+        multiple=True,
+        help="Graph pass of the target to leave out; may be repeated.",
+    ),
+    click.option(
+        "--input",
+        type=click.Choice(["uint8", "float"]),
+        default="uint8",
+        show_default=True,
+        help="uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice(["mask", "logits"]),
+        default="mask",
+        show_default=True,
+        help="Class mask, or float logits at the size of the image.",
+    ),
+    click.option(
+        "--min-agreement",
+        "minimum_agreement",
+        type=click.FloatRange(0, 1),
+        help="Least share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
+    ),
+    int8_options,
+)
+precision_type = click.Choice(["fp32", "fp16", "int8"])
+
+
+@click.group(context_settings=CONTEXT, no_args_is_help=False)
+@click.version_option(__version__)
+def export_group() -> None:
+    """Turn a checkpoint into an artifact: uint8 image in, class mask out."""
+
+
+@export_group.command("onnx", context_settings=CONTEXT)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@output_option
+@click.option("--size", type=Size(), default="512x1024", show_default=True)
+@click.option("--precision", type=precision_type, default="fp32", show_default=True)
+@click.option(
+    "--optimize-for",
+    type=click.Choice(["portable", "ort-cpu", "ort-cuda", "tensorrt"]),
+    default="portable",
+    show_default=True,
+    help="Runtime whose graph passes to apply.",
+)
+@export_options
+def onnx_command(
+    checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
+) -> None:
+    """Write CHECKPOINT as one ONNX file (opset 17; 19 for --rest fp16), its manifest inside.
+
+    The file is compared with PyTorch on real images before it is written.
+    """
+    from dabnet.console import progress_bar
+    from export.onnx_export import export_onnx
+    from export.spec import ExportSpec
+
+    manifest = export_onnx(
+        checkpoint,
+        output,
+        ExportSpec(**spec),
+        dataset=dataset,
+        data_dir=data_dir,
+        progress=progress_bar,
+    )
+    _print_manifest(manifest, output)
+
+
+@export_group.command("trt", context_settings=CONTEXT)
+@click.argument("source", metavar="CHECKPOINT_OR_ONNX", type=click.Path(path_type=Path))
+@output_option
+@click.option("--size", type=Size(), help="[default: 512x1024, or the ONNX file's]")
+@click.option("--precision", type=precision_type, help="[default: fp32, or the ONNX file's]")
+@build_options
+@export_options
+def trt_command(
+    source: Path,
+    output: Path,
+    size: tuple[int, int] | None,
+    precision: str | None,
+    product: str | None,
+    dataset: str | None,
+    data_dir: Path | None,
+    **values: Any,
+) -> None:
+    """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
+    from dataclasses import fields
+
+    from dabnet.console import progress_bar
+    from export.engine.engine import engine_from_checkpoint, engine_from_onnx, is_onnx
+    from export.engine.progress import phase_bars
+    from export.engine.spec import BuildSpec
+    from export.onnx_file import load_onnx, manifest_of
+    from export.spec import ExportSpec
+
+    values["product"] = product.replace("-", "_") if product else None
+    what = {f.name: values.pop(f.name) for f in fields(BuildSpec) if f.name in values}
+    from_onnx = is_onnx(source)
+    if precision is None and what["calibrator"]:
+        precision = "int8"
+    elif precision is None:
+        precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else "fp32"
+    build = BuildSpec(precision, **what)
+    if from_onnx:
+        count = values.pop("calibration_images")
+        refuse_export_options([*values, "dataset"], source)
+        manifest = engine_from_onnx(
+            source,
+            output,
+            build,
+            size,
+            _tell,
+            phases=phase_bars,
+            data_dir=data_dir,
+            calibration_images=count,
+        )
+    else:
+        values |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
+        manifest = engine_from_checkpoint(
+            source,
+            output,
+            ExportSpec(size=size or (512, 1024), **values),
+            build,
+            dataset=dataset,
+            data_dir=data_dir,
+            progress=progress_bar,
+            tell=_tell,
+            phases=phase_bars,
+        )
+    _print_manifest(manifest, output)
+
+
+export_group.add_command(calibration_group)
+export_group.add_command(verify_command)
+export_group.add_command(inspect_command)
+
+
+def _tell(what: str) -> None:
+    click.echo(f"  {what}", err=True)
+
+
+def _print_manifest(manifest: Any, output: Path) -> None:
+    """Say what was written; the whole is in the manifest."""
+    height, width = manifest.size
+    batch = manifest.input.shape[0] if manifest.input.shape[0] > 0 else "any"
+    click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
+    click.echo(
+        f"  {manifest.model} on {manifest.dataset}, {manifest.precision}, {height}x{width},"
+        f" batch {batch}, opset {manifest.opset}"
+    )
+    for applied in manifest.passes:
+        note = f" ({applied.note})" if applied.note else ""
+        click.echo(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
+    if manifest.calibration:
+        source = manifest.calibration
+        click.echo(
+            f"  ranges: {source.method} of {source.images} images of"
+            f" {source.dataset} {source.split}"
+            + (f", on {source.placement}" if source.placement else "")
+        )
+        if source.float_layers:
+            click.echo(f"  left in float: {', '.join(source.float_layers)}")
+    if manifest.agreement:
+        agreement = manifest.agreement
+        # An engine built ahead of time cannot run here: what was compared is its ONNX file.
+        subject = "its ONNX file agrees" if manifest.engine else "agrees"
+        click.echo(
+            f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
+            f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
+        )
+    if manifest.engine:
+        engine = manifest.engine
+        layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
+        click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
+        if engine.profile:
+            shapes = ["x".join(map(str, shape)) for shape in engine.profile]
+            click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
+
+
+def main() -> None:
+    """Entry point of ``dabnet-export``."""
+    run(export_group)

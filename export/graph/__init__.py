@@ -1,0 +1,1 @@
+"""ONNX graphs: their layers and the values of their tensors."""

@@ -1,0 +1,1 @@
+"""Description of an artifact without running it."""

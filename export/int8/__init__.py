@@ -1,0 +1,1 @@
+"""The INT8 part of an export: ranges, placement, accuracy budget."""

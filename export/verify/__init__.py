@@ -1,0 +1,1 @@
+"""Comparison of two artifacts: masks, logits and tensors on the same images."""

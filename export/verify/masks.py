@@ -1,0 +1,249 @@
+"""Do two artifacts say the same? Masks and logits of both on the same images, image by image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dabnet.data.dataset import Uint8Array
+from dabnet.errors import ArtifactError
+from dabnet.metrics import Counts, class_iou, confusion, mean_iou
+from export.verify.sides import Compared, Logits
+
+RESAMPLES = 2000
+
+
+class Images(Protocol):
+    """What both artifacts look at: pairs of a name and an image, uint8 (H, W, 3), RGB."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]: ...
+
+    @property
+    def description(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAgreement:
+    """Share of pixels of one image, 0…1, on which both masks are equal."""
+
+    name: str
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogitDifference:
+    """B's coarse logits less A's, over all images.
+
+    Attributes:
+        max_abs: largest |difference|.
+        image: where it is.
+        sqnr_db: power of A's logits over that of the difference, in dB; None where they are equal.
+    """
+
+    max_abs: float
+    image: str
+    sqnr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image with both masks: uint8 (H, W, 3), RGB, and uint8 (H, W) twice."""
+
+    name: str
+    agreement: float
+    image: Uint8Array
+    mask_a: Uint8Array
+    mask_b: Uint8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far B says what A says.
+
+    Attributes:
+        a, b: the artifacts as ``side`` describes them.
+        images: how many and where from, in words.
+        size: (height, width).
+        classes: names by index.
+        per_image: in the order of the images; at least one.
+        matrix: int64 (K, K) pixels, rows A's classes, columns B's.
+        logits: None where ``no_logits`` says why there is nothing to compare.
+    """
+
+    a: dict[str, str]
+    b: dict[str, str]
+    images: str
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    per_image: tuple[ImageAgreement, ...]
+    matrix: Counts
+    logits: LogitDifference | None
+    no_logits: str = ""
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Agreement of each image, float64 (images,)."""
+        return np.array([image.agreement for image in self.per_image])
+
+    @property
+    def agreement(self) -> float:
+        """Mean share of equal pixels over images, 0…1."""
+        return float(self.shares.mean())
+
+    @property
+    def worst(self) -> ImageAgreement:
+        return min(self.per_image, key=lambda image: image.agreement)
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the mean over images: percentile bootstrap, seeded; None for one."""
+        shares, random = self.shares, np.random.default_rng(0)
+        if len(shares) < 2:
+            return None
+        means = [random.choice(shares, len(shares)).mean() for _ in range(RESAMPLES)]
+        low, high = np.percentile(means, (2.5, 97.5))
+        return float(low), float(high)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON, under stable keys (docs/verify_inspect.md); shares are 0…1."""
+        ious = class_iou(self.matrix)
+        return {
+            "format": 1,
+            "a": self.a,
+            "b": self.b,
+            "images": self.images,
+            "size": list(self.size),
+            "agreement": {
+                "mean": self.agreement,
+                "interval_95": self.interval(),
+                "median": float(np.median(self.shares)),
+                "percentile_5": float(np.percentile(self.shares, 5)),
+                "worst": self.worst.agreement,
+                "worst_image": self.worst.name,
+            },
+            "mean_iou": float(mean_iou(self.matrix)),
+            "classes": [
+                {
+                    "name": name,
+                    "iou": None if np.isnan(ious[index]) else float(ious[index]),
+                    "pixels_a": int(self.matrix[index].sum()),
+                    "pixels_b": int(self.matrix[:, index].sum()),
+                }
+                for index, name in enumerate(self.classes)
+            ],
+            "logits": dataclasses.asdict(self.logits) if self.logits else None,
+            "no_logits": self.no_logits,
+            "per_image": [dataclasses.asdict(image) for image in self.per_image],
+        }
+
+
+def verify(
+    a: Compared,
+    b: Compared,
+    images: Images,
+    worst: int = 0,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[Verification, list[Picture]]:
+    """Run both artifacts on every image.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        images: at one size that both take.
+        worst: how many of the images with the lowest agreement to return, worst first; memory
+            holds no others.
+        progress: called after each image.
+
+    Raises:
+        DabnetError: an image cannot be read, or an artifact gives what its manifest excludes.
+    """
+    classes = a.declared.classes
+    matrix: Counts = np.zeros((len(classes), len(classes)), np.int64)
+    logits = _Logits(a, b)
+    per_image: list[ImageAgreement] = []
+    kept: list[Picture] = []
+    size = (0, 0)
+    for name, image in images:
+        (mask_a, logits_a), (mask_b, logits_b) = a.run(image), b.run(image)
+        share = float((mask_a == mask_b).mean())
+        per_image.append(ImageAgreement(name, share))
+        matrix += confusion(mask_b, mask_a, len(classes))
+        logits.add(name, logits_a, logits_b)
+        kept.append(Picture(name, share, image, mask_a, mask_b))
+        kept = sorted(kept, key=lambda picture: picture.agreement)[:worst]
+        size = mask_a.shape[0], mask_a.shape[1]
+        progress()
+    found = Verification(
+        side(a),
+        side(b),
+        images.description,
+        size,
+        classes,
+        tuple(per_image),
+        matrix,
+        logits.difference(),
+        logits.reason,
+    )
+    return found, kept
+
+
+def side(compared: Compared) -> dict[str, str]:
+    """One artifact in words: its file, kind, precision, backend, and what else is to be known."""
+    declared = compared.declared
+    return {
+        "file": str(declared.path),
+        "kind": declared.kind,
+        "precision": declared.precision,
+        "backend": compared.backend,
+        "note": compared.note,
+    }
+
+
+def sqnr_db(signal: float, noise: float) -> float | None:
+    """Signal to quantisation noise in dB of two sums of squares; None where either is 0."""
+    return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+
+
+class _Logits:
+    """Sums over the images' logits."""
+
+    def __init__(self, a: Compared, b: Compared) -> None:
+        self._sides = (a, b)
+        self._signal = self._noise = 0.0
+        self._largest, self._image = -1.0, ""
+        self.reason = ""
+
+    def add(self, name: str, a: Logits | None, b: Logits | None) -> None:
+        """Add the logits (K, h, w) of one image; without both there is a reason instead."""
+        silent = [side for side, logits in zip(self._sides, (a, b), strict=True) if logits is None]
+        if a is None or b is None:
+            paths = " and ".join(str(side.declared.path) for side in silent)
+            self.reason = f"no logits can be read from {paths}"
+            return
+        if a.shape != b.shape:
+            self.reason = f"A's logits are {a.shape} and B's {b.shape}"
+            return
+        for side, logits in zip(self._sides, (a, b), strict=True):
+            if not np.isfinite(logits).all():
+                raise ArtifactError(
+                    f"{str(side.declared.path)!r} gives NaN or infinite logits on {name!r}",
+                    "finite logits",
+                    "its arithmetic overflows: export it again in fp32",
+                )
+        difference = b.astype(np.float64) - a
+        self._signal += float(np.square(a, dtype=np.float64).sum())
+        self._noise += float(np.square(difference).sum())
+        largest = float(np.abs(difference).max())
+        if largest > self._largest:
+            self._largest, self._image = largest, name
+
+    def difference(self) -> LogitDifference | None:
+        if self.reason or not self._image:
+            return None
+        return LogitDifference(self._largest, self._image, sqnr_db(self._signal, self._noise))

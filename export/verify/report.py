@@ -1,0 +1,167 @@
+"""What ``dabnet-export verify`` prints: tables and lines for a terminal.
+
+Pictures of where two artifacts differ, for a person to look at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.labels import LabelSet
+from dabnet.files import replacing
+from dabnet.metrics import class_iou, mean_iou
+from dabnet.pictures import overlay, panel
+from dabnet.preprocessing import Preprocessing
+from dabnet.tables import line, percent, row, table
+from export.verify.layers import LayerReport, Parting, TensorDifference
+from export.verify.masks import Picture, Verification
+from export.verify.sides import Declared
+
+
+def print_verification(console: Console, found: Verification) -> None:
+    """Print what was compared, the agreement, the classes and the logits."""
+    height, width = found.size
+    for letter, side in (("A", found.a), ("B", found.b)):
+        what = f"{side['kind']}, {side['precision']}; {side['backend']}"
+        line(console, f"{letter}: {side['file']}  {what}")
+        if side["note"]:
+            line(console, f"   {side['note']}")
+    line(console, f"{found.images} at {height}x{width}")
+    console.print(_agreement_table(found))
+    console.print(_class_table(found))
+    if found.logits is None:
+        line(console, f"logits: {found.no_logits}")
+        return
+    sqnr = "equal" if found.logits.sqnr_db is None else f"SQNR {found.logits.sqnr_db:.1f} dB"
+    line(
+        console,
+        f"logits: largest |difference| {found.logits.max_abs:.4g} ({found.logits.image}), {sqnr}",
+    )
+
+
+def _agreement_table(found: Verification) -> Table:
+    shares, interval = found.shares, found.interval()
+    made = table("equal pixels", "%", "", left=("",))
+    note = f"95 % [{percent(interval[0])}, {percent(interval[1])}]" if interval else ""
+    row(made, "mean", percent(found.agreement), note)
+    row(made, "median", percent(float(np.median(shares))))
+    row(made, "5th percentile", percent(float(np.percentile(shares, 5))))
+    row(made, "worst", percent(found.worst.agreement), found.worst.name)
+    identical = int((shares == 1).sum())
+    row(made, "images without a difference", f"{identical} of {len(shares)}")
+    return made
+
+
+def _class_table(found: Verification) -> Table:
+    """IoU of the two masks of each class: a small class is lost in the mean over pixels."""
+    ious, matrix = class_iou(found.matrix), found.matrix
+    pixels = max(1, int(matrix.sum()))
+    made = table("class", "IoU of A and B %", "pixels in A %", "in B %")
+    for index, name in enumerate(found.classes):
+        iou = "–" if np.isnan(ious[index]) else percent(float(ious[index]))
+        shares = (int(matrix[index].sum()) / pixels, int(matrix[:, index].sum()) / pixels)
+        row(made, name, iou, *(f"{100 * share:.2f}" for share in shares))
+    made.add_section()
+    row(made, "mean", percent(float(mean_iou(matrix))))
+    return made
+
+
+def print_layers(console: Console, report: LayerReport) -> None:
+    """Print every matched tensor in order, then where the graphs part."""
+    made = table("tensor", "‖a−b‖ / ‖a‖", "max |a−b|", "SQNR dB")
+    for tensor in report.tensors:
+        row(made, *_cells(tensor), style="bold red" if tensor.parted else None)
+    console.print(made)
+    line(
+        console,
+        f"{len(report.tensors)} tensors of both graphs on {report.image};"
+        f" {report.unmatched_a} in A only, {report.unmatched_b} in B only",
+    )
+    if report.parting is None:
+        line(console, f"the graphs do not part: no relative error above {report.tolerance:g}")
+        return
+    _print_parting(console, report.parting, report.tolerance)
+    if (behind := report.rejoins) is not None:
+        line(
+            console,
+            f"behind it the error falls to {behind.relative_error or 0:.2e} ({behind.a}):"
+            " it fades, or the name stands for another value in B",
+        )
+
+
+def _print_parting(console: Console, parting: Parting, tolerance: float) -> None:
+    line(console, f"they part at {parting.tensor} (relative error above {tolerance:g})")
+    line(console, f"  in A computed by {parting.node_a}")
+    line(console, f"  in B computed by {parting.node_b}")
+    for read in parting.inputs:
+        names = read.a if read.a == read.b else f"{read.a} / {read.b}"
+        line(console, f"    reads {names}: {_state(read)}")
+    if not parting.inputs:
+        line(console, "    they read no float tensor that can be compared")
+
+
+def _state(read: TensorDifference) -> str:
+    if read.relative_error == 0:
+        return "equal"
+    if read.relative_error is None:
+        return f"{list(read.shape_a)} in A, {list(read.shape_b)} in B, or not finite"
+    return f"relative error {read.relative_error:.2e}"
+
+
+def _cells(tensor: TensorDifference) -> tuple[str, ...]:
+    if tensor.shape_a != tensor.shape_b:
+        return tensor.a, f"{list(tensor.shape_a)} / {list(tensor.shape_b)}", "–", "–"
+    relative, largest = (
+        "–" if value is None else f"{value:.2e}"
+        for value in (tensor.relative_error, tensor.max_abs)
+    )
+    equal = "equal" if tensor.relative_error == 0 else "–"
+    sqnr = equal if tensor.sqnr_db is None else f"{tensor.sqnr_db:.1f}"
+    return tensor.a, relative, largest, sqnr
+
+
+DIFFERENT = (255, 0, 255)
+"""Magenta, on a picture that is otherwise grey."""
+
+DIMMED = 0.45
+
+
+def save_worst(a: Declared, b: Declared, pictures: Sequence[Picture], folder: Path) -> list[Path]:
+    """Write a panel of each picture, image | A | B | where they differ, and return the paths.
+
+    Files are ``worst_01_NAME.png`` on, the worst first.
+    """
+    # Only the palette is drawn with; pixels of no class do not come from an artifact.
+    labels = LabelSet(a.classes, a.palette, 255, Preprocessing((0.0, 0.0, 0.0)))
+    written = []
+    for number, picture in enumerate(pictures, start=1):
+        stem = re.sub(r"[^\w.-]+", "_", str(Path(picture.name).with_suffix("")))
+        path = folder / f"worst_{number:02}_{stem}.png"
+        shown = [
+            (picture.name, picture.image),
+            (f"A: {a.path.name}", overlay(picture.image, picture.mask_a, labels)),
+            (f"B: {b.path.name}", overlay(picture.image, picture.mask_b, labels)),
+            (
+                f"differ: {100 * (1 - picture.agreement):.3f} % of pixels",
+                differing(picture.image, picture.mask_a, picture.mask_b),
+            ),
+        ]
+        with replacing(path) as temporary:
+            panel(shown).save(temporary)
+        written.append(path)
+    return written
+
+
+def differing(image: Uint8Array, mask_a: Uint8Array, mask_b: Uint8Array) -> Uint8Array:
+    """The image (H, W, 3) in dim grey, magenta where the masks (H, W) differ."""
+    grey = (DIMMED * image.mean(axis=2)).astype(np.uint8)
+    shown = np.repeat(grey[..., None], 3, axis=2)
+    shown[mask_a != mask_b] = DIFFERENT
+    return shown

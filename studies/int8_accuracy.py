@@ -1,0 +1,286 @@
+"""What INT8 costs in accuracy: each calibration method on each placement, and other tools.
+
+    python studies/int8_accuracy.py --checkpoint weights/dabnet_camvid.pth \\
+        --data-dir path/to/camvid --size 360x480
+
+All rows are quantised on the same training images and scored on the same validation images, in one
+run and in exact Q/DQ arithmetic, so that none depends on this machine's int8 kernels:
+
+- ours: `calibration.ranges` × `calibration.placements`, from one pass over the images;
+- onnxruntime, NNCF and nvidia-modelopt with their defaults, on the plain export (extra `peers`).
+
+Differences are to the FP32 export, paired over images. How far two exact runs of one file differ is
+said below the table: rounding to int8 makes a step of the last bit of a sum, and onnxruntime adds
+in another order where it keeps the weights in int8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import numpy as np
+import onnx
+import torch
+from input_options import input_options
+from int8_peers import PEERS, quantised_by
+from int8_scores import Scores, scores_of
+
+from bench.machine.environment import describe_environment
+from calibration.calibrate import quantize
+from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
+from calibration.ranges import DEFAULT_METHOD, METHODS
+from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.console import CONTEXT, progress_bar, run
+from dabnet.data.images import ImageSource, calibration_source
+from dabnet.data.registry import open_dataset
+from dabnet.errors import DabnetError
+from dabnet.files import sha256_of_file, writable_target, write_text
+from dabnet.intervals import miou_difference
+from dabnet.metrics import class_iou, mean_iou
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from export.float_graph import float_graph
+from export.int8.quantise import (
+    calibrated_graph,
+    collected,
+    int8_graph,
+    ranges_of,
+    subject_of,
+)
+from export.onnx_export import export_onnx
+from export.onnx_file import load_onnx, manifest_of, save_onnx, with_manifest
+from export.spec import ExportSpec
+
+FP32 = "FP32"
+DEFAULT = f"{DEFAULT_PLACEMENT}, {DEFAULT_METHOD}"
+AGAIN = "default, other sums"
+"""The default's own file in a session that adds in another order: no row, but the rows' noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A graph that is ready to be scored.
+
+    Attributes:
+        runner: what computes its masks.
+        tool: what quantised it, and its version.
+        int8, convolutions: how many convolutions are int8, of how many.
+    """
+
+    runner: OnnxRuntimeRunner
+    tool: str
+    int8: int
+    convolutions: int
+
+
+class Bench:
+    """Quantises one checkpoint in every way, into a folder.
+
+    Args:
+        checkpoint: its file.
+        data_dir: folder of its data set.
+        spec: size and calibration images of all.
+        threads: of onnxruntime.
+        at: an empty folder.
+    """
+
+    def __init__(
+        self, checkpoint: Path, data_dir: Path | None, spec: ExportSpec, threads: int, at: Path
+    ) -> None:
+        self._checkpoint, self._data_dir = checkpoint, data_dir
+        self._spec, self._threads, self._at = spec, threads, at
+        self._dataset = load_checkpoint(checkpoint).dataset
+        self._fp32 = at / "fp32.onnx"
+        plain = dataclasses.replace(spec, precision="fp32", check_images=1)
+        export_onnx(checkpoint, self._fp32, plain, data_dir=data_dir, progress=progress_bar)
+
+    def candidates(self, peers: bool) -> tuple[dict[str, Candidate], dict[str, str]]:
+        """Return what can be scored, in the order of the table, and why the rest cannot."""
+        found = {FP32: self._opened(self._fp32)}
+        for name, model in self._ours():
+            found[name] = self._opened(self._written(name, model))
+        again = self._opened(self._at / f"{DEFAULT}.onnx", exact=False)
+        if not again.runner.fuses_int8:  # else it would not be exact
+            found[AGAIN] = again
+        reasons = {}
+        for name in PEERS if peers else ():
+            try:
+                tool, model = self._by_peer(name)
+                found[name] = self._opened(self._written(name, model), tool)
+            except DabnetError as error:
+                reasons[name] = str(error)
+        return found, reasons
+
+    def _ours(self) -> Iterator[tuple[str, onnx.ModelProto]]:
+        spec, checkpoint = self._spec, load_checkpoint(self._checkpoint)
+        graph = float_graph(checkpoint, spec)
+        subject = subject_of(graph, sha256_of_file(self._checkpoint), spec)
+        calibration = collected(graph, subject, self._images(), progress_bar)
+        for method in METHODS:
+            ranges = calibration.ranges(method)
+            for placement in PLACEMENTS:
+                model, _ = quantize(graph.model, ranges, placement=placement)
+                yield f"{placement}, {method}", model
+        for equalize, fit_weights in ((True, False), (False, True), (True, True)):
+            refined = dataclasses.replace(spec, equalize=equalize, fit_weights=fit_weights)
+            model = int8_model(checkpoint, self._checkpoint, self._data_dir, refined)
+            with_what = " + equalize" * equalize + " + fit-weights" * fit_weights
+            yield f"{DEFAULT}{with_what}", model
+
+    def _by_peer(self, name: str) -> tuple[str, onnx.ModelProto]:
+        images = self._at / "images.npy"
+        if not images.exists():
+            np.save(images, np.stack([image for _, image in self._images()]))
+        output = self._at / f"{name} raw.onnx"
+        with progress_bar(name, 1) as step:
+            tool = quantised_by(name, self._fp32, images, output)
+            step()
+        return tool, load_onnx(output)
+
+    def _images(self) -> ImageSource:
+        count, size = self._spec.calibration_images, self._spec.size
+        return calibration_source(self._dataset, self._data_dir, count, size)
+
+    def _written(self, name: str, model: onnx.ModelProto) -> Path:
+        """The graph as an artifact, which a runner takes."""
+        manifest = manifest_of(load_onnx(self._fp32), FP32)
+        path = self._at / f"{name}.onnx"
+        save_onnx(with_manifest(model, dataclasses.replace(manifest, precision="int8")), path)
+        return path
+
+    def _opened(self, path: Path, tool: str = "dabnet-export", exact: bool = True) -> Candidate:
+        runner = OnnxRuntimeRunner(path, threads=self._threads, exact_qdq=exact)
+        return Candidate(runner, tool, *int8_convolutions(load_onnx(path)))
+
+
+def int8_model(
+    checkpoint: Checkpoint, path: Path, data_dir: Path | None, spec: ExportSpec
+) -> onnx.ModelProto:
+    """The int8 graph of an export, without the check and the manifest."""
+    graph = calibrated_graph(checkpoint, data_dir, spec, progress_bar)
+    ranges = ranges_of(graph, checkpoint, sha256_of_file(path), data_dir, spec, progress_bar)
+    return int8_graph(graph, ranges, spec)[0]
+
+
+def int8_convolutions(model: onnx.ModelProto) -> tuple[int, int]:
+    """How many convolutions read dequantised images and weights, of how many."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+
+    def dequantised(name: str) -> bool:
+        node = producers.get(name)
+        while node is not None and node.op_type == "Cast":
+            node = producers.get(node.input[0])
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    convolutions = [node for node in model.graph.node if is_conv(node)]
+    return sum(all(map(dequantised, n.input[:2])) for n in convolutions), len(convolutions)
+
+
+def table(
+    scores: dict[str, Scores], candidates: dict[str, Candidate], reasons: dict[str, str]
+) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        "| row | mIoU % | Δ to FP32 [95 %] | agrees % | worst class, Δ IoU | int8 convolutions |",
+        "|---|---|---|---|---|---|",
+    ]
+    classes = candidates[FP32].runner.manifest.classes
+    reference = scores[FP32].per_image
+    for name, score in scores.items():
+        if name == AGAIN:
+            continue
+        total, agrees = score.per_image.sum(0), score.agreement
+        cells = [name, f"{100 * mean_iou(total):.2f}", "reference", "", "", ""]
+        if name != FP32:
+            d, candidate = miou_difference(score.per_image, reference), candidates[name]
+            drops = class_iou(total) - class_iou(reference.sum(0))
+            worst = int(np.nanargmin(drops))
+            cells[2] = f"{100 * d.value:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+            cells[3] = f"{100 * agrees.mean():.2f}" if agrees is not None else ""
+            cells[4] = f"{classes[worst]} {100 * drops[worst]:+.2f}"
+            cells[5] = f"{candidate.int8} of {candidate.convolutions}"
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"| {name} | not run: {reason} | | | | |" for name, reason in reasons.items()]
+    return "\n".join(lines)
+
+
+def noise(scores: dict[str, Scores]) -> str:
+    """Say how far two exact runs of the default differ."""
+    one, other = scores[DEFAULT].per_image, scores[AGAIN]
+    d, agrees = miou_difference(other.per_image, one), other.agreement
+    assert agrees is not None
+    return (
+        f"{DEFAULT} once more, its sums in another order: the same mask on"
+        f" {100 * agrees.mean():.2f} % of pixels, mIoU {100 * d.value:+.2f}"
+        f" [{100 * d.low:+.2f}, {100 * d.high:+.2f}]; what differs less is the same."
+    )
+
+
+@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
+@input_options
+@click.option("--images", type=click.IntRange(1), help="Images to score.  [default: all of val]")
+@click.option("--calibration-images", type=click.IntRange(1), default=48, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads())
+@click.option("--peers/--no-peers", default=True, help="Other tools, which take minutes.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every image.")
+def benchmark(
+    checkpoint: Path,
+    data_dir: Path | None,
+    size: tuple[int, int],
+    images: int | None,
+    calibration_images: int,
+    threads: int,
+    peers: bool,
+    record: Path | None,
+) -> None:
+    if record is not None:
+        writable_target(record)
+    spec = ExportSpec(size, "int8", calibration_images=calibration_images)
+    val = open_dataset(load_checkpoint(checkpoint).dataset, "val", data_dir, size)
+    count = min(images or len(val), len(val))
+    with TemporaryDirectory() as folder:
+        bench = Bench(checkpoint, data_dir, spec, threads, Path(folder))
+        candidates, reasons = bench.candidates(peers)
+        runners = {name: candidate.runner for name, candidate in candidates.items()}
+        arithmetic = {name: runner.info.arithmetic for name, runner in runners.items()}
+        compared = {name: DEFAULT if name == AGAIN else FP32 for name in runners}
+        with progress_bar("accuracy", count) as step:
+            scores = scores_of(runners, compared, val, size, count, step)
+    click.echo(table(scores, candidates, reasons) + "\n")
+    if AGAIN in scores:
+        click.echo(noise(scores))
+    click.echo(
+        f"{checkpoint.name}, {size[0]}x{size[1]}; calibrated on {calibration_images} images of"
+        f" {val.name} train, scored on {count} of {val.name} val; "
+        + ", ".join(sorted({c.tool for c in candidates.values()}))
+    )
+    for words in sorted(set(filter(None, arithmetic.values()))):
+        names = [n for n, given in arithmetic.items() if given == words and n != AGAIN]
+        click.echo(f"computed in {words}: {_listed(names)}")
+    if record is not None:
+        rows = {
+            name: {
+                "tool": candidates[name].tool,
+                "arithmetic": arithmetic[name],
+                "int8_convolutions": candidates[name].int8,
+                "per_image": score.per_image.tolist(),
+                "agreement": score.agreement.tolist() if score.agreement is not None else [],
+            }
+            for name, score in scores.items()
+        }
+        content = {"size": size, "images": count, "calibration_images": calibration_images}
+        content |= {"environment": describe_environment(), "reasons": reasons, "rows": rows}
+        write_text(record, json.dumps(content) + "\n")
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names) if len(names) <= len(PLACEMENTS) else f"{len(names)} rows"
+
+
+if __name__ == "__main__":
+    run(benchmark)

@@ -1,0 +1,248 @@
+"""How fast training runs, and how much of that time it waits for data, on each data path.
+
+    python studies/training_speed.py --dataset camvid --data-dir path/to/camvid
+
+The rows take turns in one process, in rounds whose order is drawn anew:
+
+- plain: the usual DataLoader; every image is decoded from its file anew in each epoch;
+- workers: images decoded once and held by the host, augmented one by one (`--data-path workers`);
+- device: the data set held by the device, augmented in batches there (`--data-path device`);
+- no data: one batch again and again, the most that the network and the optimiser allow.
+
+`waits` is the share of the time spent in asking for the next batch. A GPU that augments does so
+between its steps, which no waiting shows: `of the most` counts that, too. Without --data-dir, the
+images are drawn scenes, written as PNG files in CamVid's layout.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from bench.machine.environment import describe_environment
+from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
+from bench.statistics import paired_ratio, verdict
+from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.data.augmentation import Augmentation
+from dabnet.data.batches import Batch, BatchOrder
+from dabnet.data.dataset import Dataset
+from dabnet.data.memory import fits_on, on_host_if_small
+from dabnet.data.registry import open_dataset
+from dabnet.data.statistics import count_pixels
+from dabnet.data.toy_street import write_camvid_tree
+from dabnet.errors import InputError
+from dabnet.files import writable_target, write_text
+from dabnet.interrupt import Stop
+from dabnet.preprocessing import Preprocessing
+from dabnet.torch_device import torch_device
+from dabnet.training.data_path import batches
+from dabnet.training.learner import Learner
+from dabnet.training.losses import rarity_weights
+from dabnet.training.processes import Processes
+from dabnet.training.recipes import recipe_for
+from dabnet.training.spec import TrainingSpec
+
+MANY_EPOCHS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One row's turn in one round."""
+
+    seconds: float
+    waited: float
+    images: int
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds
+
+
+class Bench:
+    """The learner that all rows train with, and the batches that each feeds it."""
+
+    def __init__(self, spec: TrainingSpec, dataset: Dataset) -> None:
+        self.spec, self.recipe = spec, spec.recipe
+        self.held = on_host_if_small(dataset)
+        with progress_bar("reading the images", len(dataset)) as step:
+            counts = count_pixels(self.held, range(len(dataset)), step)
+        labels = dataset.labels
+        self.learner = Learner(
+            spec,
+            len(labels.classes),
+            labels.ignore,
+            Preprocessing(counts.mean_rgb),
+            rarity_weights(counts.class_share),
+            MANY_EPOCHS,
+            Processes(),
+        )
+        red, green, blue = (round(value) for value in counts.mean_rgb)
+        self.augmentation = Augmentation(
+            self.recipe.input_size, self.recipe.scales, (red, green, blue), labels.ignore
+        )
+        paths: dict[str, tuple[str, Dataset]] = {"plain": ("workers", dataset)}
+        paths["workers"] = ("workers", self.held)
+        if fits_on(spec.device, dataset):
+            paths["device"] = ("device", self.held)
+        pixels, truth = next(iter(self._batches("workers", dataset)))
+        fixed = pixels.to(spec.device), truth.to(spec.device)
+        self.rows: dict[str, Callable[[], Iterable[Batch]]] = {
+            row: partial(self._batches, *path) for row, path in paths.items()
+        }
+        self.rows["no data"] = lambda: repeat(fixed)
+        self.steps_done = 0
+
+    def _batches(self, path: str, dataset: Dataset) -> Iterable[Batch]:
+        order = BatchOrder(len(dataset), self.recipe.batch_size, MANY_EPOCHS, self.spec.seed)
+        spec = self.spec
+        return batches(
+            path, dataset, self.augmentation, order, spec.device, spec.workers, shown=False
+        )
+
+    def turn(self, row: str, warm_up: int, steps: int) -> Turn:
+        """Train ``steps`` steps on fresh batches of a row, after ``warm_up`` uncounted ones."""
+        source = iter(self.rows[row]())
+        self._train(islice(source, warm_up))
+        start = time.perf_counter()
+        waited = self._train(islice(source, steps))
+        return Turn(time.perf_counter() - start, waited, steps * self.recipe.batch_size)
+
+    def _train(self, source: Iterator[Batch]) -> float:
+        """Train on all of ``source``; return the seconds in which there was no batch."""
+        waited = 0.0
+        outcome: Tensor | None = None
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            previous, outcome = outcome, self.learner.step(self.steps_done, *batch, Stop())
+            if previous is not None:
+                previous.tolist()  # as training does: one step behind
+            self.steps_done += 1
+        if self.spec.device.type == "cuda":
+            torch.cuda.synchronize()
+        return waited
+
+
+def table(turns: dict[str, list[Turn]]) -> str:
+    """Return the rows as Markdown; the speed-up over ``plain`` is paired over rounds."""
+
+    def per_image(row: str) -> list[float]:
+        return [turn.seconds / turn.images for turn in turns[row]]
+
+    def median(row: str) -> float:
+        return statistics.median(turn.images_per_s for turn in turns[row])
+
+    lines = [
+        "| data path | images/s, median [least, most] | waits | of the most"
+        " | speed to plain [95 %] |",
+        "|---|---|---|---|---|",
+    ]
+    for row, own in turns.items():
+        rates = [turn.images_per_s for turn in own]
+        waits = sum(turn.waited for turn in own) / sum(turn.seconds for turn in own)
+        if row == "plain":
+            compared = "reference"
+        else:
+            ratio = paired_ratio(per_image("plain"), per_image(row))
+            compared = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {verdict(ratio)}"
+        share = median(row) / median("no data")
+        lines.append(
+            f"| {row} | {median(row):.2f} [{min(rates):.2f}, {max(rates):.2f}]"
+            f" | {100 * waits:.1f} % | {100 * share:.0f} % | {compared} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
+@click.option("--dataset", type=click.Choice(["camvid", "cityscapes"]), default="camvid")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--input-size", type=Size(), help="[default: the recipe's]")
+@click.option("--batch-size", type=int, help="[default: the recipe's]")
+@click.option("--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True)
+@click.option("--compile", is_flag=True)
+@click.option("--channels-last/--no-channels-last", default=True, show_default=True)
+@click.option("--num-workers", type=click.IntRange(0), help="[default: 4 with a GPU, 0 without]")
+@click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="A turn.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every turn.")
+def benchmark(
+    dataset: str,
+    data_dir: Path | None,
+    device: str,
+    channels_last: bool,
+    compile: bool,
+    num_workers: int | None,
+    rounds: int,
+    steps: int,
+    record: Path | None,
+    **options: Any,
+) -> None:
+    if record is not None:
+        writable_target(record)
+    if data_dir is None and dataset != "camvid":
+        raise InputError(f"no --data-dir for {dataset}", "its folder", "or take --dataset camvid")
+    chosen = torch_device(device)
+    on_gpu = chosen.type == "cuda"
+    spec = TrainingSpec(
+        model="dabnet",
+        recipe=recipe_for(dataset, **options),
+        output=Path(),
+        device=chosen,
+        seed=0,
+        eval_every=1,
+        workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
+        channels_last=channels_last,
+        compile=compile,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        tree = data_dir or write_camvid_tree(folder, splits={"train": 48, "val": 1})
+        bench = Bench(spec, open_dataset(dataset, "train", tree))
+        turns: dict[str, list[Turn]] = {row: [] for row in bench.rows}
+        watch = CpuWatch()
+        warm_up = 2 * spec.workers + 2  # as many batches as workers make ahead, and two
+        with progress_bar("training", rounds * len(turns), unit="turns") as step:
+            for number in range(rounds):
+                order = list(turns)
+                random.Random(number).shuffle(order)
+                for row in order:
+                    turns[row].append(bench.turn(row, warm_up, steps))
+                    step()
+    foreign = watch.foreign_cores()
+    recipe, facts = spec.recipe, describe_environment()
+    click.echo(table(turns))
+    height, width = recipe.input_size
+    click.echo(
+        f"\n{dataset}, {'drawn scenes' if data_dir is None else 'its own images'},"
+        f" crops of {height}x{width}, batch {recipe.batch_size}, amp {recipe.amp},"
+        f" {spec.workers} workers, {rounds} rounds of {steps} steps; {chosen},"
+        f" {facts['gpu'] if on_gpu else facts['processor']}, PyTorch {torch.__version__}"
+    )
+    if foreign is not None and foreign > DISTURBED_CORES:
+        click.echo(
+            f"DISTURBED: other processes used {foreign:.2f} cores; repeat it on a quiet machine"
+        )
+    if record is not None:
+        kept = {row: [asdict(turn) for turn in own] for row, own in turns.items()}
+        content = {"recipe": recipe.to_dict(), "environment": facts, "foreign_cores": foreign}
+        write_text(record, json.dumps(content | {"turns": kept}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(benchmark)

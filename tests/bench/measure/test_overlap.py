@@ -1,0 +1,124 @@
+"""Scores on images that calibrated: found by pixels, refused, or marked. Real files, real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_accuracy import FakeDataset
+
+from bench.measure.overlap import UNKNOWN, calibrated_on, overlapping, refuse
+from dabnet.checkpoint import load_checkpoint, save_checkpoint
+from dabnet.data.camvid import CamVid
+from dabnet.data.image_files import image_sha256
+from dabnet.data.labels import label_set
+from dabnet.data.toy_street.dataset import write_camvid_tree
+from dabnet.errors import InputError
+from dabnet.runtime.manifest import CalibrationInfo
+from tests.support import ROOT
+from tests.support.seeded_checkpoint import SIZE, write_checkpoint
+
+
+def calibration(*hashes: str, method: str = "mse") -> CalibrationInfo:
+    return CalibrationInfo(method, "camvid", "train", len(hashes), hashes)
+
+
+def test_an_overlap_is_one_of_pixels() -> None:
+    dataset = FakeDataset([(8, 8), (8, 12), (10, 8), (8, 8)])
+    hashes = [image_sha256(item.image) for item in dataset.items]
+    seen = {
+        "none": calibration("0" * 64),
+        "two": calibration(hashes[1], "0" * 64, hashes[0]),
+        "last": calibration(hashes[3]),
+        "unknown": None,
+    }
+    steps: list[None] = []
+    found = overlapping(seen, dataset, 3, lambda: steps.append(None))
+    # Of three images scored, the fourth is none; the hash is of the native size, not the scored.
+    assert found == {"none": (), "two": ("image 0", "image 1"), "last": (), "unknown": ()}
+    assert len(steps) == 3 and sorted(dataset.read) == [0, 1, 2]
+    assert overlapping(seen, dataset, 100)["last"] == ("image 3",)
+
+
+def test_a_refusal_names_the_row_how_many_and_one() -> None:
+    refuse({"a": (), "b": ()}, 9, "camvid val")
+    with pytest.raises(InputError) as caught:
+        refuse({"a": (), "b": ("x", "y")}, 9, "camvid val")
+    assert str(caught.value) == (
+        "b was calibrated on 2 of the 9 images of camvid val that would be scored, such as 'x'; "
+        "expected images that it has not seen; "
+        "calibrate on the training split alone, or mark the row with --allow-overlap"
+    )
+
+
+def test_what_it_was_calibrated_on_in_words() -> None:
+    assert calibrated_on("fp32", None) == calibrated_on("fp16", None) == ""
+    assert calibrated_on("int8", calibration("0" * 64)) == "1 images of camvid train"
+    assert calibrated_on("int8", calibration(method="trained")) == ""
+    cache = CalibrationInfo("tensorrt-entropy", "camvid", "unknown", 0)
+    assert calibrated_on("int8", cache) == calibrated_on("int8", None) == UNKNOWN
+
+
+def dabnet_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    words = (
+        *("seeded.pth", "--data-dir", "data", "--size", "64x96"),
+        *("--backend", "pytorch-fp32", "--backend", "onnxruntime-int8", "--device", "cpu"),
+        *("--rounds", "2", "--min-time", "0.1", "--threads", "1", "--calibration-images"),
+    )
+    return subprocess.run(
+        [sys.executable, "-c", "from bench.cli.main import main; main()", *words, "4", *more],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_bench_refuses_an_overlap_and_marks_it_on_request(tmp_path: Path) -> None:
+    """Two of the images to score are training images: one listed twice, one a copy as BMP."""
+    pytest.importorskip("onnxruntime")
+    drawn = load_checkpoint(write_checkpoint(tmp_path, decisive=True))
+    ours = replace(drawn, dataset="camvid", labels=label_set("camvid"))
+    save_checkpoint(ours, tmp_path / "seeded.pth")
+    data = write_camvid_tree(tmp_path / "data", SIZE, {"train": 4, "val": 3})
+    train = CamVid(data, "train")
+    Image.fromarray(train[2].image).save(data / "val" / "copy.bmp")
+    with (data / "camvid_val_list.txt").open("a", encoding="utf-8") as stream:
+        lines = (data / "camvid_train_list.txt").read_text(encoding="utf-8").splitlines()
+        stream.write(f"{lines[1]}\nval/copy.bmp {lines[2].split()[1]}\n")
+
+    refused = dabnet_bench(tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = (line for line in refused.stderr.splitlines() if line.startswith("error: "))
+    assert "onnxruntime-int8 was calibrated on 2 of the 5 images of camvid val" in line
+    assert repr(train[1].name) in line and "--allow-overlap" in line
+    assert not (tmp_path / "runs/bench/bench.json").exists()
+
+    clean = dabnet_bench(tmp_path, "--max-images", "3")  # the overlap is among those not scored
+    assert clean.returncode == 0, clean.stderr
+    record = json.loads((tmp_path / "runs/bench/bench.json").read_text(encoding="utf-8"))
+    reference, int8 = (row["accuracy"] for row in record["rows"])
+    assert (reference["calibrated_on"], int8["calibrated_on"]) == ("", "4 images of camvid train")
+    assert int8["overlap"] == [] and "†" not in clean.stdout
+
+    marked = dabnet_bench(tmp_path, "--allow-overlap")
+    assert marked.returncode == 0, marked.stderr
+    record = json.loads((tmp_path / "runs/bench/bench.json").read_text(encoding="utf-8"))
+    reference, int8 = (row["accuracy"] for row in record["rows"])
+    assert reference["overlap"] == [] and int8["overlap"] == [train[1].name, "copy"]
+    table = (tmp_path / "runs/bench/bench.md").read_text(encoding="utf-8")
+    rows: dict[str, list[str]] = {}
+    for cells in (line.split("|") for line in table.splitlines() if "|" in line):
+        rows.setdefault(cells[1].strip(), cells)  # of the first table
+    assert rows["onnxruntime-int8"][2].strip() == f"{100 * int8['score']['miou']['value']:.2f} †"
+    assert "†" not in rows["pytorch-fp32"][2]
+    note = "† onnxruntime-int8: calibrated on 2 of the 5 images that it is scored on"
+    assert note in table and note in " ".join(marked.stdout.split())

@@ -1,0 +1,136 @@
+"""The timer of one row, on a clock that moves only when a runner works, and on the real one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bench.measure import timer
+from dabnet.errors import BackendUnavailable
+from dabnet.runtime.runner import LayerTime, NullRunner, Uint8Array, layer_times
+from tests.support.fake_clock import INPUTS, MS, SHAPE, Clock, FakeRunner, Log, timer_of
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    moved = Clock()
+    monkeypatch.setattr(timer, "time", moved.instead_of_time())
+    return moved
+
+
+@pytest.mark.parametrize("scope", ["host", "device"])
+def test_every_sample_is_kept_and_each_is_one_call(clock: Clock, scope: str) -> None:
+    log: Log = []
+    # Each input costs a time of its own, so a sample says which one was run.
+    timed = timer_of(FakeRunner(clock, lambda call, shown: (30 + shown) * MS, log))
+    timed.warm_up(scope, 1.0)
+    log.clear()
+    turn = timed.turn(scope, 10)
+    assert turn.samples_ns == tuple((30 + number % 4) * MS for number in range(10))
+    assert turn.wall_s == pytest.approx(sum(turn.samples_ns) / 1e9, abs=1e-4)
+    work = [value for _, what, value in log if what in ("infer", "launch")]
+    assert work == [3, *(number % 4 for number in range(10))]  # one call that is not counted
+
+
+def test_slow_calls_are_kept(clock: Clock) -> None:
+    log: Log = []
+    stalls: dict[int, int] = {}
+    timed = timer_of(FakeRunner(clock, lambda call, shown: stalls.get(call, MS), log))
+    timed.warm_up("host", 0.05)
+    stalls |= {len(log) + 30: 700 * MS, len(log) + 50: 900 * MS}
+    assert sorted(timed.turn("host", 60).samples_ns)[-3:] == [MS, 700 * MS, 900 * MS]
+
+
+def test_device_scope_stages_once_and_synchronises_each_call(clock: Clock) -> None:
+    log: Log = []
+    timed = timer_of(FakeRunner(clock, lambda call, shown: (10 + shown) * MS, log))
+    log.clear()  # what opening it took
+    timed.warm_up("device", 1.0)
+    timed.turn("device", 20)
+    kinds = [what for _, what, _ in log]
+    assert kinds[0] == "stage" and log[0][2] == len(INPUTS)
+    assert kinds[1:] == ["launch", "synchronize"] * (len(kinds) // 2)
+    waited = [value for _, what, value in log if what == "synchronize"]
+    assert min(waited) >= 10 * MS and max(waited) <= 13 * MS  # each waited for exactly one run
+
+
+def test_short_calls_settle_for_a_while_before_they_count(clock: Clock) -> None:
+    log: Log = []
+    timed = timer_of(FakeRunner(clock, lambda call, shown: 0.5 * MS, log))
+    timed.warm_up("host", 0.3)
+    log.clear()
+    assert len(timed.turn("host", 50).samples_ns) == 50
+    assert len(log) - 50 == pytest.approx(40, abs=2)  # 20 ms of them
+    assert log[-51][2] == 3  # the last of them had another input than the first that counts
+
+
+def test_the_warm_up_waits_for_a_slow_start(clock: Clock) -> None:
+    """A backend that compiles in its first calls is timed as it runs afterwards."""
+    timed = timer_of(FakeRunner(clock, lambda call, _: (200 if call <= 8 else 10) * MS, []))
+    assert timed.warm_up("host", 20.0) == pytest.approx(0.010, rel=0.01)
+    assert timed.turn("host", 5).samples_ns == (10 * MS,) * 5
+
+
+def test_the_warm_up_is_bounded(clock: Clock) -> None:
+    """A backend that never settles is timed all the same."""
+    timed = timer_of(FakeRunner(clock, lambda call, _: MS * 1.01**call, []))
+    start = clock.now
+    timed.warm_up("host", 2.0)
+    assert 2.0 <= (clock.now - start) / 1e9 <= 3.0
+
+
+def test_opening_is_timed_apart_from_the_first_call(clock: Clock) -> None:
+    opened = timer_of(FakeRunner(clock, lambda call, _: 70 * MS, [])).opened()
+    assert opened.first_inference_s == pytest.approx(0.070, abs=1e-4)
+    assert opened.load_s < 0.001
+    assert opened.info.backend == "fake"
+
+
+class Sleeping(NullRunner):
+    """Waits as a device does: the processor is free meanwhile."""
+
+    def infer(self, images: Uint8Array) -> Uint8Array:
+        time.sleep(0.02)
+        return super().infer(images)
+
+
+def test_streams_run_at_the_same_time() -> None:
+    timed = timer_of(Sleeping(SHAPE), streams=4)
+    timed.warm_up("host", 0.1)
+    turn = timed.turn("host", 20)
+    assert len(turn.samples_ns) == 20
+    assert turn.wall_s < 0.6 * sum(turn.samples_ns) / 1e9  # in a row it would be all of it
+
+
+def test_the_processor_time_of_a_turn_is_its_own() -> None:
+    timed = timer_of(Sleeping(SHAPE))
+    timed.warm_up("host", 0.1)
+    turn = timed.turn("host", 10)
+    assert turn.wall_s >= 0.2 and turn.cpu_s < 0.1
+
+
+def test_the_harness_can_time_nothing_at_all() -> None:
+    """With the backend that does nothing, what is left is the timer's own."""
+    runner = NullRunner(SHAPE)
+    timed = timer_of(runner)
+    for scope in ("host", "device"):
+        timed.warm_up(scope, 0.05)
+        samples = timed.turn(scope, 100).samples_ns
+        assert len(samples) == 100 and min(samples) >= 0
+    assert not runner.infer(INPUTS[0]).any()
+    assert timed.host_peak_bytes() > 10_000_000
+
+
+class Profiled(NullRunner):
+    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
+        assert images.shape == SHAPE and calls == 7
+        return layer_times([("b", "Relu", 1.0), ("a", "Conv", 3.0)])
+
+
+def test_layers_come_from_the_backends_own_profile() -> None:
+    first, second = timer_of(Profiled(SHAPE)).layer_times(7)
+    assert (first.name, first.kind, first.share) == ("a", "Conv", 0.75)
+    assert (second.seconds, second.share) == (1.0, 0.25)
+    with pytest.raises(BackendUnavailable, match="null has no profile by layer"):
+        timer_of(NullRunner(SHAPE)).layer_times(7)

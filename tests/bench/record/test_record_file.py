@@ -1,0 +1,186 @@
+"""Records on disk: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.record import Picture, Report, Row, Setting, Telemetry, Timing, Turn
+from bench.record.file import read_record, record_text, write_record
+from dabnet.errors import InputError
+from tests.support.sample_reports import ROWS, SETTING, sample_report
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+maybe = st.none() | finite
+whole = st.integers(1, 2**63 - 1)
+turns = st.builds(
+    Turn,
+    round=st.integers(0, 99),
+    start_s=finite,
+    wall_s=st.floats(1e-9, 1e9),
+    samples_ns=st.lists(whole, min_size=1, max_size=30).map(tuple),
+    telemetry=st.builds(
+        Telemetry,
+        foreign_cores=maybe,
+        gpu_energy_j=maybe,
+        gpu_processes=st.none() | st.integers(0, 9),
+        throttled=st.lists(texts, max_size=2).map(tuple),
+    ),
+    marks=st.sampled_from([(), ("disturbed",), ("disturbed", "throttled")]),
+    counted=st.booleans(),
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> Report:
+    sizes = [SETTING, Setting((360, 480), batch=4, streams=2)][: draw(st.integers(1, 2))]
+    report = sample_report(
+        settings=tuple(sizes),
+        seed=draw(st.integers(0, 9)),
+        environment=draw(st.dictionaries(texts, texts, max_size=3)),
+        scenario=draw(st.dictionaries(texts, plain, max_size=3)),
+        peaks=None,
+        harness_ns=draw(maybe),
+        complete=draw(st.booleans()),
+        pictures=(Picture(draw(texts), "truth", draw(texts)),),
+    )
+    timing = Timing("paper", turns=tuple(draw(st.lists(turns, max_size=3))))
+    manifest = draw(st.dictionaries(texts, plain, max_size=3))
+    row = Row("drawn", SETTING, reason=draw(texts), manifest=manifest, timings=(timing,))
+    return dataclasses.replace(report, rows=(*report.rows, row))
+
+
+@settings(deadline=None, max_examples=40)
+@given(reports())
+def test_a_record_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, report: Report
+) -> None:
+    path = tmp_path_factory.mktemp("record") / "bench.json"
+    write_record(report, path)
+    read = read_record(path)
+    assert read == report
+    assert type(read.rows[0].timings[0].turns[0].wall_s) is float
+    assert record_text(read) == path.read_text(encoding="utf-8")
+
+
+def test_a_turn_is_one_line_and_plain_json_reads_it(tmp_path: Path) -> None:
+    report = sample_report()
+    write_record(report, tmp_path / "bench.json")
+    text = (tmp_path / "bench.json").read_text(encoding="utf-8")
+    ran = sum(figures is not None for figures in ROWS.values())
+    lines = [line for line in text.splitlines() if '"samples_ns"' in line]
+    assert len(lines) == ran * 2 * 4  # scopes, rounds
+    assert all(json.loads(line.rstrip(",")).keys() >= {"round", "wall_s"} for line in lines)
+    assert json.loads(text)["rows"][0]["setting"] == {"size": [512, 1024], "batch": 1, "streams": 1}
+    assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]
+
+
+def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    write_record(sample_report(), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_record(sample_report(harness_ns=math.nan), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+Change = Callable[[dict[str, Any]], Any]
+DAMAGES: dict[str, tuple[Change, str]] = {
+    "older": (lambda r: r.update(format=2), "is a record of format 2; expected format 3; measure"),
+    "newer": (lambda r: r.update(format=4), "of format 4; expected format 3; install"),
+    "no format": (lambda r: r.pop("format"), "is JSON, but no record"),
+    "format of text": (lambda r: r.update(format="3"), "is JSON, but no record"),
+    "unknown key": (lambda r: r.update(fps=1), "at its top: unknown key 'fps'"),
+    "missing key": (lambda r: r["rows"][1].pop("name"), "rows[1].name: is missing"),
+    "text for a number": (
+        lambda r: r["rows"][0]["timings"][0]["turns"][2].update(wall_s="1.5"),
+        'rows[0].timings[0].turns[2].wall_s: "1.5" is no number',
+    ),
+    "text for an array": (lambda r: r.update(images="ab"), 'images: "ab" is no array'),
+    "number for a text": (
+        lambda r: r["environment"].update(gpu=1),
+        "environment['gpu']: 1 is no text",
+    ),
+    "fraction of a sample": (
+        lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(1.5),
+        "samples_ns[12]: 1.5 is no whole number",
+    ),
+    "sample of no time": (
+        lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(0),
+        "round 0 of scope 'host' has a time that no clock gives",
+    ),
+    "a turn less": (
+        lambda r: r["rows"][0]["timings"][1]["turns"].pop(),
+        "scope 'device' sums up 48 calls of 36",
+    ),
+    "three sides": (
+        lambda r: r["rows"][0]["setting"].update(size=[1, 2, 3]),
+        "rows[0].setting.size: an array of 3, not 2",
+    ),
+    "null for an object": (lambda r: r["rows"][0].update(footprint=None), "is no object"),
+    "a row twice": (lambda r: r["rows"].append(r["rows"][0]), "2 rows 'pytorch-fp32' at 512x1024"),
+    "an image less": (lambda r: r["images"].pop(), "hits that are not of 7 images and 3 classes"),
+    "a class less": (lambda r: r["classes"].pop(), "IoU of 3 classes of 2"),
+    "not a number": (lambda r: r.update(harness_ns=math.nan), "is not JSON (NaN is no number)"),
+    "half a character": (lambda r: r.update(model="\ud800"), "surrogates not allowed"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_record_is_one_line(tmp_path: Path, case: str) -> None:
+    change, said = DAMAGES[case]
+    raw = json.loads(record_text(sample_report()))
+    change(raw)
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_record(path)
+    message = str(caught.value)
+    assert said in message and str(path) in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe{}", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1, 2]", "holds no JSON object"),
+        (b'{"format": 3, "harness_ns": 1e999}', "is not JSON (1e999 is no number)"),
+        (b'{"rows": [], "model": "dabnet", "format": 1}', "is a record of format 1"),
+        (b'{"a": "b", "format": 1}', "is JSON, but no record"),
+    ],
+)
+def test_a_foreign_file_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_record(path)
+    assert said in str(caught.value)
+    with pytest.raises(InputError, match="no file at"):
+        read_record(tmp_path / "absent.json")
+
+
+def test_every_cut_of_a_record_is_refused(tmp_path: Path) -> None:
+    text = record_text(sample_report())
+    path = tmp_path / "bench.json"
+    for length in range(1, len(text) - 2, 997):
+        path.write_text(text[:length], encoding="utf-8")
+        with pytest.raises(InputError):
+            read_record(path)

@@ -1,0 +1,280 @@
+"""Calibration files from the command line, and the INT8 artifacts and caches made of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from calibration.calibration_file import graph_sha256, load_calibration
+from dabnet.data.image_files import image_sha256
+from export.engine.calibrator import CalibrationCache
+from export.onnx_file import load_onnx, manifest_of
+from tests.support.exported_artifacts import evenly_spaced
+from tests.support.forked_commands import run_commands
+from tests.support.seeded_checkpoint import SIZE, noise, write_checkpoint
+
+SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
+INT8 = ["--precision", "int8", "--min-agreement", "0.5", *SMALL]
+ORT_CPU = ["--optimize-for", "ort-cpu"]
+TENSORRT = ["--optimize-for", "tensorrt"]
+
+Results = dict[str, subprocess.CompletedProcess[str]]
+
+COMMANDS = {
+    "collect": ["calibration", "collect", "m.pth", "-o", "c.json", "--count", "3", *SMALL],
+    "again": ["calibration", "collect", "m.pth", "-o", "again.json", "--count", "3", *SMALL],
+    "folder": [
+        *["calibration", "collect", "m.pth", "-o", "f.json", "--images", "pictures"],
+        *["--skip-unreadable", "1", *SMALL],
+    ],
+    "show": ["calibration", "show", "c.json", "--tensors"],
+    "for tensorrt": [
+        *["calibration", "collect", "m.pth", "-o", "t.json", "--count", "2", *SMALL, *TENSORRT]
+    ],
+    "fp32 for tensorrt": ["onnx", "m.pth", "-o", "t.onnx", *SMALL, *TENSORRT],
+    "cache": [
+        *["calibration", "cache", "t.json", "-o", "t.cache", "--tensorrt", "8.6.1"],
+        *["--calibration-method", "minmax"],
+    ],
+    "from the file": ["onnx", "m.pth", "-o", "file.onnx", "--calibration", "c.json", *INT8],
+    "calibrated": ["onnx", "m.pth", "-o", "now.onnx", "--calibration-images", "3", *INT8],
+    "entropy": [
+        *["onnx", "m.pth", "-o", "entropy.onnx", "--calibration", "c.json", *INT8],
+        *["--calibration-method", "entropy", "--placement", "all", "--rest", "fp16"],
+    ],
+    "refined": [
+        *["onnx", "m.pth", "-o", "refined.onnx", "--calibration-images", "3", *INT8],
+        *["--equalize", "--fit-weights"],
+    ],
+    "equalised file": [
+        *["calibration", "collect", "m.pth", "-o", "e.json", "--count", "3", "--equalize", *SMALL]
+    ],
+    "of the equalised file": [
+        *["onnx", "m.pth", "-o", "equalised.onnx", "--calibration", "e.json", "--equalize", *INT8]
+    ],
+    "within a budget": [
+        *["onnx", "m.pth", "-o", "budget.onnx", "--calibration", "c.json", *INT8],
+        *["--max-disagreement", "3", "--budget-images", "2", "--card", "gtx-1080-ti"],
+    ],
+}
+
+BAD = {
+    "another network": (
+        ["onnx", "other.pth", "-o", "x", "--calibration", "c.json", *INT8],
+        "a calibration of another network .*expected one of this export",
+    ),
+    "another size": (
+        ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", *INT8[:-1], "32x64"],
+        r"another graph \(portable, 64x96, graph .*this export is portable, 32x64",
+    ),
+    "another target": (
+        ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", *INT8, *ORT_CPU],
+        r"another graph \(portable, 64x96, .*this export is ort-cpu",
+    ),
+    "not equalised": (
+        ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", "--equalize", *INT8],
+        "a calibration of another graph",
+    ),
+    "refined fp32": (["onnx", "m.pth", "-o", "x", "--equalize", *SMALL], "--precision int8"),
+    "no file": (["onnx", "m.pth", "-o", "x", "--calibration", "no.json", *INT8], "no file at"),
+    "no calibration": (
+        ["onnx", "m.pth", "-o", "x", "--calibration", "pictures/1.png", *INT8],
+        "is no text|cannot be read as a calibration file",
+    ),
+    "unreadable": (
+        ["calibration", "collect", "m.pth", "-o", "x", "--images", "pictures", *SMALL],
+        "broken.png' cannot be read as an image",
+    ),
+    "sixteen bits": (
+        ["calibration", "collect", "m.pth", "-o", "x", "--images", "deep", *SMALL],
+        "deep/1.png' has mode I;16; expected 8 bits a channel",
+    ),
+    "too many unreadable": (
+        [
+            *["calibration", "collect", "m.pth", "-o", "x", "--images", "broken"],
+            *["--skip-unreadable", "1", *SMALL],
+        ],
+        "more than 1 images cannot be read, the last because .*2.png'",
+    ),
+    "no images": (
+        ["calibration", "collect", "m.pth", "-o", "x", "--images", "empty", *SMALL],
+        "no image in 'empty'",
+    ),
+    "merged twice": (
+        ["calibration", "merge", "c.json", "again.json", "-o", "x"],
+        "3 images are in both calibrations",
+    ),
+    "cache of another target": (
+        ["calibration", "cache", "c.json", "-o", "x", "--tensorrt", "8.6.1"],
+        "graph for portable; expected one collected with --optimize-for tensorrt",
+    ),
+    "cache for TensorRT 11": (
+        ["calibration", "cache", "t.json", "-o", "x", "--tensorrt", "11.4.0"],
+        "'11.4.0'; expected 8.x.y or 10.x.y",
+    ),
+    "unknown method": (
+        ["onnx", "m.pth", "-o", "x", "--calibration-method", "best", *INT8],
+        "calibration method 'best'",
+    ),
+    "rest of fp32": (["onnx", "m.pth", "-o", "x", "--rest", "fp16", *SMALL], "--precision int8"),
+    "budget of fp32": (["onnx", "m.pth", "-o", "x", "--max-drop", "1", *SMALL], "budget for fp32"),
+    "unknown layer": (
+        ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", "--float-layer", "conv9", *INT8],
+        "no convolution is called 'conv9'; expected one of init_conv.0, ",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibration")
+    write_checkpoint(folder).rename(folder / "m.pth")
+    write_checkpoint(folder, decisive=True).rename(folder / "other.pth")
+    for name in ("pictures", "broken", "empty", "deep"):
+        (folder / name).mkdir()
+    for number, image in enumerate(noise((2, 80, 120, 3), 5), start=1):
+        Image.fromarray(image).save(folder / "pictures" / f"{number}.png")
+        (folder / "broken" / f"{number}.png").write_bytes(b"no picture")
+    (folder / "pictures" / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep" / "1.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    said = tmp_path_factory.mktemp("said")
+    done = dict(zip(COMMANDS, run_commands([*COMMANDS.values()], workplace, said), strict=True))
+    for name, result in done.items():
+        assert result.returncode == 0, (name, result.stderr)
+    return done
+
+
+def test_a_calibration_file_is_repeatable(workplace: Path, results: Results) -> None:
+    first, again = (workplace / name for name in ("c.json", "again.json"))
+    assert first.read_bytes() == again.read_bytes()
+    calibration = load_calibration(first)
+    assert [image.sha256 for image in calibration.images] == [
+        image_sha256(scene.image) for scene in evenly_spaced("train", 3)
+    ]
+    assert len(calibration.histograms) == 180
+    assert not list(workplace.glob("*.partial"))
+    assert "3 images of toy-street train, 180 tensors" in results["collect"].stdout
+    assert "init_conv.0" in results["show"].stdout
+
+
+def test_any_folder_of_pictures(workplace: Path, results: Results) -> None:
+    """Of another size than the graph; what cannot be read is named."""
+    calibration = load_calibration(workplace / "f.json")
+    assert (calibration.dataset, calibration.split) == ("pictures", "folder")
+    assert [image.name for image in calibration.images] == ["1.png", "2.png"]
+    hashes = [image_sha256(image) for image in noise((2, 80, 120, 3), 5)]
+    assert [image.sha256 for image in calibration.images] == hashes
+    assert "passed over: 'pictures/broken.png' cannot be read" in results["folder"].stderr
+
+
+def test_the_file_gives_the_artifact_that_calibrating_gives(
+    workplace: Path, results: Results
+) -> None:
+    graphs = [onnx.load(workplace / name).graph for name in ("file.onnx", "now.onnx")]
+    assert graphs[0] == graphs[1]
+    calibration = manifest_of(load_onnx(workplace / "file.onnx"), "").calibration
+    assert calibration is not None
+    assert (calibration.method, calibration.placement) == ("mse", "conv-inputs")
+    assert calibration.images == 3
+    assert calibration.image_sha256 == tuple(
+        image.sha256 for image in load_calibration(workplace / "c.json").images
+    )
+
+
+def test_other_methods_and_placements(workplace: Path, results: Results) -> None:
+    model = load_onnx(workplace / "entropy.onnx")
+    manifest = manifest_of(model, "")
+    assert manifest.opset == 19
+    assert manifest.calibration is not None
+    assert (manifest.calibration.method, manifest.calibration.placement) == ("entropy", "all")
+    kinds = {item.name: item.data_type for item in model.graph.initializer}
+    scales = [n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    single = [name for name in scales if kinds[name] != onnx.TensorProto.FLOAT16]
+    assert single == ["/Sub_output_0_scale"]  # the normalised image is FP32, and rounded from that
+
+
+def test_refinements_come_closer_to_fp32(workplace: Path, results: Results) -> None:
+    """Here the network is of seeded noise, and int8 moves some ten percent of its pixels."""
+    agreement = {}
+    for name in ("now", "equalised", "refined"):
+        manifest = manifest_of(load_onnx(workplace / f"{name}.onnx"), "")
+        assert manifest.agreement is not None
+        agreement[name] = manifest.agreement.mean
+    assert agreement["now"] < agreement["equalised"] < agreement["refined"]
+    assert [applied.name for applied in manifest.passes] == ["scale_image", "equalize"]
+    assert manifest.calibration is not None
+    assert manifest.calibration.method == "mse, fitted weights"
+    # What equalised and fitted is on record as well, so that no score is taken on it.
+    seen = {image_sha256(scene.image) for n in (3, 16) for scene in evenly_spaced("train", n)}
+    assert set(manifest.calibration.image_sha256) == seen
+    assert manifest.calibration.images == len(seen) == len(manifest.calibration.image_sha256)
+
+
+def test_layers_in_float_keep_the_budget(workplace: Path, results: Results) -> None:
+    manifest = manifest_of(load_onnx(workplace / "budget.onnx"), "")
+    assert manifest.calibration is not None
+    layers = manifest.calibration.float_layers
+    assert 0 < len(layers) < 60
+    table = (workplace / "budget.onnx.budget.md").read_text(encoding="utf-8")
+    chosen = next(line for line in table.splitlines() if "**chosen**" in line)
+    count, disagreement = (chosen.split("|")[column].strip() for column in (1, 3))
+    assert int(count) == len(layers)
+    assert float(disagreement) <= 3
+    first = next(line for line in table.splitlines() if line.startswith("| 0 |"))
+    assert float(first.split("|")[3]) > 3  # all in int8 would not keep it
+    assert f"In float: {', '.join(layers)}." in table
+    with Image.open(workplace / "budget.onnx.budget.png") as plot:
+        assert plot.size[0] > 1000
+    measured = json.loads((workplace / "budget.onnx.budget.json").read_text(encoding="utf-8"))
+    assert sum(what.startswith("int8: ") for what in measured["measured"]) == 60
+
+
+def test_the_cache_is_what_tensorrt_reads(workplace: Path, results: Results) -> None:
+    """Header, names and scales; and the FP32 file for TensorRT takes it for its own."""
+    header, *lines = (workplace / "t.cache").read_text(encoding="ascii").splitlines()
+    assert header == "TRT-8601-EntropyCalibration2"
+    calibration = load_calibration(workplace / "t.json")
+    scales = {}
+    for line in lines:
+        name, _, bits = line.rpartition(": ")
+        (scales[name],) = struct.unpack(">f", bytes.fromhex(bits))
+    assert scales == {
+        name: np.float32(histogram.absolute_maximum / 127)
+        for name, histogram in calibration.histograms.items()
+    }
+    model = onnx.load(workplace / "t.onnx")
+    computed = {name for node in model.graph.node for name in node.output}
+    assert scales.keys() <= computed
+    read = CalibrationCache(workplace / "t.cache", graph_sha256(model)).read()
+    assert read is not None
+    assert read[1] is not None
+    assert (read[1].split, read[1].images, len(read[1].image_sha256)) == ("train", 2, 2)
+
+
+def test_bad_input_is_one_line(
+    workplace: Path, results: Results, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = sorted(workplace.rglob("*"))
+    orders = [arguments for arguments, _ in BAD.values()]
+    done = run_commands(orders, workplace, tmp_path_factory.mktemp("said"))
+    for (case, (_, expected)), result in zip(BAD.items(), done, strict=True):
+        assert result.returncode == 2, (case, result.stderr)
+        lines = result.stderr.splitlines()
+        assert lines[-1].startswith("error: "), (case, lines)
+        assert len(lines) == 1, (case, lines)
+        assert re.search(expected, lines[-1]), (case, lines[-1])
+        assert result.stdout == "", case
+    assert sorted(workplace.rglob("*")) == before

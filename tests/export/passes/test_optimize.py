@@ -1,0 +1,125 @@
+"""The passes of each target on the real network with its shipped weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from dabnet.checkpoint import load_checkpoint
+from dabnet.data.registry import open_dataset
+from dabnet.errors import InputError
+from dabnet.models.image_to_mask import ImageToMask
+from export.float_graph import coarse_logits, contract_graph
+from export.passes.targets import PASS_NAMES, TARGETS, optimize
+from export.spec import ExportSpec
+from tests.support import ROOT
+
+WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
+SIZE = (128, 256)
+
+
+@pytest.fixture(scope="module")
+def plain() -> onnx.ModelProto:
+    checkpoint = load_checkpoint(WEIGHTS)
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    return contract_graph(module, ExportSpec(SIZE))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return open_dataset("toy-street", "val", size=SIZE)[0].image[None]
+
+
+def mask_and_logits(model: onnx.ModelProto, logits: str, image: np.ndarray) -> list[np.ndarray]:
+    """The mask, and the logits before the upsample."""
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    seen.graph.output.append(onnx.ValueInfoProto(name=logits))
+    session = ort.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image})
+
+
+def both_stages(
+    model: onnx.ModelProto, target: str, precision: str = "fp32", without: tuple[str, ...] = ()
+) -> tuple[onnx.ModelProto, dict[str, int]]:
+    model, before = optimize(model, target, precision, without=without)
+    model, after = optimize(model, target, precision, quantized=True, without=without)
+    onnx.checker.check_model(model, full_check=True)
+    return model, {applied.name: applied.changed for applied in before + after}
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "portable"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_mask_and_logits_stay(
+    plain: onnx.ModelProto, image: np.ndarray, target: str, precision: str
+) -> None:
+    """int8 differs by its choice of passes; Q/DQ itself is inserted between the two stages."""
+    model, _ = both_stages(plain, target, precision)
+    name = coarse_logits(plain)
+    expected_mask, expected = mask_and_logits(plain, name, image)
+    mask, logits = mask_and_logits(model, name, image)  # the tensor keeps its name
+    assert (mask == expected_mask).mean() >= 0.9999
+    assert np.abs(logits - expected).max() <= 2e-5 * np.ptp(expected)
+
+
+def test_ort_cpu_leaves_nothing_that_leaves_the_blocked_layout(plain: onnx.ModelProto) -> None:
+    model, changed = both_stages(plain, "ort-cpu")
+    kinds = [node.op_type for node in model.graph.node]
+    # The pooled images of 3 channels are outside of it anyway.
+    assert kinds.count("PRelu") == kinds.count("BatchNormalization") == 3
+    # One Concat joins the strided convolution with the pool. The others lay rows between each
+    # other: those of the nine bottlenecks, and where the stem halves its size.
+    assert kinds.count("Concat") == 1 + 9 + 2
+    assert changed == {
+        "bytes_first": 1,
+        "sink_concat": 3,
+        "winograd": 11,
+        "prelu_as_relu": 82,
+        "argmax_by_cell": 1,
+        "copy_residual": 2,
+    }
+
+
+def test_a_pass_can_be_left_out(plain: onnx.ModelProto) -> None:
+    _, changed = both_stages(plain, "ort-cpu", without=("winograd", "sink_concat"))
+    assert "winograd" not in changed and "sink_concat" not in changed
+    with pytest.raises(
+        InputError, match=f"unknown graph pass 'all'; expected one of {PASS_NAMES[0]}"
+    ):
+        ExportSpec(SIZE, without_passes=("all",))
+
+
+def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto) -> None:
+    """Cast before Transpose; in int8 the pooled image suits the features' scale."""
+    model, changed = both_stages(plain, "tensorrt", "int8")
+    assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
+    assert changed == {"scale_image": 1}
+    assert both_stages(plain, "tensorrt", "fp16")[1] == {}
+
+
+def test_no_sum_writes_over_what_is_still_needed(plain: onnx.ModelProto, tmp_path: Path) -> None:
+    """onnxruntime writes a fused sum over one summand, in the order in which it really ran."""
+    model, _ = both_stages(plain, "ort-cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "run")
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    session.run(None, {"image": np.zeros((1, *SIZE, 3), np.uint8)})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    suffix = "_kernel_time"
+    order = [e["name"].removesuffix(suffix) for e in events if e["name"].endswith(suffix)]
+    nodes = {node.name: node for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    last = {name: i for i, node in enumerate(order) for name in nodes[node].input}
+    convs = [(i, nodes[name]) for i, name in enumerate(order) if nodes[name].op_type == "Conv"]
+    sums = [(i, conv.input[3]) for i, conv in convs if len(conv.input) > 3 and conv.input[3]]
+    assert len(sums) > 200
+    assert [name for i, name in sums if last[name] > i] == []

@@ -1,0 +1,275 @@
+"""Comparing two artifacts: numbers against their definitions, and against artifacts on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from PIL import Image
+
+from dabnet.checkpoint import load_checkpoint
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.images import image_folder
+from dabnet.errors import ArtifactError, InputError
+from dabnet.models.image_to_mask import ImageToMask
+from dabnet.runtime.manifest import ONNX_KEY, Manifest
+from export.onnx_export import export_onnx
+from export.spec import ExportSpec
+from export.verify.masks import verify
+from export.verify.report import DIFFERENT, differing, save_worst
+from export.verify.sides import Compared, Declared, common_size, declare, open_any
+from tests.support.contract_graph import CLASSES, contract_manifest, write_contract
+from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
+
+
+@dataclass
+class Listed:
+    """Images of a list."""
+
+    items: list[tuple[str, Uint8Array]]
+    description: str = "a list"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
+        return iter(self.items)
+
+
+def declared(name: str, shape: tuple[int, int, int] = (1, 16, 24), **changes: object) -> Declared:
+    manifest = contract_manifest()
+    made = Declared(
+        Path(name), "onnx", "fp32", manifest.classes, manifest.palette, shape, shape[1:], manifest
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def listed(masks: np.ndarray, logits: np.ndarray | None) -> Compared:
+    """An artifact that gives ``masks`` and ``logits`` one after the other."""
+    place = iter(range(len(masks)))
+
+    def run(image: Uint8Array) -> tuple[Uint8Array, np.ndarray | None]:
+        index = next(place)
+        return masks[index], None if logits is None else logits[index]
+
+    return Compared(declared("x.onnx"), run, "none", lambda: None)
+
+
+def some_images(count: int) -> Listed:
+    return Listed([(f"i{n}", np.zeros((16, 24, 3), np.uint8)) for n in range(count)])
+
+
+def test_numbers_are_those_of_their_definitions() -> None:
+    random = np.random.default_rng(2)
+    a = random.integers(0, CLASSES - 1, (6, 16, 24), np.uint8)  # the last class never occurs
+    b = np.where(random.random(a.shape) < 0.1, (a + 1) % (CLASSES - 1), a).astype(np.uint8)
+    b[3] = a[3]
+    logits_a = random.normal(size=(6, CLASSES, 2, 3)).astype(np.float32)
+    logits_b = logits_a + random.normal(scale=0.01, size=logits_a.shape).astype(np.float32)
+    found, kept = verify(listed(a, logits_a), listed(b, logits_b), some_images(6), worst=2)
+
+    shares = (a == b).reshape(6, -1).mean(1)
+    assert found.shares == pytest.approx(shares)
+    assert found.agreement == pytest.approx(shares.mean())
+    assert (found.worst.name, found.worst.agreement) == (f"i{shares.argmin()}", shares.min())
+    assert [p.name for p in kept] == [f"i{i}" for i in np.argsort(shares, kind="stable")[:2]]
+    interval = found.interval()
+    assert interval is not None
+    assert shares.min() < interval[0] < shares.mean() < interval[1] <= 1
+
+    record = found.record()
+    for index, entry in enumerate(record["classes"]):
+        either, both = ((a == index) | (b == index)).sum(), ((a == index) & (b == index)).sum()
+        assert entry["iou"] == (pytest.approx(both / either) if either else None)
+        assert (entry["pixels_a"], entry["pixels_b"]) == ((a == index).sum(), (b == index).sum())
+    assert record["classes"][-1]["iou"] is None
+
+    assert found.logits is not None
+    apart = np.abs(logits_b.astype(np.float64) - logits_a)
+    assert found.logits.max_abs == apart.max()
+    assert found.logits.image == f"i{apart.reshape(6, -1).max(1).argmax()}"
+    noise_power = np.square(apart).sum() / np.square(logits_a.astype(np.float64)).sum()
+    assert found.logits.sqnr_db == pytest.approx(-10 * np.log10(noise_power))
+
+
+def test_what_the_logits_cannot_tell() -> None:
+    masks = np.zeros((1, 16, 24), np.uint8)
+    logits = np.ones((1, CLASSES, 2, 3), np.float32)
+    found, _ = verify(listed(masks, logits), listed(masks, logits), some_images(1))
+    assert found.logits is not None
+    assert (found.logits.max_abs, found.logits.sqnr_db, found.interval()) == (0.0, None, None)
+    found, _ = verify(listed(masks, logits), listed(masks, None), some_images(1))
+    assert (found.logits, found.no_logits) == (None, "no logits can be read from x.onnx")
+    found, _ = verify(listed(masks, logits), listed(masks, logits[..., :2]), some_images(1))
+    assert found.logits is None
+    assert "(5, 2, 3)" in found.no_logits
+    with pytest.raises(ArtifactError, match="NaN or infinite logits on 'i0'"):
+        verify(listed(masks, logits), listed(masks, logits * np.nan), some_images(1))
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint, its ONNX file, and one whose classifier has another weight."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    checkpoint = write_checkpoint(folder)
+    exported = folder / "fp32.onnx"
+    export_onnx(checkpoint, exported, ExportSpec(SIZE, check_images=1), progress=no_bar)
+    model = onnx.load(exported)
+    (weight,) = (t for t in model.graph.initializer if t.name.endswith("classifier.0.conv.weight"))
+    values = numpy_helper.to_array(weight).copy()
+    values[2, 100] += 1.0
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, folder / "faulty.onnx")
+    return {"checkpoint": checkpoint, "onnx": exported, "faulty": folder / "faulty.onnx"}
+
+
+def opened(path: Path) -> Compared:
+    return open_any(declare(path), SIZE)
+
+
+def test_a_checkpoint_and_its_onnx_file(artifacts: dict[str, Path]) -> None:
+    images = Listed([(f"n{seed}", noise((1, *SIZE, 3), seed)[0]) for seed in range(3)])
+    found, _ = verify(opened(artifacts["checkpoint"]), opened(artifacts["onnx"]), images)
+    assert found.agreement > 0.999
+    assert found.logits is not None
+    assert found.logits.max_abs < 1e-3
+    assert found.logits.sqnr_db is not None
+    assert found.logits.sqnr_db > 90  # FP32's own rounding
+    assert (found.a["kind"], found.b["kind"], found.size) == ("checkpoint", "onnx", SIZE)
+
+    damaged, kept = verify(opened(artifacts["onnx"]), opened(artifacts["faulty"]), images, worst=1)
+    assert damaged.agreement < 0.99
+    assert damaged.logits is not None
+    assert damaged.logits.max_abs > 0.1
+    assert kept[0].agreement == damaged.worst.agreement
+
+
+def test_logits_are_those_behind_the_mask(artifacts: dict[str, Path]) -> None:
+    """Found in a graph whose manifest does not name them, and equal to the network's own."""
+    image = noise((1, *SIZE, 3), 9)[0]
+    checkpoint = load_checkpoint(artifacts["checkpoint"])
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    with torch.no_grad():
+        expected = module.network.coarse_logits(module.preprocess(torch.from_numpy(image[None])))
+    mask, logits = opened(artifacts["checkpoint"]).run(image)
+    np.testing.assert_array_equal(logits, expected[0].numpy())
+    mask_onnx, logits_onnx = opened(artifacts["onnx"]).run(image)
+    assert logits_onnx is not None
+    np.testing.assert_allclose(logits_onnx, expected[0].numpy(), atol=1e-3)
+    assert mask.shape == mask_onnx.shape == SIZE
+
+
+def test_float_images_logits_and_sides_that_a_call_chooses(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    """Whatever an artifact takes and gives, its masks are compared at the pixels of the image."""
+    image = noise((1, *SIZE, 3), 9)[0]
+    expected, logits = opened(artifacts["onnx"]).run(image)
+    for changes in (
+        {"input": "float", "head": "logits", "batch": 2},
+        {"dynamic_size": True, "dynamic_batch": True},
+    ):
+        path = tmp_path / "other.onnx"
+        spec = ExportSpec(SIZE, check_images=1, **changes)
+        export_onnx(artifacts["checkpoint"], path, spec, progress=no_bar)
+        declaration = declare(path)
+        assert common_size(declaration, declare(artifacts["onnx"]), None) == SIZE
+        mask, found = opened(path).run(image)
+        assert (mask == expected).mean() > 0.999
+        assert logits is not None
+        np.testing.assert_allclose(found, logits, atol=1e-3)
+
+
+def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
+    path = write_contract(tmp_path)
+    declaration = declare(path)
+    size = common_size(declaration, declaration, None)
+    mask, logits = open_any(declaration, size).run(noise((1, *size, 3), 1)[0])
+    assert logits is not None
+    assert (mask.shape, logits.shape) == (size, (CLASSES, 16, 32))
+    model = onnx.load(path)
+    manifest = Manifest.from_json(model.metadata_props[0].value, "contract")
+    two = replace(manifest, classes=manifest.classes[:2], palette=manifest.palette[:2])
+    onnx.helper.set_model_props(model, {ONNX_KEY: two.to_json()})
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match="predicts class .*; expected 0 to 1"):
+        open_any(declare(path), size).run(noise((1, *size, 3), 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted", "size"),
+    [
+        (declared("a"), declared("b", shape=(4, 16, 24)), None, (16, 24)),
+        (declared("a", shape=(-1, -1, -1), size=(32, 32)), declared("b"), None, (16, 24)),
+        (declared("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + ((64, 8), (64, 8)),
+        (declared("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + (None, (32, 32)),
+        (declared("a", shape=(-1, -1, -1), size=None),) * 2 + (None, (512, 1024)),
+        (declared("a"), declared("b", shape=(1, 16, 32)), None, "'a' takes 16x24 and 'b' takes"),
+        (declared("a"), declared("b"), (8, 8), "--size 8x8, but 'b' takes 16x24 only"),
+        (declared("a", shape=(1, -1, -1), size=None),) * 2 + ((9, 8), "multiples of 8"),
+        (declared("a"), declared("b", classes=("x", "y")), None, "5 classes .* 2 classes"),
+        (
+            declared("a"),
+            declared("b", classes=tuple(f"class {i}" for i in (1, 0, 2, 3, 4))),
+            None,
+            "the same classes in the same order",
+        ),
+    ],
+)
+def test_the_size_at_which_two_artifacts_meet(
+    a: Declared, b: Declared, wanted: tuple[int, int] | None, size: tuple[int, int] | str
+) -> None:
+    if isinstance(size, str):
+        with pytest.raises(InputError, match=size):
+            common_size(a, b, wanted)
+    else:
+        assert common_size(a, b, wanted) == size
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    picture = noise((1, 32, 48, 3), 1)[0]
+    for name in ("z.PNG", "b/deep/y.bmp", ".hidden.png", "a.png"):
+        Image.fromarray(picture).save(tmp_path / name, format="BMP" if "bmp" in name else "PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    Image.fromarray(picture).convert("L").save(tmp_path / "c.jpg")
+    found = image_folder(tmp_path, (32, 48))
+    names = [name for name, _ in found]
+    assert names == ["a.png", "b/deep/y.bmp", "c.jpg", "z.PNG"]
+    assert len(found) == 4
+    for name, image in found:
+        assert (image.dtype, image.shape) == (np.uint8, (32, 48, 3))
+        if not name.endswith("jpg"):
+            np.testing.assert_array_equal(image, picture)
+    halved = Image.fromarray(picture).resize((24, 16), Image.Resampling.BILINEAR)
+    (first,) = image_folder(tmp_path, (16, 24), limit=1)
+    np.testing.assert_array_equal(first[1], np.asarray(halved))
+    with pytest.raises(InputError, match=r"no image in .*deep2.*\.png"):
+        (tmp_path / "deep2").mkdir()
+        image_folder(tmp_path / "deep2", (16, 24))
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="a.png"):
+        list(found)
+
+
+def test_pictures_show_where_the_masks_differ(tmp_path: Path) -> None:
+    a = np.zeros((1, 16, 24), np.uint8)
+    b = a.copy()
+    b[0, 3:5, 10] = 1
+    images = Listed([("sub/scene 1.png", noise((1, 16, 24, 3), 1)[0])])
+    _, kept = verify(listed(a, None), listed(b, None), images, worst=3)
+    shown = differing(kept[0].image, a[0], b[0])
+    coloured = (shown != shown[..., :1]).any(-1)
+    np.testing.assert_array_equal(coloured, a[0] != b[0])
+    assert tuple(shown[4, 10]) == DIFFERENT
+    (path,) = save_worst(declared("a.onnx"), declared("b.onnx"), kept, tmp_path)
+    assert path.name == "worst_01_sub_scene_1.png"
+    sheet = np.asarray(Image.open(path))
+    assert (sheet == DIFFERENT).all(-1).sum() == 2
+    assert sheet.shape[1] == 2 * 24

@@ -1,0 +1,221 @@
+"""``dabnet-export verify`` and ``inspect`` as a user meets them, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from dabnet.runtime.manifest import EngineInfo, engine_manifest_path
+from tests.support.contract_graph import CLASSES, HEIGHT, WIDTH, contract_manifest, write_contract
+from tests.support.forked_commands import ROOT, run_commands
+from tests.support.seeded_checkpoint import noise, write_checkpoint
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-c", "from export.cli.main import main; main()"]
+
+
+def dabnet_export(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of one small network, images to compare them on, and bad inputs."""
+    folder = tmp_path_factory.mktemp("inputs")
+    fp32 = write_contract(folder)
+    write_contract(folder, "int8")
+    write_checkpoint(folder)
+    model = onnx.load(fp32)
+    (weight,) = (t for t in model.graph.initializer if t.name == "third_w")
+    values = numpy_helper.to_array(weight).copy()
+    values[4] *= -3
+    weight.CopyFrom(numpy_helper.from_array(values, "third_w"))
+    onnx.save(model, folder / "faulty.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "bare.onnx")
+    (folder / "damaged.onnx").write_bytes(fp32.read_bytes()[:2000])
+    (folder / "lonely.engine").write_bytes(b"plan")
+    (folder / "images").mkdir()
+    for seed in range(3):
+        picture = Image.fromarray(noise((1, 2 * HEIGHT, 2 * WIDTH, 3), seed)[0])
+        picture.save(folder / "images" / f"scene{seed}.png")
+    (folder / "none").mkdir()
+    return folder
+
+
+FP32, INT8 = "contract-fp32-uint8.onnx", "contract-int8-uint8.onnx"
+BAD_INPUTS = {
+    "missing": (["verify", FP32, "nowhere.onnx"], "no file at 'nowhere.onnx'"),
+    "no images": (["verify", FP32, INT8, "--images", "none"], "no image in 'none'"),
+    "no folder": (["verify", FP32, INT8, "--images", "nothing"], "no directory at 'nothing'"),
+    "other classes": (["verify", FP32, "seeded.pth"], "5 classes .* 11 classes"),
+    "no manifest": (["verify", FP32, "bare.onnx"], "carries no manifest"),
+    "worst of what": (["verify", FP32, INT8, "--worst", "2"], "add --output DIR"),
+    "layers of a checkpoint": (
+        ["verify", "seeded.pth", "seeded.pth", "--layers"],
+        "--layers with the checkpoint",
+    ),
+    "unwritable record": (["verify", FP32, INT8, "--json", "no/x.json"], "'no' does not exist"),
+    "damaged": (["inspect", "damaged.onnx"], "cannot be read as ONNX"),
+    "engine alone": (["inspect", "lonely.engine"], "no manifest at 'lonely.engine.json'"),
+    "inspect a folder": (["inspect", "images"], "'images' is a directory"),
+}
+
+
+def test_bad_input_is_one_line(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = sorted(workplace.rglob("*"))
+    orders = [arguments for arguments, _ in BAD_INPUTS.values()]
+    done = run_commands(orders, workplace, tmp_path_factory.mktemp("said"))
+    assert sorted(workplace.rglob("*")) == before
+    for (case, (_, expected)), result in zip(BAD_INPUTS.items(), done, strict=True):
+        (line,) = result.stderr.splitlines()
+        assert (result.returncode, line.startswith("error: ")) == (2, True), (case, line)
+        assert re.search(expected, line), (case, line)
+        assert result.stdout == "", case
+
+
+def test_verify_two_onnx_files(workplace: Path, tmp_path: Path) -> None:
+    arguments = ["verify", FP32, "faulty.onnx", "--images", "images", "--layers"]
+    outputs = ["--output", str(tmp_path / "worst"), "--worst", "2", "--json", str(tmp_path / "r")]
+    done = dabnet_export(*arguments, *outputs, folder=workplace)
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((tmp_path / "r").read_text())
+    assert f"3 images of images at {HEIGHT}x{WIDTH}" in done.stdout
+    assert f"{100 * record['agreement']['mean']:.3f}" in done.stdout
+    assert 0 < record["agreement"]["mean"] < 1
+    assert [entry["name"] for entry in record["classes"]] == [f"class {i}" for i in range(CLASSES)]
+    assert sum(entry["pixels_a"] for entry in record["classes"]) == 3 * HEIGHT * WIDTH
+    assert record["logits"]["max_abs"] > 0
+    assert record["layers"]["parting"]["node_b"] == "third (Conv)"
+    assert "they part at third " in done.stdout
+    assert "reads second: equal" in done.stdout
+    order = sorted(record["per_image"], key=lambda image: image["agreement"])
+    pictures = sorted(path.name for path in (tmp_path / "worst").iterdir())
+    assert pictures == [
+        f"worst_0{place}_{Path(image['name']).stem}.png"
+        for place, image in enumerate(order[:2], start=1)
+    ]
+
+
+def test_verify_on_drawn_scenes_fails_below_the_minimum(workplace: Path) -> None:
+    arguments = ["verify", FP32, "faulty.onnx", "--limit", "1", "--min-agreement", "0.9999"]
+    done = dabnet_export(*arguments, folder=workplace)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("% is below --min-agreement 99.99 %")
+    assert "1 images of toy-street val" in done.stdout
+
+
+def test_an_engine_that_cannot_run_here_is_one_line(workplace: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"plan")
+    info = EngineInfo("tensorrt", "0.0.0", "this-gpu", "no card", "0.0", "0", {"Float": 4})
+    manifest = contract_manifest()
+    object.__setattr__(manifest, "engine", info)
+    engine_manifest_path(engine).write_text(manifest.to_json())
+    done = dabnet_export("verify", FP32, str(engine), folder=workplace)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    told = dabnet_export("inspect", str(engine), folder=workplace)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "fp32              4" in told.stdout
+
+
+def test_inspect_prints_json_alone(workplace: Path) -> None:
+    done = dabnet_export("inspect", INT8, "--json", folder=workplace)
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads(done.stdout)
+    assert (record["kind"], record["precisions"]) == ("onnx", {"int8": 4})
+    assert record["operators"]["Conv"] == 4
+    shown = dabnet_export("inspect", "bare.onnx", "--layers", folder=workplace)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "no manifest: not written by dabnet-export" in shown.stdout
+    assert "logits_half" in shown.stdout
+
+
+def test_ctrl_c_leaves_nothing(workplace: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for index in range(4000):
+        (many / f"{index}.png").symlink_to(workplace / "images" / "scene0.png")
+    record, pictures = tmp_path / "record.json", tmp_path / "pictures"
+    arguments = ["verify", FP32, INT8, "--images", str(many), "--json", str(record)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, "--output", str(pictures)],
+        cwd=workplace,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not pictures.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert pictures.exists()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (130, "", "interrupted")
+    assert not record.exists()
+    assert list(pictures.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_help_loads_no_framework(command: str, tmp_path: Path) -> None:
+    program = (
+        "import sys; import export.cli.main\n"
+        "try: export.cli.main()\n"
+        "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, "--help"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage:" in done.stdout
+    assert "heavy: []" in done.stdout
+
+
+def test_two_onnx_files_are_compared_without_torch(workplace: Path) -> None:
+    """A machine that only runs artifacts has no torch; and its import takes seconds."""
+    program = (
+        "import sys; sys.modules['torch'] = None; from export.cli.main import main\n"
+        f"sys.argv = ['x', 'verify', '{FP32}', '{INT8}', '--images', 'images']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=workplace,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "SQNR" in done.stdout
+    assert np.isfinite(float(done.stdout.split("SQNR ")[1].split(" dB")[0]))

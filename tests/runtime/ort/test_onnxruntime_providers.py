@@ -1,0 +1,113 @@
+"""TensorRT inside onnxruntime, against a double; time by node, for real."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dabnet.errors import BackendUnavailable, InputError
+from dabnet.runtime.ort import runner as onnxruntime_runner
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.ort.session import TF32_OVERRIDE, TensorRTProvider
+from dabnet.runtime.runner import HasLayerTimes
+from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
+from tests.support.device_double import FakeDeviceMemory
+from tests.support.int8_graph import write_int8
+from tests.support.onnxruntime_double import TENSORRT, CudaScenario, make_double
+
+ort = pytest.importorskip("onnxruntime")
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CudaScenario]:
+    def install(**changes: Any) -> CudaScenario:
+        scenario = CudaScenario(**changes)
+        monkeypatch.setitem(sys.modules, "onnxruntime", make_double(scenario))
+        monkeypatch.setattr(onnxruntime_runner, "open_device_memory", FakeDeviceMemory)
+        monkeypatch.setenv(TF32_OVERRIDE, "1")
+        return scenario
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "int8"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("int8", "0", "1")]
+)
+def test_tensorrt_may_use_the_types_of_the_precision_and_no_tf32(
+    double: Callable[..., CudaScenario], tmp_path: Path, precision: str, fp16: str, int8: str
+) -> None:
+    reference = OnnxRuntimeRunner(write_contract(tmp_path, precision), threads=1, exact_qdq=True)
+    expected = reference.infer(IMAGES)
+    scenario = double()
+    cache = tmp_path / "engines"
+    runner = OnnxRuntimeRunner(
+        write_contract(tmp_path, precision), "cuda", tensorrt=TensorRTProvider(precision, cache)
+    )
+    assert (runner.infer(IMAGES) == expected).mean() > 0.99
+    settings = scenario.settings
+    assert (settings["trt_fp16_enable"], settings["trt_int8_enable"]) == (fp16, int8)
+    assert settings["trt_engine_cache_path"] == str(cache) and cache.is_dir()
+    assert os.environ[TF32_OVERRIDE] == "0"
+    assert runner.info.notes[0] == TENSORRT
+    assert runner.info.arithmetic == ("int8 kernels of TensorRT" if precision == "int8" else "")
+    assert not runner.fuses_int8  # there is no exact arithmetic to score beside it
+
+
+def test_nodes_that_tensorrt_leaves_to_others_are_an_error(
+    double: Callable[..., CudaScenario], tmp_path: Path
+) -> None:
+    double(on_cpu=("ArgMax",))
+    provider, path = TensorRTProvider("fp32", tmp_path / "engines"), write_contract(tmp_path)
+    with pytest.raises(BackendUnavailable, match=rf"\(ArgMax\).*expected all on {TENSORRT}"):
+        OnnxRuntimeRunner(path, "cuda", tensorrt=provider)
+    runner = OnnxRuntimeRunner(path, "cuda", tensorrt=provider, allow_cpu_nodes=True)
+    assert any("nodes on the CPU" in note for note in runner.info.notes)
+
+
+def test_tensorrt_where_it_cannot_be(
+    double: Callable[..., CudaScenario], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fp16 = write_contract(tmp_path), TensorRTProvider("fp16", tmp_path / "engines")
+    with pytest.raises(InputError, match="TensorRT on the CPU"):
+        OnnxRuntimeRunner(path, tensorrt=fp16)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match=f"built without {TENSORRT}"):
+        OnnxRuntimeRunner(path, "cuda", tensorrt=fp16)
+    double()
+    with pytest.raises(InputError, match="fp16 of TensorRT for .*expected fp32"):
+        OnnxRuntimeRunner(path, "cuda", tensorrt=fp16)
+
+
+def test_layer_times_are_those_of_the_nodes_that_run(tmp_path: Path) -> None:
+    before = set(Path(gettempdir()).glob("dabnet-trace-*"))
+    runner = OnnxRuntimeRunner(write_contract(tmp_path), threads=1)
+    assert isinstance(runner, HasLayerTimes)
+    layers = runner.layer_times(IMAGES, 3)
+    by_name = {layer.name: layer for layer in layers}
+    assert by_name["labels"].kind == "ArgMax"
+    assert {"Conv", "ArgMax"} <= {layer.kind for layer in layers}
+    assert len(by_name) == len(layers)
+    assert sum(layer.share for layer in layers) == pytest.approx(1)
+    assert [layer.seconds for layer in layers] == sorted((x.seconds for x in layers), reverse=True)
+    assert 0 < sum(layer.seconds for layer in layers) < 10
+    assert set(Path(gettempdir()).glob("dabnet-trace-*")) <= before
+    kernels = OnnxRuntimeRunner(write_int8(tmp_path, fuses=True), threads=1).layer_times(IMAGES, 1)
+    assert "QLinearConv" in {layer.kind for layer in kernels}  # what was fused counts as one
+
+
+def test_launches_on_a_gpu_are_no_layer_times(
+    double: Callable[..., CudaScenario], tmp_path: Path
+) -> None:
+    double()
+    runner = OnnxRuntimeRunner(write_contract(tmp_path), "cuda")
+    with pytest.raises(BackendUnavailable, match="times launches and not kernels on CUDA"):
+        runner.layer_times(IMAGES, 1)

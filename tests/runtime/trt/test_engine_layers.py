@@ -1,0 +1,94 @@
+"""What counts as a layer's type, on reports as TensorRT writes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dabnet.runtime.trt.layers import (
+    describe,
+    layers_from_report,
+    layers_of_engine,
+    precision_fault,
+)
+from tests.support.tensorrt_double import inspector_json, layer_report
+
+
+class Inspected:
+    """Module, engine and inspector in one, with a text to return."""
+
+    LayerInformationFormat = type("LayerInformationFormat", (), {"JSON": "JSON"})
+
+    def __init__(self, *layers: dict[str, Any]) -> None:
+        self.text = json.dumps({"Layers": layers})
+
+    def create_engine_inspector(self) -> Inspected:
+        return self
+
+    def get_engine_information(self, kind: str) -> str:
+        assert kind == "JSON"
+        return self.text
+
+
+def layer(kind: str, reads: str, writes: str, **more: Any) -> dict[str, Any]:
+    """One layer as TensorRT 10 lists those of its compiler."""
+    return {
+        "Name": "x",
+        "LayerType": kind,
+        "Inputs": [{"Name": "a", "Format/Datatype": reads}] if reads else [],
+        "Outputs": [{"Name": "b", "Format/Datatype": writes}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("listed", "kind"),
+    [
+        (layer("fusion", "Int8", "Half"), "Int8"),
+        (layer("kgen", "Int8", "Half"), "Half"),  # dequantises
+        (layer("Reformat", "Row major Int8 format", "Row major linear FP32"), "Float"),
+        (layer("CaskConvolution", "Thirty-two wide channel vectorized row major Int8 format.",
+               "Row major linear FP16 format", Weights={"Type": "Int8", "Count": 9}), "Int8"),
+        (layer("correlation", "Int8", "Float", Constants=[{"Datatype": "Float"}]), "Float"),
+        (layer("correlation", "Int8", "Float", Constants=[{"Datatype": "Int8"}]), "Int8"),
+        (layer("Pooling", "Channel major INT8 format where channel % 16 == 0", "Int8"), "Int8"),
+        (layer("kgen", "Float", "Int8"), "Float"),  # quantises
+        (layer("kgen", "", "Half"), "Half"),  # reads constants only
+        (layer("kgen", "UInt8", "Float"), "UInt8"),
+        (layer("gemm", "Row major linear BFloat16 format", "Float"), "BFloat16"),
+    ],
+)  # fmt: skip
+def test_the_type_in_which_a_layer_computes(listed: dict[str, Any], kind: str) -> None:
+    inspected = Inspected(listed)
+    assert layers_of_engine(inspected, inspected) == {kind: 1}
+
+
+def test_reports_of_both_kinds_agree() -> None:
+    inspected = Inspected()
+    inspected.text = inspector_json("Int8", "FP32", "Int8")
+    assert layers_of_engine(inspected, inspected) == {"Float": 1, "Int8": 2}
+    assert layers_from_report(layer_report("Int8", "Float", "Int8")) == {"Float": 1, "Int8": 2}
+    assert layers_from_report("") == {}
+
+
+def test_a_condition_is_not_the_type() -> None:
+    report = layer_report("Bool").replace("}], Constants", "}, { Datatype: Half }], Constants")
+    assert layers_from_report(report) == {"Half": 1}
+
+
+def test_faults_of_precision() -> None:
+    assert precision_fault("fp32", {"Float": 3, "UInt8": 1, "Int32": 1}) is None
+    assert precision_fault("fp16", {"Half": 3, "Float": 2}) is None
+    assert precision_fault("int8", {"Int8": 1, "Float": 9}) is None
+    assert precision_fault("int8", {"Int8": 1, "Half": 9}) is None
+    assert "Int8" in str(precision_fault("int8", {"UInt8": 1, "Float": 9}))
+    assert "Half" in str(precision_fault("fp16", {"Float": 9}))
+    assert "Int8" in str(precision_fault("fp32", {"Float": 9, "Int8": 1}))
+    assert "did not report" in str(precision_fault("fp32", {}))
+
+
+def test_description() -> None:
+    assert describe({"Int8": 4, "Float": 5, "Bool": 4}) == "layers: 5 Float, 4 Bool, 4 Int8"
+    assert describe({}) == "layers: unknown"
