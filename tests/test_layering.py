@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ PACKAGES = ("dabnet", "calibration", "export", "bench")
 """From the lowest layer to the highest: each may import those before it."""
 
 RUNTIME_KNOWS_NOT = ("dabnet.data", "dabnet.training", "dabnet.checkpoint")
-HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib"}
-LIGHT_AT_THE_TOP = ("cli.py", "console.py")
+HEAVY = {
+    *("torch", "onnx", "onnx_ir", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
+    *("matplotlib", "scipy", "pydantic", "jinja2", "torchinfo"),
+}
+LIGHT_AT_THE_TOP = ("dabnet.cli", "dabnet.console", "export.cli", "bench.cli")
 FORBIDDEN_NAMES = {"onnx.py", "tensorrt.py", "utils.py"}
-LONGEST = 300
+LONGEST = 600
+SMALL_FOLDERS = ("export", "bench", "dabnet.runtime")
+MOST_ENTRIES = 15
 
 
 def module_name(path: Path, root: Path) -> str:
@@ -85,7 +91,7 @@ def direction_faults(modules: dict[str, Path]) -> Iterator[str]:
 
 def heavy_faults(modules: dict[str, Path]) -> Iterator[str]:
     """Follow what a command imports at its start through the project's own modules."""
-    for start in (m for m, path in modules.items() if path.name in LIGHT_AT_THE_TOP):
+    for start in (m for m in modules if any(within(m, light) for light in LIGHT_AT_THE_TOP)):
         waiting, seen = [(start,)], set()
         while waiting:
             chain = waiting.pop()
@@ -103,8 +109,36 @@ def heavy_faults(modules: dict[str, Path]) -> Iterator[str]:
                 waiting += [(*chain, parent) for parent in parents if parent in modules]
 
 
+def circle_faults(modules: dict[str, Path]) -> Iterator[str]:
+    """Circles among the files and folders of each folder: an import into a folder is one of it."""
+    edges: dict[str, dict[str, set[str]]] = {}
+    for module, path in modules.items():
+        for name in imported(everywhere(_tree(path)), module, path.name == "__init__.py"):
+            if name not in modules or name == module:
+                continue
+            here, there = _file_parts(module, modules), _file_parts(name, modules)
+            depth = next(i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b)
+            folder = edges.setdefault(".".join(here[:depth]), {})
+            folder.setdefault(here[depth], set()).add(there[depth])
+    for folder, arrows in edges.items():
+        try:
+            tuple(TopologicalSorter(arrows).static_order())
+        except CycleError as error:
+            yield f"circle of imports in {folder or 'the packages'}: {' <- '.join(error.args[1])}"
+
+
+def _file_parts(module: str, modules: dict[str, Path]) -> list[str]:
+    """``a.b`` → [a, b], or [a, b, __init__] where it is a package."""
+    own = ["__init__"] if modules[module].name == "__init__.py" else []
+    return [*module.split("."), *own]
+
+
 def file_faults(modules: dict[str, Path]) -> Iterator[str]:
     for module, path in modules.items():
+        if path.name == "__init__.py" and any(within(module, small) for small in SMALL_FOLDERS):
+            count = sum(not entry.name.startswith("__") for entry in path.parent.iterdir())
+            if count > MOST_ENTRIES:
+                yield f"{module} has {count} entries; at most {MOST_ENTRIES}"
         if path.name in FORBIDDEN_NAMES:
             yield f"{module}: no source file is called {path.name}"
         length = len(path.read_text(encoding="utf-8").splitlines())
@@ -118,12 +152,13 @@ def _tree(path: Path) -> ast.Module:
 
 def faults(root: Path) -> list[str]:
     modules = source_files(root)
-    return sorted({*direction_faults(modules), *heavy_faults(modules), *file_faults(modules)})
+    checks = (direction_faults, heavy_faults, circle_faults, file_faults)
+    return sorted({fault for check in checks for fault in check(modules)})
 
 
 def test_the_source_keeps_its_layers() -> None:
     modules = source_files(ROOT)
-    assert {"dabnet.cli", "export.cli", "bench.cli", "dabnet.console"} <= modules.keys()
+    assert set(LIGHT_AT_THE_TOP) <= modules.keys()
     assert {module.split(".")[0] for module in modules} == set(PACKAGES)
     assert faults(ROOT) == []
 
@@ -144,6 +179,10 @@ def fake(tmp_path: Path) -> Path:
         "dabnet/runtime/runner.py": "import torch\n",
         "calibration/ranges.py": "from dabnet.data import names\n",
         "export/build.py": "import onnx\nfrom calibration.ranges import x\n",
+        "export/cli/__init__.py": "",
+        "export/cli/main.py": "import click\n",
+        "export/engine/__init__.py": "",
+        "export/engine/config.py": "from export import build\n",
         "bench/run.py": "import export.build\n",
     }
     for name, text in files.items():
@@ -172,7 +211,7 @@ def test_the_checker_finds_nothing_in_a_tree_that_is_right(fake: Path) -> None:
             "try:\n    import onnx\nexcept ImportError:\n    pass",
             "imports onnx",
         ),
-        ("bench/console.py", "class A:\n    import matplotlib", "imports matplotlib"),
+        ("export/cli/main.py", "class A:\n    import matplotlib", "imports matplotlib"),
         (
             "dabnet/data/names.py",
             "from dabnet.data.loader import open",
@@ -181,7 +220,12 @@ def test_the_checker_finds_nothing_in_a_tree_that_is_right(fake: Path) -> None:
         ("dabnet/data/__init__.py", "import tensorrt_rtx", "dabnet.data imports tensorrt_rtx"),
         ("export/onnx.py", "", "no source file is called onnx.py"),
         ("dabnet/data/utils.py", "", "no source file is called utils.py"),
-        ("bench/long.py", "x = 1\n" * 301, "long.py has 301 lines"),
+        ("bench/long.py", "x = 1\n" * 601, "long.py has 601 lines"),
+        (
+            "export/build.py",
+            "def f():\n    from export.engine.config import x",
+            "circle of imports in export: ",
+        ),
     ],
 )
 def test_the_checker_finds_each_kind_of_fault(fake: Path, file: str, text: str, fault: str) -> None:
@@ -189,3 +233,9 @@ def test_the_checker_finds_each_kind_of_fault(fake: Path, file: str, text: str, 
     found = faults(fake)
     assert found
     assert any(fault in line for line in found)
+
+
+def test_the_checker_counts_the_entries_of_a_folder(fake: Path) -> None:
+    for number in range(MOST_ENTRIES):
+        (fake / f"export/engine/part_{number}.py").touch()  # beside config.py
+    assert faults(fake) == [f"export.engine has {MOST_ENTRIES + 1} entries; at most {MOST_ENTRIES}"]
