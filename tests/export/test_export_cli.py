@@ -203,7 +203,7 @@ def test_help_loads_no_framework(arguments: list[str], tmp_path: Path) -> None:
     """Half a second of ``--help`` is lost with the first import of torch."""
     program = (
         "import sys; import export.cli.main\n"
-        "try: export.cli.main()\n"
+        "try: export.cli.main.main()\n"
         "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     )
     result = run_python(program, *arguments, folder=tmp_path)

@@ -27,7 +27,7 @@ for number, arguments in enumerate(json.load(sys.stdin)):
         sys.argv = ["dabnet-export", *arguments]
         code = 1
         try:
-            export.cli.main()
+            export.cli.main.main()
         except SystemExit as stop:
             code = stop.code or 0
         except BaseException:

@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_nothing(workplace: Path, tmp_path: Path) -> None:
 def test_help_loads_no_framework(command: str, tmp_path: Path) -> None:
     program = (
         "import sys; import export.cli.main\n"
-        "try: export.cli.main()\n"
+        "try: export.cli.main.main()\n"
         "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run(
