@@ -1,4 +1,4 @@
-"""What calibrating takes, beside onnxruntime's own calibrators: time and memory.
+"""Time and memory of calibration, beside onnxruntime's own calibrators.
 
     python studies/calibration_speed.py --images 8,32,128,500
 
@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import click
 from calibration_rows import OURS, ROWS, Measurement
-from input_options import input_options
+from study import input_options, keep, markdown
 
 from bench.machine.environment import describe_environment
 from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
@@ -33,7 +33,6 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.data.images import range_source
 from dabnet.errors import InputError
-from dabnet.files import writable_target, write_text
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
 
@@ -48,7 +47,7 @@ class Row:
     Attributes:
         name: one of ``ROWS``.
         images: how many it was given.
-        measured: None where it did not come to an end.
+        measured: None where it did not finish.
         reason: why not.
     """
 
@@ -71,7 +70,7 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
         except ValueError:
             counts = ()
         if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is no list of numbers above 0, such as 8,32")
+            self.fail(f"{value!r} is not a list of numbers above 0, such as 8,32")
         return counts
 
 
@@ -110,25 +109,22 @@ def _resident_bytes(process: int) -> int:
 
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown; a time is compared with ours on as many images."""
-    lines = [
-        "| calibrator | images | seconds | s an image | CPU s an image | s to ranges | peak GB"
-        " | time to ours |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    headings = ("calibrator", "images", "seconds", "s per image", "CPU s per image")
+    headings += ("s to ranges", "peak GB", "time to ours")
+    cells = []
     ours = {row.images: row.measured for row in rows if row.name == OURS}
     for row in rows:
         found, reference = row.measured, ours.get(row.images)
         if found is None:
-            lines.append(f"| {row.name} | {row.images} | {row.reason} | | | | | |")
+            cells.append([row.name, str(row.images), row.reason])
             continue
         seconds = found.collect_seconds
         ratio = f"{seconds / reference.collect_seconds:.2f}" if reference else ""
-        lines.append(
-            f"| {row.name} | {row.images} | {seconds:.1f} | {seconds / row.images:.2f} |"
-            f" {found.cpu_seconds / row.images:.2f} | {found.ranges_seconds:.1f} |"
-            f" {found.peak_bytes / GB:.2f} | {ratio} |"
-        )
-    return "\n".join(lines)
+        numbers = [f"{seconds:.1f}", f"{seconds / row.images:.2f}"]
+        numbers += [f"{found.cpu_seconds / row.images:.2f}", f"{found.ranges_seconds:.1f}"]
+        numbers += [f"{found.peak_bytes / GB:.2f}", ratio]
+        cells.append([row.name, str(row.images), *numbers])
+    return markdown(headings, cells)
 
 
 def require_same_tensors(rows: list[Row]) -> int:
@@ -154,8 +150,8 @@ def write_inputs(
     if len(source) == 0:
         raise InputError("a data set without training images", "at least one")
     with images.open("wb") as stream, progress_bar("writing images", count) as step:
-        for _, image in itertools.islice(itertools.cycle(source), count):
-            stream.write(image.tobytes())
+        for item in itertools.islice(itertools.cycle(source), count):
+            stream.write(item.image.tobytes())
             step()
     return graph, images, source.description
 
@@ -167,7 +163,6 @@ def write_inputs(
     "--row", "names", type=click.Choice(ROWS), multiple=True, default=ROWS, help="[default: all]"
 )
 @click.option("--memory-limit-gb", type=click.FloatRange(0, min_open=True), default=16.0)
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every row.")
 def benchmark(
     checkpoint: Path,
     data_dir: Path | None,
@@ -177,8 +172,6 @@ def benchmark(
     memory_limit_gb: float,
     record: Path | None,
 ) -> None:
-    if record is not None:
-        writable_target(record)
     rows = []
     with TemporaryDirectory() as folder:
         made = write_inputs(checkpoint, data_dir, size, max(counts), Path(folder))
@@ -198,10 +191,7 @@ def benchmark(
     )
     if foreign is not None and foreign > DISTURBED_CORES:
         click.echo(f"DISTURBED: other processes used {foreign:.2f} cores; repeat it when quiet")
-    if record is not None:
-        content: dict[str, object] = {"size": size, "environment": facts, "foreign_cores": foreign}
-        content["rows"] = [asdict(row) for row in rows]
-        write_text(record, json.dumps(content, indent=1) + "\n")
+    keep(record, size, {"foreign_cores": foreign, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast an export for CPUs runs beside what its user would get without it.
+"""Speed of an export for CPUs, beside what its user would get without it.
 
     python studies/export_speed.py --gains
 
@@ -19,18 +19,22 @@ A second table tells rounds in which the cores shared a cache from those in whic
 from __future__ import annotations
 
 import json
+import statistics
+import tempfile
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 from core_latency import CoreWatch, rounds_by_cores
-from export_profile import milliseconds_by_kind, profile_table
-from input_options import input_options
-from isolated_rounds import disturbed, opened, timed
+from study import disturbed, input_options, keep, markdown, opened, ratio_text, timed
 
 from bench.backends.base import Recipe
 from bench.isolation import Isolated, ProcessFailed
@@ -38,18 +42,82 @@ from bench.machine.environment import describe_environment
 from bench.measure.request import Scenario
 from bench.measure.timer import Timer
 from bench.record import Turn
-from bench.statistics import latency, speed_ratio, verdict
+from bench.statistics import latency, speed_ratio
 from dabnet.artifact import open_checkpoint
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.data.images import check_source
-from dabnet.files import writable_target, write_text
 from dabnet.runtime.openvino_runner import OpenVinoRunner
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import Uint8Array
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
+
+CALLS = 8
+DENSE, DEPTHWISE = "Conv, dense", "Conv, depthwise"
+
+
+def milliseconds_by_kind(path: Path, images: list[Uint8Array], threads: int) -> dict[str, float]:
+    """Median time of a call spent in each kind of operator, most first.
+
+    Source: onnxruntime's profiler, and its optimised graph, which says which Conv is depthwise:
+    https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # a graph of one machine's layout is what is wanted here
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "trace")
+        options.optimized_model_filepath = str(optimised)
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        for number in range(CALLS):
+            session.run(None, {session.get_inputs()[0].name: images[number % len(images)]})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        groups = {
+            node.name: attribute.i
+            for node in onnx.load(optimised).graph.node
+            for attribute in node.attribute
+            if attribute.name == "group"
+        }
+    calls: dict[str, list[float]] = defaultdict(list)
+    kinds: dict[str, str] = {}
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event["cat"] != "Node" or name == event["name"]:
+            continue
+        kind = event["args"]["op_name"]
+        if kind == "Conv":
+            kind = DEPTHWISE if groups.get(name, 1) > 1 else DENSE
+        kinds[name] = kind
+        calls[name].append(event["dur"] / 1e3)
+    totals: dict[str, float] = defaultdict(float)
+    for name, durations in calls.items():
+        totals[kinds[name]] += statistics.median(durations[1:])  # the first call sets up
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def profile_table(profiles: dict[str, dict[str, float]]) -> str:
+    """Return the kinds as Markdown, a column a file; what is below 1 % everywhere is one row."""
+    totals = {name: sum(kinds.values()) for name, kinds in profiles.items()}
+    order = list(dict.fromkeys(kind for kinds in profiles.values() for kind in kinds))
+    shown = [
+        kind
+        for kind in order
+        if any(kinds.get(kind, 0) >= 0.01 * totals[name] for name, kinds in profiles.items())
+    ]
+    rows = {kind: [kinds.get(kind, 0) for kinds in profiles.values()] for kind in shown}
+    rows["others"] = [
+        totals[name] - sum(kinds.get(kind, 0) for kind in shown) for name, kinds in profiles.items()
+    ]
+    rows["all"] = list(totals.values())
+    headings = ("operators", *(f"{name}, ms" for name in profiles))
+    return markdown(headings, [[k, *(f"{ms:.1f}" for ms in row)] for k, row in rows.items()])
+
 
 EAGER, COMPILED, PLAIN = "pytorch eager", "torch.compile", "plain export"
 OPENVINO, OURS = "openvino", "ort-cpu"
@@ -100,7 +168,7 @@ class Exports:
     def images(self) -> list[Uint8Array]:
         dataset = load_checkpoint(self._checkpoint).dataset
         source = check_source(dataset, self._data_dir, IMAGES, self._size)
-        return [image[None].copy() for _, image in source]  # PyTorch wants to write
+        return [item.image[None].copy() for item in source]  # PyTorch wants to write
 
     def file(self, target: str, without: str = "") -> Path:
         path = self._at / f"{target}-{without}.onnx"
@@ -136,51 +204,40 @@ def agreements(timers: dict[str, Isolated]) -> dict[str, float]:
 
 def table(rows: list[Row], reasons: dict[str, str]) -> str:
     """Return the rows as Markdown; speeds are paired over rounds."""
-    lines = [
-        f"| row | agrees % | p50 ms | speed to {EAGER} [95 %] | ort-cpu to this row [95 %] |",
-        "|---|---|---|---|---|",
-    ]
+    headings = ("row", "agrees %", "p50 ms", f"speed to {EAGER} [95 %]")
+    headings += ("ort-cpu to this row [95 %]",)
+    cells = []
     rounds = {row.name: row.rounds for row in rows}
     for row in rows:
         time = latency(row.rounds)
         p50 = time.p50_ms if time else float("nan")
-        ratios = f"{_ratio(rounds, EAGER, row.name)} | {_ratio(rounds, row.name, OURS)}"
-        lines.append(f"| {row.name} | {100 * row.agreement:.4f} | {p50:.1f} | {ratios} |")
-    lines += [f"| {name} | not run: {reason} | | | |" for name, reason in reasons.items()]
-    return "\n".join(lines)
+        ratios = [_ratio(rounds, EAGER, row.name), _ratio(rounds, row.name, OURS)]
+        cells.append([row.name, f"{100 * row.agreement:.4f}", f"{p50:.1f}", *ratios])
+    cells += [[name, f"not run: {reason}"] for name, reason in reasons.items()]
+    return markdown(headings, cells)
 
 
 def cores_table(rows: list[Row], groups: dict[str, tuple[float, set[int]]]) -> str:
     """How much faster ort-cpu is than each row, by where the cores were; see ``core_latency``."""
     peers = [row for row in rows if row.name != OURS]
     (ours,) = (row.rounds for row in rows if row.name == OURS)
-    lines = [
-        f"| cores | rounds | ort-cpu to {' | to '.join(row.name for row in peers)} |",
-        f"|---|---|{'---|' * len(peers)}",
-    ]
+    headings = ("cores", "rounds", *(f"ort-cpu to {row.name}" for row in peers))
+    cells = []
     for name, (nanoseconds, numbers) in groups.items():
-        among = [turn for turn in ours if turn.round in numbers]
-        ratios = (
-            _ratio(
-                {row.name: [t for t in row.rounds if t.round in numbers], OURS: among},
-                row.name,
-                OURS,
-            )
-            for row in peers
-        )
+
+        def among(turns: list[Turn], numbers: set[int] = numbers) -> list[Turn]:
+            return [turn for turn in turns if turn.round in numbers]
+
+        ratios = (ratio_text(speed_ratio(among(row.rounds), among(ours))) for row in peers)
         words = {"shared": "share a cache", "apart": "share none"}[name]
-        cells = f"{words} ({nanoseconds:.0f} ns) | {len(numbers)} | {' | '.join(ratios)}"
-        lines.append(f"| {cells} |")
-    return "\n".join(lines)
+        cells.append([f"{words} ({nanoseconds:.0f} ns)", str(len(numbers)), *ratios])
+    return markdown(headings, cells)
 
 
 def _ratio(rounds: dict[str, list[Turn]], reference: str, candidate: str) -> str:
     if reference == candidate:
         return "reference" if candidate == EAGER else ""
-    ratio = speed_ratio(rounds[reference], rounds[candidate])
-    if ratio is None:
-        return "–"
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {verdict(ratio)}"
+    return ratio_text(speed_ratio(rounds[reference], rounds[candidate]))
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
@@ -193,7 +250,6 @@ def _ratio(rounds: dict[str, list[Turn]], reference: str, candidate: str) -> str
 )
 @click.option("--gains", is_flag=True, help="Also our export without each of its passes.")
 @click.option("--profile", is_flag=True, help="Also where the time of two rows goes.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every sample.")
 def benchmark(
     checkpoint: Path,
     data_dir: Path | None,
@@ -206,8 +262,6 @@ def benchmark(
     profile: bool,
     record: Path | None,
 ) -> None:
-    if record is not None:
-        writable_target(record)
     scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=rounds * round_seconds)
     with TemporaryDirectory() as folder:
         exports = Exports(checkpoint, data_dir, size, threads, Path(folder))
@@ -244,22 +298,20 @@ def benchmark(
         click.echo(f"\n{profile_table(profiles)}")
     if others := disturbed(turns):
         click.echo(f"DISTURBED by other processes: {others} turns; repeat it when quiet")
-    if record is not None:
-        kept = {
-            row.name: {
-                "agreement": row.agreement,
-                "rounds_ns": [turn.samples_ns for turn in row.rounds if turn.counted],
-            }
-            for row in rows
+    content: dict[str, Any] = {"threads": threads, "reasons": reasons, "disturbed_turns": others}
+    content["milliseconds_by_kind"] = profiles
+    content["cores"] = {
+        name: {"latency_ns": latency, "rounds": sorted(numbers)}
+        for name, (latency, numbers) in groups.items()
+    }
+    content["rows"] = {
+        row.name: {
+            "agreement": row.agreement,
+            "rounds_ns": [turn.samples_ns for turn in row.rounds if turn.counted],
         }
-        content = {"size": size, "threads": threads, "environment": facts, "reasons": reasons}
-        content["milliseconds_by_kind"] = profiles
-        content["cores"] = {
-            name: {"latency_ns": latency, "rounds": sorted(numbers)}
-            for name, (latency, numbers) in groups.items()
-        }
-        content |= {"disturbed_turns": others, "rows": kept}
-        write_text(record, json.dumps(content, indent=1) + "\n")
+        for row in rows
+    }
+    keep(record, size, content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether the instruments of dabnet-bench can be believed, measured on this machine.
+"""Accuracy of the instruments of dabnet-bench, measured on this machine.
 
     python studies/instruments.py
 
@@ -15,37 +15,214 @@ All pairs run in processes of their own and in interleaved rounds, as rows of da
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from input_options import input_options
-from instrument_loops import BareLoop, PerfTestLoop, PlainLoop, Slowed, Spin
-from isolated_rounds import Service, disturbed, opened, timed
-from trtexec_loop import TrtexecLoop
+from study import Service, disturbed, input_options, keep, markdown, opened, ratio_text, timed
 
 from bench.backends.base import Recipe
 from bench.isolation import ProcessFailed
 from bench.machine.environment import describe_environment
 from bench.measure.harness import harness_ns
 from bench.measure.request import Scenario
-from bench.measure.timer import Timer
+from bench.measure.timer import LEAST_CALLS, Timed, Timer
 from bench.statistics import speed_ratio, verdict
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.data.images import check_source
-from dabnet.errors import InputError
-from dabnet.files import existing_file, writable_target, write_text
+from dabnet.errors import BackendUnavailable, InputError
+from dabnet.files import existing_file
 from dabnet.intervals import Interval
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.runner import NullRunner, Uint8Array
+from dabnet.runtime.trt.check import read_engine_manifest
 from dabnet.runtime.trt.runner import TensorRTRunner
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
+
+
+class Spin(NullRunner):
+    """Keeps the processor busy for so many seconds a call: what is more is the harness's."""
+
+    def __init__(self, shape: tuple[int, int, int, int], seconds: float) -> None:
+        super().__init__(shape)
+        self._seconds = seconds
+
+    def infer(self, images: Uint8Array) -> Uint8Array:
+        until = time.perf_counter() + self._seconds
+        while time.perf_counter() < until:
+            pass
+        return self._masks
+
+
+class Slowed(OnnxRuntimeRunner):
+    """Takes ``factor`` times as long as the call itself just took."""
+
+    def __init__(self, path: Path, threads: int, factor: float) -> None:
+        super().__init__(path, threads=threads)
+        self._more = factor - 1
+
+    def infer(self, images: Uint8Array) -> Uint8Array:
+        start = time.perf_counter()
+        masks: Uint8Array = super().infer(images)
+        until = time.perf_counter() + self._more * (time.perf_counter() - start)
+        while time.perf_counter() < until:
+            pass
+        return masks
+
+
+class _Loop:
+    """Times whole turns: clock, calls, clock."""
+
+    def __init__(self, call: Callable[[int], Any]) -> None:
+        self._call = call
+
+    def warm_up(self, scope: str, bound_s: float) -> float:
+        self.turn(scope, 20)
+        return self.turn(scope, 20).wall_s / 20
+
+    def turn(self, scope: str, calls: int) -> Timed:
+        call, before = self._call, cpu_seconds()
+        call(-1)
+        start = time.perf_counter()
+        for number in range(calls):
+            call(number)
+        wall = time.perf_counter() - start
+        mean = round(1e9 * wall / calls)
+        return Timed((mean,) * calls, wall, cpu_seconds() - before)
+
+
+class BareLoop(_Loop):
+    """Calls a ``Spin`` and nothing else."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        runner = Spin(**arguments)
+        images = [np.zeros(arguments["shape"], np.uint8)] * 4
+        super().__init__(lambda number: runner.infer(images[number % 4]))
+
+
+class PlainLoop:
+    """``session.run`` on numpy arrays, with the clock around each call: what is in most scripts."""
+
+    def __init__(self, path: Path, images: Sequence[Uint8Array], threads: int) -> None:
+        session = _session(path, threads)
+        name = session.get_inputs()[0].name
+
+        def call(number: int) -> Any:
+            return session.run(None, {name: images[number % len(images)]})
+
+        self._call: Callable[[int], Any] = call
+
+    def warm_up(self, scope: str, bound_s: float) -> float:
+        self.turn(scope, 20)
+        return float(np.median(self.turn(scope, 20).samples_ns)) / 1e9
+
+    def turn(self, scope: str, calls: int) -> Timed:
+        before = cpu_seconds()
+        self._call(-1)
+        samples, begin = [], time.perf_counter()
+        for number in range(calls):
+            start = time.perf_counter_ns()
+            self._call(number)
+            samples.append(time.perf_counter_ns() - start)
+        return Timed(tuple(samples), time.perf_counter() - begin, cpu_seconds() - before)
+
+
+class PerfTestLoop(_Loop):
+    """One input and one output, bound once, and the call repeated.
+
+    As ``onnxruntime_perf_test`` does by default (onnxruntime/test/perftest/README.md).
+    """
+
+    def __init__(self, path: Path, images: Sequence[Uint8Array], threads: int) -> None:
+        import onnxruntime
+
+        session = _session(path, threads)
+        binding, result = session.io_binding(), session.get_outputs()[0]
+        given = onnxruntime.OrtValue.ortvalue_from_numpy(images[0], "cpu", 0)
+        binding.bind_ortvalue_input(session.get_inputs()[0].name, given)
+        binding.bind_output(result.name, "cpu")
+        super().__init__(lambda number: session.run_with_iobinding(binding))
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+WARM_UP_CALLS = 20
+
+
+class TrtexecLoop:
+    """Each turn is a run of trtexec, of which GPU Compute Time is taken.
+
+    That is the time between two events of the stream, around the kernels of a call. The harness's
+    scope `device` holds the launch and the wait besides; nothing is copied in either.
+    (https://docs.nvidia.com/deeplearning/tensorrt/latest/reference/command-line-programs.html)
+
+    Args:
+        engine: written by dabnet-export, of fixed sides or with the shape in its manifest.
+        trtexec: the program; TensorRT-RTX calls its own ``tensorrt_rtx``.
+
+    Raises:
+        BackendUnavailable: it cannot be started, fails, or timed fewer calls than it was told.
+    """
+
+    def __init__(self, engine: Path, trtexec: str) -> None:
+        manifest, _ = read_engine_manifest(engine)
+        self._command = [trtexec, f"--loadEngine={engine}", "--noDataTransfers"]
+        self._command += ["--duration=0", "--warmUp=200", "--infStreams=1"]
+        if manifest.is_dynamic:
+            sides = "x".join(str(side) for side in (*manifest.example, 3))
+            self._command.append(f"--shapes={manifest.input.name}:{sides}")
+
+    def warm_up(self, scope: str, bound_s: float) -> float:
+        return self.turn(scope, WARM_UP_CALLS).wall_s / WARM_UP_CALLS
+
+    def turn(self, scope: str, calls: int) -> Timed:
+        calls, before = max(LEAST_CALLS, calls), cpu_seconds()
+        with tempfile.TemporaryDirectory() as folder:
+            times = Path(folder) / "times.json"
+            words = [*self._command, f"--iterations={calls}", f"--exportTimes={times}"]
+            self._run(words)
+            try:
+                queries = json.loads(times.read_text(encoding="utf-8"))
+                samples = [round(1e6 * float(query["computeMs"])) for query in queries]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise BackendUnavailable(f"{words[0]} left no times ({error})") from error
+        if len(samples) < calls:
+            raise BackendUnavailable(f"{words[0]} timed {len(samples)} calls of {calls}")
+        counted = tuple(samples[-calls:])  # older releases keep those of the warm-up too
+        return Timed(counted, sum(counted) / 1e9, cpu_seconds() - before)
+
+    def _run(self, words: list[str]) -> None:
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise BackendUnavailable(f"{words[0]!r} does not start ({error.strerror})") from error
+        if done.returncode:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
+            reason = said[0] if said else f"exit code {done.returncode}"
+            raise BackendUnavailable(f"{words[0]} failed: {reason}")
+
 
 MS = 1_000_000
 SLOWER = 1.02
@@ -77,10 +254,6 @@ class Comparison:
         return found
 
 
-def _shown(ratio: Interval) -> str:
-    return f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}] {verdict(ratio)}"
-
-
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
 @input_options
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
@@ -89,7 +262,6 @@ def _shown(ratio: Interval) -> str:
 @click.option("--pairs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--engine", type=click.Path(path_type=Path), help="Also TensorRT, on this engine.")
 @click.option("--trtexec", default="trtexec", show_default=True, help="The program.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep the figures.")
 def benchmark(
     checkpoint: Path,
     data_dir: Path | None,
@@ -102,8 +274,6 @@ def benchmark(
     trtexec: str,
     record: Path | None,
 ) -> None:
-    if record is not None:
-        writable_target(record)
     if engine is not None:
         existing_file(engine, "an engine written by dabnet-export")
         if shutil.which(trtexec) is None:
@@ -115,7 +285,7 @@ def benchmark(
         spec = ExportSpec(size, optimize_for="ort-cpu", check_images=1)
         export_onnx(checkpoint, path, spec, data_dir=data_dir, progress=progress_bar)
         dataset = load_checkpoint(checkpoint).dataset
-        images = [image[None] for _, image in check_source(dataset, data_dir, 4, size)]
+        images = [item.image[None] for item in check_source(dataset, data_dir, 4, size)]
         comparison = Comparison(scenario, folder)
         figures: dict[str, Any] = {"null_ns": harness_ns(size, folder)}
 
@@ -151,11 +321,10 @@ def benchmark(
                 step()
                 slower.append(comparison.ratio(ours, slowed))
                 step()
-    click.echo("| what | speed ratio [95 %] |\n|---|---|")
-    for name in ratios:
-        click.echo(f"| {name} | {_shown(figures[name])} |")
+    rows = [[name, ratio_text(figures[name], 4)] for name in ratios]
     if engine is None:
-        click.echo("| TensorRT: harness to trtexec | not compared: name an engine (--engine) |")
+        rows.append(["TensorRT: harness to trtexec", "not compared: name an engine (--engine)"])
+    click.echo(markdown(("what", "speed ratio [95 %]"), rows))
     null = figures["null_ns"]
     click.echo(f"\na call of the null runner: {null:.0f} ns, {100 * null / MS:.3f} % of 1 ms")
     same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
@@ -172,10 +341,7 @@ def benchmark(
         f" {min_time:g} s a row; {facts['processor']}, ONNX Runtime {facts['onnxruntime']};"
         f" turns that others disturbed: {comparison.disturbed}"
     )
-    if record is not None:
-        kept = {"equal": equal, "slower": slower, "environment": facts, "size": size, **figures}
-        text = json.dumps(kept, indent=1, default=lambda i: [i.value, i.low, i.high])
-        write_text(record, text + "\n")
+    keep(record, size, {"equal": equal, "slower": slower, **figures})
 
 
 if __name__ == "__main__":

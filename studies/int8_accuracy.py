@@ -1,6 +1,6 @@
-"""What INT8 costs in accuracy: each calibration method on each placement, and other tools.
+"""Accuracy that INT8 costs: each calibration method on each placement, and other tools.
 
-    python studies/int8_accuracy.py --checkpoint weights/dabnet_camvid.pth \\
+    python studies/int8_accuracy.py --checkpoint weights/dabnet_camvid.pth \
         --data-dir path/to/camvid --size 360x480
 
 All rows are quantised on the same training images and scored on the same validation images, in one
@@ -17,8 +17,7 @@ in another order where it keeps the weights in int8.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,34 +26,73 @@ import click
 import numpy as np
 import onnx
 import torch
-from input_options import input_options
 from int8_peers import PEERS, quantised_by
-from int8_scores import Scores, scores_of
+from numpy.typing import NDArray
+from study import input_options, keep, markdown
 
-from bench.machine.environment import describe_environment
 from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
 from calibration.ranges import DEFAULT_METHOD, METHODS
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
-from dabnet.data.images import ImageSource, calibration_source
+from dabnet.data.dataset import Dataset
+from dabnet.data.images import SizedImages, calibration_source
 from dabnet.data.registry import open_dataset
+from dabnet.data.transforms import resize
 from dabnet.errors import DabnetError
-from dabnet.files import sha256_of_file, writable_target, write_text
+from dabnet.files import sha256_of_file
 from dabnet.intervals import miou_difference
-from dabnet.metrics import class_iou, mean_iou
+from dabnet.metrics import Counts, class_iou, confusion, mean_iou
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+from dabnet.runtime.runner import Runner
 from export.float_graph import float_graph
-from export.int8.quantise import (
-    calibrated_graph,
-    collected,
-    int8_graph,
-    ranges_of,
-    subject_of,
-)
+from export.int8.quantise import collected, int8_graph, ranges_of, subject_of
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of, save_onnx, with_manifest
 from export.spec import ExportSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one runner saw.
+
+    Attributes:
+        per_image: confusion matrices, int64 (images, K, K).
+        agreement: share of pixels equal to another runner's, one an image; None without another.
+    """
+
+    per_image: Counts
+    agreement: NDArray[np.float64] | None
+
+
+def scores_of(
+    runners: Mapping[str, Runner],
+    compared_with: Mapping[str, str],
+    dataset: Dataset,
+    size: tuple[int, int],
+    images: int,
+    step: Callable[[], None],
+) -> dict[str, Scores]:
+    """Run every runner on the first ``images`` images of the split, resized to ``size``.
+
+    ``compared_with`` names for a runner the other one whose masks its own are compared with.
+    """
+    classes = len(dataset.labels.classes)
+    matrices: dict[str, list[Counts]] = {name: [] for name in runners}
+    equal: dict[str, list[float]] = {name: [] for name in compared_with}
+    for index in range(images):
+        item = resize(dataset[index], size)
+        masks = {name: runner.infer(item.image[None])[0] for name, runner in runners.items()}
+        for name, mask in masks.items():
+            matrices[name].append(confusion(mask, item.label, classes))
+        for name, other in compared_with.items():
+            equal[name].append(float((masks[name] == masks[other]).mean()))
+        step()
+    return {
+        name: Scores(np.stack(matrices[name]), np.array(equal[name]) if name in equal else None)
+        for name in runners
+    }
+
 
 FP32 = "FP32"
 DEFAULT = f"{DEFAULT_PLACEMENT}, {DEFAULT_METHOD}"
@@ -126,23 +164,21 @@ class Bench:
             for placement in PLACEMENTS:
                 model, _ = quantize(graph.model, ranges, placement=placement)
                 yield f"{placement}, {method}", model
-        for equalize, fit_weights in ((True, False), (False, True), (True, True)):
-            refined = dataclasses.replace(spec, equalize=equalize, fit_weights=fit_weights)
-            model = int8_model(checkpoint, self._checkpoint, self._data_dir, refined)
-            with_what = " + equalize" * equalize + " + fit-weights" * fit_weights
-            yield f"{DEFAULT}{with_what}", model
+        fitted = dataclasses.replace(spec, fit_weights=True)
+        model = int8_model(checkpoint, self._checkpoint, self._data_dir, fitted)
+        yield f"{DEFAULT} + fit-weights", model
 
     def _by_peer(self, name: str) -> tuple[str, onnx.ModelProto]:
         images = self._at / "images.npy"
         if not images.exists():
-            np.save(images, np.stack([image for _, image in self._images()]))
+            np.save(images, np.stack([item.image for item in self._images()]))
         output = self._at / f"{name} raw.onnx"
         with progress_bar(name, 1) as step:
             tool = quantised_by(name, self._fp32, images, output)
             step()
         return tool, load_onnx(output)
 
-    def _images(self) -> ImageSource:
+    def _images(self) -> SizedImages:
         count, size = self._spec.calibration_images, self._spec.size
         return calibration_source(self._dataset, self._data_dir, count, size)
 
@@ -162,7 +198,7 @@ def int8_model(
     checkpoint: Checkpoint, path: Path, data_dir: Path | None, spec: ExportSpec
 ) -> onnx.ModelProto:
     """The int8 graph of an export, without the check and the manifest."""
-    graph = calibrated_graph(checkpoint, data_dir, spec, progress_bar)
+    graph = float_graph(checkpoint, spec)
     ranges = ranges_of(graph, checkpoint, sha256_of_file(path), data_dir, spec, progress_bar)
     return int8_graph(graph, ranges, spec)[0]
 
@@ -185,10 +221,9 @@ def table(
     scores: dict[str, Scores], candidates: dict[str, Candidate], reasons: dict[str, str]
 ) -> str:
     """Return the rows as Markdown."""
-    lines = [
-        "| row | mIoU % | Δ to FP32 [95 %] | agrees % | worst class, Δ IoU | int8 convolutions |",
-        "|---|---|---|---|---|---|",
-    ]
+    headings = ("row", "mIoU %", "Δ to FP32 [95 %]", "agrees %", "worst class, Δ IoU")
+    headings += ("int8 convolutions",)
+    rows = []
     classes = candidates[FP32].runner.manifest.classes
     reference = scores[FP32].per_image
     for name, score in scores.items():
@@ -204,9 +239,9 @@ def table(
             cells[3] = f"{100 * agrees.mean():.2f}" if agrees is not None else ""
             cells[4] = f"{classes[worst]} {100 * drops[worst]:+.2f}"
             cells[5] = f"{candidate.int8} of {candidate.convolutions}"
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [f"| {name} | not run: {reason} | | | | |" for name, reason in reasons.items()]
-    return "\n".join(lines)
+        rows.append(cells)
+    rows += [[name, f"not run: {reason}"] for name, reason in reasons.items()]
+    return markdown(headings, rows)
 
 
 def noise(scores: dict[str, Scores]) -> str:
@@ -227,7 +262,6 @@ def noise(scores: dict[str, Scores]) -> str:
 @click.option("--calibration-images", type=click.IntRange(1), default=48, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=torch.get_num_threads())
 @click.option("--peers/--no-peers", default=True, help="Other tools, which take minutes.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every image.")
 def benchmark(
     checkpoint: Path,
     data_dir: Path | None,
@@ -238,8 +272,6 @@ def benchmark(
     peers: bool,
     record: Path | None,
 ) -> None:
-    if record is not None:
-        writable_target(record)
     spec = ExportSpec(size, "int8", calibration_images=calibration_images)
     val = open_dataset(load_checkpoint(checkpoint).dataset, "val", data_dir, size)
     count = min(images or len(val), len(val))
@@ -262,20 +294,18 @@ def benchmark(
     for words in sorted(set(filter(None, arithmetic.values()))):
         names = [n for n, given in arithmetic.items() if given == words and n != AGAIN]
         click.echo(f"computed in {words}: {_listed(names)}")
-    if record is not None:
-        rows = {
-            name: {
-                "tool": candidates[name].tool,
-                "arithmetic": arithmetic[name],
-                "int8_convolutions": candidates[name].int8,
-                "per_image": score.per_image.tolist(),
-                "agreement": score.agreement.tolist() if score.agreement is not None else [],
-            }
-            for name, score in scores.items()
+    rows = {
+        name: {
+            "tool": candidates[name].tool,
+            "arithmetic": arithmetic[name],
+            "int8_convolutions": candidates[name].int8,
+            "per_image": score.per_image.tolist(),
+            "agreement": score.agreement.tolist() if score.agreement is not None else [],
         }
-        content = {"size": size, "images": count, "calibration_images": calibration_images}
-        content |= {"environment": describe_environment(), "reasons": reasons, "rows": rows}
-        write_text(record, json.dumps(content) + "\n")
+        for name, score in scores.items()
+    }
+    content = {"images": count, "calibration_images": calibration_images}
+    keep(record, size, content | {"reasons": reasons, "rows": rows})
 
 
 def _listed(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a user would get from another tool's INT8 with its defaults.
+"""INT8 graphs of other tools, with their defaults.
 
 Each tool runs in a process of its own: some change onnx and onnxruntime for whoever imports them,
 and some keep every activation of every image in memory. That process is this file, run as

@@ -1,4 +1,4 @@
-"""How fast training runs, and how much of that time it waits for data, on each data path.
+"""Speed of training on each data path, and the share of time that it waits for data.
 
     python studies/training_speed.py --dataset camvid --data-dir path/to/camvid
 
@@ -16,7 +16,6 @@ images are drawn scenes, written as PNG files in CamVid's layout.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -30,11 +29,12 @@ from typing import Any
 
 import click
 import torch
+from study import keep, markdown, ratio_text, record_option
 from torch import Tensor
 
 from bench.machine.environment import describe_environment
 from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
-from bench.statistics import paired_ratio, verdict
+from bench.statistics import paired_ratio
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder
@@ -44,7 +44,6 @@ from dabnet.data.registry import open_dataset
 from dabnet.data.statistics import count_pixels
 from dabnet.data.toy_street import write_camvid_tree
 from dabnet.errors import InputError
-from dabnet.files import writable_target, write_text
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
 from dabnet.torch_device import torch_device
@@ -148,25 +147,20 @@ def table(turns: dict[str, list[Turn]]) -> str:
     def median(row: str) -> float:
         return statistics.median(turn.images_per_s for turn in turns[row])
 
-    lines = [
-        "| data path | images/s, median [least, most] | waits | of the most"
-        " | speed to plain [95 %] |",
-        "|---|---|---|---|---|",
-    ]
+    headings = ("data path", "images/s, median [min, max]", "waits", "of the most")
+    headings += ("speed to plain [95 %]",)
+    cells = []
     for row, own in turns.items():
         rates = [turn.images_per_s for turn in own]
         waits = sum(turn.waited for turn in own) / sum(turn.seconds for turn in own)
         if row == "plain":
             compared = "reference"
         else:
-            ratio = paired_ratio(per_image("plain"), per_image(row))
-            compared = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] {verdict(ratio)}"
+            compared = ratio_text(paired_ratio(per_image("plain"), per_image(row)))
         share = median(row) / median("no data")
-        lines.append(
-            f"| {row} | {median(row):.2f} [{min(rates):.2f}, {max(rates):.2f}]"
-            f" | {100 * waits:.1f} % | {100 * share:.0f} % | {compared} |"
-        )
-    return "\n".join(lines)
+        rate = f"{median(row):.2f} [{min(rates):.2f}, {max(rates):.2f}]"
+        cells.append([row, rate, f"{100 * waits:.1f} %", f"{100 * share:.0f} %", compared])
+    return markdown(headings, cells)
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
@@ -180,8 +174,8 @@ def table(turns: dict[str, list[Turn]]) -> str:
 @click.option("--channels-last/--no-channels-last", default=True, show_default=True)
 @click.option("--num-workers", type=click.IntRange(0), help="[default: 4 with a GPU, 0 without]")
 @click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="A turn.")
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Also keep every turn.")
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Per turn.")
+@record_option
 def benchmark(
     dataset: str,
     data_dir: Path | None,
@@ -194,8 +188,6 @@ def benchmark(
     record: Path | None,
     **options: Any,
 ) -> None:
-    if record is not None:
-        writable_target(record)
     if data_dir is None and dataset != "camvid":
         raise InputError(f"no --data-dir for {dataset}", "its folder", "or take --dataset camvid")
     chosen = torch_device(device)
@@ -238,10 +230,9 @@ def benchmark(
         click.echo(
             f"DISTURBED: other processes used {foreign:.2f} cores; repeat it on a quiet machine"
         )
-    if record is not None:
-        kept = {row: [asdict(turn) for turn in own] for row, own in turns.items()}
-        content = {"recipe": recipe.to_dict(), "environment": facts, "foreign_cores": foreign}
-        write_text(record, json.dumps(content | {"turns": kept}, indent=1) + "\n")
+    kept = {row: [asdict(turn) for turn in own] for row, own in turns.items()}
+    content = {"recipe": recipe.to_dict(), "foreign_cores": foreign, "turns": kept}
+    keep(record, recipe.input_size, content)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_a_tool_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
         "int8_peers.quantised_by('onnxruntime quantize_static', Path('model.onnx'),"
         " Path('images.npy'), Path('out.onnx'))"
     )
-    path = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
+    path = f"{ROOT}{os.pathsep}{ROOT / 'studies'}"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -39,7 +39,7 @@ pathlib.Path(words["exportTimes"]).write_text(json.dumps([
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     monkeypatch.syspath_prepend(str(ROOT / "studies"))
-    from trtexec_loop import TrtexecLoop
+    from instruments import TrtexecLoop
 
     return TrtexecLoop
 
