@@ -1,137 +1,170 @@
-"""Dataclasses from JSON and back, with nothing taken for what it is not."""
+"""The one codec of JSON files: frozen dataclasses, strict in both directions.
+
+A file is read only if it is exactly what its dataclass says: a record that is misread gives a wrong
+table, and a wrong table is worse than none.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, get_args, get_origin
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
 
-Hook = Callable[[Any, Any], Any]
-_INT64 = 2**63
+from dabnet.errors import DabnetError, InputError
+from dabnet.files import existing_file, write_text
 
-
-@lru_cache(maxsize=1)
-def converter() -> Any:
-    """cattrs, held to JSON's types: else it makes an int of "3" and a tuple of letters of "abc"."""
-    from cattrs import Converter
-
-    strict = Converter(forbid_extra_keys=True, detailed_validation=True)
-    strict.register_structure_hook(int, _int)
-    strict.register_structure_hook(float, _float)
-    strict.register_structure_hook(str, _text)
-    strict.register_structure_hook(bool, _bool)
-    strict.register_structure_hook_factory(
-        lambda kind: _is_of(kind, tuple), lambda kind: _tuple_hook(strict, kind)
-    )
-    strict.register_structure_hook_factory(
-        lambda kind: _is_of(kind, dict), lambda kind: _dict_hook(strict, kind)
-    )
-    return strict
+T = TypeVar("T")
+_SHORT = 96  # characters of a value that is written on one line
 
 
-def _is_of(kind: Any, container: type) -> bool:
-    origin: Any = get_origin(kind)
-    return origin is container
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """One kind of JSON file.
 
+    Refused is what is not UTF-8 or not JSON (NaN and infinity are not), a key that occurs twice, an
+    integer beyond 64 bits, half of a surrogate pair, an unknown key, and a value of another type
+    ("3" is not 3). A whole number is taken for a float, a field's default for a missing key.
 
-def _int(value: Any, _: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= _INT64:
-        raise ValueError(f"{_shown(value)} is no whole number of 64 bits")
-    return value
+    Attributes:
+        kind: what the file holds: a frozen dataclass, or ``dict[str, ...]``. The limits of a value
+            are written there as ``Annotated[int, annotated_types.Ge(1)]``.
+        noun: what an error calls the file, such as ``record``.
+        writer: the command that writes it.
+        remake: how to get another one, such as ``measure again with: dabnet-bench CHECKPOINT``.
+        version: key and value that tell formats apart; None for a file without them.
+        error: what is raised for a file that cannot be used.
+        one_line_each: keys of arrays and objects of which each item is written on one line.
+    """
 
+    kind: type[T]
+    noun: str
+    writer: str
+    remake: str
+    version: tuple[str, int] | None = None
+    error: type[DabnetError] = InputError
+    one_line_each: tuple[str, ...] = ()
 
-def _float(value: Any, _: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"{_shown(value)} is no number")
-    return float(value)
+    def dump(self, value: T) -> str:
+        """Return ``value`` as JSON, ended by a newline; ValueError for a number that is not finite.
 
+        Short values, arrays of scalars and each item of ``one_line_each`` are one line.
+        """
+        plain = json.loads(json.dumps(value, default=dataclasses.asdict, allow_nan=False))
+        return self._layout(plain, "\n", False) + "\n"
 
-def _bool(value: Any, _: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{_shown(value)} is neither true nor false")
-    return value
+    def write(self, value: T, path: str | Path) -> None:
+        """Write ``dump(value)`` to ``path`` atomically."""
+        write_text(path, self.dump(value))
 
+    def read(self, path: str | Path) -> T:
+        """Read a file that ``write`` wrote: as ``parse``, and ``InputError`` for no such file."""
+        return self.parse(existing_file(path, self._expected).read_bytes(), repr(str(path)))
 
-def _text(value: Any, _: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{_shown(value)} is no text")
-    value.encode()  # half of a surrogate pair cannot be printed
-    return value
+    def parse(self, text: str | bytes, source: str) -> T:
+        """Read what ``dump`` returned (UTF-8); ``source`` names the file in the error.
 
+        Raises:
+            DabnetError: of the class ``error``: damaged, foreign, or of another format, in one line
+                with the JSON path of the first fault, such as ``rows[0].name: ...``.
+        """
+        from pydantic import ValidationError
 
-def _tuple_hook(strict: Any, kind: Any) -> Hook:
-    parts = get_args(kind)
-    each = parts[0] if parts[-1] is ... else None
-    hooks = [strict.get_structure_hook(part) for part in parts if part is not ...]
-
-    def hook(value: Any, _: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError(f"{_shown(value)} is no array")
-        if each is None and len(value) != len(parts):
-            raise ValueError(f"an array of {len(value)}, not {len(parts)}")
-        if each is not None:
-            return tuple(
-                _collected(kind, enumerate(value), [each] * len(value), hooks * len(value))
-            )
-        return tuple(_collected(kind, enumerate(value), parts, hooks))
-
-    return hook
-
-
-def _dict_hook(strict: Any, kind: Any) -> Hook:
-    _, part = get_args(kind)
-    structure = strict.get_structure_hook(part)
-
-    def hook(value: Any, _: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise ValueError(f"{_shown(value)} is no object")
-        count = len(value)
-        made = _collected(kind, value.items(), [part] * count, [structure] * count)
-        return dict(zip(value, made, strict=True))
-
-    return hook
-
-
-def _collected(
-    kind: Any, items: Iterable[tuple[Any, Any]], parts: Iterable[Any], hooks: Iterable[Hook]
-) -> list[Any]:
-    """Structure each value; what fails is raised with its index or key, as cattrs does it."""
-    from cattrs.errors import IterableValidationError, IterableValidationNote
-
-    made, errors = [], []
-    for (index, value), part, structure in zip(items, parts, hooks, strict=True):
         try:
-            made.append(structure(value, part))
-        except Exception as error:
-            note = IterableValidationNote(f"@ {index}", index, part)
-            # Not add_note, which Python 3.10 lacks: cattrs reads the attribute.
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
-            errors.append(error)
-    if errors:
-        raise IterableValidationError("", errors, kind)
-    return made
+            text = text.decode() if isinstance(text, bytes) else text
+            raw = json.loads(text, parse_int=_int64, object_pairs_hook=_unique_keys)
+            checked = json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
+            self._check_version(raw, source)
+            parsed: T = self._adapter.validate_json(checked, strict=True, extra="forbid")
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            self.refuse(source, _fault(faults[0]) + more, error)
+        except (ValueError, RecursionError) as error:
+            self.refuse(source, f"not JSON: {error}", error)
+        return parsed
+
+    def refuse(self, source: str, fault: str, cause: BaseException | None = None) -> NoReturn:
+        """Raise that ``source`` is unusable because of ``fault``."""
+        raise self.error(
+            f"{source} holds no valid {self.noun}: {fault}", self._expected, self.remake
+        ) from cause
+
+    @cached_property
+    def _adapter(self) -> Any:
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(self.kind)
+
+    @property
+    def _expected(self) -> str:
+        return f"a {self.noun} that {self.writer} wrote"
+
+    def _check_version(self, raw: Any, source: str) -> None:
+        if self.version is None or not isinstance(raw, dict):
+            return  # the type of ``raw`` is checked by pydantic
+        key, version = self.version
+        found = raw.get(key)
+        if type(found) is not int:
+            self.refuse(source, f"{key}: expected {version}, got {_shown(found)}")
+        if raw.keys().isdisjoint(_fields(self.kind) - {key}):
+            self.refuse(source, f"none of its keys, such as {_shown(min(raw))}, is known")
+        if found != version:
+            newer = "install the dabnet-toolkit that wrote it, or a later one, or "
+            raise self.error(
+                f"{source} holds a {self.noun} of {key} {found}",
+                f"{key} {version}",
+                (newer if found > version else "") + self.remake,
+            )
+
+    def _layout(self, value: Any, newline: str, one_line_each: bool) -> str:
+        line = json.dumps(value, ensure_ascii=False)
+        is_list = isinstance(value, list)
+        scalars = is_list and not any(isinstance(item, (dict, list)) for item in value)
+        if len(line) <= _SHORT or scalars or not isinstance(value, (dict, list)):
+            return line
+        lines = []
+        for key, item in enumerate(value) if isinstance(value, list) else value.items():
+            text = json.dumps(item, ensure_ascii=False)
+            if not one_line_each:
+                text = self._layout(item, newline + " ", key in self.one_line_each)
+            lines.append(text if is_list else f"{json.dumps(key, ensure_ascii=False)}: {text}")
+        body = f",{newline} ".join(lines)
+        return f"{line[0]}{newline} {body}{newline}{line[-1]}"
+
+
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _int64(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text[:40]} exceeds 64 bits")
+    return int(text)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return dict(pairs)
+
+
+def _fault(error: Any) -> str:
+    """One of pydantic's errors as ``path: expected ..., got ...``."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]]
+    where = "".join(parts).removeprefix(".") or "at its top"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{where}: unknown key"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    said = error["msg"].replace("Input should be ", "expected ").removeprefix("Value error, ")
+    return f"{where}: {said}, got {_shown(error['input'])}"
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:39]}…"
-
-
-def faults(error: Exception) -> list[str]:
-    """What is wrong and where, such as ``rows[0].name: 3 is no text``."""
-    from cattrs import transform_error
-    from cattrs.errors import ForbiddenExtraKeysError
-
-    def said(fault: BaseException, _: Any) -> str:
-        if isinstance(fault, KeyError):
-            return "is missing"
-        if isinstance(fault, ForbiddenExtraKeysError):
-            return f"unknown key {min(fault.extra_fields)!r}"
-        return str(fault) if isinstance(fault, ValueError) else "is no object"
-
-    found = []
-    for line in transform_error(error, format_exception=said):
-        what, _, where = line.rpartition(" @ ")
-        found.append(f"{where.removeprefix('$').lstrip('.') or 'at its top'}: {what}")
-    return found

@@ -8,12 +8,10 @@ run only if nobody else used the processor meanwhile.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from bench.isolation import remote_progress
 from bench.machine.cpu_peaks import cpu_kernels
@@ -23,14 +21,14 @@ from bench.machine.peak_kernel import BYTES, PeakKernel
 from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
 from bench.record import Peaks
 from dabnet.console import ProgressBar
-from dabnet.errors import BackendUnavailable
-from dabnet.files import write_text
-from dabnet.records import converter
+from dabnet.errors import BackendUnavailable, DabnetError
+from dabnet.records import Codec
 
 CACHE_FILE = "machine.json"
 BUDGET_S = 0.5  # of a kernel
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu")
 
+_KEPT = Codec(dict[str, Peaks], "measurement of this machine", "dabnet-bench", "measure again")
 _log = logging.getLogger(__name__)
 
 
@@ -80,8 +78,7 @@ def measured_peaks(device: str, threads: int, cache: Path, progress: ProgressBar
     )
     if foreign is None or foreign < DISTURBED_CORES:
         cache.mkdir(parents=True, exist_ok=True)
-        kept = converter().unstructure({**known, key: peaks})
-        write_text(cache / CACHE_FILE, json.dumps(kept, indent=1) + "\n")
+        _KEPT.write({**known, key: peaks}, cache / CACHE_FILE)
     return peaks
 
 
@@ -124,9 +121,8 @@ def _versions() -> list[str]:
 def _kept(path: Path) -> dict[str, Peaks]:
     """What earlier runs measured; {} where it cannot be read."""
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kept: dict[str, Peaks] = converter().structure(raw, dict[str, Peaks])
-    except Exception:  # no file, no JSON, other fields: whatever it is, it is measured anew
+        kept = _KEPT.read(path)
+    except DabnetError:  # no file, no JSON, other fields: whatever it is, it is measured anew
         return {}
     return {key: peaks for key, peaks in kept.items() if _sound(peaks)}
 

@@ -6,15 +6,13 @@ In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metad
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dabnet import __version__
 from dabnet.errors import ArtifactError
 from dabnet.preprocessing import Preprocessing
+from dabnet.records import Codec
 
 Colour = tuple[int, int, int]
 
@@ -57,12 +55,6 @@ class CalibrationInfo:
     image_sha256: tuple[str, ...] = ()
     placement: str = ""
     float_layers: tuple[str, ...] = ()
-
-    @classmethod
-    def from_plain(cls, raw: dict[str, Any]) -> CalibrationInfo:
-        """Read what ``dataclasses.asdict`` gave and JSON kept."""
-        lists = {key: tuple(raw[key]) for key in ("image_sha256", "float_layers")}
-        return cls(**{**raw, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,63 +160,30 @@ class Manifest:
         return DYNAMIC in self.input.shape
 
     def to_json(self) -> str:
-        """Return the manifest as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        """Return the manifest as JSON."""
+        return MANIFEST.dump(self)
 
     @classmethod
-    def from_json(cls, text: str, source: str) -> Manifest:
-        """Read what ``to_json`` wrote; ``source`` names the file in the error."""
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            version = raw["format"]
-            if version != FORMAT:
-                raise ArtifactError(
-                    f"{source} carries a manifest of format {version}",
-                    f"format {FORMAT}",
-                    "export the artifact again with this version of dabnet-export",
-                )
-            return cls(
-                **{
-                    **raw,
-                    "classes": tuple(raw["classes"]),
-                    "palette": tuple(tuple(colour) for colour in raw["palette"]),
-                    "preprocessing": Preprocessing(
-                        tuple(raw["preprocessing"]["mean_rgb"]),
-                        tuple(raw["preprocessing"]["scale"]),
-                    ),
-                    "input": _tensor(raw["input"]),
-                    "output": _tensor(raw["output"]),
-                    "calibration": raw["calibration"]
-                    and CalibrationInfo.from_plain(raw["calibration"]),
-                    "agreement": _optional(Agreement, raw["agreement"]),
-                    "engine": _engine(raw["engine"]),
-                    "example": tuple(raw["example"]),
-                    "passes": tuple(PassInfo(**applied) for applied in raw["passes"]),
-                }
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{source} carries a damaged manifest ({error})",
-                "the JSON that dabnet-export writes",
-                "export the artifact again",
-            ) from error
+    def from_json(cls, text: str | bytes, source: str) -> Manifest:
+        """Read what ``to_json`` wrote; ``source`` names the file in the error.
+
+        Raises:
+            ArtifactError: it is damaged, or of another format.
+        """
+        return MANIFEST.parse(text, source)
+
+
+MANIFEST = Codec(
+    Manifest,
+    "manifest",
+    "dabnet-export",
+    "export the artifact again with this version of dabnet-export",
+    version=("format", FORMAT),
+    error=ArtifactError,
+    one_line_each=("passes", "palette"),
+)
 
 
 def engine_manifest_path(engine: Path) -> Path:
     """``model.engine`` → ``model.engine.json``."""
     return engine.with_name(engine.name + ".json")
-
-
-def _tensor(raw: dict[str, Any]) -> TensorInfo:
-    return TensorInfo(raw["name"], raw["dtype"], tuple(raw["shape"]))
-
-
-def _optional(kind: Any, raw: dict[str, Any] | None) -> Any:
-    return None if raw is None else kind(**raw)
-
-
-def _engine(raw: dict[str, Any] | None) -> EngineInfo | None:
-    if raw is None:
-        return None
-    profile = tuple(tuple(shape) for shape in raw["profile"])
-    return EngineInfo(**{**raw, "profile": profile, "compatibility": tuple(raw["compatibility"])})

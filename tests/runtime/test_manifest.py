@@ -52,6 +52,7 @@ manifests = st.builds(
     output=tensors,
     precision=st.sampled_from(["fp32", "fp16", "int8"]),
     checkpoint_sha256=st.text(),
+    example=st.tuples(*[st.integers(1, 9999)] * 3),
     opset=st.integers(0, 30),
     calibration=st.none()
     | st.builds(
@@ -59,7 +60,7 @@ manifests = st.builds(
         st.text(),
         st.text(),
         st.text(),
-        st.integers(),
+        st.integers(0, 9999),
         st.lists(st.text(), max_size=2).map(tuple),
         st.text(),
         st.lists(st.text(), max_size=2).map(tuple),
@@ -71,7 +72,7 @@ manifests = st.builds(
         st.text(),
         st.text(),
         st.text(),
-        layers_by_type=st.dictionaries(st.text(), st.integers(), max_size=3),
+        layers_by_type=st.dictionaries(st.text(), st.integers(0, 99), max_size=3),
     ),
     libraries=st.dictionaries(st.text(), st.text(), max_size=3),
 )
@@ -95,7 +96,7 @@ def test_every_field_is_in_the_text() -> None:
 def test_a_future_format_asks_for_another_export() -> None:
     text = json.dumps(json.loads(FULL.to_json()) | {"format": 4, "tomorrow": "unknown"})
     with pytest.raises(
-        ArtifactError, match="m.onnx carries a manifest of format 4; expected format 3"
+        ArtifactError, match="m.onnx holds a manifest of format 4; expected format 3"
     ):
         Manifest.from_json(text, "m.onnx")
 
@@ -119,14 +120,14 @@ def damaged() -> list[Any]:
     }
     texts |= {
         f"without {name}": json.dumps({k: v for k, v in whole.items() if k != name})
-        for name in ("model", "input", "checkpoint_sha256", "calibration")
+        for name in ("model", "input", "checkpoint_sha256", "example")
     }
     return [pytest.param(text, id=name) for name, text in texts.items()]
 
 
 @pytest.mark.parametrize("text", damaged())
 def test_a_damaged_text_is_one_line(text: str) -> None:
-    with pytest.raises(ArtifactError, match="^m.onnx carries a damaged manifest") as caught:
+    with pytest.raises(ArtifactError, match="^m.onnx holds no valid manifest") as caught:
         Manifest.from_json(text, "m.onnx")
     assert "\n" not in str(caught.value)
     assert "export the artifact again" in str(caught.value)

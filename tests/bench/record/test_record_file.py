@@ -39,7 +39,7 @@ turns = st.builds(
     counted=st.booleans(),
 )
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | finite | texts,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
@@ -101,28 +101,48 @@ def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any]], Any]
 DAMAGES: dict[str, tuple[Change, str]] = {
-    "older": (lambda r: r.update(format=2), "is a record of format 2; expected format 3; measure"),
+    "older": (lambda r: r.update(format=2), "a record of format 2; expected format 3; measure"),
     "newer": (lambda r: r.update(format=4), "of format 4; expected format 3; install"),
-    "no format": (lambda r: r.pop("format"), "is JSON, but no record"),
-    "format of text": (lambda r: r.update(format="3"), "is JSON, but no record"),
-    "unknown key": (lambda r: r.update(fps=1), "at its top: unknown key 'fps'"),
-    "missing key": (lambda r: r["rows"][1].pop("name"), "rows[1].name: is missing"),
+    "no format": (lambda r: r.pop("format"), "no valid record: format: expected 3, got null"),
+    "format of text": (lambda r: r.update(format="3"), 'format: expected 3, got "3"'),
+    "format of truth": (lambda r: r.update(format=True), "format: expected 3, got true"),
+    "unknown key": (lambda r: r.update(fps=1), "fps: unknown key"),
+    "unknown key within": (
+        lambda r: r["rows"][0]["setting"].update(depth=1),
+        "rows[0].setting.depth: unknown key",
+    ),
+    "missing key": (lambda r: r["rows"][1].pop("name"), "rows[1].name: missing"),
     "text for a number": (
         lambda r: r["rows"][0]["timings"][0]["turns"][2].update(wall_s="1.5"),
-        'rows[0].timings[0].turns[2].wall_s: "1.5" is no number',
+        'rows[0].timings[0].turns[2].wall_s: expected a valid number, got "1.5"',
     ),
-    "text for an array": (lambda r: r.update(images="ab"), 'images: "ab" is no array'),
+    "truth for a number": (
+        lambda r: r["rows"][0]["timings"][0]["turns"][2].update(wall_s=True),
+        "wall_s: expected a valid number, got true",
+    ),
+    "text for an array": (
+        lambda r: r.update(images="ab"),
+        'images: expected a valid array, got "ab"',
+    ),
     "number for a text": (
         lambda r: r["environment"].update(gpu=1),
-        "environment['gpu']: 1 is no text",
+        "environment.gpu: expected a valid string, got 1",
+    ),
+    "number for a truth": (
+        lambda r: r.update(complete=1),
+        "complete: expected a valid boolean, got 1",
     ),
     "fraction of a sample": (
         lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(1.5),
-        "samples_ns[12]: 1.5 is no whole number",
+        "samples_ns[12]: expected a valid integer, got 1.5",
     ),
     "sample of no time": (
         lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(0),
         "round 0 of scope 'host' has a time that no clock gives",
+    ),
+    "sample beyond 64 bits": (
+        lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(2**63),
+        "9223372036854775808 exceeds 64 bits",
     ),
     "a turn less": (
         lambda r: r["rows"][0]["timings"][1]["turns"].pop(),
@@ -130,14 +150,30 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "three sides": (
         lambda r: r["rows"][0]["setting"].update(size=[1, 2, 3]),
-        "rows[0].setting.size: an array of 3, not 2",
+        "rows[0].setting.size: Tuple should have at most 2 items after validation, not 3",
     ),
-    "null for an object": (lambda r: r["rows"][0].update(footprint=None), "is no object"),
+    "one side": (
+        lambda r: r["rows"][0]["setting"].update(size=[1]),
+        "rows[0].setting.size[1]: missing",
+    ),
+    "null for an object": (
+        lambda r: r["rows"][0].update(footprint=None),
+        "rows[0].footprint: expected an object, got null",
+    ),
     "a row twice": (lambda r: r["rows"].append(r["rows"][0]), "2 rows 'pytorch-fp32' at 512x1024"),
     "an image less": (lambda r: r["images"].pop(), "hits that are not of 7 images and 3 classes"),
     "a class less": (lambda r: r["classes"].pop(), "IoU of 3 classes of 2"),
-    "not a number": (lambda r: r.update(harness_ns=math.nan), "is not JSON (NaN is no number)"),
+    "not a number": (lambda r: r.update(harness_ns=math.nan), "not JSON: Out of range float"),
+    "not a number within": (
+        lambda r: r["scenario"].update(x=[-math.inf]),
+        "not JSON: Out of range float",
+    ),
     "half a character": (lambda r: r.update(model="\ud800"), "surrogates not allowed"),
+    "half a character in a key": (
+        lambda r: r["scenario"].update({"\ud800": 1}),
+        "surrogates not allowed",
+    ),
+    "two faults": (lambda r: r.update(model=1, fps=1), "got 1 (and 1 more)"),
 }
 
 
@@ -158,13 +194,18 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, case: str) -> None:
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"{", "is not JSON"),
-        (b"\xff\xfe{}", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
-        (b"[1, 2]", "holds no JSON object"),
-        (b'{"format": 3, "harness_ns": 1e999}', "is not JSON (1e999 is no number)"),
-        (b'{"rows": [], "model": "dabnet", "format": 1}', "is a record of format 1"),
-        (b'{"a": "b", "format": 1}', "is JSON, but no record"),
+        (b"{", "holds no valid record: not JSON"),
+        (b"\xff\xfe{}", "not JSON: 'utf-8' codec"),
+        (b"[" * 100_000, "not JSON: maximum recursion"),
+        (b'{"format": 3, "scenario": ' + b"[" * 400 + b"]" * 400 + b"}", "recursion limit"),
+        (b"[1, 2]", "at its top: expected an object, got [1, 2]"),
+        (b"null", "at its top: expected an object, got null"),
+        (b'{"format": 3, "harness_ns": 1e999}', "not JSON: Out of range float"),
+        (b'{"format": 3, "format": 3}', "not JSON: the key 'format' occurs twice"),
+        (b'{"format": ' + b"9" * 5000 + b"}", "999 exceeds 64 bits"),
+        (b'{"rows": [], "model": "dabnet", "format": 1}', "holds a record of format 1"),
+        (b'{"a": "b", "format": 1}', 'none of its keys, such as "a", is known'),
+        (b'{"format": 1}', "none of its keys"),
     ],
 )
 def test_a_foreign_file_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
@@ -172,7 +213,7 @@ def test_a_foreign_file_is_one_line(tmp_path: Path, content: bytes, said: str) -
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
         read_record(path)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no file at"):
         read_record(tmp_path / "absent.json")
 

@@ -191,7 +191,7 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
     )
     (tmp_path / "weights.bin").unlink()
     for name, kind, message in (
-        ("damaged.onnx", ArtifactError, "carries a damaged manifest"),
+        ("damaged.onnx", ArtifactError, "holds no valid manifest"),
         ("lonely.engine", ArtifactError, "no manifest at .*lonely.engine.json"),
         ("apart.onnx", ArtifactError, "its weights lie in a file that is missing"),
         ("empty.onnx", InputError, "empty.onnx' is empty"),
