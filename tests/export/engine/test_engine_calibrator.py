@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.calibrate import CalibrationImage
-from dabnet.data.images import ImageSource, Unreadable, calibration_source
+from dabnet.data.images import SizedImage, SizedImages, calibration_source
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.manifest import CalibrationInfo, Manifest
 from export.engine.engine import build_engine
@@ -28,12 +27,12 @@ from tests.support.engine_builds import (
 CALIBRATED = ("8.6.1", "10.0.1", "10.16.1")
 
 
-def street(count: int) -> Callable[[tuple[int, int]], ImageSource]:
+def street(count: int) -> Callable[[tuple[int, int]], SizedImages]:
     return lambda size: calibration_source("toy-street", None, count, size)
 
 
-def hashed(images: ImageSource) -> tuple[str, ...]:
-    return tuple(image.sha256 for image in images.hashed())
+def hashed(images: SizedImages) -> tuple[str, ...]:
+    return tuple(image.sha256 for image in images)
 
 
 @pytest.mark.parametrize("method", ["entropy", "minmax"])
@@ -47,8 +46,8 @@ def test_the_builder_reads_the_training_images(
     manifest = build(monkeypatch, tmp_path, version, spec, scenario, images=street(3))
     images = street(3)((32, 64))
     assert len(scenario.batches) == 3
-    for batch, (_, image) in zip(scenario.batches, images, strict=True):
-        np.testing.assert_array_equal(batch, image[None])
+    for batch, item in zip(scenario.batches, images, strict=True):
+        np.testing.assert_array_equal(batch, item.image[None])
     assert scenario.called("create_network") == [{"EXPLICIT_BATCH"}]
     assert scenario.called("set_flag") == ["INT8"]
     info = CalibrationInfo(f"tensorrt-{method}", "noise", "train", 3, hashed(images))
@@ -81,11 +80,11 @@ def test_batches_of_a_dynamic_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         build_engine(source, tmp_path / "m.engine", spec, images=street(1))
 
 
-class Failing(ImageSource):
+class Failing(SizedImages):
     """Images of which the second cannot be read."""
 
-    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
-        yield next(super().hashed())
+    def __iter__(self) -> Iterator[SizedImage]:
+        yield self[0]
         raise InputError("'0002.png' cannot be read")
 
 
@@ -96,7 +95,7 @@ def test_an_error_in_a_callback_is_raised(
     """The bindings drop it, and would build with the ranges of the images before it."""
     scenario = scenario_of("int8")
     good = street(3)((32, 64))
-    broken = Failing(good.dataset, 3, (32, 64))
+    broken = Failing.first(good.dataset, (32, 64), 3)
     spec = BuildSpec("int8", calibrator="entropy", calibration_cache=tmp_path / "ranges")
     with pytest.raises(InputError, match=r"'0002.png' cannot be read"):
         build(monkeypatch, tmp_path, version, spec, scenario, images=lambda size: broken)
@@ -108,12 +107,12 @@ def test_ctrl_c_during_calibration(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     scenario = scenario_of("int8")
     good = street(3)((32, 64))
 
-    class Interrupted(ImageSource):
-        def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
+    class Interrupted(SizedImages):
+        def __iter__(self) -> Iterator[SizedImage]:
             raise KeyboardInterrupt
 
     spec = BuildSpec("int8", calibrator="entropy")
-    broken = Interrupted(good.dataset, 3, (32, 64))
+    broken = Interrupted.first(good.dataset, (32, 64), 3)
     with pytest.raises(KeyboardInterrupt):
         build(monkeypatch, tmp_path, "8.6.1", spec, scenario, images=lambda size: broken)
     assert nothing_was_written(tmp_path)
@@ -161,7 +160,7 @@ def test_a_cache_of_another_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(InputError, match="ranges' was made for another ONNX graph.*delete it"):
         built_with_cache(monkeypatch, tmp_path, images=True)
     beside.write_text("{", encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"ranges.json' cannot be read .*delete both"):
+    with pytest.raises(ArtifactError, match=r"ranges.json' holds no valid origin.*delete it"):
         built_with_cache(monkeypatch, tmp_path, images=True)
 
 
