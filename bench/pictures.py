@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from bench.measure.accuracy import mask_path
-from bench.measure.image_set import ImageSet
 from bench.record import REFERENCE, Picture
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.transforms import resize
+from dabnet.data.images import SizedImages
 from dabnet.files import replacing, writable_directory
 from dabnet.pictures import overlay
 
@@ -22,8 +21,7 @@ DIFFERENT = (213, 94, 0)
 
 
 def save_pictures(
-    images: ImageSet,
-    size: tuple[int, int],
+    images: SizedImages,
     kept: list[int],
     masks: Mapping[str, Path],
     folder: Path,
@@ -31,17 +29,16 @@ def save_pictures(
     """Write the pictures as JPEG into ``folder / FOLDER``; return them with paths from ``folder``.
 
     Args:
-        images: what was scored.
-        size: (height, width) of the masks.
+        images: what was scored, at the size of the masks.
         kept: numbers of the images to show.
         masks: row → folder of its masks.
         folder: of the record.
     """
-    dataset = images.open()
+    labels = images.dataset.labels
     writable_directory(folder / FOLDER)
     written = []
     for number in kept:
-        item = resize(dataset[number], size)
+        item = images[number]
         found = {
             row: np.load(mask_path(path, number))
             for row, path in masks.items()
@@ -49,9 +46,9 @@ def save_pictures(
         }
         shown = [("image", item.image)]
         if images.labelled:
-            shown.append(("truth", overlay(item.image, item.label, dataset.labels)))
+            shown.append(("truth", overlay(item.image, item.label, labels)))
         for row, mask in found.items():
-            shown.append((row, overlay(item.image, mask, dataset.labels)))
+            shown.append((row, overlay(item.image, mask, labels)))
             if row != REFERENCE and REFERENCE in found:
                 shown.append((f"{row} differs", _difference(item.image, mask, found[REFERENCE])))
         for what, pixels in shown:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
+
 from bench.backends.base import Recipe
 from bench.isolation import Isolated, ProcessFailed
 from bench.machine.environment import describe_environment
 from bench.machine.telemetry import Monitor
 from bench.measure.accuracy import Scored, Scorer
 from bench.measure.harness import harness_ns, machine_peaks
-from bench.measure.image_set import timed_inputs
 from bench.measure.overlap import overlapping, refuse
 from bench.measure.paper import PaperProtocol
 from bench.measure.preparation import prepared_recipes
@@ -36,7 +37,8 @@ from bench.record.file import read_record, write_record
 from bench.state import PAPER, State
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.dataset import Dataset, evenly_spaced
+from dabnet.data.dataset import evenly_spaced
+from dabnet.data.images import SizedImages
 from dabnet.data.labels import Category
 from dabnet.errors import InputError
 from dabnet.files import sha256_of_file, writable_directory
@@ -50,7 +52,6 @@ class Scoring:
         request: of the run.
         categories: of the data set.
         overlaps: row → names of scored images that calibrated it.
-        indices: of the images that are scored.
         shown: numbers of those whose masks are kept for pictures.
         work: folder of masks and scores; what it holds is not scored again.
         logs: folder of the processes' output.
@@ -60,7 +61,6 @@ class Scoring:
     request: Request
     categories: Sequence[Category]
     overlaps: Mapping[str, tuple[str, ...]]
-    indices: range
     shown: Sequence[int]
     work: Path
     logs: Path
@@ -91,11 +91,11 @@ class Scoring:
         others = REFERENCE in state.scored and name != REFERENCE
         arguments = (
             state.recipes[name],
-            self.request.images,
+            replace(self.request.images, size=state.setting.size),
             state.setting,
             self.folder(state, name),
             # All of the reference's masks are kept: others are compared with them.
-            list(self.indices if name == REFERENCE else self.shown),
+            range(len(self.request.images)) if name == REFERENCE else self.shown,
             self.folder(state, REFERENCE) if others else None,
         )
         log, timeout = self.logs / f"{name}-accuracy.log", self.request.scenario.timeout_s
@@ -104,6 +104,7 @@ class Scoring:
             return scored
 
 
+TIMED_IMAGES = 4
 PAPER_RUNS = 3
 LAYER_CALLS = 10
 
@@ -111,7 +112,6 @@ LAYER_CALLS = 10
 def time_rows(
     state: State,
     request: Request,
-    dataset: Dataset,
     logs: Path,
     progress: ProgressBar,
     done: Callable[[], None],
@@ -123,7 +123,7 @@ def time_rows(
     with contextlib.ExitStack() as stack:
         watch = Monitor(0 if request.device == "cuda" else None)
         stack.callback(watch.close)
-        timers = _opened(state, request, dataset, logs, stack)
+        timers = _opened(state, request, logs, stack)
         rounds = Interleaved(timers, request.scenario, watch, state.turns)
         with progress("warming up", len(timers), "rows") as step:
             rounds.warm_up(step)
@@ -143,10 +143,13 @@ def time_rows(
 
 
 def _opened(
-    state: State, request: Request, dataset: Dataset, logs: Path, stack: contextlib.ExitStack
+    state: State, request: Request, logs: Path, stack: contextlib.ExitStack
 ) -> dict[str, Isolated]:
     setting, timeout = state.setting, request.scenario.timeout_s
-    inputs = timed_inputs(dataset, setting.size, setting.batch)
+    # Several, so that no call sees the input of the one before. A batch repeats one image: what a
+    # network costs does not depend on its pixels.
+    images = SizedImages.spread(request.images.dataset, setting.size, TIMED_IMAGES)
+    inputs = [np.repeat(item.image[None], setting.batch, axis=0) for item in images]
     timers: dict[str, Isolated] = {}
     for name in state.runnable:
         arguments = (state.recipes[name], inputs, setting.streams)
@@ -213,9 +216,8 @@ class Session:
         self._checkpoint = load_checkpoint(request.checkpoint, request.dataset)
         self._sha256 = sha256_of_file(request.checkpoint)
         self._environment = describe_environment()
-        self._dataset = request.images.open()
-        self._key = request.key(self._sha256, str(self._dataset.fingerprint()), self._environment)
-        self._indices = request.images.indices(self._dataset)
+        fingerprint = str(request.images.dataset.fingerprint())
+        self._key = request.key(self._sha256, fingerprint, self._environment)
         self._states = [State(setting, request.names) for setting in request.settings]
         self._overlaps: dict[str, tuple[str, ...]] = {}
         self._peaks: Peaks | None = None
@@ -239,8 +241,7 @@ class Session:
             self._request,
             self._checkpoint.labels.categories,
             self._overlaps,
-            self._indices,
-            evenly_spaced(len(self._indices), self._request.pictures),
+            evenly_spaced(len(self._request.images), self._request.pictures),
             self._work,
             logs,
             self._progress,
@@ -249,7 +250,7 @@ class Session:
             for name in state.runnable:
                 scoring.score(state, name)
                 self._write()
-            time_rows(state, self._request, self._dataset, logs, self._progress, self._write)
+            time_rows(state, self._request, logs, self._progress, self._write)
         report = replace(self._report(complete=True), pictures=self._pictures(scoring))
         write_record(report, self._request.output / RECORD)
         self._clear()
@@ -317,18 +318,18 @@ class Session:
         }
         if not calibrations:
             return
-        images = len(self._indices)
-        with self._progress("comparing with calibration images", images) as step:
-            self._overlaps = overlapping(calibrations, self._dataset, images, step)
+        images = self._request.images
+        with self._progress("comparing with calibration images", len(images)) as step:
+            self._overlaps = overlapping(calibrations, images, step)
         if not self._request.allow_overlap:
-            split = f"{self._dataset.name} {self._dataset.split}".strip()
-            refuse(self._overlaps, images, split)
+            refuse(self._overlaps, len(images), " ".join(images.origin))
 
     def _pictures(self, scoring: Scoring) -> tuple[Picture, ...]:
         state = self._states[0]
         masks = {name: scoring.folder(state, name) for name in state.scored}
         request, shown = self._request, list(scoring.shown)
-        return save_pictures(request.images, state.setting.size, shown, masks, request.output)
+        images = replace(request.images, size=state.setting.size)
+        return save_pictures(images, shown, masks, request.output)
 
     def _write(self) -> None:
         write_record(self._report(complete=False), self._request.output / RECORD)
@@ -340,8 +341,8 @@ class Session:
             model=self._checkpoint.model,
             checkpoint=request.checkpoint.name,
             checkpoint_sha256=self._sha256,
-            dataset=self._dataset.name,
-            split=self._dataset.split,
+            dataset=request.images.dataset.name,
+            split=request.images.dataset.split if request.images.labelled else "",
             images=next((s.names for state in self._states for s in state.scored.values()), ()),
             labelled=request.images.labelled,
             classes=labels.classes,

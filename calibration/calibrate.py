@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -14,6 +13,7 @@ from calibration.calibration_file import Calibration, ImageOrigin, Subject
 from calibration.collect import Progress, collect
 from calibration.placements import DEFAULT_PLACEMENT, edges_of, is_conv, layer_name
 from calibration.qdq import insert_qdq
+from dabnet.data.images import SizedImage
 from dabnet.errors import BuildError, InputError
 
 # ``trainval`` holds the images of ``val``, which are scored; ``train`` is enough for any model.
@@ -24,24 +24,9 @@ TRAINING_SPLITS = ("train", "folder")
 _CHUNK = 16
 
 
-@dataclass(frozen=True, slots=True)
-class CalibrationImage:
-    """One image to calibrate on.
-
-    Attributes:
-        name: unique in its data set or folder.
-        image: uint8 (H, W, 3), RGB, 0…255, at the graph's size.
-        sha256: ``dabnet.data.image_files`` of its pixels before they were resized.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    sha256: str
-
-
 def calibrate(
     model: onnx.ModelProto,
-    images: Iterable[CalibrationImage],
+    images: Iterable[SizedImage],
     subject: Subject,
     *,
     dataset: str,
@@ -157,8 +142,8 @@ def rounded_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def _fresh(
-    images: Iterable[CalibrationImage], before: Calibration | None, passed: set[str]
-) -> Iterator[CalibrationImage]:
+    images: Iterable[SizedImage], before: Calibration | None, passed: set[str]
+) -> Iterator[SizedImage]:
     """Each picture once, and none that ``before`` saw; all go into ``passed``."""
     seen = {image.sha256 for image in before.images} if before else set()
     for image in images:
@@ -172,7 +157,7 @@ def _fixed_batch(model: onnx.ModelProto) -> int:
     return max(sides[0].dim_value, 1) if sides else 1
 
 
-def _batches(images: list[CalibrationImage], size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _batches(images: list[SizedImage], size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     for start in range(0, len(images), size):
         group = images[start : start + size]
         pixels = group[0].image if size == 1 else np.stack([item.image for item in group])

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.images import ImageSource
+from dabnet.data.images import SizedImages
 from dabnet.data.transforms import resize_image
 from dabnet.errors import BuildError
 from dabnet.models import STRIDE
@@ -28,7 +28,7 @@ def agreement_with_pytorch(
     model: onnx.ModelProto,
     module: ImageToMask,
     spec: ExportSpec,
-    images: ImageSource,
+    images: SizedImages,
     progress: Callable[[], None] = lambda: None,
 ) -> Agreement:
     """Compare the masks of a graph on onnxruntime's CPU provider with PyTorch FP32's.
@@ -44,7 +44,7 @@ def agreement_with_pytorch(
     """
     run = _runner(model)
     shares = []
-    for number, (_, image) in enumerate(images):
+    for number, image in enumerate(item.image for item in images):
         shares.append(_share(run, module, spec, image, spec.batch))
         if number == 0 and spec.dynamic_size:
             shares.append(_share(run, module, spec, _resized(image), spec.batch))

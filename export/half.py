@@ -34,7 +34,8 @@ def half_graph(
         count = min(spec.calibration_images, RANGE_IMAGES)
         images = range_source(dataset, data_dir, count, spec.size)
         with progress("looking for overflow", len(images)) as step:
-            largest = largest_activations(graph, images, lambda done, name: step())
+            pairs = ((image.name, image.image) for image in images)
+            largest = largest_activations(graph, pairs, lambda done, name: step())
     return _halved(graph, largest)
 
 

@@ -109,7 +109,7 @@ def run_command(restart: bool, **asked: Any) -> None:
     that says why. The record and its reports are written as bench.json, bench.csv, bench.md and
     bench.html. A run that is stopped goes on where it was with the same command.
     """
-    from bench.report.files import write_report
+    from bench.report.write import write_report
     from bench.session import Session
     from dabnet.console import progress_bar
 
@@ -124,9 +124,11 @@ def _request(**asked: Any) -> Request:
     import torch
 
     from bench.backends.base import backends, row_names
-    from bench.measure.image_set import ImageSet
     from bench.measure.request import Request, Scenario
     from dabnet.checkpoint import load_checkpoint
+    from dabnet.data.images import ImageFolder, SizedImages
+    from dabnet.data.labels import label_set
+    from dabnet.data.registry import open_dataset
     from dabnet.files import writable_directory
     from dabnet.torch_device import torch_device
 
@@ -140,21 +142,20 @@ def _request(**asked: Any) -> Request:
     )
     settings = _settings(asked["scenario"], asked["sizes"], asked["batches"], asked["streams"])
     dataset = load_checkpoint(asked["checkpoint"], asked["dataset"]).dataset
-    images = ImageSet(
-        dataset,
-        asked["split"],
-        asked["data_dir"],
-        asked["folder"],
-        asked["max_images"],
-        settings[0].size,
+    size = settings[0].size
+    # What is wrong with the images is told before any folder is made.
+    opened = (
+        ImageFolder(asked["folder"], label_set(dataset))
+        if asked["folder"] is not None
+        else open_dataset(dataset, asked["split"], asked["data_dir"], size)
     )
-    images.open()  # what is wrong with them is told before any folder is made
     return Request(
         checkpoint=asked["checkpoint"],
         dataset=dataset,
         names=names,
         settings=settings,
-        images=images,
+        images=SizedImages.first(opened, size, asked["max_images"]),
+        data_dir=asked["data_dir"],
         scenario=scenario,
         calibration_images=asked["calibration_images"],
         device=device,
@@ -195,7 +196,7 @@ def _settings(
 
 
 def _print_report(report: Report, written: list[Path]) -> None:
-    from bench.report.terminal import print_report
+    from bench.report.text import print_report
 
     print_report(report)
     click.echo("wrote " + ", ".join(str(path) for path in written))

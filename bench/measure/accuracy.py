@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.isolation import remote_progress
-from bench.measure.image_set import ImageSet, Prepared, prepared
+from dabnet.data.images import SizedImage, SizedImages
 from dabnet.data.transforms import resize_label
 from dabnet.files import replacing
 from dabnet.metrics import Counts, confusion
@@ -84,7 +84,7 @@ class _Tally:
     native: list[Counts] = field(default_factory=list)
     equal: list[float] = field(default_factory=list)
 
-    def add(self, mask: Uint8Array, item: Prepared, other: Uint8Array | None) -> None:
+    def add(self, mask: Uint8Array, item: SizedImage, other: Uint8Array | None) -> None:
         self.matrices.append(confusion(mask, item.label, self.classes))
         enlarged = resize_label(mask, item.native_label.shape)
         self.native.append(confusion(enlarged, item.native_label, self.classes))
@@ -101,8 +101,8 @@ class Scorer:
 
     Args:
         recipe: how to open it.
-        images: what it is scored on.
-        setting: size and batch of a call.
+        images: what it is scored on, at the size of ``setting``.
+        setting: gives the batch of a call.
         masks: folder that gets its masks (``mask_path``) of the images of ``kept``.
         kept: indices of images.
         reference: folder of the reference's masks of all images; None where there is none.
@@ -111,7 +111,7 @@ class Scorer:
     def __init__(
         self,
         recipe: Recipe,
-        images: ImageSet,
+        images: SizedImages,
         setting: Setting,
         masks: Path,
         kept: Iterable[int],
@@ -124,15 +124,12 @@ class Scorer:
 
     def score(self) -> Scored:
         """Run all images, in batches of the setting, and compare."""
-        dataset = self._images.open()
-        indices = self._images.indices(dataset)
-        classes = len(dataset.labels.classes)
+        classes = len(self._images.dataset.labels.classes)
         exact, timed = _Tally(classes), _Tally(classes)
         names: list[str] = []
         differs = False
-        with remote_progress("accuracy", len(indices)) as step:
-            items = prepared(dataset, indices, self._setting.size)
-            for number, (item, mask, as_timed) in enumerate(self._masks_of(items)):
+        with remote_progress("accuracy", len(self._images)) as step:
+            for number, (item, mask, as_timed) in enumerate(self._masks_of(iter(self._images))):
                 names.append(item.name)
                 differs |= item.native_label.shape != item.label.shape
                 exact.add(mask, item, self._reference_mask(number))
@@ -152,8 +149,8 @@ class Scorer:
         )
 
     def _masks_of(
-        self, items: Iterator[Prepared]
-    ) -> Iterator[tuple[Prepared, Uint8Array, Uint8Array | None]]:
+        self, items: Iterator[SizedImage]
+    ) -> Iterator[tuple[SizedImage, Uint8Array, Uint8Array | None]]:
         """Each image with its mask, and with that of what is timed where it is another."""
         batch = self._setting.batch
         while group := list(islice(items, batch)):

@@ -1,7 +1,7 @@
 """Whether an artifact is scored on images that its INT8 ranges were calibrated on.
 
 Ranges that saw an image round it better than any other, so such a score says nothing of new images.
-Pictures are compared by the hash of their pixels (``dabnet.data.image_files``): a copy under another
+Images are compared by the hash of their pixels (``image_sha256``): a copy under another
 name, in another format or another split is still the same picture.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dabnet.data.dataset import Dataset
-from dabnet.data.image_files import image_sha256
-from dabnet.data.memory import read_ahead
+from dabnet.data.images import SizedImages
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import CalibrationInfo
 
@@ -34,24 +32,21 @@ def calibrated_on(precision: str, calibration: CalibrationInfo | None) -> str:
 
 def overlapping(
     calibrations: Mapping[str, CalibrationInfo | None],
-    dataset: Dataset,
-    images: int,
+    images: SizedImages,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, tuple[str, ...]]:
     """Return the names of the scored images that calibrated each row; () for most.
 
     Args:
         calibrations: row → where its ranges came from.
-        dataset: the split that is scored.
-        images: how many of its images; each is read once, at its own size.
+        images: what is scored; each is read once.
         progress: called after each image.
     """
     known = {name: set(c.image_sha256) for name, c in calibrations.items() if c}
     found: dict[str, list[str]] = {name: [] for name in calibrations}
-    for item in read_ahead(dataset, range(min(images, len(dataset)))):
-        digest = image_sha256(item.image)
+    for item in images:
         for name, hashes in known.items():
-            if digest in hashes:
+            if item.sha256 in hashes:
                 found[name].append(item.name)
         progress()
     return {name: tuple(names) for name, names in found.items()}

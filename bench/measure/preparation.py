@@ -27,7 +27,7 @@ class Preparer:
         workshop = Workshop(
             checkpoint_path=request.checkpoint,
             dataset=request.dataset,
-            data_dir=request.images.data_dir,
+            data_dir=request.data_dir,
             spec=ExportSpec(
                 setting.size, batch=setting.batch, calibration_images=request.calibration_images
             ),

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure.image_set import ImageSet
 from bench.record import Setting
+from dabnet.data.images import SizedImages
 from dabnet.errors import InputError
 from dabnet.runtime.runner import SCOPES
 
@@ -70,7 +70,8 @@ class Request:
         dataset: whose checkpoint it is, where it does not say so itself.
         names: rows, the reference first.
         settings: sizes, batches and streams, one table each.
-        images: what is scored; some of them are also the ones that are timed.
+        images: what is scored, at the first setting's size; their data set is also timed.
+        data_dir: folder of the data set, whose training images calibrate.
         scenario: of the timing.
         calibration_images: of the training split, for INT8.
         device: ``cpu`` or ``cuda``.
@@ -86,7 +87,8 @@ class Request:
     dataset: str | None
     names: tuple[str, ...]
     settings: tuple[Setting, ...]
-    images: ImageSet
+    images: SizedImages
+    data_dir: Path | None
     scenario: Scenario
     calibration_images: int
     device: str
@@ -105,8 +107,9 @@ class Request:
             fingerprint: of the images (``Dataset.fingerprint``).
             environment: as ``describe_environment`` returns it.
         """
-        asked = dataclasses.asdict(self) | {
+        asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
             "checkpoint": checkpoint_sha256,
+            "images": (self.images.description, self.images.size),
             "fingerprint": fingerprint,
             "cache": "",
             "output": "",

@@ -39,7 +39,7 @@ class CamVid:
         self._pairs = self._read_list()
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._pairs)
+        return fingerprint_of(path for pair in self._pairs for path in pair)
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -64,7 +64,7 @@ class Cityscapes:
         self._pairs = [pair for part in parts for pair in self._find_pairs(part)]
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._pairs)
+        return fingerprint_of(path for pair in self._pairs for path in pair)
 
     def __len__(self) -> int:
         return len(self._pairs)

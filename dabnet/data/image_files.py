@@ -6,7 +6,7 @@ A name for the pixels of an image, by which two splits are searched for the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +75,10 @@ def require_same_size(image: Uint8Array, label: Uint8Array, label_path: Path) ->
         )
 
 
-def fingerprint_of(pairs: Sequence[tuple[Path, Path]]) -> str:
-    """Return names, sizes and times of change of (image, label) files: cheap, and enough."""
+def fingerprint_of(paths: Iterable[Path]) -> str:
+    """Return names, sizes and times of change of files: cheap, and enough."""
     lines = []
-    for path in (path for pair in pairs for path in pair):
+    for path in paths:
         status = path.stat()
         lines.append(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}")
     return "\n".join(lines)

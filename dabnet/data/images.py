@@ -1,44 +1,36 @@
-"""The images an export looks at: training images to calibrate, others to check.
+"""One view of the images that an export or a benchmark looks at, and a folder of them.
 
-Images to compare two artifacts on: any folder of pictures, without labels.
+``SizedImages`` shows some images of a data set at one size. ``ImageFolder`` is a data set of
+pictures without labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from calibration.calibrate import CalibrationImage
-from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
-from dabnet.data.image_files import image_sha256, read_image
+import numpy as np
+
+from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array, evenly_spaced
+from dabnet.data.image_files import fingerprint_of, image_sha256, read_image
+from dabnet.data.labels import NO_LABELS, LabelSet
+from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
-from dabnet.data.transforms import resize_image
+from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
-
-class CalibrationSource(Protocol):
-    """Images to calibrate on."""
-
-    @property
-    def origin(self) -> tuple[str, str]:
-        """The data set's name and split, or a folder's and ``folder``."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
-        """Yield the images with the hashes of their native pixels, one at a time."""
-        ...
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+FOLDER = "folder"
+"""The split of a folder of images, which has no labels."""
 
 
 class Unreadable:
-    """The images that could not be read, up to a limit.
+    """Images that could not be read and were passed over.
 
     Args:
-        limit: how many may be passed over.
+        limit: the maximum number of them.
     """
 
     def __init__(self, limit: int = 0) -> None:
@@ -46,7 +38,7 @@ class Unreadable:
         self.reasons: list[str] = []
 
     def passed(self, error: InputError) -> None:
-        """Keep why one image is passed over; raise ``error`` itself past the limit."""
+        """Keep why one image is passed over; past the limit, raise ``InputError``."""
         if len(self.reasons) == self.limit:
             if self.limit == 0:
                 raise error
@@ -57,165 +49,184 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSource:
-    """Some evenly spaced images of one split, at one size.
+class SizedImage:
+    """One image at the size that a network sees.
 
     Attributes:
-        dataset: the split.
-        count: how many images; fewer where the split is smaller.
-        size: (height, width) they are resized to.
+        name: unique in its data set.
+        image: uint8 (H, W, 3), RGB, 0…255.
+        label: uint8 (H, W); the label set's ignore value where the data set has no labels.
+        native_label: uint8 at the label's own size.
+        sha256: ``image_sha256`` of the pixels before they were resized.
+    """
+
+    name: str
+    image: Uint8Array
+    label: Uint8Array
+    native_label: Uint8Array
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SizedImages:
+    """Chosen images of a data set at one size, in order, read ahead by threads.
+
+    It can be pickled: another process reads the images itself.
+
+    Attributes:
+        dataset: where they are from.
+        size: (height, width) they are resized to, bilinearly; labels by the nearest pixel.
+        indices: of the chosen images in the data set.
+        unreadable: the images that iteration passed over; by default none may be.
     """
 
     dataset: Dataset
-    count: int
     size: tuple[int, int]
+    indices: Sequence[int]
+    unreadable: Unreadable = field(default_factory=Unreadable, compare=False)
+
+    @classmethod
+    def first(cls, dataset: Dataset, size: tuple[int, int], most: int | None = None) -> SizedImages:
+        """The first ``most`` images; None takes all."""
+        return cls(dataset, size, range(len(dataset))[:most])
+
+    @classmethod
+    def spread(cls, dataset: Dataset, size: tuple[int, int], count: int) -> SizedImages:
+        """``count`` evenly spaced images; all where the data set is smaller."""
+        return cls(dataset, size, evenly_spaced(len(dataset), count))
 
     def __len__(self) -> int:
-        return min(self.count, len(self.dataset))
+        """How many were chosen, those that cannot be read included."""
+        return len(self.indices)
 
-    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
-        """Yield (name, uint8 (H, W, 3)) one image at a time."""
-        for index in self.indices:
-            item = self.dataset[index]
-            yield item.name, resize_image(item.image, self.size)
+    def __getitem__(self, place: int) -> SizedImage:
+        """Read the chosen image at ``place``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        item = self.dataset[self.indices[place]]
+        return SizedImage(
+            item.name,
+            resize_image(item.image, self.size),
+            resize_label(item.label, self.size),
+            item.label,
+            image_sha256(item.image),
+        )
+
+    def __iter__(self) -> Iterator[SizedImage]:
+        """Yield the images.
+
+        Raises:
+            InputError: more of them cannot be read than ``unreadable`` lets pass.
+        """
+        for item in read_ahead(self._tried, range(len(self))):
+            if isinstance(item, InputError):
+                self.unreadable.passed(item)
+            else:
+                yield item
+
+    def _tried(self, place: int) -> SizedImage | InputError:
+        try:
+            return self[place]
+        except InputError as error:
+            return error
 
     @property
-    def indices(self) -> list[int]:
-        """Of the images, in the split."""
-        return evenly_spaced(len(self.dataset), self.count)
+    def labelled(self) -> bool:
+        """Whether there is a truth to compare with."""
+        return self.dataset.split != FOLDER
 
     @property
     def origin(self) -> tuple[str, str]:
-        """Data set and split, for the record of a calibration."""
+        """Names of data set and split, for records; of a folder, its name and ``folder``."""
         return self.dataset.name, self.dataset.split
-
-    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
-        """Yield the images with the hashes of their native pixels, one at a time.
-
-        Raises:
-            InputError: more images cannot be read than ``unreadable`` lets pass (None: none).
-        """
-        for index in self.indices:
-            try:
-                item = self.dataset[index]
-            except InputError as error:
-                (unreadable or Unreadable()).passed(error)
-                continue
-            pixels = resize_image(item.image, self.size)
-            yield CalibrationImage(item.name, pixels, image_sha256(item.image))
 
     @property
     def description(self) -> str:
         """Such as ``8 images of camvid val``."""
-        return f"{len(self)} images of {self.dataset.name} {self.dataset.split}"
+        of = " ".join(self.origin)
+        if isinstance(self.dataset, ImageFolder):
+            of = str(self.dataset.directory)
+        return f"{len(self)} images of {of}"
+
+
+class ImageFolder:
+    """The pictures of a folder and its subfolders, sorted by path; hidden files are left out.
+
+    Args:
+        directory: the folder; names of images are relative to it.
+        labels: of the network that looks at them; every pixel of a label has its ignore value.
+
+    Raises:
+        InputError: there is no such folder, or it holds no picture.
+    """
+
+    split = FOLDER
+
+    def __init__(self, directory: Path, labels: LabelSet = NO_LABELS) -> None:
+        self.directory = existing_directory(directory, "a folder of images")
+        self.name = directory.resolve().name
+        self.labels = labels
+        self._paths = sorted(
+            path
+            for path in directory.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        )
+        if not self._paths:
+            raise InputError(
+                f"no image in {str(directory)!r}",
+                "files that end in " + ", ".join(SUFFIXES),
+                "name another folder, or leave --images out for drawn street scenes",
+            )
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        path = self._paths[index]
+        image = read_image(path)
+        label = np.full(image.shape[:2], self.labels.ignore, np.uint8)
+        return LabelledImage(path.relative_to(self.directory).as_posix(), image, label)
 
 
 def calibration_source(
     dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> ImageSource:
-    """Images of the training split, never of the one that is scored."""
+) -> SizedImages:
+    """Images of the training split, never of the one that is scored.
+
+    Raises:
+        InputError: the data set is on disk, and ``data_dir`` does not say where.
+    """
     if data_dir is None and dataset != "toy-street":
         raise InputError(
             f"INT8 needs images of {dataset} to calibrate on, and no --data-dir was given",
             "the folder of the data set the checkpoint was trained on",
             "add --data-dir DIR",
         )
-    return ImageSource(open_dataset(dataset, "train", data_dir, size), count, size)
+    return SizedImages.spread(open_dataset(dataset, "train", data_dir, size), size, count)
 
 
 def check_source(
     dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> ImageSource:
+) -> SizedImages:
     """Validation images of the data set where its folder is known, else toy street scenes."""
-    return _source(dataset, "val", data_dir, count, size)
+    return _known_or_drawn(dataset, "val", data_dir, count, size)
 
 
 def range_source(
     dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> ImageSource:
+) -> SizedImages:
     """Training images of the data set where its folder is known, else toy street scenes: to see
     how large activations grow, which takes no labels and no calibration."""
-    return _source(dataset, "train", data_dir, count, size)
+    return _known_or_drawn(dataset, "train", data_dir, count, size)
 
 
-def _source(
+def _known_or_drawn(
     dataset: str, split: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> ImageSource:
-    known = data_dir is not None or dataset == "toy-street"
-    name = dataset if known else "toy-street"
-    return ImageSource(open_dataset(name, split, data_dir, size), count, size)
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFolder:
-    """Pictures of a folder and its subfolders, sorted by path, read one at a time.
-
-    Attributes:
-        folder: names are relative to it.
-        paths: the files.
-        size: (height, width) they are resized to, bilinearly.
-    """
-
-    folder: Path
-    paths: tuple[Path, ...]
-    size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
-        """Yield (name, uint8 (H, W, 3), RGB).
-
-        Raises:
-            InputError: a file is damaged or no picture.
-        """
-        for path in self.paths:
-            yield (
-                path.relative_to(self.folder).as_posix(),
-                resize_image(read_image(path), self.size),
-            )
-
-    @property
-    def origin(self) -> tuple[str, str]:
-        """The folder's name and ``folder``, for the record of a calibration."""
-        return self.folder.resolve().name, "folder"
-
-    def hashed(self, unreadable: Unreadable | None = None) -> Iterator[CalibrationImage]:
-        """As ``ImageSource.hashed``."""
-        for path in self.paths:
-            try:
-                image = read_image(path)
-            except InputError as error:
-                (unreadable or Unreadable()).passed(error)
-                continue
-            name = path.relative_to(self.folder).as_posix()
-            yield CalibrationImage(name, resize_image(image, self.size), image_sha256(image))
-
-    @property
-    def description(self) -> str:
-        """Such as ``101 images of frames``."""
-        return f"{len(self)} images of {self.folder}"
-
-
-def image_folder(folder: Path, size: tuple[int, int], limit: int | None = None) -> ImageFolder:
-    """List the first ``limit`` pictures of a folder; hidden files are left out.
-
-    Raises:
-        InputError: there is no such folder, or it holds no picture.
-    """
-    existing_directory(folder, "a folder of images")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    if not found:
-        raise InputError(
-            f"no image in {str(folder)!r}",
-            "files that end in " + ", ".join(SUFFIXES),
-            "name another folder, or leave --images out for drawn street scenes",
-        )
-    return ImageFolder(folder, tuple(found[:limit]), size)
+) -> SizedImages:
+    name = dataset if data_dir is not None else "toy-street"
+    return SizedImages.spread(open_dataset(name, split, data_dir, size), size, count)

@@ -145,6 +145,9 @@ CITYSCAPES_ID_TO_TRAIN_ID = (
 )
 # fmt: on
 
+NO_LABELS = LabelSet((), (), 255, Preprocessing((0.0, 0.0, 0.0)))
+"""Of images without labels."""
+
 LABEL_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "toy-street": TOY_STREET}
 
 

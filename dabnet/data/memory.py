@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,32 +24,26 @@ DEVICE_SHARE = 0.4
 """A split up to this share of a GPU's free memory is held there."""
 
 
-Item = TypeVar("Item", covariant=True)
+Item = TypeVar("Item")
 
 
-class Indexed(Protocol[Item]):
-    """What gives an item by its number: a data set, or what is made of its images."""
+def read_ahead(read: Callable[[int], Item], indices: Iterable[int]) -> Iterator[Item]:
+    """Yield ``read(index)`` of ``indices`` in order, by as many threads as there are cores.
 
-    def __getitem__(self, index: int) -> Item: ...
-
-
-def read_ahead(dataset: Indexed[Item], indices: Iterable[int]) -> Iterator[Item]:
-    """Yield the images of ``indices`` in order, read by as many threads as there are cores.
-
-    Decoding a PNG leaves Python's lock alone, so threads read in parallel. At most two images a
+    Decoding a PNG releases Python's lock, so threads read in parallel. At most two images per
     thread wait to be taken.
     """
     threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
     if threads < 2:
-        yield from (dataset[index] for index in indices)
+        yield from map(read, indices)
         return
     remaining = iter(indices)
     with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(dataset.__getitem__, i) for i in islice(remaining, 2 * threads)]
+        waiting = [pool.submit(read, i) for i in islice(remaining, 2 * threads)]
         try:
             while waiting:
                 item = waiting.pop(0).result()
-                waiting += [pool.submit(dataset.__getitem__, i) for i in islice(remaining, 1)]
+                waiting += [pool.submit(read, i) for i in islice(remaining, 1)]
                 yield item
         finally:
             for future in waiting:
@@ -87,7 +81,8 @@ class OnHost:
     def fill(self, progress: Callable[[], None] = lambda: None) -> None:
         """Read what is not yet held: before processes are forked, each of which would."""
         missing = [index for index, item in enumerate(self._items) if item is None]
-        for index, item in zip(missing, read_ahead(self._dataset, missing), strict=True):
+        items = read_ahead(self._dataset.__getitem__, missing)
+        for index, item in zip(missing, items, strict=True):
             self._items[index] = item
             progress()
 
@@ -132,7 +127,7 @@ class OnDevice:
         count = len(dataset)
         self.images = torch.empty((count, height, width, 3), dtype=torch.uint8, device=device)
         self.labels = torch.empty((count, height, width), dtype=torch.uint8, device=device)
-        for index, item in enumerate(read_ahead(dataset, range(count))):
+        for index, item in enumerate(read_ahead(dataset.__getitem__, range(count))):
             if item.label.shape != self.size:
                 raise DifferentSizes(
                     f"{item.name} is {item.label.shape[0]}x{item.label.shape[1]} and the first"

@@ -55,7 +55,7 @@ def count_pixels(
     class_pixels = np.zeros(classes, np.int64)
     colour_sum = np.zeros(3, np.int64)
     pixels = 0
-    for item in read_ahead(dataset, indices):
+    for item in read_ahead(dataset.__getitem__, indices):
         class_pixels += np.bincount(item.label.reshape(-1), minlength=256)[:classes]
         colour_sum += item.image.sum((0, 1), dtype=np.int64)
         pixels += item.label.size

@@ -58,7 +58,7 @@ class Validator:
         processes, classes = self.learner.processes, len(self.val_set.labels.classes)
         self.learner.align()
         self.learner.segmenter.eval()
-        items = read_ahead(self.val_set, processes.share(len(self.val_set)))
+        items = read_ahead(self.val_set.__getitem__, processes.share(len(self.val_set)))
         per_image = confusion_per_image(self._segment, items, classes)
         matrix = torch.from_numpy(per_image.sum(0)).to(self.learner.device)
         result: Counts = processes.sum_(matrix).cpu().numpy()

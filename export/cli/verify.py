@@ -108,10 +108,10 @@ def verify_command(
 
 
 def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> Any:
-    from dabnet.data.images import check_source, image_folder
+    from dabnet.data.images import ImageFolder, SizedImages, check_source
 
     if folder is not None:
-        return image_folder(folder, size, limit)
+        return SizedImages.first(ImageFolder(folder), size, limit)
     return check_source("toy-street", None, limit or DEFAULT_SCENES, size)
 
 
@@ -130,10 +130,10 @@ def _layers(sides: Sequence[Any], images: Any, tolerance: float) -> Any:
     from export.verify.layers import compare_layers
     from export.verify.sides import given
 
-    name, image = next(iter(images))
+    first = images[0]
     a, b = (load_onnx(side.path) for side in sides)
-    given_a, given_b = (given(side, image) for side in sides)
-    return compare_layers(a, b, name, (given_a, given_b), tolerance, progress=progress_bar)
+    given_a, given_b = (given(side, first.image) for side in sides)
+    return compare_layers(a, b, first.name, (given_a, given_b), tolerance, progress=progress_bar)
 
 
 def _tell(found: Any, report: Any, record: Path | None, written: list[Path]) -> None:

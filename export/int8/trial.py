@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from calibration.fit_weights import with_weights_of
 from calibration.placements import Edge, edges_of, is_conv, layer_name
 from calibration.qdq import insert_qdq
-from dabnet.data.dataset import Dataset, LabelledImage, evenly_spaced
-from dabnet.data.image_files import image_sha256
-from dabnet.data.transforms import resize
+from dabnet.data.dataset import Dataset, evenly_spaced
+from dabnet.data.images import SizedImage, SizedImages
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts, confusion
@@ -41,7 +40,7 @@ class Outcome:
 
 def held_out(
     dataset: Dataset, calibrated: Collection[str], count: int, size: tuple[int, int]
-) -> list[LabelledImage]:
+) -> list[SizedImage]:
     """``count`` labelled images of ``dataset`` that are not among the ``calibrated`` hashes.
 
     Args:
@@ -53,17 +52,18 @@ def held_out(
     Raises:
         InputError: calibration left too few of them.
     """
-    chosen: list[LabelledImage] = []
+    chosen: list[SizedImage] = []
     seen: set[int] = set()
+    images = SizedImages.first(dataset, size)
     wanted = count
     while len(chosen) < count and len(seen) < len(dataset):
         # Those that calibrated are passed over, and the rest is looked for in a finer grid.
         for index in evenly_spaced(len(dataset), 2 * wanted):
             if index not in seen and len(chosen) < count:
                 seen.add(index)
-                item = dataset[index]
-                if image_sha256(item.image) not in calibrated:
-                    chosen.append(resize(item, size))
+                item = images[index]
+                if item.sha256 not in calibrated:
+                    chosen.append(item)
         wanted *= 2
     if len(chosen) < count:
         raise InputError(
@@ -94,7 +94,7 @@ class Int8Trial:
         ranges: dict[str, float],
         placement: str,
         logits: str,
-        images: list[LabelledImage],
+        images: list[SizedImage],
         classes: int,
         half_scales: bool = False,
         fitted: onnx.ModelProto | None = None,

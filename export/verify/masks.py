@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.data.dataset import Uint8Array
+from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
 from dabnet.metrics import Counts, class_iou, confusion, mean_iou
 from export.verify.sides import Compared, Logits
 
 RESAMPLES = 2000
-
-
-class Images(Protocol):
-    """What both artifacts look at: pairs of a name and an image, uint8 (H, W, 3), RGB."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]: ...
-
-    @property
-    def description(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +136,7 @@ class Verification:
 def verify(
     a: Compared,
     b: Compared,
-    images: Images,
+    images: SizedImages,
     worst: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[Verification, list[Picture]]:
@@ -169,7 +159,8 @@ def verify(
     per_image: list[ImageAgreement] = []
     kept: list[Picture] = []
     size = (0, 0)
-    for name, image in images:
+    for item in images:
+        name, image = item.name, item.image
         (mask_a, logits_a), (mask_b, logits_b) = a.run(image), b.run(image)
         share = float((mask_a == mask_b).mean())
         per_image.append(ImageAgreement(name, share))

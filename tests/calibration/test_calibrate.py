@@ -8,14 +8,15 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration.calibrate import CalibrationImage, calibrate, quantize, rounded_tensors
+from calibration.calibrate import calibrate, quantize, rounded_tensors
 from calibration.calibration_file import Calibration, Subject, graph_sha256
 from calibration.collect import collect
 from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS, symmetric_range
-from dabnet.data.image_files import image_sha256
+from dabnet.data.images import SizedImage
 from dabnet.errors import BuildError, InputError
 from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.listed_images import sized_image
 
 TRAIN = {"dataset": "toy", "split": "train"}
 
@@ -24,8 +25,8 @@ def subject(model: onnx.ModelProto) -> Subject:
     return Subject("c" * 64, graph_sha256(model), "portable", (12, 16))
 
 
-def named(count: int) -> list[CalibrationImage]:
-    return [CalibrationImage(name, image, image_sha256(image)) for name, image in images(count)]
+def named(count: int) -> list[SizedImage]:
+    return [sized_image(name, image) for name, image in images(count)]
 
 
 def seen(count: int, model: onnx.ModelProto | None = None, **options: object) -> Calibration:
@@ -56,7 +57,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(stop: int) -> None:
     whole = seen(40)
     kept: list[Calibration] = []
 
-    def broken() -> Iterator[CalibrationImage]:
+    def broken() -> Iterator[SizedImage]:
         yield from named(40)[:stop]
         raise KeyboardInterrupt
 
@@ -91,13 +92,13 @@ def test_a_fixed_batch_is_filled() -> None:
 
 def test_the_same_picture_counts_once() -> None:
     model = small_net()
-    twice = [*named(2), CalibrationImage("copy", named(1)[0].image, named(1)[0].sha256)]
+    twice = [*named(2), sized_image("copy", named(1)[0].image)]
     assert calibrate(model, twice, subject(model), **TRAIN) == seen(2)
 
 
 def test_two_pictures_of_one_name_are_refused() -> None:
     model, (first, second) = small_net(), named(2)
-    renamed = CalibrationImage(first.name, second.image, second.sha256)
+    renamed = sized_image(first.name, second.image)
     with pytest.raises(InputError, match="two calibration images are called 'image_000'"):
         calibrate(model, [first, renamed], subject(model), **TRAIN)
 
@@ -109,7 +110,7 @@ def test_no_images() -> None:
 
 @pytest.mark.parametrize("split", ["val", "test", "trainval", ""])
 def test_the_images_that_are_scored_must_not_be_seen(split: str) -> None:
-    def untouched() -> Iterator[CalibrationImage]:
+    def untouched() -> Iterator[SizedImage]:
         raise AssertionError("an image was read")
         yield
 

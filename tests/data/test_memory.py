@@ -54,7 +54,7 @@ class Slow(ToyStreet):
 def test_images_come_in_order_and_few_wait(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
     dataset = Slow(40)
-    for taken, item in enumerate(read_ahead(dataset, range(39, -1, -1)), start=1):
+    for taken, item in enumerate(read_ahead(dataset.__getitem__, range(39, -1, -1)), start=1):
         assert item.name == str(40 - taken)
         assert dataset.read - taken <= 2 * cores
     assert dataset.read == 40
@@ -66,7 +66,7 @@ def test_a_bad_image_is_told_and_reading_ends(cores: int, monkeypatch: pytest.Mo
     dataset = Slow(40, bad=5)
     taken = []
     with pytest.raises(InputError, match="image 5 is damaged"):
-        for item in read_ahead(dataset, range(40)):
+        for item in read_ahead(dataset.__getitem__, range(40)):
             taken.append(item.name)
     assert taken == ["0", "1", "2", "3", "4"]
     assert dataset.read < 40

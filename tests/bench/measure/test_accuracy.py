@@ -16,6 +16,7 @@ from bench.measure import accuracy
 from bench.measure.accuracy import Scored, Scorer, mask_path
 from bench.record import Setting
 from dabnet.data.dataset import LabelledImage
+from dabnet.data.images import SizedImages
 from dabnet.data.labels import LabelSet
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.runner import RunnerInfo, Uint8Array, check_images
@@ -32,6 +33,9 @@ class FakeDataset:
     """Random images of several sizes whose labels have ignored pixels."""
 
     name, split, labels = "fake", "val", LABELS
+
+    def fingerprint(self) -> None:
+        return None
 
     def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
         random = np.random.default_rng(4)
@@ -110,7 +114,7 @@ class Run:
         reference: str | None = None,
         kept: Sequence[int] = (),
     ) -> Scored:
-        images: Any = SimpleNamespace(open=lambda: self.dataset, indices=lambda d: range(len(d)))
+        images = SizedImages.first(self.dataset, self.size)
         recipe: Any = SimpleNamespace(
             scored=lambda: scored, opened=lambda: timed, exact={} if timed is None else {"a": 1}
         )

@@ -17,6 +17,7 @@ from bench.measure.overlap import UNKNOWN, calibrated_on, overlapping, refuse
 from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.image_files import image_sha256
+from dabnet.data.images import SizedImages
 from dabnet.data.labels import label_set
 from dabnet.data.toy_street.dataset import write_camvid_tree
 from dabnet.errors import InputError
@@ -39,11 +40,11 @@ def test_an_overlap_is_one_of_pixels() -> None:
         "unknown": None,
     }
     steps: list[None] = []
-    found = overlapping(seen, dataset, 3, lambda: steps.append(None))
+    found = overlapping(seen, SizedImages.first(dataset, (8, 8), 3), lambda: steps.append(None))
     # Of three images scored, the fourth is none; the hash is of the native size, not the scored.
     assert found == {"none": (), "two": ("image 0", "image 1"), "last": (), "unknown": ()}
     assert len(steps) == 3 and sorted(dataset.read) == [0, 1, 2]
-    assert overlapping(seen, dataset, 100)["last"] == ("image 3",)
+    assert overlapping(seen, SizedImages.first(dataset, (8, 8)))["last"] == ("image 3",)
 
 
 def test_a_refusal_names_the_row_how_many_and_one() -> None:

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.calibrate import CalibrationImage, calibrate, quantize
+from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Subject, graph_sha256
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import sha256_of_file
@@ -24,6 +24,7 @@ from export.passes.float16 import to_float16
 from export.passes.scale_image import scale_image
 from tests.support.contract_graph import contract_manifest, export_network, write_contract
 from tests.support.engine_builds import build, nothing_was_written, scenario_of, write_dynamic
+from tests.support.listed_images import sized_image
 from tests.support.tensorrt_double import Scenario
 
 KIND = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
@@ -91,7 +92,7 @@ def int8_with(model: onnx.ModelProto, placement: str, rest: str) -> onnx.ModelPr
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     model = ir.to_proto(scale_image(ir.from_proto(model))[0])
     subject = Subject("0", graph_sha256(model), "portable", (64, 96))
-    images = [CalibrationImage("noise", pixels, "0")]
+    images = [sized_image("noise", pixels)]
     seen = calibrate(model, images, subject, dataset="noise", split="train")
     half = rest == "fp16"
     quantized, _ = quantize(model, seen.ranges("mse"), placement=placement, half_scales=half)

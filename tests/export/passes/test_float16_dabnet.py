@@ -48,7 +48,7 @@ def network() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def largest_on_train(network: onnx.ModelProto) -> dict[str, float]:
-    images = calibration_source("toy-street", None, 2, STREET)
+    images = [(i.name, i.image) for i in calibration_source("toy-street", None, 2, STREET)]
     return largest_activations(ir.from_proto(network), images)
 
 
@@ -57,7 +57,7 @@ def agreement(made: onnx.ModelProto, source: onnx.ModelProto) -> float:
     reference = onnxruntime.InferenceSession(
         source.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    images = [image[None] for _, image in check_source("toy-street", None, 2, STREET)]
+    images = [item.image[None] for item in check_source("toy-street", None, 2, STREET)]
     shares = []
     for image, tensors in zip(images, all_tensors(made, *images), strict=True):
         expected = reference.run(None, {"image": image})[0]
@@ -100,7 +100,7 @@ def test_dabnet_whose_activations_overflow(network: onnx.ModelProto) -> None:
     ):
         scaled = numpy_helper.to_array(constants[name]) * np.float32(factor)
         constants[name].CopyFrom(numpy_helper.from_array(scaled, name))
-    images = calibration_source("toy-street", None, 2, STREET)
+    images = [(i.name, i.image) for i in calibration_source("toy-street", None, 2, STREET)]
     largest = largest_activations(ir.from_proto(source), images)
     assert largest[first.output[0]] > 65504
 
@@ -109,7 +109,7 @@ def test_dabnet_whose_activations_overflow(network: onnx.ModelProto) -> None:
     assert [line.split(" stays")[0] for line in kept][:2] == [first.name, kept[1].split(" ")[0]]
     assert len(kept) == 3  # the two convolutions and the PReLU between them
     assert agreement(made, source) >= 0.999
-    (_, image), *_ = check_source("toy-street", None, 1, STREET)
+    image = check_source("toy-street", None, 1, STREET)[0].image
     plain, _ = converted(source)
     assert len(not_finite(all_tensors(plain, image[None])[0])) > 100
 

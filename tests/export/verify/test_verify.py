@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from PIL import Image
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.images import image_folder
+from dabnet.data.images import ImageFolder, SizedImages
 from dabnet.errors import ArtifactError, InputError
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import ONNX_KEY, Manifest
@@ -25,21 +24,8 @@ from export.verify.masks import verify
 from export.verify.report import DIFFERENT, differing, save_worst
 from export.verify.sides import Compared, Declared, common_size, declare, open_any
 from tests.support.contract_graph import CLASSES, contract_manifest, write_contract
+from tests.support.listed_images import sized_images
 from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
-
-
-@dataclass
-class Listed:
-    """Images of a list."""
-
-    items: list[tuple[str, Uint8Array]]
-    description: str = "a list"
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[tuple[str, Uint8Array]]:
-        return iter(self.items)
 
 
 def declared(name: str, shape: tuple[int, int, int] = (1, 16, 24), **changes: object) -> Declared:
@@ -61,8 +47,8 @@ def listed(masks: np.ndarray, logits: np.ndarray | None) -> Compared:
     return Compared(declared("x.onnx"), run, "none", lambda: None)
 
 
-def some_images(count: int) -> Listed:
-    return Listed([(f"i{n}", np.zeros((16, 24, 3), np.uint8)) for n in range(count)])
+def some_images(count: int) -> SizedImages:
+    return sized_images([(f"i{n}", np.zeros((16, 24, 3), np.uint8)) for n in range(count)])
 
 
 def test_numbers_are_those_of_their_definitions() -> None:
@@ -134,7 +120,7 @@ def opened(path: Path) -> Compared:
 
 
 def test_a_checkpoint_and_its_onnx_file(artifacts: dict[str, Path]) -> None:
-    images = Listed([(f"n{seed}", noise((1, *SIZE, 3), seed)[0]) for seed in range(3)])
+    images = sized_images([(f"n{seed}", noise((1, *SIZE, 3), seed)[0]) for seed in range(3)])
     found, _ = verify(opened(artifacts["checkpoint"]), opened(artifacts["onnx"]), images)
     assert found.agreement > 0.999
     assert found.logits is not None
@@ -239,20 +225,21 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         Image.fromarray(picture).save(tmp_path / name, format="BMP" if "bmp" in name else "PNG")
     (tmp_path / "notes.txt").write_text("no picture")
     Image.fromarray(picture).convert("L").save(tmp_path / "c.jpg")
-    found = image_folder(tmp_path, (32, 48))
-    names = [name for name, _ in found]
-    assert names == ["a.png", "b/deep/y.bmp", "c.jpg", "z.PNG"]
+    found = SizedImages.first(ImageFolder(tmp_path), (32, 48))
+    assert [item.name for item in found] == ["a.png", "b/deep/y.bmp", "c.jpg", "z.PNG"]
     assert len(found) == 4
-    for name, image in found:
-        assert (image.dtype, image.shape) == (np.uint8, (32, 48, 3))
-        if not name.endswith("jpg"):
-            np.testing.assert_array_equal(image, picture)
+    assert found.description == f"4 images of {tmp_path}"
+    for item in found:
+        assert (item.image.dtype, item.image.shape) == (np.uint8, (32, 48, 3))
+        assert (item.label == item.native_label).all() and set(item.label.flat) == {255}
+        if not item.name.endswith("jpg"):
+            np.testing.assert_array_equal(item.image, picture)
     halved = Image.fromarray(picture).resize((24, 16), Image.Resampling.BILINEAR)
-    (first,) = image_folder(tmp_path, (16, 24), limit=1)
-    np.testing.assert_array_equal(first[1], np.asarray(halved))
+    (first,) = SizedImages.first(ImageFolder(tmp_path), (16, 24), 1)
+    np.testing.assert_array_equal(first.image, np.asarray(halved))
     with pytest.raises(InputError, match=r"no image in .*deep2.*\.png"):
         (tmp_path / "deep2").mkdir()
-        image_folder(tmp_path / "deep2", (16, 24))
+        ImageFolder(tmp_path / "deep2")
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="a.png"):
         list(found)
@@ -262,7 +249,7 @@ def test_pictures_show_where_the_masks_differ(tmp_path: Path) -> None:
     a = np.zeros((1, 16, 24), np.uint8)
     b = a.copy()
     b[0, 3:5, 10] = 1
-    images = Listed([("sub/scene 1.png", noise((1, 16, 24, 3), 1)[0])])
+    images = sized_images([("sub/scene 1.png", noise((1, 16, 24, 3), 1)[0])])
     _, kept = verify(listed(a, None), listed(b, None), images, worst=3)
     shown = differing(kept[0].image, a[0], b[0])
     coloured = (shown != shown[..., :1]).any(-1)
