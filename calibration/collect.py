@@ -8,13 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.channel_histograms import ChannelHistograms
 from calibration.histogram import NonFiniteError, StreamingHistogram
 from calibration.stepwise import StepwiseGraph
 from dabnet.errors import BuildError, InputError
@@ -26,8 +24,6 @@ Image = tuple[str, NDArray[np.uint8]]
 
 # Images at a time: each holds its own activations, and numpy counts under Python's lock.
 MOST_THREADS = 4
-
-Statistics = TypeVar("Statistics", StreamingHistogram, ChannelHistograms)
 
 
 def collect(
@@ -57,38 +53,15 @@ def collect(
         BuildError: a tensor is unknown or not float32, or an activation is NaN or infinite (the
             message names the tensor and the image).
     """
-    return _collect(StreamingHistogram, onnx_model, batches, tensors, threads, progress)
-
-
-def collect_channels(
-    onnx_model: onnx.ModelProto,
-    batches: Iterable[Image],
-    tensors: Sequence[str],
-    *,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, ChannelHistograms]:
-    """As ``collect``, with a histogram of each channel (axis 1) of each tensor: 16 KB a channel."""
-    return _collect(ChannelHistograms, onnx_model, batches, tensors, threads, progress)
-
-
-def _collect(
-    kind: type[Statistics],
-    model: onnx.ModelProto,
-    batches: Iterable[Image],
-    tensors: Sequence[str],
-    threads: int | None,
-    progress: Progress | None,
-) -> dict[str, Statistics]:
     names = list(dict.fromkeys(tensors))
-    graph = StepwiseGraph(model, names)
-    total = {name: kind() for name in names}
+    graph = StepwiseGraph(onnx_model, names)
+    total = {name: StreamingHistogram() for name in names}
     adding = Lock()
 
     def count(image: str, batch: NDArray[np.uint8]) -> None:
         for part in parts(image, batch, graph.input_shape):
             for tensor, values in graph.run(part):
-                statistics = kind()
+                statistics = StreamingHistogram()
                 _update(statistics, values, tensor, image)
                 with adding:
                     total[tensor].merge(statistics)
@@ -101,7 +74,7 @@ def _collect(
 
 
 def _update(
-    statistics: StreamingHistogram | ChannelHistograms,
+    statistics: StreamingHistogram,
     values: NDArray[np.float32],
     tensor: str,
     image: str,

@@ -50,15 +50,13 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     # Exact, and what lets one int8 scale serve a Concat; see calibration.qdq.
     "portable": (_Step("scale_image", precisions=("int8",)),),
     "ort-cpu": (
-        _Step("bytes_first"),
         _Step("sink_concat"),
         _Step("winograd", precisions=("fp32",), note=WINOGRAD_NOTE),
         _Step("argmax_by_cell"),
         # Its depthwise convolutions are no layers of the network: they get no Q/DQ.
         _Step("prelu_as_relu", quantized=True),
-        _Step("copy_residual", precisions=("fp32",), quantized=True),
     ),
-    "ort-cuda": (_Step("bytes_first"), _Step("scale_image", precisions=("int8",))),
+    "ort-cuda": (_Step("scale_image", precisions=("int8",)),),
     # Also in FP32: TensorRT fuses the factor, and its calibrators quantise Concats.
     "tensorrt": (_Step("scale_image", precisions=("fp32", "int8")),),
 }

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from calibration.collect import collect, collect_channels
+from calibration.collect import collect
 from calibration.histogram import StreamingHistogram
 from dabnet.errors import BuildError, InputError, MissingPackage
 from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
@@ -61,17 +61,6 @@ def test_threads_do_not_matter(threads) -> None:
     assert collect(small_net(), named, TENSORS, threads=threads) == collect(
         small_net(), named[::-1], TENSORS, threads=2
     )
-
-
-def test_channels_add_up_to_the_tensors() -> None:
-    channels = collect_channels(small_net(), images(3), TENSORS)
-    assert [len(channels[name].channels) for name in TENSORS] == [3, 8, 20]
-    whole = {name: statistics.whole() for name, statistics in channels.items()}
-    assert whole == collect(small_net(), images(3), TENSORS)
-    first = StreamingHistogram()
-    for _, image in images(3):
-        first.update(image[..., 0].astype(np.float32))
-    assert channels["x"].channels[0] == first
 
 
 @pytest.mark.parametrize("threads", [1, 3])

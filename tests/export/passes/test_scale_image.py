@@ -1,33 +1,11 @@
-"""The small passes: bytes_first, scale_image."""
+"""scale_image: the same bits, and one range for what a Concat joins."""
 
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 
-from export.passes.bytes_first import bytes_first
 from export.passes.scale_image import scale_image
 from tests.support.pass_graphs import GraphOf, applied, kinds, run
-
-
-def test_bytes_first_moves_bytes_and_changes_nothing() -> None:
-    graph = GraphOf((2, 8, 16, 3), kind=TensorProto.UINT8)
-    graph.node("Cast", ["x"], "real", to=TensorProto.FLOAT)
-    graph.node("Transpose", ["real"], "planes", perm=[0, 3, 1, 2])
-    graph.node("Sub", ["planes", graph.constant(np.full((1, 3, 1, 1), 7.5))], "y")
-    model = graph.model("y")
-    result, changed = applied(bytes_first, model)
-    assert kinds(result) == ["Transpose", "Cast", "Sub"] and len(changed) == 1
-    x = graph.random.integers(0, 256, (2, 8, 16, 3), dtype=np.uint8)
-    assert np.array_equal(run(result, x)[0], run(model, x)[0])
-
-
-def test_bytes_first_leaves_a_cast_with_another_reader() -> None:
-    graph = GraphOf((2, 8, 16, 3), kind=TensorProto.UINT8)
-    graph.node("Cast", ["x"], "real", to=TensorProto.FLOAT)
-    graph.node("Transpose", ["real"], "planes", perm=[0, 3, 1, 2])
-    _, changed = applied(bytes_first, graph.model("planes", "real"))
-    assert changed == []
 
 
 def joined_image(graph: GraphOf, absorbed: bool) -> str:
