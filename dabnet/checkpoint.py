@@ -8,6 +8,7 @@ checkpoint of ours loads in the original code too.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import warnings
@@ -23,10 +24,11 @@ from dabnet import __version__
 from dabnet.data.labels import LabelSet, label_set
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import existing_file, replacing
-from dabnet.models import build_model
+from dabnet.models import NETWORKS, build_model, network_named
 from dabnet.preprocessing import Preprocessing
 
 FORMAT = 1
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,6 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             tuple(content["classes"]),
             tuple(tuple(colour) for colour in content["palette"]),
             content["ignore"],
-            label_set(dataset).public,
             label_set(dataset).categories,
         )
         checkpoint = Checkpoint(
@@ -208,15 +209,18 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
             "add --dataset camvid or --dataset cityscapes",
         )
     labels = label_set(dataset)
+    # It does not say its network either: the one that fits best, of which the rest is told.
+    model = min(NETWORKS, key=lambda name: len(_misfits(name, len(labels.classes), state)))
+    published = network_named(model).published
+    if dataset not in published:
+        raise InputError(
+            f"{str(file)!r} does not say its preprocessing, and none was published with {model}"
+            f" for {dataset}",
+            "a checkpoint of dabnet-train, or one of " + ", ".join(published),
+        )
     epoch = content.get("epoch", 0)
-    checkpoint = Checkpoint(
-        "dabnet",
-        state,
-        dataset,
-        labels,
-        labels.public,
-        epoch if isinstance(epoch, int) else 0,
-    )
+    epoch = epoch if isinstance(epoch, int) else 0
+    checkpoint = Checkpoint(model, state, dataset, labels, published[dataset], epoch)
     _check_fit(checkpoint, file)
     return checkpoint
 
@@ -233,31 +237,46 @@ def _state_dict(value: Any, content: dict[str, Any], file: Path) -> dict[str, Te
 
 
 def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise one clear line where the weights are not those of the named network."""
-    expected = build_model(checkpoint.model, len(checkpoint.labels.classes)).state_dict()
-    state = checkpoint.state
-    head = "classifier.0.conv.weight"
-    if head in state and state[head].shape[0] != expected[head].shape[0]:
+    """Raise one clear line where the weights are not those of the named network.
+
+    Counters of batches, which checkpoints of PyTorch 0.4 lack and evaluation does not need, are
+    added.
+    """
+    model, state, classes = checkpoint.model, checkpoint.state, len(checkpoint.labels.classes)
+    wrong = _misfits(model, classes, state)
+    for name in [name for name in wrong if name.endswith(COUNTER) and name not in state]:
+        state[name] = torch.tensor(0)
+        del wrong[name]
+    # Where nothing but sides of K differ, and in one way, it predicts other classes.
+    sides = {
+        pair
+        for name, expected in wrong.items()
+        for pair in itertools.zip_longest(expected, state.get(name, torch.empty(0)).shape)
+        if pair[0] != pair[1]
+    }
+    if len(sides) == 1 and (pair := sides.pop())[0] == classes:
         raise InputError(
-            f"{str(file)!r} predicts {state[head].shape[0]} classes",
-            f"{expected[head].shape[0]}, the classes of {checkpoint.dataset}",
+            f"{str(file)!r} predicts {pair[1]} classes",
+            f"{classes}, the classes of {checkpoint.dataset}",
             "name the dataset that it was trained on",
         )
-    wrong = sorted(
-        set(expected) ^ set(state)
-        | {name for name in set(expected) & set(state) if expected[name].shape != state[name].shape}
-    )
-    # Old checkpoints of PyTorch 0.4 do not count batches; evaluation does not need it.
-    missing_counters = [n for n in wrong if n.endswith("num_batches_tracked") and n not in state]
-    for name in missing_counters:
-        state[name] = expected[name]
-    wrong = [name for name in wrong if name not in missing_counters]
     if wrong:
         raise ArtifactError(
-            f"{str(file)!r} is not a {checkpoint.model} checkpoint"
-            f" ({len(wrong)} tensors differ, such as {wrong[0]!r})",
-            f"the state dict of {checkpoint.model}",
+            f"{str(file)!r} is not a {model} checkpoint"
+            f" ({len(wrong)} tensors differ, such as {min(wrong)!r})",
+            f"the state dict of {model}",
         )
+
+
+def _misfits(model: str, classes: int, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Each tensor in which ``state`` differs: name → shape in the network, () where it has none."""
+    network = build_model(model, classes)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return {
+        name: expected.get(name, ())
+        for name in expected.keys() | state.keys()
+        if name not in expected or name not in state or expected[name] != tuple(state[name].shape)
+    }
 
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:

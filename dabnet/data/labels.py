@@ -1,11 +1,10 @@
-"""Classes, palettes and the preprocessing constants of the public checkpoints, per dataset."""
+"""Classes and palettes, per dataset."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from dabnet.errors import InputError
-from dabnet.preprocessing import Preprocessing
 
 Colour = tuple[int, int, int]
 Category = tuple[str, tuple[int, ...]]
@@ -18,108 +17,67 @@ class LabelSet:
 
     Attributes:
         classes: class names; the index in this tuple is the label value.
-        palette: one RGB colour (0…255) a class.
+        palette: one RGB colour (0…255) per class.
         ignore: the label value of pixels that count neither in the loss nor in the score.
-        public: preprocessing of the checkpoints published with DABNet for this dataset.
         categories: groups of classes that the dataset's benchmark also scores; none elsewhere.
     """
 
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     ignore: int
-    public: Preprocessing
     categories: tuple[Category, ...] = ()
 
 
-_CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
-_CAMVID_PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
+def _label_set(
+    colours: dict[str, Colour], ignore: int, categories: tuple[Category, ...] = ()
+) -> LabelSet:
+    return LabelSet(tuple(colours), tuple(colours.values()), ignore, categories)
 
-# The public code stores means in BGR order, as OpenCV reads; here they are RGB.
-CAMVID = LabelSet(
-    classes=_CAMVID_CLASSES,
-    palette=_CAMVID_PALETTE,
+
+CAMVID = _label_set(
+    {
+        "sky": (128, 128, 128),
+        "building": (128, 0, 0),
+        "pole": (192, 192, 128),
+        "road": (128, 64, 128),
+        "pavement": (60, 40, 222),
+        "tree": (128, 128, 0),
+        "sign": (192, 128, 128),
+        "fence": (64, 64, 128),
+        "car": (64, 0, 128),
+        "pedestrian": (64, 64, 0),
+        "bicyclist": (0, 128, 192),
+    },
     ignore=11,
-    public=Preprocessing(mean_rgb=(99.625404, 103.329834, 105.65775)),
 )
 
 # Toy street draws CamVid's classes, so that a network can move between the two.
-TOY_STREET = LabelSet(
-    classes=_CAMVID_CLASSES,
-    palette=_CAMVID_PALETTE,
-    ignore=11,
-    public=CAMVID.public,
-)
+TOY_STREET = CAMVID
 
 # Class order, colours and categories: cityscapesScripts, helpers/labels.py (trainId 0 to 18).
-CITYSCAPES = LabelSet(
-    classes=(
-        "road",
-        "sidewalk",
-        "building",
-        "wall",
-        "fence",
-        "pole",
-        "traffic light",
-        "traffic sign",
-        "vegetation",
-        "terrain",
-        "sky",
-        "person",
-        "rider",
-        "car",
-        "truck",
-        "bus",
-        "train",
-        "motorcycle",
-        "bicycle",
-    ),
-    palette=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (102, 102, 156),
-        (190, 153, 153),
-        (153, 153, 153),
-        (250, 170, 30),
-        (220, 220, 0),
-        (107, 142, 35),
-        (152, 251, 152),
-        (70, 130, 180),
-        (220, 20, 60),
-        (255, 0, 0),
-        (0, 0, 142),
-        (0, 0, 70),
-        (0, 60, 100),
-        (0, 80, 100),
-        (0, 0, 230),
-        (119, 11, 32),
-    ),
+CITYSCAPES = _label_set(
+    {
+        "road": (128, 64, 128),
+        "sidewalk": (244, 35, 232),
+        "building": (70, 70, 70),
+        "wall": (102, 102, 156),
+        "fence": (190, 153, 153),
+        "pole": (153, 153, 153),
+        "traffic light": (250, 170, 30),
+        "traffic sign": (220, 220, 0),
+        "vegetation": (107, 142, 35),
+        "terrain": (152, 251, 152),
+        "sky": (70, 130, 180),
+        "person": (220, 20, 60),
+        "rider": (255, 0, 0),
+        "car": (0, 0, 142),
+        "truck": (0, 0, 70),
+        "bus": (0, 60, 100),
+        "train": (0, 80, 100),
+        "motorcycle": (0, 0, 230),
+        "bicycle": (119, 11, 32),
+    },
     ignore=255,
-    public=Preprocessing(mean_rgb=(73.158325, 82.90902, 72.3924)),
     categories=(
         ("flat", (0, 1)),
         ("construction", (2, 3, 4)),
@@ -145,7 +103,7 @@ CITYSCAPES_ID_TO_TRAIN_ID = (
 )
 # fmt: on
 
-NO_LABELS = LabelSet((), (), 255, Preprocessing((0.0, 0.0, 0.0)))
+NO_LABELS = LabelSet((), (), 255)
 """Of images without labels."""
 
 LABEL_SETS = {"camvid": CAMVID, "cityscapes": CITYSCAPES, "toy-street": TOY_STREET}

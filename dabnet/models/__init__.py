@@ -1,42 +1,97 @@
-"""The registry of networks: one network a file, built by name."""
+"""The registry of networks: a network is one module and one line of ``NETWORKS``."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dabnet.errors import InputError
+from dabnet.preprocessing import Preprocessing, Triple
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODEL_NAMES = ("dabnet",)
 
-STRIDE = 8
-"""Every registered network predicts at 1/8 of the image: height and width are multiples of 8."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the commands must know of a network before and besides its module.
+
+    Attributes:
+        name: on the command line, in checkpoints and in artifacts.
+        factory: ``MODULE:CLASS``, called with the number of classes K. ``forward`` takes float
+            images (N, 3, H, W), preprocessed, and returns float logits (N, K, H, W).
+        stride: height and width of an image are multiples of it.
+        logits: dotted name of the submodule that computes the logits before they are enlarged.
+        scale: factor per channel of the preprocessing that training begins with, after the mean
+            of the data set is subtracted.
+        published: data set → preprocessing of the checkpoints that others published for it.
+    """
+
+    name: str
+    factory: str
+    stride: int
+    logits: str
+    scale: Triple = (1.0, 1.0, 1.0)
+    published: Mapping[str, Preprocessing] = field(default_factory=dict)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ``InputError`` if the network cannot take images of this size in pixels."""
+        stride = self.stride
+        if height < stride or width < stride or height % stride or width % stride:
+            nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
+            raise InputError(
+                f"image size {height}x{width}",
+                f"height and width that are multiples of {stride}",
+                f"the nearest is {nearest[0]}x{nearest[1]}",
+            )
+
+
+# Means of Reagan1311/DABNet, dataset/camvid.py and dataset/cityscapes.py, there in BGR order.
+_DABNET_CAMVID = Preprocessing(mean_rgb=(99.625404, 103.329834, 105.65775))
+_DABNET_CITYSCAPES = Preprocessing(mean_rgb=(73.158325, 82.90902, 72.3924))
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network(
+            "dabnet",
+            "dabnet.models.dabnet:DABNet",
+            stride=8,
+            logits="classifier",
+            published={
+                "camvid": _DABNET_CAMVID,
+                "cityscapes": _DABNET_CITYSCAPES,
+                "toy-street": _DABNET_CAMVID,  # it draws CamVid's classes
+            },
+        ),
+    )
+}
+
+
+def network_named(name: str) -> Network:
+    """Return the registered network of this name, or raise ``InputError``."""
+    if name not in NETWORKS:
+        raise InputError(f"unknown model {name!r}", "one of " + ", ".join(NETWORKS))
+    return NETWORKS[name]
 
 
 def build_model(name: str, classes: int) -> nn.Module:
     """Return a freshly initialised network in training mode.
 
     Args:
-        name: one of ``MODEL_NAMES``.
+        name: of a registered network.
         classes: number of output classes, at least 2.
     """
-    if name not in MODEL_NAMES:
-        raise InputError(f"unknown model {name!r}", "one of " + ", ".join(MODEL_NAMES))
+    module, _, factory = network_named(name).factory.partition(":")
     if classes < 2:
         raise InputError(f"{classes} classes", "at least 2")
-    from dabnet.models.dabnet import DABNet
+    network: nn.Module = getattr(importlib.import_module(module), factory)(classes)
+    return network
 
-    return DABNet(classes)
 
-
-def check_size(height: int, width: int) -> None:
-    """Raise if a network of this registry cannot take images of this size in pixels."""
-    if height < STRIDE or width < STRIDE or height % STRIDE or width % STRIDE:
-        nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in (height, width)]
-        raise InputError(
-            f"image size {height}x{width}",
-            f"height and width that are multiples of {STRIDE}",
-            f"the nearest is {nearest[0]}x{nearest[1]}",
-        )
+# Until every caller asks the network itself.
+STRIDE = 8
+check_size = NETWORKS["dabnet"].check_size
+MODEL_NAMES = tuple(NETWORKS)

@@ -27,6 +27,7 @@ from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion_per_image, mean_iou, pixel_accuracy
+from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.data_path import batches, choose_data_path, counts_of
@@ -131,7 +132,10 @@ class _Run:
         )
         self.folder = RunFolder(spec.output, spec.resume)
         self.counts = self._count(resumed)
-        self.preprocessing = start.preprocessing if start else Preprocessing(self.counts.mean_rgb)
+        scale = network_named(spec.model).scale
+        self.preprocessing = (
+            start.preprocessing if start else Preprocessing(self.counts.mean_rgb, scale)
+        )
         self.learner = Learner(
             spec,
             len(self.labels.classes),

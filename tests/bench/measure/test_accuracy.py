@@ -18,15 +18,12 @@ from bench.record import Setting
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.images import SizedImages
 from dabnet.data.labels import LabelSet
-from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.runner import RunnerInfo, Uint8Array, check_images
 from tests.support.seeded_checkpoint import no_bar
 
 CLASSES = 3
 IGNORE = 255
-LABELS = LabelSet(
-    ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), IGNORE, Preprocessing((0.0, 0.0, 0.0))
-)
+LABELS = LabelSet(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), IGNORE)
 
 
 class FakeDataset:
