@@ -20,6 +20,7 @@ class Page(HTMLParser):
         text: of everything but the style sheet.
         styles: the style sheet.
         tables: each as rows of cells, the text of each.
+        captions: of the tables.
     """
 
     def __init__(self, page: str) -> None:
@@ -27,6 +28,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text, self.styles = "", ""
         self.tables: list[list[list[str]]] = []
+        self.captions: list[str] = []
         self._open: list[str] = []
         self.feed(page)
         self.close()
@@ -53,6 +55,8 @@ class Page(HTMLParser):
             self.styles += data
             return
         self.text += data
+        if "caption" in self._open:
+            self.captions.append(data)
         if "td" in self._open or ("th" in self._open and "table" in self._open):
             cell = self.tables[-1][-1]
             cell[-1] = f"{cell[-1]} {data}".strip()
@@ -66,27 +70,17 @@ class Page(HTMLParser):
         return {name for value in self.values("class") for name in value.split()}
 
 
-def cell(page: Page, row: Row, group: str, heading: str, table: int = 0) -> str:
-    """The cell of a row in the main table of one setting."""
-    groups, headings, *body = page.tables[table]
-    spans = spans_of(page)[table]
-    columns = [g for g, span in zip(groups[1:], spans, strict=True) for _ in range(span)]
-    index = next(
-        n for n, pair in enumerate(zip(columns, headings, strict=True)) if pair == (group, heading)
-    )
-    line = next(line for line in body if line[0].split()[0] == row.name)
-    return line[index + 1]
-
-
-def spans_of(page: Page) -> list[list[int]]:
-    """Columns under each heading over several, by table."""
-    found: list[list[int]] = []
-    for name, attributes in page.tags:
-        if name == "table":
-            found.append([])
-        elif name == "th" and attributes.get("scope") == "colgroup":
-            found[-1].append(int(attributes["colspan"] or 1))
-    return found
+def cell(page: Page, row: Row, heading: str) -> str:
+    """The cell of a row under that heading, in whichever table of its setting has both."""
+    found = [
+        line[table[0].index(heading)]
+        for table, caption in zip(page.tables, page.captions, strict=True)
+        if caption.endswith(f", {row.setting}") and heading in table[0]
+        for line in table[1:]
+        if line[0].split()[0] == row.name
+    ]
+    (text,) = found
+    return text
 
 
 def figures(text: str) -> list[float]:

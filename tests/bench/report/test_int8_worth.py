@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from bench.record import Row, Setting, Timing, Turn
-from bench.report.int8_worth import int8_worth
-from bench.statistics import latency
+from bench.record.timing import latency
+from bench.report.notes import int8_worth
 from tests.support.sample_reports import SETTING, sample_report
 
 

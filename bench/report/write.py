@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.record import Report
-from bench.record_file import record_text
-from bench.report.csv_table import csv_text
-from bench.report.markdown import markdown
+from bench.record.file import record_text
+from bench.report.text import csv_text, markdown
 from dabnet.files import writable_directory, write_text
 
 RECORD_NAME = "bench.json"
@@ -20,7 +19,7 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
     Args:
         pictures: folder that the record's pictures are relative to; by default ``folder``.
     """
-    from bench.page.html_page import html_page
+    from bench.report.page.page import html_page
 
     texts = {
         RECORD_NAME: record_text(report),
@@ -36,7 +35,7 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write bench.html alone into ``folder``, which holds the record's pictures."""
-    from bench.page.html_page import html_page
+    from bench.report.page.page import html_page
 
     target = folder / PAGE_NAME
     write_text(target, html_page(report, folder))

@@ -1,1 +1,0 @@
-"""One record → a self-contained HTML page."""

@@ -1,0 +1,357 @@
+"""The columns of every table of a record: each as a value and as text.
+
+Terminal, Markdown, CSV and HTML are made from ``COLUMNS``. A new column is one line of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.measure.overlap import UNKNOWN
+from bench.record import REFERENCE, Report, Row, Setting, Timing
+from bench.report import figures
+from bench.report.figures import NONE
+from bench.statistics import verdict
+from dabnet.intervals import Interval
+
+CALIBRATION_MARK = "†"
+"""Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
+TIMING_MARK = "‡"
+"""Beside the time of a row of which a counted turn was disturbed or throttled."""
+
+SPEED, COST, MORE, LIMIT = "speed", "cost", "more", "limit"
+"""Tables: accuracy beside speed; what a row costs; more (the page only); the machine's limit."""
+
+_OF_PAPER = ("artifact", "FPS", "p50", "note")
+"""Headings of ``SPEED`` that hold in the scope ``paper``: its samples are means of 100 calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a table: a row in one of its scopes, or with None a row that was not timed."""
+
+    row: Row
+    timing: Timing | None = None
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the time follows the protocol of the paper, which other rows do not."""
+        return self.timing is not None and self.timing.scope == "paper"
+
+    @property
+    def name(self) -> str:
+        """The row's name, with the scope unless it is ``host``."""
+        scope = self.timing.scope if self.timing else "host"
+        return self.row.name if scope == "host" else f"{self.row.name} ({scope})"
+
+    @property
+    def device(self) -> Timing | None:
+        """The scope ``device`` of the row, whatever that of the line is."""
+        return self.row.timing("device")
+
+
+Value = Callable[[Line], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: its name in the CSV, which has base units; "" for a column of tables alone.
+        heading, unit: of tables; "" for a column of the CSV alone.
+        value: of a line: a function, or the path of an attribute. Shares are in 0…1, times in
+            seconds; None is what the record does not hold. An interval is three columns of the CSV.
+        text: of a value; ``str`` makes a column of words, set to the left.
+        table: the table that shows it.
+        brief: whether terminal and Markdown leave out the interval, which the page shows.
+        base: path of what the reference must have for its cell to read "reference".
+        mark: beside the text of a line, or "".
+    """
+
+    key: str
+    heading: str
+    unit: str
+    value: str | Value
+    text: Callable[[Any], str] = str
+    table: str = ""
+    brief: bool = False
+    base: str = ""
+    mark: Callable[[Line], str] = lambda line: ""
+
+    @property
+    def is_words(self) -> bool:
+        """Whether it holds words rather than figures."""
+        return self.text is str
+
+    @property
+    def title(self) -> str:
+        """The heading with its unit."""
+        return f"{self.heading} {self.unit}".rstrip()
+
+    def of(self, line: Line) -> Any:
+        """The value of a line; None where the record has none."""
+        return _at(line, self.value) if isinstance(self.value, str) else self.value(line)
+
+    def cell(self, line: Line) -> str:
+        """The text of a line with its mark; a dash for what the record does not hold."""
+        if line.is_paper and self.table == SPEED and self.heading not in _OF_PAPER:
+            return NONE
+        value = self.of(line)
+        if value is None:
+            is_base = self.base and line.row.name == REFERENCE and _at(line, self.base) is not None
+            return "reference" if is_base else NONE
+        return f"{self.text(value)} {self.mark(line)}".rstrip()
+
+
+def _at(line: Line, path: str) -> Any:
+    """The attribute at the end of ``path``; None where one on the way is None."""
+    found: Any = line
+    for name in path.split("."):
+        found = None if found is None else getattr(found, name)
+    return found
+
+
+# --- what a row says --------------------------------------------------------------------------
+
+
+def failure(row: Row) -> str:
+    """Why a row has no result, or not all of it; "" for a sound one."""
+    if not row.reason or row.reason.startswith("failed: "):
+        return row.reason
+    return ("failed: " if row.info else "not run: ") + row.reason
+
+
+def is_marked(row: Row) -> bool:
+    """Whether its score is, or may be, of images that calibrated it."""
+    accuracy = row.accuracy
+    return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
+
+
+def marked(timing: Timing, counted: bool = True) -> int:
+    """Number of turns with a mark, of those that are counted or of those that are not."""
+    return sum(1 for turn in timing.turns if turn.marks and turn.counted is counted)
+
+
+def _note(line: Line) -> str:
+    """Remarks of what ran; of the second line of a row nothing."""
+    if line.timing and line.timing is not shown_timings(line.row)[0]:
+        return ""
+    return failure(line.row) or (", ".join(line.row.info.notes) if line.row.info else "")
+
+
+def _agreement(line: Line) -> float | None:
+    accuracy = line.row.accuracy
+    return float(np.mean(accuracy.agreement)) if accuracy and accuracy.agreement else None
+
+
+def _agreement_text(share: float) -> str:
+    """100.000 only where no pixel differs."""
+    return figures.percent(share if share == 1 else min(share, 0.99999), 3)
+
+
+def _category(line: Line) -> float | None:
+    score = line.row.accuracy.score if line.row.accuracy else None
+    known = [iou for iou in score.category_iou if iou is not None] if score else []
+    return sum(known) / len(known) if known else None
+
+
+def _seconds(name: str, scope: str = "timing") -> Value:
+    """A latency in seconds, by default of the line's own timing."""
+    path = f"{scope}.latency.{name}_ms"
+    return lambda line: None if (found := _at(line, path)) is None else found / 1000
+
+
+def _turns(count: Callable[[Timing], int]) -> Value:
+    return lambda line: count(line.timing) if line.timing else None
+
+
+def _energy_per_frame_j(line: Line) -> float | None:
+    """Energy of the GPU over the frames of the counted turns; None unless known of each turn."""
+    counted = [turn for turn in line.timing.turns if turn.counted] if line.timing else []
+    energies = [turn.telemetry.gpu_energy_j for turn in counted]
+    known = [energy for energy in energies if energy is not None]
+    frames = line.row.setting.batch * sum(len(turn.samples_ns) for turn in counted)
+    return sum(known) / frames if frames and len(known) == len(counted) else None
+
+
+def _clock(line: Line) -> tuple[str, float] | None:
+    """Mean clock in MHz of the counted turns: of the GPU where one computed, else of the cores."""
+    counted = [turn.telemetry for turn in line.timing.turns if turn.counted] if line.timing else []
+    gpu = [t.gpu_mhz for t in counted if t.gpu_mhz is not None]
+    cpu = [t.cpu_mhz for t in counted if t.cpu_mhz is not None]
+    if gpu and not (line.row.info and line.row.info.device.startswith("cpu")):
+        return "GPU", float(np.mean(gpu))
+    return ("CPU", float(np.mean(cpu))) if cpu else None
+
+
+def _clock_text(clock: tuple[str, float]) -> str:
+    return f"{clock[0]} {figures.number(clock[1], 2, 1e-3)}"
+
+
+def _artifact_bytes(line: Line) -> int | None:
+    return line.row.footprint.artifact_bytes or None
+
+
+# --- the columns ------------------------------------------------------------------------------
+
+
+def _calibration(line: Line) -> str:
+    return CALIBRATION_MARK if is_marked(line.row) else ""
+
+
+def _disturbance(line: Line) -> str:
+    return TIMING_MARK if line.timing and marked(line.timing) else ""
+
+
+def _ms(seconds: float) -> str:
+    return figures.milliseconds(1000 * seconds)
+
+
+def _number(decimals: int = 2, scale: float = 1.0) -> Callable[[float], str]:
+    return lambda value: figures.number(value, decimals, scale)
+
+
+def _speed(ratio: Interval) -> str:
+    return f"{figures.ratio(ratio)} {verdict(ratio)}"
+
+
+def _csv(key: str, value: str | Value) -> Column:
+    """A column of the CSV alone."""
+    return Column(key, "", "", value)
+
+
+_PERCENT, _MB = figures.percent, figures.megabytes
+_SCORE, _NATIVE, _COST = "row.accuracy.score", "row.accuracy.native_score", "row.footprint"
+
+NAME = Column("", "artifact", "", "name")
+"""The first column of every table."""
+
+COLUMNS: tuple[Column, ...] = (
+    _csv("name", "row.name"),
+    _csv("height", lambda line: line.row.setting.size[0]),
+    _csv("width", lambda line: line.row.setting.size[1]),
+    _csv("batch", "row.setting.batch"),
+    _csv("streams", "row.setting.streams"),
+    _csv("reason", "row.reason"),
+    _csv("backend", "row.info.backend"),
+    _csv("version", "row.info.version"),
+    _csv("device", "row.info.device"),
+    _csv("precision", "row.info.precision"),
+    _csv("artifact", "row.artifact"),
+    _csv("scope", lambda line: line.timing.scope if line.timing else ""),
+    # Accuracy.
+    Column("miou", "mIoU", "%", f"{_SCORE}.miou", figures.shares, SPEED, True, mark=_calibration),
+    Column(
+        *("miou_difference", "Δ to FP32", "points [95 %]", f"{_SCORE}.miou_difference"),
+        *(figures.points, SPEED),
+        base=_SCORE,
+    ),
+    Column("agreement", "agrees", "%", _agreement, _agreement_text, SPEED),
+    Column("", "category IoU", "%", _category, _PERCENT, MORE),
+    Column("pixel_accuracy", "pixels right", "%", f"{_SCORE}.pixel_accuracy", _PERCENT, MORE),
+    Column("native_miou", "mIoU at labels' size", "%", f"{_NATIVE}.miou", figures.shares, MORE),
+    _csv("native_miou_difference", f"{_NATIVE}.miou_difference"),
+    _csv("native_pixel_accuracy", f"{_NATIVE}.pixel_accuracy"),
+    _csv("arithmetic", "row.accuracy.arithmetic"),
+    _csv("timed_agreement", "row.accuracy.timed_agreement"),
+    _csv("timed_miou", "row.accuracy.timed_miou"),
+    _csv("calibrated_on", "row.accuracy.calibrated_on"),
+    _csv("overlap", lambda line: len(line.row.accuracy.overlap) if line.row.accuracy else None),
+    # Speed, in the scope of the line.
+    Column("fps", "FPS", "[95 %]", "timing.fps", figures.rates, SPEED),
+    _csv("calls", "timing.latency.calls"),
+    _csv("min_s", _seconds("min")),
+    Column("p50_s", "p50", "ms", _seconds("p50"), _ms, SPEED, mark=_disturbance),
+    _csv("p90_s", _seconds("p90")),
+    Column("p95_s", "p95", "ms", _seconds("p95"), _ms, SPEED),
+    Column("p99_s", "p99", "ms", _seconds("p99"), _ms, SPEED),
+    _csv("iqr_s", _seconds("iqr")),
+    Column("", "device p50", "ms", _seconds("p50", "device"), _ms, SPEED),
+    Column(
+        *("speed_ratio", "speed to PyTorch", "[95 %]", "timing.speed_ratio", _speed, SPEED),
+        base="timing.latency",
+    ),
+    Column(
+        *("", "device speed to PyTorch", "[95 %]", "device.speed_ratio", _speed, MORE),
+        base="device.latency",
+    ),
+    _csv("verdict", "timing.verdict"),
+    _csv("rounds", _turns(lambda timing: sum(turn.counted for turn in timing.turns))),
+    _csv("rounds_repeated", _turns(lambda timing: sum(not turn.counted for turn in timing.turns))),
+    _csv("rounds_marked", _turns(marked)),
+    Column("limit_share", "% of limit", "", "row.limit.share", _number(0, 100), SPEED),
+    Column("", "note", "", _note, table=SPEED),
+    # Cost.
+    Column("artifact_bytes", "file", "MB", _artifact_bytes, _number(2, 1e-6), COST),
+    Column("load_s", "load", "s", f"{_COST}.load_s", _number(), COST),
+    Column("first_inference_s", "first call", "s", f"{_COST}.first_inference_s", _number(3), COST),
+    Column("host_peak_bytes", "host peak", "MB", f"{_COST}.host_peak_bytes", _MB, COST),
+    Column("device_peak_bytes", "device peak", "MB", f"{_COST}.device_peak_bytes", _MB, COST),
+    Column("energy_per_frame_j", "energy", "mJ/frame", _energy_per_frame_j, _number(1, 1e3), COST),
+    Column("", "clock", "GHz", _clock, _clock_text, COST),
+    # The limit of the machine.
+    Column("limit_s", "limit", "ms", "row.limit.seconds", _ms, LIMIT),
+    Column("", "arithmetic alone", "ms", "row.limit.arithmetic_s", _ms, LIMIT),
+    Column("", "traffic alone", "ms", "row.limit.traffic_s", _ms, LIMIT),
+    Column("", "work", "G multiply-adds", "row.limit.multiply_adds", _number(2, 1e-9), LIMIT),
+    Column("", "traffic", "MB", "row.limit.traffic_bytes", _MB, LIMIT),
+    Column("", "kernels", "", "row.limit.kernels", _number(0), LIMIT),
+)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def rows_of(report: Report, setting: Setting) -> list[Row]:
+    """The rows of one setting, in order."""
+    return [row for row in report.rows if row.setting == setting]
+
+
+def did_not_run(row: Row) -> bool:
+    """Whether it has a reason and no figure at all."""
+    return bool(row.reason) and not (row.accuracy or any(t.latency for t in row.timings))
+
+
+def shown_timings(row: Row) -> list[Timing | None]:
+    """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
+    first = row.timing("host") or row.timing("device")
+    paper = row.timing("paper")
+    return [first or paper, *([paper] if paper and first else [])]
+
+
+class Table(NamedTuple):
+    """Columns and lines; ``column.cell(line)`` is a cell."""
+
+    columns: list[Column]
+    lines: list[Line]
+
+
+def table(report: Report, setting: Setting, *names: str) -> Table:
+    """The rows of one setting that ran, with the columns of the tables of those names.
+
+    ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
+    too. Other tables leave out columns and rows of which the record holds nothing.
+    """
+    rows = [row for row in rows_of(report, setting) if not did_not_run(row)]
+    columns = [column for column in COLUMNS if column.table in names]
+    if SPEED in names:
+        lines = [Line(row, timing) for row in rows for timing in shown_timings(row)]
+    else:
+        lines = [Line(row, shown_timings(row)[0]) for row in rows]
+        lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
+        columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
+    return Table([NAME, *columns] if lines else [], lines)
+
+
+def reasons(report: Report, setting: Setting) -> list[str]:
+    """Why rows have no result, or not all of it: one line per reason."""
+    names: dict[str, list[str]] = {}
+    for row in rows_of(report, setting):
+        if row.reason:
+            names.setdefault(failure(row), []).append(row.name)
+    return [f"{', '.join(rows)}: {reason}" for reason, rows in names.items()]
