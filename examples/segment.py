@@ -24,9 +24,9 @@ from tempfile import TemporaryFile
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
+from dabnet.artifact import open_artifact
 from dabnet.errors import BackendUnavailable, DabnetError, InputError
 from dabnet.files import existing_file, replacing, writable_directory, writable_target
-from dabnet.runtime import open_artifact
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST

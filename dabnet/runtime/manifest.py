@@ -6,6 +6,7 @@ In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metad
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class TensorInfo:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """(N, H, W) of an input: uint8 is (N, H, W, 3), float is (N, 3, H, W)."""
+        batch, *sides = self.shape
+        height, width = sides[:2] if self.dtype == "uint8" else sides[1:]
+        return batch, height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +192,54 @@ MANIFEST = Codec(
 )
 
 
+def carried_manifest(properties: Mapping[str, str], source: str) -> Manifest:
+    """Return the manifest among an ONNX file's ``metadata_props``; ``source`` names the file.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged or of another format.
+    """
+    if ONNX_KEY not in properties:
+        raise ArtifactError(
+            f"{source} carries no manifest",
+            "an ONNX file written by dabnet-export",
+            "export the checkpoint with: dabnet-export onnx CHECKPOINT",
+        )
+    return Manifest.from_json(properties[ONNX_KEY], source)
+
+
 def engine_manifest_path(engine: Path) -> Path:
     """``model.engine`` → ``model.engine.json``."""
     return engine.with_name(engine.name + ".json")
+
+
+def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
+    """Return the manifest beside an engine, and what it says about the build.
+
+    Raises:
+        ArtifactError: there is none, it is damaged or of another format, or not of an engine.
+    """
+    path = engine_manifest_path(engine)
+    fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine}"
+    if not path.is_file():
+        raise ArtifactError(f"no manifest at {str(path)!r}", "the one written at the build", fix)
+    manifest = MANIFEST.read(path)
+    if manifest.engine is None:
+        raise ArtifactError(f"{str(path)!r} describes no engine", "that of an engine", fix)
+    return manifest, manifest.engine
+
+
+def require_tensors(
+    manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], source: str
+) -> None:
+    """Raise ArtifactError unless a loaded graph has the tensors that its manifest declares."""
+    found, declared = (*inputs, *outputs), (manifest.input, manifest.output)
+    if found != declared or len(inputs) != 1:
+        raise ArtifactError(
+            f"{source} has the tensors {_listed(found)}",
+            f"{_listed(declared)}, as its manifest says",
+            "the file was changed after its export; export it again",
+        )
+
+
+def _listed(tensors: Sequence[TensorInfo]) -> str:
+    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)

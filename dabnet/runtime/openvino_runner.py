@@ -16,7 +16,14 @@ from typing import Any
 from dabnet.errors import ArtifactError, BackendUnavailable, MissingPackage
 from dabnet.files import existing_file
 from dabnet.runtime.cuda import HostArray
-from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
+from dabnet.runtime.manifest import (
+    DYNAMIC,
+    ONNX_KEY,
+    Manifest,
+    TensorInfo,
+    carried_manifest,
+    require_tensors,
+)
 from dabnet.runtime.runner import (
     LayerTime,
     RunnerInfo,
@@ -66,7 +73,7 @@ class OpenVinoRunner:
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         model = self._core.read_model(str(self._path))
-        self._manifest = _manifest_of(model, self._path)
+        self._manifest = _manifest_of(model, repr(str(path)))
         shape = declared_shape(self._manifest, repr(str(path)))
         wanted = "int8" if precision == "int8" else "fp32"
         if self._manifest.is_dynamic or self._manifest.precision != wanted:
@@ -190,31 +197,20 @@ def executed(compiled: Any) -> list[tuple[str, str, str]]:
     return [(layer, kind, kernel) for layer, kind, kernel in found]
 
 
-def _manifest_of(model: Any, path: Path) -> Manifest:
+def _manifest_of(model: Any, source: str) -> Manifest:
     """Return the manifest, which OpenVINO keeps beside the graph; its tensors are the graph's."""
     info = model.get_rt_info()  # a map of OpenVINO's, without get()
     notes = info["framework"] if "framework" in info else {}  # noqa: SIM401
-    if ONNX_KEY not in notes:
-        raise ArtifactError(
-            f"{str(path)!r} carries no manifest",
-            "an ONNX file written by dabnet-export",
-            "export it with: dabnet-export onnx CHECKPOINT",
-        )
-    manifest = Manifest.from_json(str(notes[ONNX_KEY].value), str(path))
-    for declared, real in ((manifest.input, model.inputs), (manifest.output, model.outputs)):
-        found = [_info_of(port) for port in real]
-        if found != [declared]:
-            raise ArtifactError(
-                f"{str(path)!r} has the tensors {found}",
-                f"{declared}, as its manifest says",
-                "the file was changed after its export; export it again",
-            )
+    properties = {ONNX_KEY: str(notes[ONNX_KEY].value)} if ONNX_KEY in notes else {}
+    manifest = carried_manifest(properties, source)
+    inputs, outputs = ([*map(_info_of, ports)] for ports in (model.inputs, model.outputs))
+    require_tensors(manifest, inputs, outputs, source)
     return manifest
 
 
 def _info_of(port: Any) -> TensorInfo:
     shape = tuple(
-        int(side.get_length()) if side.is_static else -1 for side in port.get_partial_shape()
+        int(side.get_length()) if side.is_static else DYNAMIC for side in port.get_partial_shape()
     )
     return TensorInfo(port.get_any_name(), port.get_element_type().to_dtype().name, shape)
 

@@ -10,9 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from dabnet.artifact import open_artifact
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
-from dabnet.runtime import open_artifact
 from dabnet.runtime.manifest import DYNAMIC, Manifest
 from export.graph.tensors import StepwiseSession
 from export.onnx_export import export_onnx

@@ -20,8 +20,8 @@ from dabnet.runtime.manifest import (
     Manifest,
     TensorInfo,
     engine_manifest_path,
+    read_engine_manifest,
 )
-from dabnet.runtime.trt.runner import read_engine_manifest
 from tests.support.contract_graph import contract_manifest
 
 FULL = dataclasses.replace(

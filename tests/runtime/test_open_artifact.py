@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dabnet.artifact import open_artifact
 from dabnet.errors import ArtifactError, InputError
-from dabnet.runtime import open_artifact
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.trt import runner as tensorrt_runner
 from dabnet.runtime.trt.runner import TensorRTRunner
@@ -51,7 +51,7 @@ def test_three_lines_without_torch(tmp_path: Path) -> None:
     np.save(given, images(1))
     program = """
 import numpy
-from dabnet.runtime import open_artifact
+from dabnet.artifact import open_artifact
 runner = open_artifact(sys.argv[1], threads=1)
 numpy.save(sys.argv[3], runner.infer(numpy.load(sys.argv[2])))
 print(runner.manifest.classes[0], *runner.info.shape)
@@ -61,7 +61,7 @@ print(runner.manifest.classes[0], *runner.info.shape)
 
 
 def test_the_package_loads_nothing_heavy() -> None:
-    program = "import dabnet.runtime\nprint(*sorted(sys.modules))"
+    program = "import dabnet.artifact\nprint(*sorted(sys.modules))"
     loaded = {name.partition(".")[0] for name in python(program).split()}
     assert not loaded & {"numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
 
@@ -83,8 +83,8 @@ def test_an_engine_goes_to_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert cache.is_file()
     for options, message in (
         ({"device": "cpu"}, "device 'cpu' for the engine.*expected 'cuda'"),
-        ({"threads": 2}, "threads for .*onnxruntime runs"),
-        ({"allow_cpu_nodes": True}, "allow_cpu_nodes for .*onnxruntime runs"),
+        ({"threads": 2}, "threads for .*; expected cuda_graph, runtime_cache"),
+        ({"allow_cpu_nodes": True}, "allow_cpu_nodes for .*; expected cuda_graph"),
     ):
         with pytest.raises(InputError, match=message):
             open_artifact(renamed, **options)  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def test_options_of_an_onnx_file(tmp_path: Path) -> None:
     assert isinstance(runner, OnnxRuntimeRunner)
     assert runner.info.device.startswith("cpu (1 threads")
     assert runner.infer(images(0)).shape == (1, HEIGHT, WIDTH)
-    with pytest.raises(InputError, match="runtime_cache for .*TensorRT-RTX runs"):
+    with pytest.raises(InputError, match="runtime_cache for .*; expected threads, cuda_graph"):
         open_artifact(path, runtime_cache=tmp_path / "c")
     with pytest.raises(InputError, match="CUDA graph on the CPU"):
         open_artifact(path, cuda_graph=True)
@@ -105,9 +105,9 @@ def test_options_of_an_onnx_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("m.pth", InputError, "is a checkpoint; expected .*dabnet-export onnx .*m.pth"),
-        ("m.pt", InputError, "is a checkpoint"),
-        ("m.jpg", InputError, "neither .onnx nor an engine with its manifest; expected"),
+        ("m.pth", InputError, "neither an ONNX file nor .*dabnet-export onnx .*m.pth"),
+        ("m.pt", InputError, "export a checkpoint with"),
+        ("m.jpg", InputError, "neither an ONNX file nor an engine with its manifest; expected"),
         ("m.engine", ArtifactError, "no manifest at .*m.engine.json"),
         ("m.onnx", ArtifactError, "onnxruntime cannot load"),
     ],
@@ -121,7 +121,7 @@ def test_other_files(tmp_path: Path, name: str, kind: Any, message: str) -> None
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file at .*expected an ONNX file or an engine"):
+    with pytest.raises(InputError, match="no file at .*expected a checkpoint, an ONNX file or"):
         open_artifact(tmp_path / "none.onnx")
     with pytest.raises(InputError, match="is a directory"):
         open_artifact(tmp_path)

@@ -90,14 +90,15 @@ class OnnxRuntimeRunner:
         self._staged: list[_Slot] = []
         self._graphs = 0
         self._path, self._threads = existing_file(path, "an ONNX file"), threads
+        source = repr(str(path))
         provider = TENSORRT if tensorrt else PROVIDERS[device]
         self._notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
         self._nodes: list[PlacedNode] | None = None
         options = self._options()
         with traced(options) if device == "cuda" else nullcontext() as nodes_of:
             self._session = self._open(options)
-            self._manifest = manifest_of_session(self._session, self._path)
-            self._shape = declared_shape(self._manifest, repr(str(path)))
+            self._manifest = manifest_of_session(self._session, source)
+            self._shape = declared_shape(self._manifest, source)
             if tensorrt and tensorrt.precision != self._manifest.precision:
                 raise InputError(
                     f"{tensorrt.precision} of TensorRT for {str(path)!r}", self._manifest.precision
@@ -105,7 +106,6 @@ class OnnxRuntimeRunner:
             if nodes_of is not None:
                 self._run(self._new_slot(example_shape(self._manifest)), NO_GRAPH)
                 self._nodes = nodes_of(self._session)
-                source = repr(str(path))
                 self._notes += check_placement(self._nodes, provider, source, allow_cpu_nodes)
 
     @cached_property

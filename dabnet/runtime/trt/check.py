@@ -11,7 +11,7 @@ from typing import Any
 
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
-from dabnet.runtime.manifest import MANIFEST, EngineInfo, Manifest, engine_manifest_path
+from dabnet.runtime.manifest import EngineInfo, read_engine_manifest
 from dabnet.runtime.runner import check_input, declared_shape
 from dabnet.runtime.trt.layers import describe, layers_of_engine, precision_fault
 from dabnet.runtime.trt.product import TENSORRT, Product
@@ -157,18 +157,6 @@ class EngineCheck:
             expected,
             f"rebuild it with: {rebuild_command(self.path, self.info)}",
         )
-
-
-def read_engine_manifest(engine_path: Path) -> tuple[Manifest, EngineInfo]:
-    """Return the manifest beside an engine, and what it says about the build."""
-    path = engine_manifest_path(engine_path)
-    fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine_path}"
-    if not path.is_file():
-        raise ArtifactError(f"no manifest at {str(path)!r}", "the one written at the build", fix)
-    manifest = MANIFEST.read(path)
-    if manifest.engine is None:
-        raise ArtifactError(f"{str(path)!r} describes no engine", "that of an engine", fix)
-    return manifest, manifest.engine
 
 
 def rebuild_command(engine_path: Path, engine: EngineInfo) -> str:

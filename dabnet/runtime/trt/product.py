@@ -55,6 +55,9 @@ class Product:
     name: str
     version: str
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
     @property
     def builds_ahead_of_time(self) -> bool:
         """Whether engines for other GPUs than this one can be built (TensorRT-RTX)."""
@@ -230,6 +233,6 @@ def create(product: Product, kind: str) -> Any:
         return getattr(product.module, kind)(logger_of(product).handle)
     except TypeError as error:
         raise BackendUnavailable(
-            f"{product.name} {product.version} gave no {kind} ({error})",
+            f"{product} gave no {kind} ({error})",
             fix="check nvidia-smi; the driver may be older than this version asks for",
         ) from error

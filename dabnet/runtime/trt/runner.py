@@ -13,12 +13,10 @@ from dabnet.files import existing_file
 from dabnet.runtime.cuda import DeviceMemory, HostArray, open_device_memory
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.runner import LayerTime, RunnerInfo, output_shape, result_dtype
-from dabnet.runtime.trt.check import EngineCheck, read_engine_manifest
+from dabnet.runtime.trt.check import EngineCheck
 from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
 from dabnet.runtime.trt.layers import engine_layer_times
 from dabnet.runtime.trt.product import TENSORRT, Product, create, find_product, logger_of
-
-__all__ = ("TensorRTRunner", "read_engine_manifest")
 
 
 class TensorRTRunner:

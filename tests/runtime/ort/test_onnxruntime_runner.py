@@ -221,13 +221,13 @@ def test_a_graph_with_a_second_output(tmp_path: Path) -> None:
     helper.set_model_props(model, {ONNX_KEY: contract_manifest().to_json()})
     path = tmp_path / "two.onnx"
     onnx.save(model, str(path))
-    with pytest.raises(ArtifactError, match="1 input and 1 output"):
+    with pytest.raises(ArtifactError, match="mask uint8 .*, logits float32 .*; expected image"):
         OnnxRuntimeRunner(path)
 
 
 def test_a_damaged_manifest_and_a_damaged_file(tmp_path: Path) -> None:
     text = contract_manifest().to_json()
-    with pytest.raises(ArtifactError, match="damaged manifest"):
+    with pytest.raises(ArtifactError, match="holds no valid manifest"):
         OnnxRuntimeRunner(with_manifest_text(tmp_path, text[: len(text) // 2]))
     whole = write_contract(tmp_path)
     part = tmp_path / "part.onnx"
