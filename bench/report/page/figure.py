@@ -54,7 +54,7 @@ def style(salt: str = "") -> Iterator[None]:
 
 
 def clean(text: str) -> str:
-    """Replace line breaks, control characters, and what turns the direction of writing."""
+    """Replace line breaks, control characters and marks that change the direction of text."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
