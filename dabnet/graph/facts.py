@@ -1,0 +1,316 @@
+"""Facts of a graph: its operators, and each layer's type, parameters and multiply-adds.
+
+Nothing is run: onnx infers shapes and types, so that files of other tools can be read too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.shape_inference import InferenceError, infer_shapes
+
+Shape = tuple[int, ...]
+FloatArray = NDArray[np.floating[Any]]
+
+# Operators with weights: where each reads its data, its weights and its bias. Those that compute
+# on integers themselves are in ``_INTEGER``; the others do so between Q/DQ pairs.
+_OPERANDS: dict[str, Shape] = {
+    "Conv": (0, 1, 2),
+    "FusedConv": (0, 1, 2),
+    "ConvTranspose": (0, 1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearConv": (0, 3, 8),
+    "QLinearMatMul": (0, 3),
+}
+_INTEGER = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+
+_TYPE_NAMES = {
+    **{ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.DOUBLE: "fp64"},
+    **{ir.DataType.BFLOAT16: "bf16", ir.DataType.INT8: "int8", ir.DataType.UINT8: "int8"},
+    **{ir.DataType.FLOAT8E4M3FN: "fp8", ir.DataType.FLOAT8E5M2: "fp8"},
+    **{ir.DataType.INT16: "int16", ir.DataType.UINT16: "int16"},
+}
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
+
+# Constants after the first input of these are scales, zero points and sizes: no parameters.
+_SETTINGS = {"QuantizeLinear", "DequantizeLinear", "Resize", "Upsample"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One operator with weights.
+
+    Attributes:
+        name: of the node, or of its output if it has none.
+        operator: such as ``Conv``; the class of a checkpoint's module, the kind of an engine's
+            layer.
+        precision: type of its multiplications: ``fp32``, ``fp16``, ``int8``, …; ``unknown`` if the
+            graph does not tell. A layer is int8 only if its data and its weights both are.
+        output_shape: for example (N, C, H, W); None if it cannot be inferred.
+        parameters: weights and biases; None for an engine.
+        multiply_adds: for the whole output; None for an engine and if a shape is unknown. The
+            minimum, 0, if the values of a call decide the shape (``NonZero``).
+    """
+
+    name: str
+    operator: str
+    precision: str
+    output_shape: Shape | None
+    parameters: int | None
+    multiply_adds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSummary:
+    """Counts of one graph.
+
+    Attributes:
+        operators: nodes by operator, subgraphs included, most frequent first; operators outside
+            the ONNX domain carry theirs before a colon.
+        layers: in graph order.
+        parameters: elements of the float constants and of the layers' weights and biases, without
+            scales, zero points and sizes.
+    """
+
+    operators: dict[str, int]
+    layers: tuple[Layer, ...]
+    parameters: int
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Of all layers for one call; None if a layer's shape is unknown."""
+        return total_multiply_adds(self.layers)
+
+
+def total_multiply_adds(layers: Sequence[Layer]) -> int | None:
+    """Sum over layers; None if one is unknown, since a part would be taken for the whole."""
+    counts = [layer.multiply_adds for layer in layers]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def summarise_graph(model: ir.Model, example: tuple[int, int, int] | None) -> GraphSummary:
+    """Count a graph's operators and what its layers do; ``example`` as for ``inferred``."""
+    graph = inferred(model, example).graph
+    counts = Counter(_operator(node) for node in graph.all_nodes())
+    return GraphSummary(
+        dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        tuple(layers_of(graph).values()),
+        _parameters(graph),
+    )
+
+
+def layers_of(graph: ir.Graph) -> dict[ir.Node, Layer]:
+    """The layers of a graph whose shapes and types are inferred, in its order."""
+    return {node: _layer(node) for node in graph if node.op_type in _OPERANDS}
+
+
+def inferred(model: ir.Model, example: tuple[int, int, int] | None = None) -> ir.Model:
+    """Return a copy with every shape and type that onnx can infer, and local functions inlined.
+
+    A size that only the values of a call decide is 0, its minimum.
+
+    Args:
+        model: not modified.
+        example: (batch, height, width) for the sides of an image input that each call chooses;
+            None leaves them open, and with them the shapes that depend on them.
+    """
+    copy = model.clone()
+    for value in copy.graph.inputs:
+        for axis, side in zip(image_axes(value), example or (), strict=False):
+            if value.shape is not None and not isinstance(value.shape[axis], int):
+                value.shape[axis] = side
+    proto: Any = ir.to_proto(copy)
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    del proto.graph.value_info[:]  # of another size, perhaps
+    found = {node.output[0] for node in proto.graph.node if node.op_type == "NonZero"}
+    try:
+        proto = infer_shapes(proto, data_prop=True)
+        for value in proto.graph.value_info:
+            if value.name in found:
+                value.type.tensor_type.shape.dim[1].dim_value = 0
+        if found:
+            proto = infer_shapes(proto, data_prop=True)
+    except InferenceError:  # a graph of another tool: the shapes that it declares remain
+        return copy
+    result: ir.Model = ir.from_proto(proto)
+    return result
+
+
+def image_axes(value: ir.Value) -> Shape:
+    """Axes of (batch, height, width) in an image input, NHWC or NCHW; () for any other tensor."""
+    shape = value.shape
+    if shape is None or len(shape) != 4:
+        return ()
+    if shape[3] in (1, 3):
+        return (0, 1, 2)
+    return (0, 2, 3) if shape[1] in (1, 3) else ()
+
+
+def static_shape(value: ir.Value | None) -> Shape | None:
+    """The sides of a tensor; None if one is not known."""
+    sides = () if value is None or value.shape is None else tuple(value.shape)
+    known = tuple(side for side in sides if isinstance(side, int))
+    return known if value is not None and value.shape is not None and known == sides else None
+
+
+def channels(value: ir.Value | None) -> int | None:
+    """C of a (N, C, H, W) tensor; None if it is not known."""
+    shape = None if value is None else value.shape
+    size = shape[1] if shape is not None and len(shape) == 4 else None
+    return size if isinstance(size, int) else None
+
+
+def array(value: ir.Value | None) -> NDArray[Any] | None:
+    """The constant behind ``value``, an initializer or a Constant node; None if it is neither."""
+    tensor = _constant(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads ``value`` once; None if there are more, or it is an output."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def nodes_of(graph: ir.Graph, *operators: str) -> list[ir.Node]:
+    """The nodes of some operators of the ONNX domain, in graph order, safe to edit over."""
+    return [node for node in graph if is_op(node, *operators)]
+
+
+def is_op(node: ir.Node | None, *operators: str) -> bool:
+    """Whether this is a node of one of these operators of the ONNX domain."""
+    return node is not None and node.domain == "" and node.op_type in operators
+
+
+def is_conv(node: ir.Node) -> bool:
+    """Whether this is a Conv of the ONNX domain (not a ConvTranspose)."""
+    return is_op(node, "Conv")
+
+
+def node_name(node: ir.Node) -> str:
+    """The name of a node, or of its first output if it has none."""
+    return node.name or str(node.outputs[0].name)
+
+
+def layer_name(node: ir.Node) -> str:
+    """The name of a convolution in tables and options: its module in the network.
+
+    ``/network/init_conv/init_conv.0/conv/Conv`` → ``init_conv.0``.
+    """
+    name = node_name(node)
+    parts = [part for part in name.strip("/").split("/") if part not in ("network", "Conv", "conv")]
+    # A child of a Sequential repeats its parent's name: init_conv/init_conv.0.
+    kept = [
+        part
+        for part, following in zip(parts, [*parts[1:], ""], strict=True)
+        if not following.startswith(part + ".")
+    ]
+    return ".".join(kept) or name
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    try:
+        return None if value is None else ir.convenience.get_const_tensor(value)
+    except ValueError:  # a Constant of another kind, such as a sparse tensor
+        return None
+
+
+def _layer(node: ir.Node) -> Layer:
+    data, weights, *bias = _operands(node)
+    constants = [_constant(_stored(value)) for value in (weights, *bias)]
+    return Layer(
+        name=node_name(node),
+        operator=_operator(node),
+        precision=_precision(node, data, weights),
+        output_shape=static_shape(node.outputs[0]),
+        parameters=sum(tensor.size for tensor in constants if tensor is not None),
+        multiply_adds=_multiply_adds(node, data, weights),
+    )
+
+
+def _operands(node: ir.Node) -> list[ir.Value]:
+    """The data, the weights and, if there is one, the bias."""
+    places = (place for place in _OPERANDS[node.op_type] if place < len(node.inputs))
+    return [value for value in (node.inputs[place] for place in places) if value is not None]
+
+
+def _stored(value: ir.Value) -> ir.Value:
+    """The constant behind ``value``: past an Identity, which shares it, and a DequantizeLinear."""
+    node = value.producer()
+    while is_op(node, "Identity", "DequantizeLinear") and node and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _precision(node: ir.Node, data: ir.Value, weights: ir.Value) -> str:
+    if node.op_type in _INTEGER:
+        return "int8" if weights.dtype is None else _type_name(weights)
+    # Quantised weights alone save memory: the arithmetic stays that of the data.
+    pairs = data.producer(), weights.producer()
+    if all(is_op(pair, "DequantizeLinear") for pair in pairs) and pairs[0] and pairs[0].inputs[0]:
+        return _quantised_type(pairs[0].inputs[0])
+    types = map(_type_name, (node.outputs[0], data, weights))
+    return next((name for name in types if name != "unknown"), "unknown")
+
+
+def _quantised_type(value: ir.Value) -> str:
+    """Type of a quantised tensor; its QuantizeLinear's zero point says it without inference."""
+    found, node = _type_name(value), value.producer()
+    if found == "unknown" and node is not None and is_op(node, "QuantizeLinear"):
+        zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+        return "int8" if zero_point is None else _type_name(zero_point)
+    return found
+
+
+def _type_name(value: ir.Value) -> str:
+    return "unknown" if value.dtype is None else _TYPE_NAMES.get(value.dtype, "unknown")
+
+
+def _multiply_adds(node: ir.Node, data: ir.Value, weights: ir.Value) -> int | None:
+    read, kernel = static_shape(data), static_shape(_stored(weights))
+    written = static_shape(node.outputs[0])
+    if read is None or kernel is None or written is None:
+        return None
+    if node.op_type == "ConvTranspose":  # kernel (C in, C out / groups, h, w)
+        return math.prod(read) * math.prod(kernel[1:])
+    if "Conv" in node.op_type:  # kernel (C out, C in / groups, h, w)
+        return math.prod(written) * math.prod(kernel[1:])
+    if node.op_type == "Gemm":
+        return math.prod(written) * kernel[1 if node.attributes.get_int("transB", 0) else 0]
+    return math.prod(written) * read[-1]
+
+
+def _parameters(graph: ir.Graph) -> int:
+    settings = {v for node in graph if node.op_type in _SETTINGS for v in node.inputs[1:]}
+    layered = set[ir.Value]()
+    for node in graph:
+        if node.op_type in _OPERANDS:
+            operands = _operands(node)[1:]
+            layered |= {_stored(value) for value in operands}
+            settings |= set(node.inputs) - set(operands) if node.op_type in _INTEGER else set()
+    made = [node.outputs[0] for node in nodes_of(graph, "Constant")]
+    constants = {value: _constant(value) for value in (*graph.initializers.values(), *made)}
+    return sum(
+        tensor.size
+        for value, tensor in constants.items()
+        if tensor is not None
+        and (value in layered or (tensor.dtype in _FLOATS and value not in settings))
+    )
+
+
+def _operator(node: ir.Node) -> str:
+    return f"{node.domain}:{node.op_type}" if node.domain else node.op_type
