@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from dabnet.data.dataset import Dataset, LabelledImage
 from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
+
+if TYPE_CHECKING:
+    import torch  # a machine that only runs artifacts lacks it
+    from torch import Tensor
 
 HOST_BYTES = 4 << 30
 """A split up to this size is held on the host: CamVid and toy street are, Cityscapes is not."""
@@ -123,6 +124,8 @@ class OnDevice:
         device: torch.device,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
+        import torch
+
         height, width = self.size = dataset[0].label.shape
         count = len(dataset)
         self.images = torch.empty((count, height, width, 3), dtype=torch.uint8, device=device)
@@ -142,6 +145,8 @@ class OnDevice:
 
     def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images (N, H, W, 3) and labels (N, H, W) of the given indices."""
+        import torch
+
         chosen = without_waiting(torch.tensor(indices), self.images.device)
         return self.images[chosen], self.labels[chosen]
 
@@ -150,6 +155,8 @@ def fits_on(device: torch.device, dataset: Dataset) -> bool:
     """Whether the decoded split leaves a device enough memory to train in."""
     if device.type != "cuda":
         return bytes_needed(dataset) <= HOST_BYTES
+    import torch
+
     free, _ = torch.cuda.mem_get_info(device)
     return bytes_needed(dataset) <= DEVICE_SHARE * free
 
