@@ -1,4 +1,4 @@
-"""Do two artifacts say the same? Masks and logits of both on the same images, image by image."""
+"""Agreement of two artifacts: masks and logits of both on the same images, image by image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
+from dabnet.intervals import RESAMPLES, bounds
 from dabnet.metrics import Counts, class_iou, confusion, mean_iou
 from export.verify.sides import Compared, Logits
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,11 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How far B says what A says.
+    """How far B agrees with A.
 
     Attributes:
-        a, b: the artifacts as ``side`` describes them.
-        images: how many and where from, in words.
+        a, b: the artifacts in words: file, kind, precision, backend, note.
+        images: number and source of the images, in words.
         size: (height, width).
         classes: names by index.
         per_image: in the order of the images; at least one.
@@ -93,16 +92,18 @@ class Verification:
 
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the mean over images: percentile bootstrap, seeded; None for one."""
-        shares, random = self.shares, np.random.default_rng(0)
+        shares = self.shares
         if len(shares) < 2:
             return None
-        means = [random.choice(shares, len(shares)).mean() for _ in range(RESAMPLES)]
-        low, high = np.percentile(means, (2.5, 97.5))
-        return float(low), float(high)
+        random = np.random.default_rng(0)
+        return bounds(
+            np.array([random.choice(shares, len(shares)).mean() for _ in range(RESAMPLES)])
+        )
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON, under stable keys (docs/verify_inspect.md); shares are 0…1."""
         ious = class_iou(self.matrix)
+        pixels = zip(self.matrix.sum(1).tolist(), self.matrix.sum(0).tolist(), strict=True)
         return {
             "format": 1,
             "a": self.a,
@@ -121,11 +122,11 @@ class Verification:
             "classes": [
                 {
                     "name": name,
-                    "iou": None if np.isnan(ious[index]) else float(ious[index]),
-                    "pixels_a": int(self.matrix[index].sum()),
-                    "pixels_b": int(self.matrix[:, index].sum()),
+                    "iou": None if np.isnan(iou) else float(iou),
+                    "pixels_a": pixels_a,
+                    "pixels_b": pixels_b,
                 }
-                for index, name in enumerate(self.classes)
+                for name, iou, (pixels_a, pixels_b) in zip(self.classes, ious, pixels, strict=True)
             ],
             "logits": dataclasses.asdict(self.logits) if self.logits else None,
             "no_logits": self.no_logits,
@@ -155,26 +156,23 @@ def verify(
     """
     classes = a.declared.classes
     matrix: Counts = np.zeros((len(classes), len(classes)), np.int64)
-    logits = _Logits(a, b)
+    logits = _LogitSums()
     per_image: list[ImageAgreement] = []
     kept: list[Picture] = []
-    size = (0, 0)
     for item in images:
-        name, image = item.name, item.image
-        (mask_a, logits_a), (mask_b, logits_b) = a.run(image), b.run(image)
+        (mask_a, logits_a), (mask_b, logits_b) = a.run(item.image), b.run(item.image)
         share = float((mask_a == mask_b).mean())
-        per_image.append(ImageAgreement(name, share))
+        per_image.append(ImageAgreement(item.name, share))
         matrix += confusion(mask_b, mask_a, len(classes))
-        logits.add(name, logits_a, logits_b)
-        kept.append(Picture(name, share, image, mask_a, mask_b))
+        logits.add(item.name, (a, logits_a), (b, logits_b))
+        kept.append(Picture(item.name, share, item.image, mask_a, mask_b))
         kept = sorted(kept, key=lambda picture: picture.agreement)[:worst]
-        size = mask_a.shape[0], mask_a.shape[1]
         progress()
     found = Verification(
-        side(a),
-        side(b),
+        a.in_words,
+        b.in_words,
         images.description,
-        size,
+        images.size,
         classes,
         tuple(per_image),
         matrix,
@@ -184,43 +182,33 @@ def verify(
     return found, kept
 
 
-def side(compared: Compared) -> dict[str, str]:
-    """One artifact in words: its file, kind, precision, backend, and what else is to be known."""
-    declared = compared.declared
-    return {
-        "file": str(declared.path),
-        "kind": declared.kind,
-        "precision": declared.precision,
-        "backend": compared.backend,
-        "note": compared.note,
-    }
-
-
 def sqnr_db(signal: float, noise: float) -> float | None:
     """Signal to quantisation noise in dB of two sums of squares; None where either is 0."""
     return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
 
 
-class _Logits:
-    """Sums over the images' logits."""
+@dataclass(slots=True)
+class _LogitSums:
+    """Squares of A's logits and of the differences, over the images so far."""
 
-    def __init__(self, a: Compared, b: Compared) -> None:
-        self._sides = (a, b)
-        self._signal = self._noise = 0.0
-        self._largest, self._image = -1.0, ""
-        self.reason = ""
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = -1.0
+    image: str = ""
+    reason: str = ""
 
-    def add(self, name: str, a: Logits | None, b: Logits | None) -> None:
-        """Add the logits (K, h, w) of one image; without both there is a reason instead."""
-        silent = [side for side, logits in zip(self._sides, (a, b), strict=True) if logits is None]
-        if a is None or b is None:
-            paths = " and ".join(str(side.declared.path) for side in silent)
-            self.reason = f"no logits can be read from {paths}"
+    def add(self, name: str, *sides: tuple[Compared, Logits | None]) -> None:
+        """Add both sides' logits (K, h, w) of one image; without them there is a reason instead."""
+        known = [(side, logits) for side, logits in sides if logits is not None]
+        if len(known) < len(sides):
+            silent = (str(side.declared.path) for side, logits in sides if logits is None)
+            self.reason = f"no logits can be read from {' and '.join(silent)}"
             return
+        a, b = (logits for _, logits in known)
         if a.shape != b.shape:
             self.reason = f"A's logits are {a.shape} and B's {b.shape}"
             return
-        for side, logits in zip(self._sides, (a, b), strict=True):
+        for side, logits in known:
             if not np.isfinite(logits).all():
                 raise ArtifactError(
                     f"{str(side.declared.path)!r} gives NaN or infinite logits on {name!r}",
@@ -228,13 +216,13 @@ class _Logits:
                     "its arithmetic overflows: export it again in fp32",
                 )
         difference = b.astype(np.float64) - a
-        self._signal += float(np.square(a, dtype=np.float64).sum())
-        self._noise += float(np.square(difference).sum())
+        self.signal += float(np.square(a, dtype=np.float64).sum())
+        self.noise += float(np.square(difference).sum())
         largest = float(np.abs(difference).max())
-        if largest > self._largest:
-            self._largest, self._image = largest, name
+        if largest > self.largest:
+            self.largest, self.image = largest, name
 
     def difference(self) -> LogitDifference | None:
-        if self.reason or not self._image:
+        if self.reason or not self.image:
             return None
-        return LogitDifference(self._largest, self._image, sqnr_db(self._signal, self._noise))
+        return LogitDifference(self.largest, self.image, sqnr_db(self.signal, self.noise))

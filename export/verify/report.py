@@ -18,7 +18,6 @@ from dabnet.data.labels import LabelSet
 from dabnet.files import replacing
 from dabnet.metrics import class_iou, mean_iou
 from dabnet.pictures import overlay, panel
-from dabnet.preprocessing import Preprocessing
 from dabnet.tables import line, percent, row, table
 from export.verify.layers import LayerReport, Parting, TensorDifference
 from export.verify.masks import Picture, Verification
@@ -139,7 +138,7 @@ def save_worst(a: Declared, b: Declared, pictures: Sequence[Picture], folder: Pa
     Files are ``worst_01_NAME.png`` on, the worst first.
     """
     # Only the palette is drawn with; pixels of no class do not come from an artifact.
-    labels = LabelSet(a.classes, a.palette, 255, Preprocessing((0.0, 0.0, 0.0)))
+    labels = LabelSet(a.classes, a.palette, 255)
     written = []
     for number, picture in enumerate(pictures, start=1):
         stem = re.sub(r"[^\w.-]+", "_", str(Path(picture.name).with_suffix("")))

@@ -1,4 +1,4 @@
-"""The two artifacts of a comparison: what each says of itself, and how it is run on an image."""
+"""The two artifacts of a comparison: what each declares, and how it runs on an image."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.artifact import CHECKPOINT, DEFAULT_SIZE, ENGINE, ONNX, kind_of
+from dabnet.artifact import DEFAULT_SIZE, ENGINE, ONNX, Artifact, open_artifact
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.labels import Colour
 from dabnet.errors import ArtifactError, InputError
-from dabnet.models import check_size
-from dabnet.runtime import open_artifact
+from dabnet.models import check_size, network_named
+from dabnet.precision import FP16, FP32
 from dabnet.runtime.manifest import DYNAMIC, Manifest
 from dabnet.runtime.runner import Runner
-from dabnet.runtime.trt.check import read_engine_manifest
 from export.graph.tensors import computed, cpu_session, ending_at, logits_tensor
 from export.onnx_file import load_onnx, manifest_of
 
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 
 Logits = NDArray[np.float32]
 LogitsOf = Callable[[NDArray[Any]], Logits | None]
-"""What the artifact takes → coarse logits (K, H/8, W/8) of the first image, behind its mask."""
+"""An artifact's input → the coarse logits (K, h, w) behind its mask of the first image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What an artifact says of itself before it is loaded.
+    """An artifact's own description, before it is loaded.
 
     Attributes:
         path: the file.
@@ -43,7 +42,7 @@ class Declared:
         classes, palette: names and colours by class index.
         shape: (N, H, W) of its images, -1 for a side that each call chooses; a checkpoint takes
             any.
-        size: (height, width) of its example; of a checkpoint None.
+        size: (height, width) of its example; None for a checkpoint.
         content: its manifest, or the checkpoint itself.
     """
 
@@ -58,7 +57,7 @@ class Declared:
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """(height, width) where only one is taken."""
+        """(height, width) where it takes only one."""
         return None if DYNAMIC in self.shape[1:] else (self.shape[1], self.shape[2])
 
 
@@ -68,31 +67,22 @@ def declare(path: Path, dataset: str | None = None) -> Declared:
     Raises:
         DabnetError: the file is missing, damaged or carries no manifest.
     """
-    kind = kind_of(path)
-    if kind == CHECKPOINT:
+    artifact = Artifact.open(path)
+    kind, manifest = artifact.kind, artifact.manifest
+    if manifest is None:
         from dabnet.checkpoint import load_checkpoint  # two ONNX files need no torch
 
-        checkpoint = load_checkpoint(path, dataset)
-        labels = checkpoint.labels
-        anything = (DYNAMIC, DYNAMIC, DYNAMIC)
-        return Declared(
-            path, kind, "fp32", labels.classes, labels.palette, anything, None, checkpoint
-        )
-    if kind == ONNX:
-        manifest = manifest_of(load_onnx(path), str(path))
-    else:
-        manifest, _ = read_engine_manifest(path)
-    channels_last = manifest.input.dtype == "uint8"
-    n, height, width = (
-        manifest.input.shape[axis] for axis in ((0, 1, 2) if channels_last else (0, 2, 3))
-    )
+        found = load_checkpoint(path, dataset)
+        any_shape = (DYNAMIC, DYNAMIC, DYNAMIC)
+        labels = found.labels
+        return Declared(path, kind, FP32, labels.classes, labels.palette, any_shape, None, found)
     return Declared(
         path,
         kind,
         manifest.precision,
         manifest.classes,
         manifest.palette,
-        (n, height, width),
+        manifest.input.sides,
         manifest.size,
         manifest,
     )
@@ -115,7 +105,7 @@ def common_size(a: Declared, b: Declared, wanted: tuple[int, int] | None) -> tup
     fixed = {artifact.fixed_size: artifact for artifact in (a, b) if artifact.fixed_size}
     if len(fixed) > 1:
         raise InputError(
-            " and ".join(f"{str(x.path)!r} takes {_size(x.fixed_size)}" for x in (a, b)),
+            " and ".join(f"{str(x.path)!r} takes {_size(size)}" for size, x in fixed.items()),
             "artifacts of one size",
             "export both with the same --size",
         )
@@ -136,9 +126,9 @@ class Compared:
     """An artifact that is ready to run, one image at a time.
 
     Attributes:
-        declared: what it says of itself.
-        run: uint8 (H, W, 3), RGB → mask uint8 (H, W), and coarse logits float32 (K, H/8, W/8) or
-            None where the artifact keeps them to itself.
+        declared: its own description.
+        run: uint8 (H, W, 3), RGB → mask uint8 (H, W), and coarse logits float32 (K, h, w), or None
+            where the artifact keeps them to itself.
         backend: what runs it, in words.
         close: releases it.
         note: what the reader of its numbers must know.
@@ -150,15 +140,28 @@ class Compared:
     close: Callable[[], None]
     note: str = ""
 
+    @property
+    def in_words(self) -> dict[str, str]:
+        """For a record: its file, kind, precision, backend and note."""
+        declared = self.declared
+        return {
+            "file": str(declared.path),
+            "kind": declared.kind,
+            "precision": declared.precision,
+            "backend": self.backend,
+            "note": self.note,
+        }
+
 
 def open_any(declared: Declared, size: tuple[int, int]) -> Compared:
     """Load an artifact for images of (height, width): PyTorch and onnxruntime on the CPU.
 
     Raises:
-        DabnetError: it cannot be loaded, or its backend is missing on this machine.
+        DabnetError: it cannot be loaded, or this machine lacks its backend.
     """
     batch = max(1, declared.shape[0])
-    if declared.kind == CHECKPOINT:
+    runner: Runner
+    if not isinstance(declared.content, Manifest):
         runner, logits_of = _checkpoint(declared.content, (batch, *size, 3))
     else:
         # Artifacts are compared, not this CPU's int8 kernels.
@@ -167,7 +170,8 @@ def open_any(declared: Declared, size: tuple[int, int]) -> Compared:
 
     def run(image: Uint8Array) -> tuple[Uint8Array, Logits | None]:
         images = given(declared, image)
-        mask = _mask(runner.infer(images)[0])
+        found = runner.infer(images)[0]  # a mask (H, W), or logits (K, H, W)
+        mask = (found.argmax(axis=0) if found.ndim == 3 else found).astype(np.uint8, copy=False)
         if int(mask.max()) >= len(declared.classes):
             raise ArtifactError(
                 f"{str(declared.path)!r} predicts class {int(mask.max())}",
@@ -177,12 +181,11 @@ def open_any(declared: Declared, size: tuple[int, int]) -> Compared:
         return mask, logits_of(images)
 
     note = ""
-    if (declared.kind, declared.precision) == (ONNX, "fp16"):
-        note = "FP16 is computed in FP32 between nodes on this CPU: on a GPU more may differ"
+    if (declared.kind, declared.precision) == (ONNX, FP16):
+        note = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
     info = runner.info
-    return Compared(
-        declared, run, f"{info.backend} {info.version}, {info.device}", runner.close, note
-    )
+    backend = f"{info.backend} {info.version}, {info.device}"
+    return Compared(declared, run, backend, runner.close, note)
 
 
 def given(declared: Declared, image: Uint8Array) -> NDArray[Any]:
@@ -195,38 +198,29 @@ def given(declared: Declared, image: Uint8Array) -> NDArray[Any]:
     manifest = declared.content
     if not isinstance(manifest, Manifest) or manifest.input.dtype == "uint8":
         return images
-    mean, scale = (
-        np.array(values, np.float32).reshape(1, 3, 1, 1)
-        for values in (manifest.preprocessing.mean_rgb, manifest.preprocessing.scale)
-    )
-    planes = images.astype(np.float32).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray((planes - mean) * scale)
+    preprocessing = manifest.preprocessing
+    mean, scale = np.array([preprocessing.mean_rgb, preprocessing.scale], np.float32)
+    return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
 
 
-def _mask(result: NDArray[Any]) -> Uint8Array:
-    """Mask (H, W) of an artifact's output: the mask itself, or logits (K, H, W)."""
-    return (result.argmax(axis=0) if result.ndim == 3 else result).astype(np.uint8, copy=False)
-
-
-def _checkpoint(checkpoint: Any, shape: tuple[int, int, int, int]) -> tuple[Runner, LogitsOf]:
+def _checkpoint(
+    checkpoint: Checkpoint, shape: tuple[int, int, int, int]
+) -> tuple[Runner, LogitsOf]:
     import torch
 
     from dabnet.models.image_to_mask import ImageToMask
     from dabnet.runtime.torch_runner import TorchRunner
 
-    network: Any = checkpoint.network()
+    network = checkpoint.network()
     kept: list[Logits] = []
-    if coarse_logits := getattr(network, "coarse_logits", None):
 
-        def keep(image: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = coarse_logits(image)
-            kept[:] = [logits[0].numpy()]
-            return logits
+    def keep(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
+        kept[:] = [logits[0].numpy()]
 
-        network.coarse_logits = keep  # the very logits of the mask, without a second run
+    # The very logits of the mask, without a second run.
+    network.get_submodule(network_named(checkpoint.model).logits).register_forward_hook(keep)
     module = ImageToMask(network, checkpoint.preprocessing)
-    runner = TorchRunner(module, shape, torch.device("cpu"))
-    return runner, lambda images: kept[0] if kept else None
+    return TorchRunner(module, shape, torch.device("cpu")), lambda _: kept[0]
 
 
 def _logits_of_onnx(declared: Declared) -> LogitsOf:
@@ -245,7 +239,7 @@ def _logits_of_onnx(declared: Declared) -> LogitsOf:
     return logits_of
 
 
-def _no_logits(images: NDArray[Any]) -> None:
+def _no_logits(_: NDArray[Any]) -> None:
     return None
 
 
