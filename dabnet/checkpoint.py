@@ -209,8 +209,8 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
             "add --dataset camvid or --dataset cityscapes",
         )
     labels = label_set(dataset)
-    # It does not say its network either: the one that fits best, of which the rest is told.
-    model = min(NETWORKS, key=lambda name: len(_misfits(name, len(labels.classes), state)))
+    # It does not say its network either: the one of which it has the most tensors.
+    model = max(NETWORKS, key=lambda name: len(state.keys() & _shapes(name, 2).keys()))
     published = network_named(model).published
     if dataset not in published:
         raise InputError(
@@ -270,13 +270,17 @@ def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
 
 def _misfits(model: str, classes: int, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Each tensor in which ``state`` differs: name → shape in the network, () where it has none."""
-    network = build_model(model, classes)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    expected = _shapes(model, classes)
     return {
         name: expected.get(name, ())
         for name in expected.keys() | state.keys()
         if name not in expected or name not in state or expected[name] != tuple(state[name].shape)
     }
+
+
+def _shapes(model: str, classes: int) -> dict[str, tuple[int, ...]]:
+    state = build_model(model, classes).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:

@@ -10,7 +10,7 @@ import click
 from dabnet import __version__
 from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
 from dabnet.data.registry import DATASET_NAMES
-from dabnet.models import MODEL_NAMES
+from dabnet.models import NETWORKS, build_model, network_named
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
@@ -31,7 +31,7 @@ _DEFAULTS: dict[str, Any] = {
 @click.version_option(__version__)
 @click.option("--dataset", type=click.Choice(DATASET_NAMES), help="[default: camvid]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--model", type=click.Choice(MODEL_NAMES), help="[default: dabnet]")
+@click.option("--model", type=click.Choice(list(NETWORKS)), help="[default: dabnet]")
 @click.option(
     "--train-type",
     type=click.Choice(["train", "trainval"]),
@@ -265,13 +265,25 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
 
 
 def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
-    from dabnet.data.labels import label_set
-    from dabnet.models import build_model
-    from dabnet.models.summary import summarise, summary_text
+    import re
 
-    network = build_model(model, len(label_set(dataset).classes))
+    import torchinfo
+
+    from dabnet.data.labels import label_set
+
+    network_named(model).check_size(*size)
+    found = torchinfo.summary(
+        build_model(model, len(label_set(dataset).classes)),
+        (1, 3, *size),
+        col_names=("output_size", "num_params", "mult_adds"),
+        depth=9,
+        row_settings=("var_names",),
+        verbose=0,
+        device="cpu",
+    )
     click.echo(f"{model} for {dataset}, one image of {size[0]}x{size[1]}")
-    click.echo(summary_text(summarise(network, size)))
+    # torchinfo 1.8 prints the unit of its totals as "Units.GIGABYTES".
+    click.echo(re.sub(r"Units\.(\w)\w+", r"\1", str(found)))
 
 
 def _print_scores(confusion: Counts, labels: LabelSet) -> None:

@@ -28,7 +28,6 @@ from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import progress_bar
 from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.errors import ArtifactError, InputError
-from dabnet.models import STRIDE
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
@@ -136,7 +135,7 @@ def observed_ranges(
     Raises:
         ArtifactError: an activation is NaN or infinite.
     """
-    groups = _readers(network)
+    groups = _readers(network, image(0))
     modules = convolutions(network)
     observed = {group[0]: modules[group[0]] for group in groups}
     largest: dict[str, Tensor] = {}
@@ -198,16 +197,15 @@ def least_error_range(counts: Tensor, largest: float) -> float:
     return float(edges[(rounding + clipping).argmin()].float())
 
 
-def _readers(network: nn.Module) -> list[list[str]]:
+def _readers(network: nn.Module, image: Tensor) -> list[list[str]]:
     """Return the names of the convolutions, those that read one tensor together."""
     inputs: dict[str, Tensor] = {}  # held, so that no other tensor takes the place of one
     hooks = [
         module.register_forward_pre_hook(lambda _, given, n=name: inputs.setdefault(n, given[0]))
         for name, module in convolutions(network).items()
     ]
-    weight = next(network.parameters())
     try:
-        network(torch.zeros(1, 3, 4 * STRIDE, 4 * STRIDE, device=weight.device))
+        network(image)
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,7 +14,6 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dabnet.errors import InputError
-from dabnet.models import check_size
 
 OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("ce", "ohem")
@@ -60,7 +59,6 @@ class Recipe:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
-        check_size(*self.input_size)
         for name in ("batch_size", "max_epochs"):
             if getattr(self, name) < 1:
                 raise InputError(

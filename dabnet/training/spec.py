@@ -11,6 +11,7 @@ from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
 from dabnet.errors import InputError
 from dabnet.metrics import Counts
+from dabnet.models import network_named
 from dabnet.training.recipes import Recipe
 
 STATE_VERSION = 2
@@ -54,6 +55,9 @@ class TrainingSpec:
     tensorboard: bool = False
     cache_dir: Path | None = None
     save_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        network_named(self.model).check_size(*self.recipe.input_size)
 
 
 @dataclass(frozen=True, slots=True)

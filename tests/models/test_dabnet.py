@@ -1,18 +1,20 @@
 """The network equals the published one: names, shapes, and logits recorded from its code."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchinfo
 
 from dabnet.errors import InputError
-from dabnet.models import build_model, check_size
+from dabnet.models import build_model, network_named
 from dabnet.models.dabnet import DABNet
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.models.summary import summarise
 from dabnet.preprocessing import Preprocessing
+from tests.support.training_runs import command
 
 PUBLIC = json.loads((Path(__file__).parent / "public_dabnet.json").read_text())
 
@@ -77,20 +79,25 @@ def test_registry_refuses_unknown_models_and_sizes():
     with pytest.raises(InputError, match="unknown model 'unet'.*dabnet"):
         build_model("unet", 11)
     with pytest.raises(InputError, match="500x1001.*multiples of 8.*nearest is 496x1000"):
-        check_size(500, 1001)
-    check_size(360, 480)
+        network_named("dabnet").check_size(500, 1001)
+    network_named("dabnet").check_size(360, 480)
 
 
-def test_summary_counts_what_the_network_has_and_does():
-    network = DABNet(19)
-    rows = summarise(network, (64, 128))
-    assert sum(row.parameters for row in rows) == 756_643
-    by_name = {row.name: row for row in rows}
-    stem = by_name["init_conv.0.conv"]
-    assert stem.shape == (1, 32, 32, 64)
-    assert stem.multiply_adds == 32 * 32 * 64 * 3 * 3 * 3
-    depthwise = by_name["DAB_Block_2.DAB_Module_2_0.ddconv3x1.conv"]
-    assert depthwise.multiply_adds == 64 * 8 * 16 * 3
-    # 10.2 G at 512x1024, and a 64th of it at a 64th of the pixels.
-    assert sum(row.multiply_adds for row in rows) * 64 == pytest.approx(10.2e9, rel=5e-3)
-    assert network.training
+def test_the_size_of_the_network():
+    found = torchinfo.summary(DABNet(19), (1, 3, 512, 1024), verbose=0)
+    convolutions = [layer for layer in found.summary_list if layer.class_name == "Conv2d"]
+    assert found.total_params == 756_643
+    assert sum(layer.macs for layer in convolutions) == 10_220_380_160
+
+
+def test_summary_prints_the_layers_and_their_totals(monkeypatch, capsys):
+    assert command(monkeypatch, "--summary", "--dataset", "cityscapes") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("dabnet for cityscapes, one image of 512x1024\n")
+    assert re.search(r"Conv2d \(conv\) +\[1, 19, 64, 128\] +4,921 +40,312,832\n", out)
+    assert "Total params: 756,643\n" in out and "Total mult-adds (G): 10.22\n" in out
+
+
+def test_a_summary_of_a_size_that_the_network_cannot_take(monkeypatch, capsys):
+    assert command(monkeypatch, "--summary", "--input-size", "100x200") == 2
+    assert "error: image size 100x200; expected height" in capsys.readouterr().err

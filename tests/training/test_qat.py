@@ -18,6 +18,7 @@ from dabnet.metrics import confusion_per_image, mean_iou
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.qat import fake_quantized
+from tests.support.tiny_network import register
 from tests.support.training_runs import (
     RECIPE,
     assert_same_run,
@@ -210,16 +211,17 @@ def test_what_cannot_be_fine_tuned_is_told_in_one_line(
 
 
 def test_other_classes_and_another_network_are_refused(
-    start: Path, tree: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, start: Path, tree: Path, tmp_path: Path
 ) -> None:
+    register(monkeypatch)
     checkpoint = load_checkpoint(start)
     labels = replace(checkpoint.labels, classes=checkpoint.labels.classes[::-1])
     save_checkpoint(replace(checkpoint, labels=labels), tmp_path / "other.pth")
     spec = spec_for(tmp_path / "new", recipe=QAT_RECIPE, qat=tmp_path / "other.pth")
     with pytest.raises(InputError, match="has the classes bicyclist, .*expected those of camvid"):
         run(tree, spec)
-    with pytest.raises(InputError, match="--model erfnet, but .* is a dabnet"):
-        run(tree, replace(spec, qat=start, model="erfnet"))
+    with pytest.raises(InputError, match="--model tiny, but .* is a dabnet"):
+        run(tree, replace(spec, qat=start, model="tiny"))
     assert not (tmp_path / "new").exists()
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchinfo
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.qdq import conv_inputs, insert_qdq
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.models.summary import summarise
-from export.float_graph import contract_graph
 from export.graph.layers import GraphSummary, summarise_graph
+from export.onnx_export import contract_graph
 from export.spec import ExportSpec
 from tests.support.contract_graph import contract_model
 from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
@@ -46,12 +46,13 @@ def with_open_sides(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_multiply_adds_are_those_of_the_network(
     network: torch.nn.Module, exported: onnx.ModelProto
 ) -> None:
-    convolutions = [row for row in summarise(network, FULL_SIZE) if row.multiply_adds]
+    rows = torchinfo.summary(network, (1, 3, *FULL_SIZE), verbose=0).summary_list
+    convolutions = [row for row in rows if row.class_name == "Conv2d"]
     found = summarise_graph(exported, None)
     assert [(layer.output_shape, layer.multiply_adds) for layer in found.layers] == [
-        (row.shape, row.multiply_adds) for row in convolutions
+        (tuple(row.output_size), row.macs) for row in convolutions
     ]
-    assert found.multiply_adds == sum(row.multiply_adds for row in convolutions)
+    assert found.multiply_adds == sum(row.macs for row in convolutions)
     assert round(found.multiply_adds / 1e9, 1) == 10.2
     assert found.operators == Counter(node.op_type for node in exported.graph.node)
     assert {layer.precision for layer in found.layers} == {"fp32"}
