@@ -126,12 +126,14 @@ def _require_onnx(sides: Sequence[Any]) -> None:
 
 
 def _layers(sides: Sequence[Any], images: Any, tolerance: float) -> Any:
+    import onnx_ir as ir
+
     from export.onnx_file import load_onnx
     from export.verify.layers import compare_layers
     from export.verify.sides import given
 
     first = images[0]
-    a, b = (load_onnx(side.path) for side in sides)
+    a, b = (ir.from_proto(load_onnx(side.path)) for side in sides)
     given_a, given_b = (given(side, first.image) for side in sides)
     return compare_layers(a, b, first.name, (given_a, given_b), tolerance, progress=progress_bar)
 

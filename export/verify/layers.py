@@ -1,25 +1,26 @@
-"""Where do two ONNX graphs part? Their tensors side by side, in the order of the computation.
+"""Search for the first tensor in which two ONNX graphs part, in the order of the computation.
 
 Tensors are matched by name, and only those that both graphs have as floats: Q/DQ pairs, and what a
-pass has fused or renamed, stand in one graph alone and are passed over. The graphs run unoptimised,
-so that each tensor is what the graph says and not what a fusion made of it.
+pass has fused or renamed, stand in one graph alone and are passed over. Both graphs run node by
+node, so that each tensor is what the graph says and not what a fusion made of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from dabnet.errors import ArtifactError, InputError
-from export.graph.tensors import StepwiseSession, computed, cpu_session, ending_at, node_label
+from dabnet.errors import ArtifactError, DabnetError, InputError
+from dabnet.graph.execution import Stepwise, computed
+from dabnet.graph.facts import node_name
 from export.verify.masks import sqnr_db
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 Values = NDArray[Any]
 
 TOLERANCE = 1e-3
-
-# Bytes of one graph's tensors that are alive at a time; those of unknown size count as a quarter.
-BUDGET_BYTES = 128 << 20
-_FLOAT_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +109,8 @@ class LayerReport:
 
 
 def compare_layers(
-    a: onnx.ModelProto,
-    b: onnx.ModelProto,
+    a: ir.Model,
+    b: ir.Model,
     image: str,
     given: tuple[Values, Values],
     tolerance: float = TOLERANCE,
@@ -122,8 +119,7 @@ def compare_layers(
 ) -> LayerReport:
     """Run both graphs on one image and compare every float tensor that both have.
 
-    Memory holds some ``BUDGET_BYTES`` of each graph's tensors at a time: the graphs run once for
-    each such group, as far as the group needs.
+    The graphs run side by side, and a tensor is held only until the other graph has computed it.
 
     Args:
         a, b: graphs with one input. They are not modified.
@@ -137,31 +133,50 @@ def compare_layers(
         ArtifactError: onnxruntime cannot run one of them on the image.
     """
     graphs = (_Graph(a, "A", given[0]), _Graph(b, "B", given[1]))
-    sizes_a, sizes_b = graphs[0].float_tensors(), graphs[1].float_tensors()
-    shared = [tensor for tensor in sizes_a if tensor in sizes_b]
-    if not shared:
+    order, known = list(computed(a)), set(computed(b))
+    shared = {name for name in order if name in known}
+    waiting: tuple[dict[str, Values], dict[str, Values]] = ({}, {})
+    found: dict[str, TensorDifference] = {}
+    unmatched = [0, 0]
+    with progress("comparing tensors", len(shared)) as step:
+        for side, name, values in _alternating(*(graph.run() for graph in graphs)):
+            if name not in shared:
+                unmatched[side] += _is_float(values)
+                continue
+            if name not in waiting[1 - side]:
+                waiting[side][name] = values
+                continue
+            other = waiting[1 - side].pop(name)
+            pair = (values, other) if side == 0 else (other, values)
+            if all(map(_is_float, pair)):
+                found[name] = difference(name, name, *pair, tolerance)
+            else:
+                unmatched = [n + _is_float(x) for n, x in zip(unmatched, pair, strict=True)]
+            step()
+    if not found:
         raise InputError(
             "A and B share no tensor by name, so their layers cannot be matched",
             "two graphs exported from one checkpoint",
             "leave --layers out to compare their masks",
         )
-    found: list[TensorDifference] = []
-    with progress("comparing tensors", len(shared)) as step:
-        for group in _groups(shared, sizes_a, sizes_b):
-            pairs = zip(group, *(graph.values(group) for graph in graphs), strict=True)
-            for tensor, values_a, values_b in pairs:
-                found.append(difference(tensor, tensor, values_a, values_b, tolerance))
-                step()
-    first = next((tensor.a for tensor in found if tensor.parted), None)
+    tensors = tuple(found[name] for name in order if name in found)
+    first = next((tensor.a for tensor in tensors if tensor.parted), None)
     parting = None if first is None else _parting(first, *graphs, tolerance)
-    return LayerReport(
-        image,
-        tolerance,
-        tuple(found),
-        len(sizes_a) - len(shared),
-        len(sizes_b) - len(shared),
-        parting,
-    )
+    return LayerReport(image, tolerance, tensors, unmatched[0], unmatched[1], parting)
+
+
+def _alternating(
+    a: Iterator[tuple[str, Values]], b: Iterator[tuple[str, Values]]
+) -> Iterator[tuple[int, str, Values]]:
+    """Yield (0, name, values) of ``a`` and (1, name, values) of ``b`` in turn."""
+    for pair in zip_longest(a, b):
+        for side, item in enumerate(pair):
+            if item is not None:
+                yield side, *item
+
+
+def _is_float(values: Values) -> bool:
+    return values.dtype.kind == "f"
 
 
 def difference(
@@ -186,87 +201,58 @@ def difference(
 class _Graph:
     """A graph, fed with one image, whose tensors can be asked for."""
 
-    def __init__(self, model: onnx.ModelProto, side: str, given: Values) -> None:
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        inputs = [v.name for v in model.graph.input if v.name not in self._constants]
+    def __init__(self, model: ir.Model, side: str, given: Values) -> None:
+        self._side, self._model = side, model
+        inputs = [value for value in model.graph.inputs if not value.is_initializer()]
         if len(inputs) != 1:
             raise ArtifactError(f"{side} has {len(inputs)} inputs", "one input, an image")
-        self._side, self._model = side, onnx.ModelProto()
-        self._model.CopyFrom(model)
-        # Sides that a call chooses are fixed to the image's, so that sizes are known before a run.
-        del self._model.graph.value_info[:]
-        for value in self._model.graph.input:
-            if value.name == inputs[0]:
-                for dim, length in zip(value.type.tensor_type.shape.dim, given.shape, strict=False):
-                    dim.dim_value = length
-        self._feeds = {inputs[0]: given}
-        self._stepwise: StepwiseSession | None = None
-        self.producer = {name: node for node in model.graph.node for name in node.output if name}
+        self._feeds = {str(inputs[0].name): given}
+        self.tensors = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
 
-    def float_tensors(self) -> dict[str, int]:
-        """Bytes of each float tensor that a node computes, in the order of the nodes."""
-        names = [name for name in computed(self._model) if name not in self._constants]
-        session = self._session(names)
-        sizes = {}
-        for output in session.get_outputs():
-            if output.type in _FLOAT_BYTES:
-                known = output.shape and all(isinstance(side, int) for side in output.shape)
-                size = math.prod(output.shape) * _FLOAT_BYTES[output.type] if known else 0
-                sizes[output.name] = size or BUDGET_BYTES // 4
-        if any(output.type == "tensor(float16)" for output in session.get_outputs()):
-            # In one session the CPU provider computes in FP32 and drops the rounding.
-            self._stepwise = StepwiseSession(self._model)
-        return sizes
+    def run(self, names: Sequence[str] | None = None) -> Iterator[tuple[str, Values]]:
+        """Yield the tensors ``names`` (None: all that nodes compute) as they are computed."""
+        try:
+            wanted = list(computed(self._model)) if names is None else names
+            yield from Stepwise(self._model, wanted).run(self._feeds)
+        except DabnetError:
+            raise
+        except Exception as error:  # onnxruntime raises classes of its own for each status
+            raise ArtifactError(
+                f"{self._side} does not run on the image ({str(error).splitlines()[0][:200]})",
+                "a graph that takes what its manifest says",
+            ) from error
 
-    def has(self, name: str) -> bool:
-        """Whether ``name`` is a tensor of the graph; an input that is left out is ""."""
-        return name in self.producer or name in self._constants or name in self._feeds
+    def producer(self, name: str) -> ir.Node:
+        """The node that computes ``name``."""
+        node = self.tensors[name].producer()
+        assert node is not None
+        return node
 
-    def values(self, names: list[str]) -> list[Values]:
+    def values(self, names: Sequence[str]) -> list[Values]:
         """The tensors ``names``: constants from the file, the others from a run."""
-        run = [name for name in names if name not in self._constants and name not in self._feeds]
-        found = {name: numpy_helper.to_array(t) for name, t in self._constants.items()}
+        constants = {name: self.tensors[name].const_value for name in names}
+        found = {name: tensor.numpy() for name, tensor in constants.items() if tensor is not None}
         found |= self._feeds
-        if run:
-            try:
-                session = self._stepwise or self._session(run)
-                found |= zip(run, session.run(run, self._feeds), strict=True)
-            except Exception as error:  # onnxruntime raises classes of its own for each status
-                raise ArtifactError(
-                    f"{self._side} does not run on the image ({str(error).splitlines()[0][:200]})",
-                    "a graph that takes what its manifest says",
-                ) from error
+        if missing := [name for name in names if name not in found]:
+            found |= self.run(missing)
         return [found[name] for name in names]
-
-    def _session(self, names: list[str]) -> Any:
-        return cpu_session(ending_at(self._model, names), self._side, optimised=False)
-
-
-def _groups(names: list[str], a: dict[str, int], b: dict[str, int]) -> Iterator[list[str]]:
-    """Split ``names`` into runs of at most ``BUDGET_BYTES`` in either graph, one at least each."""
-    group: list[str] = []
-    size = 0
-    for name in names:
-        bytes_here = max(a[name], b[name])
-        if group and size + bytes_here > BUDGET_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += bytes_here
-    yield group
 
 
 def _parting(tensor: str, a: _Graph, b: _Graph, tolerance: float) -> Parting:
-    node_a, node_b = a.producer[tensor], b.producer[tensor]
-    if node_a.op_type == node_b.op_type and len(node_a.input) == len(node_b.input):
-        places = zip(node_a.input, node_b.input, strict=True)
-        pairs = [(x, y) for x, y in places if a.has(x) and b.has(y)]
+    node_a, node_b = a.producer(tensor), b.producer(tensor)
+    reads_a, reads_b = ([v.name if v else "" for v in node.inputs] for node in (node_a, node_b))
+    if node_a.op_type == node_b.op_type and len(reads_a) == len(reads_b):
+        pairs = [(str(x), str(y)) for x, y in zip(reads_a, reads_b, strict=True) if x and y]
     else:  # a fused node reads in other places: its inputs are matched by name
-        pairs = [(x, x) for x in node_a.input if a.has(x) and b.has(x)]
+        pairs = [(str(x), str(x)) for x in reads_a if x in b.tensors]
     values_a, values_b = a.values([x for x, _ in pairs]), b.values([y for _, y in pairs])
     inputs = tuple(
         difference(x, y, read_a, read_b, tolerance)
         for (x, y), read_a, read_b in zip(pairs, values_a, values_b, strict=True)
-        if read_a.dtype.kind == "f" and read_b.dtype.kind == "f"
+        if _is_float(read_a) and _is_float(read_b)
     )
-    return Parting(tensor, node_label(node_a), node_label(node_b), inputs)
+    return Parting(tensor, _label(node_a), _label(node_b), inputs)
+
+
+def _label(node: ir.Node) -> str:
+    return f"{node_name(node)} ({node.op_type})"

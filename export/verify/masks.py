@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
-from dabnet.intervals import RESAMPLES, bounds
+from dabnet.intervals import mean_bounds
 from dabnet.metrics import Counts, class_iou, confusion, mean_iou
 from export.verify.sides import Compared, Logits
 
@@ -92,13 +92,7 @@ class Verification:
 
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the mean over images: percentile bootstrap, seeded; None for one."""
-        shares = self.shares
-        if len(shares) < 2:
-            return None
-        random = np.random.default_rng(0)
-        return bounds(
-            np.array([random.choice(shares, len(shares)).mean() for _ in range(RESAMPLES)])
-        )
+        return mean_bounds(self.shares) if len(self.shares) > 1 else None
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON, under stable keys (docs/verify_inspect.md); shares are 0…1."""

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dabnet.artifact import DEFAULT_SIZE, ENGINE, ONNX, Artifact, open_artifact
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.labels import Colour
 from dabnet.errors import ArtifactError, InputError
+from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
 from dabnet.models import check_size, network_named
 from dabnet.precision import FP16, FP32
 from dabnet.runtime.manifest import DYNAMIC, Manifest
 from dabnet.runtime.runner import Runner
-from export.graph.tensors import computed, cpu_session, ending_at, logits_tensor
-from export.onnx_file import load_onnx, manifest_of
+from export.onnx_file import load_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -225,15 +226,16 @@ def _checkpoint(
 
 def _logits_of_onnx(declared: Declared) -> LogitsOf:
     """A second session: the mask stays that of the file as it is, whatever a new output changes."""
-    model = load_onnx(declared.path)
-    manifest = manifest_of(model, str(declared.path))
-    name = manifest.logits or logits_tensor(model)
+    assert isinstance(declared.content, Manifest)
+    tensor = declared.content.input.name
+    model = ir.from_proto(load_onnx(declared.path))
+    name = declared.content.logits or logits_tensor(model)
     if name not in set(computed(model)):
         return _no_logits
     session = cpu_session(ending_at(model, [name]), repr(str(declared.path)), optimised=True)
 
     def logits_of(images: NDArray[Any]) -> Logits:
-        (logits,) = session.run(None, {manifest.input.name: images})
+        (logits,) = session.run(None, {tensor: images})
         return np.asarray(logits[0], np.float32)
 
     return logits_of

@@ -147,7 +147,7 @@ def test_inspect_prints_json_alone(workplace: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert (record["kind"], record["precisions"]) == ("onnx", {"int8": 4})
-    assert record["operators"]["Conv"] == 4
+    assert record["layers"][0]["operator"] == "Conv"
     shown = dabnet_export("inspect", "bare.onnx", "--layers", folder=workplace)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "no manifest: not written by dabnet-export" in shown.stdout
