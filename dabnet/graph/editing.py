@@ -76,9 +76,9 @@ class Insertion:
         attributes: dict[str, Any] | None = None,
     ) -> ir.Value:
         """Insert a Conv with constant weights (O, I/group, rows, columns)."""
-        inputs = [x, self.constant(weight, "weight")]
+        inputs = [x, self.constant(weight.astype(np.float32), "weight")]
         if bias is not None:
-            inputs.append(self.constant(bias, "bias"))
+            inputs.append(self.constant(bias.astype(np.float32), "bias"))
         shape = {"kernel_shape": list(weight.shape[2:])}
         return self.op("Conv", inputs, {**shape, **(attributes or {})})
 

@@ -94,6 +94,29 @@ class GraphSummary:
         return total_multiply_adds(self.layers)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a two-dimensional Conv or pool slides: its attributes, with ONNX's defaults."""
+
+    strides: Shape = (1, 1)
+    dilations: Shape = (1, 1)
+    pads: Shape = (0, 0, 0, 0)
+    group: int = 1
+    auto_pad: str = "NOTSET"
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Window:
+        """That of a Conv or pool."""
+        found = node.attributes
+        return cls(
+            tuple(found.get_ints("strides", (1, 1))),
+            tuple(found.get_ints("dilations", (1, 1))),
+            tuple(found.get_ints("pads", (0, 0, 0, 0))),
+            found.get_int("group", 1),
+            found.get_string("auto_pad", "NOTSET"),
+        )
+
+
 def total_multiply_adds(layers: Sequence[Layer]) -> int | None:
     """Sum over layers; None if one is unknown, since a part would be taken for the whole."""
     counts = [layer.multiply_adds for layer in layers]

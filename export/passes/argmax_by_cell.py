@@ -11,13 +11,13 @@ Before → after, for logits (N, K, h, w)::
 A pixel's logits are a mean, with weights ≥ 0, of those at the corners of its cell. The class that
 is the largest at all four corners is the largest at each pixel between them. Only the other cells
 need the interpolation, which is one product with the s² weights of each corner. In a street these
-are one cell of five. Where all are, all are interpolated, as without this pass.
+are one cell in five. If all cells need it, all are interpolated, as without this pass.
 
 The transpose is of the small logits; ArgMax over axis 1 would stride over planes. Measured on
-onnxruntime's CPU provider and not taken: Resize with the classes last, strips of rows, two matrix
+onnxruntime's CPU provider and rejected: Resize with the classes last, strips of rows, two matrix
 products, a separable Resize, a maximum by comparison.
 
-The same mask but for ties of one rounding.
+The mask is the same but for ties of one rounding.
 """
 
 from __future__ import annotations
@@ -26,15 +26,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.passes.editing import (
-    Insertion,
-    array,
-    channels,
-    integer,
-    nodes_of,
-    only_reader,
-    replace,
-)
+from dabnet.graph.editing import Insertion, remove, replace
+from dabnet.graph.facts import array, channels, is_op, nodes_of, only_reader
 
 # Both put pixel r at (r + 1/2) / s - 1/2, but on a side of one pixel.
 COORDINATES = ("half_pixel", "pytorch_half_pixel")
@@ -49,37 +42,30 @@ def argmax_by_cell(model: ir.Model) -> tuple[ir.Model, list[str]]:
     for argmax in nodes_of(model.graph, "ArgMax"):
         resize = argmax.inputs[0].producer() if argmax.inputs[0] is not None else None
         scales = None if resize is None else _scales(argmax, resize)
-        if resize is None or scales is None:
+        logits = None if resize is None else resize.inputs[0]
+        if scales is None or logits is None:
             continue
         cast = only_reader(argmax.outputs[0])
-        last = cast if cast is not None and cast.op_type == "Cast" else argmax
-        logits, name = resize.inputs[0], last.outputs[0].name
-        assert logits is not None
-        kind = last.outputs[0].dtype or ir.DataType.INT64
+        last = cast if cast is not None and is_op(cast, "Cast") else argmax
+        name, kind = last.outputs[0].name, last.outputs[0].dtype or ir.DataType.INT64
         before = Insertion(argmax, f"{name}/by_cell")
         replace(last.outputs[0], _mask(before, logits, argmax, kind, scales))
-        for node in (argmax, resize):
-            if node.graph is not None:
-                node.graph.remove(node, safe=True)
+        remove(argmax)
+        remove(resize)
         changed.append(f"{name}: upsampled by {scales[0]}x{scales[1]} where classes meet")
     return model, changed
 
 
 def _scales(argmax: ir.Node, resize: ir.Node) -> Scales | None:
-    """Rows and columns of output for each of the input; None where the nodes are of no use."""
-
-    def text(name: str, default: str) -> str:
-        found = resize.attributes.get(name)
-        return default if found is None else found.as_string()
-
-    scales = array(resize.inputs[2]) if len(resize.inputs) == 3 else None
+    """Rows and columns of output for each of the input; None if the nodes do not fit."""
+    how, scales = resize.attributes, array(resize.inputs[2]) if len(resize.inputs) == 3 else None
     fits = (
-        resize.op_type == "Resize"
-        and text("mode", "nearest") == "linear"
-        and text("coordinate_transformation_mode", "half_pixel") in COORDINATES
+        is_op(resize, "Resize")
+        and how.get_string("mode", "nearest") == "linear"
+        and how.get_string("coordinate_transformation_mode", "half_pixel") in COORDINATES
         and only_reader(resize.outputs[0]) is argmax
-        and integer(argmax, "axis", 0) == 1
-        and integer(argmax, "keepdims", 1) == 0
+        and argmax.attributes.get_int("axis", 0) == 1
+        and argmax.attributes.get_int("keepdims", 1) == 0
         and channels(resize.inputs[0]) is not None
     )
     if not fits or scales is None or scales.shape != (4,) or (scales != np.rint(scales)).any():
@@ -132,7 +118,7 @@ def _disagreeing(before: Insertion, classes: ir.Value) -> tuple[ir.Value, ir.Val
 
 
 def _corners_of(before: Insertion, cells: ir.Value) -> ir.Value:
-    """(4, M, 3): where each corner of ``cells`` (M, 3) lies."""
+    """(4, M, 3): the place of each corner of ``cells`` (M, 3)."""
     steps = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 1, 0]], [[0, 1, 1]]])
     once = before.op("Unsqueeze", [cells, _numbers(before, 0)])
     return before.op("Add", [before.constant(steps, "steps"), once])

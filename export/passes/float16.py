@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from dabnet.errors import BuildError, InputError
-from export.passes.batch_norm import affine_of
-from export.passes.editing import Insertion, nodes_of, replace
+from dabnet.graph.editing import Insertion, affine_of, replace
+from dabnet.graph.facts import nodes_of
 from export.passes.float16_choice import (
     LARGEST_FP16,
     Choice,

@@ -1,7 +1,7 @@
 """PRelu, and the linear operator before it, as pairs of depthwise convolutions, Relu and Add.
 
 onnxruntime's CPU provider keeps convolutions in a blocked layout (NCHWc) and fuses Relu and Add
-into them. It has no PRelu in that layout: each one costs a slow kernel and two changes of layout.
+into them. It lacks PRelu in that layout: each one costs a slow kernel and two changes of layout.
 With slope a ≤ 1 and y = s·x + b (the BatchNormalization; s = 1 and b = 0 without one)::
 
     x ─▶ BatchNormalization ─▶ PRelu ─▶ z
@@ -10,14 +10,14 @@ With slope a ≤ 1 and y = s·x + b (the BatchNormalization; s = 1 and b = 0 wit
        └▶ Conv 1x1 depthwise,       y ─────────┴▶ Add ─▶ z
 
 since (a-1)·y is positive just where y is negative, and y + (a-1)·y = a·y there. onnxruntime fuses
-each row into one kernel. Where y comes from a depthwise convolution that nothing else reads, its
+each row into one kernel. If y comes from a depthwise convolution that nothing else reads, its
 weights go into both rows, and it vanishes itself::
 
     x ─▶ Conv 3x1 depthwise ─▶ PRelu ─▶ z        x ─┬▶ Conv 3x1 depthwise, (a-1)·y ─▶ Relu ─┐
                                                     └▶ Conv 3x1 depthwise,       y ─────────┴▶ Add
 
-A channel with a > 1 subtracts instead: z = y - Relu((1-a)·y). A tensor that has one takes a third
-depthwise convolution with the signs -1 and 1 behind the Relu.
+A channel with a > 1 subtracts instead: z = y - Relu((1-a)·y). A tensor with such a channel takes a
+third depthwise convolution, with the signs -1 and 1, behind the Relu.
 
 Exact but for one rounding. Channels must be a multiple of 8, or the blocked layout would be left
 anyway.
@@ -25,21 +25,13 @@ anyway.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.batch_norm import affine_of
-from export.passes.editing import (
-    FloatArray,
-    Insertion,
-    array,
-    integer,
-    nodes_of,
-    only_reader,
-    replace,
-)
+from dabnet.graph.editing import Insertion, affine_of, conv_constants, remove, replace
+from dabnet.graph.facts import FloatArray, array, is_conv, nodes_of, only_reader
 
 BLOCK = 8  # channels of a block on CPUs with AVX2; 16 with AVX-512, where a multiple of 8 is padded
 
@@ -50,9 +42,9 @@ class _Depthwise:
 
     x: ir.Value
     weight: FloatArray
-    bias: FloatArray | None
-    attributes: dict[str, ir.Attr]
-    replaced: ir.Node | None
+    bias: FloatArray | None = None
+    attributes: dict[str, ir.Attr] = field(default_factory=dict)
+    replaced: ir.Node | None = None
 
     def times(self, before: Insertion, factor: FloatArray) -> ir.Value:
         """Insert ``factor[c] * y``."""
@@ -71,11 +63,9 @@ def prelu_as_relu(model: ir.Model) -> tuple[ir.Model, list[str]]:
         base = node.outputs[0].name or "prelu"
         linear = _linear_before(node, node.inputs[0], len(slopes))
         replace(node.outputs[0], _two_rows(Insertion(node, base), linear, slopes))
-        with_what = "alone"
-        if linear.replaced is not None:
-            with_what = f"with the {linear.replaced.op_type} before it"
-            assert linear.replaced.graph is not None
-            linear.replaced.graph.remove(linear.replaced, safe=True)
+        remove(linear.replaced)
+        source = linear.replaced.op_type if linear.replaced is not None else ""
+        with_what = f"with the {source} before it" if source else "alone"
         changed.append(f"{base}: PRelu of {len(slopes)} channels, {with_what}")
     return model, changed
 
@@ -97,23 +87,15 @@ def _slopes(node: ir.Node) -> FloatArray | None:
 
 
 def _linear_before(node: ir.Node, y: ir.Value, channels: int) -> _Depthwise:
-    """What computes ``y`` and can be folded into the rows; else y itself, times 1."""
+    """The node that computes ``y``, if it can be folded into the rows; else y itself, times 1."""
     source = y.producer()
     if source is not None and source.inputs[0] is not None and only_reader(y) is node:
         x = source.inputs[0]
-        if source.op_type == "BatchNormalization":
-            affine = affine_of(source)
-            if affine is not None:
-                return _Depthwise(x, affine.scale.reshape(-1, 1, 1, 1), affine.shift, {}, source)
-        if source.op_type == "Conv" and integer(source, "group", 1) == channels:
-            weight = array(source.inputs[1])
-            bias = array(source.inputs[2]) if len(source.inputs) > 2 else None
+        if source.op_type == "BatchNormalization" and (affine := affine_of(source)) is not None:
+            return _Depthwise(x, affine.scale.reshape(-1, 1, 1, 1), affine.shift, {}, source)
+        constants = conv_constants(source) if is_conv(source) else None
+        if constants is not None and source.attributes.get_int("group", 1) == channels:
+            weight, bias = (c if c is None else c.astype(np.float64) for c in constants)
             if weight is not None and weight.shape[:2] == (channels, 1):
-                return _Depthwise(
-                    x,
-                    weight.astype(np.float64),
-                    None if bias is None else bias.astype(np.float64),
-                    dict(source.attributes),
-                    source,
-                )
-    return _Depthwise(y, np.ones((channels, 1, 1, 1)), None, {}, None)
+                return _Depthwise(x, weight, bias, dict(source.attributes), source)
+    return _Depthwise(y, np.ones((channels, 1, 1, 1)))

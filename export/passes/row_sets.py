@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, channels, integer, ints
+from dabnet.graph.editing import Insertion
+from dabnet.graph.facts import FloatArray, Window, array, channels
 
 Sets = list[ir.Value]
 
@@ -25,16 +26,14 @@ def is_elementwise(node: ir.Node) -> bool:
 
 def halves_size(node: ir.Node) -> bool:
     """Whether this is a dense 3x3 convolution or a 2x2 maximum that halves rows and columns."""
-    if ints(node, "strides", (1, 1)) != (2, 2) or set(ints(node, "dilations", (1, 1))) != {1}:
-        return False
-    pads = ints(node, "pads", (0, 0, 0, 0))
     if node.op_type == "MaxPool":
-        plain = len(node.outputs) == 1 and not integer(node, "ceil_mode", 0)
-        return plain and ints(node, "kernel_shape") == (2, 2) and pads == (0, 0, 0, 0)
+        kernel = tuple(node.attributes.get_ints("kernel_shape", ()))
+        whole = len(node.outputs) == 1 and not node.attributes.get_int("ceil_mode", 0)
+        return whole and kernel == (2, 2) and Window.of(node) == Window(strides=(2, 2))
     weight = array(node.inputs[1]) if node.op_type == "Conv" else None
     if weight is None or weight.shape[2:] != (3, 3):
         return False
-    return integer(node, "group", 1) == 1 and pads == (1, 1, 1, 1)
+    return Window.of(node) == Window(strides=(2, 2), pads=(1, 1, 1, 1))
 
 
 def elementwise(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
@@ -53,7 +52,8 @@ def halved(before: Insertion, node: ir.Node, sets: Sets) -> Sets:
     weight = array(node.inputs[1])
     assert weight is not None
     above = _shifted_down(before, sets[3], weight.shape[1])
-    return [_three_rows(before, node, [above, *sets[:2]]), _three_rows(before, node, sets[1:])]
+    rows = ([above, *sets[:2]], sets[1:])
+    return [_three_rows(before, node, weight, three) for three in rows]
 
 
 def laid_together(before: Insertion, sets: Sets, rows: int, columns: int) -> ir.Value:
@@ -73,25 +73,19 @@ def _shifted_down(before: Insertion, value: ir.Value, count: int) -> ir.Value:
     return before.conv(value, taps, None, {"group": count, "pads": [1, 0, 0, 0]})
 
 
-def _three_rows(before: Insertion, conv: ir.Node, rows: Sets) -> ir.Value:
-    """A strided 3x3 convolution as the sum of three 1x3, one a row of its kernel."""
-    weight = array(conv.inputs[1])
-    assert weight is not None
+def _three_rows(before: Insertion, conv: ir.Node, weight: FloatArray, rows: Sets) -> ir.Value:
+    """A strided 3x3 convolution as the sum of three 1x3, one per row of its kernel."""
     attributes = {"strides": [1, 2], "pads": [0, 1, 0, 1], "kernel_shape": [1, 3]}
-    total: ir.Value | None = None
-    for index, row in enumerate(rows):
+    kernel = before.constant(weight[:, :, :1], "weight")
+    total = before.op("Conv", [rows[0], kernel, *conv.inputs[2:]], attributes)
+    for index, row in enumerate(rows[1:], start=1):
         kernel = before.constant(weight[:, :, index : index + 1], "weight")
-        inputs: list[ir.Value | None] = [row, kernel]
-        if total is None:
-            inputs += conv.inputs[2:]
-        term = before.op("Conv", inputs, attributes)
-        total = term if total is None else before.op("Add", [term, total])
-    assert total is not None
+        total = before.op("Add", [before.op("Conv", [row, kernel], attributes), total])
     return total
 
 
 def _maximum(before: Insertion, pool: ir.Node, a: ir.Value, b: ir.Value) -> ir.Value:
-    """``a + Relu(b - a)``: the blocked layout of CPUs has no Max."""
+    """``a + Relu(b - a)``: the blocked layout of CPUs lacks Max."""
     count = channels(pool.outputs[0])
     assert count is not None
     difference = before.op("Add", [before.scale_channels(a, -np.ones(count)), b])

@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, channels, integer, nodes_of
+from dabnet.graph.editing import Insertion
+from dabnet.graph.facts import array, channels, is_op, nodes_of
 
 FACTOR = 32.0
 
@@ -27,17 +28,18 @@ def scale_image(model: ir.Model) -> tuple[ir.Model, list[str]]:
     changed = []
     for pool in [p for p in nodes_of(model.graph, "AveragePool") if _is_first(p)]:
         pooled = _chain(pool)
-        joins = [node for value in pooled for node, _ in value.uses() if node.op_type == "Concat"]
+        readers = dict.fromkeys(node for value in pooled for node in value.consumers())
+        joins = [node for node in readers if is_op(node, "Concat")]
         if not joins or not _all_absorb(pooled, joins):
             continue
         for join in joins:
-            for norm, _ in join.outputs[0].uses():
+            for norm in join.outputs[0].consumers():
                 _absorb(norm, join, pooled)
         value = pool.outputs[0]
-        readers = [(use.node, use.idx) for use in value.uses()]
-        before = Insertion(readers[0][0], f"{value.name}/scaled")
+        uses = list(value.uses())
+        before = Insertion(uses[0].node, f"{value.name}/scaled")
         small = before.op("Mul", [value, before.constant(np.array(1 / FACTOR), "factor")])
-        for node, index in readers:
+        for node, index in uses:
             node.replace_input_with(index, small)
         changed.append(
             f"{value.name}: 1/{FACTOR:g}, taken back by {len(joins)} BatchNormalizations"
@@ -48,35 +50,34 @@ def scale_image(model: ir.Model) -> tuple[ir.Model, list[str]]:
 
 def _is_first(pool: ir.Node) -> bool:
     """Whether no average pool comes before this one."""
-    source = pool.inputs[0].producer() if pool.inputs[0] is not None else None
-    return source is None or source.op_type != "AveragePool"
+    return not any(is_op(source, "AveragePool") for source in pool.predecessors())
 
 
 def _chain(pool: ir.Node) -> list[ir.Value]:
     """The outputs of ``pool`` and of the average pools that read it, at any depth."""
     values = [pool.outputs[0]]
     for value in values:
-        values += [n.outputs[0] for n, _ in value.uses() if n.op_type == "AveragePool"]
+        values += [n.outputs[0] for n in value.consumers() if is_op(n, "AveragePool")]
     return values
 
 
 def _all_absorb(pooled: list[ir.Value], joins: list[ir.Node]) -> bool:
     """Whether each reader is a pool or one of ``joins``, and constant norms alone read these."""
     for value in pooled:
-        if value.is_graph_output():
-            return False
-        if any(node.op_type not in ("AveragePool", "Concat") for node, _ in value.uses()):
+        readers = value.consumers()
+        if value.is_graph_output() or not all(is_op(n, "AveragePool", "Concat") for n in readers):
             return False
     for join in joins:
-        norms = [node for node, _ in join.outputs[0].uses()]
-        if integer(join, "axis", 0) != 1 or join.outputs[0].is_graph_output() or not norms:
+        norms = join.outputs[0].consumers()
+        if join.outputs[0].is_graph_output() or not norms:
             return False
-        if any(channels(part) is None for part in join.inputs):
+        if join.attributes.get_int("axis", 0) != 1 or None in map(channels, join.inputs):
             return False
-        for norm in norms:
-            constants = [array(value) for value in norm.inputs[1:4]]
-            if norm.op_type != "BatchNormalization" or any(c is None for c in constants):
-                return False
+        constants = [array(value) for norm in norms for value in norm.inputs[1:4]]
+        if not all(is_op(norm, "BatchNormalization") for norm in norms):
+            return False
+        if any(constant is None for constant in constants):
+            return False
     return True
 
 
@@ -85,12 +86,11 @@ def _absorb(norm: ir.Node, join: ir.Node, pooled: list[ir.Value]) -> None:
     gamma, mean = (np.array(array(norm.inputs[index])) for index in (1, 3))
     start = 0
     for part in join.inputs:
-        size = channels(part)
-        assert size is not None
+        end = start + (channels(part) or 0)
         if part in pooled:
-            gamma[start : start + size] *= FACTOR
-            mean[start : start + size] /= FACTOR
-        start += size
+            gamma[start:end] *= FACTOR
+            mean[start:end] /= FACTOR
+        start = end
     before = Insertion(norm, f"{norm.outputs[0].name}/scaled")
     norm.replace_input_with(1, before.constant(gamma, "weight"))
     norm.replace_input_with(3, before.constant(mean, "mean"))

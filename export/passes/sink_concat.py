@@ -6,13 +6,13 @@ Before → after, for parts p and q (BatchNormalization, PRelu and pools act on 
     q ─┴▶ Concat ─▶ BatchNormalization ─▶ …      q ─▶ BatchNormalization ─▶ PRelu ─▶ Conv ─┴▶ Add
                        … PRelu ─▶ Conv
 
-A convolution of joined channels is the sum of the convolutions of the parts. Nothing is copied any
-more, parts of whole blocks of channels stay in a CPU's blocked layout beside one that is not (the
-3 channels of DABNet's pooled image), and in INT8 each part has a scale of its own. Exact but for
-the order of a sum.
+A convolution of joined channels is the sum of the convolutions of the parts. Nothing is copied
+any more, parts of whole blocks of channels stay in a CPU's blocked layout beside one that does not
+(the 3 channels of DABNet's pooled image), and in INT8 each part has a scale of its own. Exact but
+for the order of a sum.
 
-A Concat is moved only where it then vanishes: where all that reads it, through channelwise
-operators, are ungrouped convolutions and other Concats.
+A Concat is moved only if it then vanishes: if all that reads it, through channelwise operators, are
+ungrouped convolutions and other Concats.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.passes.editing import Insertion, array, channels, integer, nodes_of, replace
+from dabnet.graph.editing import Insertion, remove, replace
+from dabnet.graph.facts import array, channels, is_conv, is_op, nodes_of
 
 POOLS = ("MaxPool", "AveragePool")
+
+Parts = list[ir.Value | None]
 
 
 def sink_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
@@ -30,20 +33,17 @@ def sink_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
     changed: list[str] = []
     # From the last to the first: a Concat that ends in another finds that one already moved.
     for concat in reversed(nodes_of(model.graph, "Concat")):
-        sizes = _channels(concat)
-        if sizes is not None and _vanishes(concat.outputs[0]):
+        sizes = [size for size in map(channels, concat.inputs) if size is not None]
+        known = _over_channels(concat) and len(sizes) == len(concat.inputs)
+        if known and _vanishes(concat.outputs[0]):
             changed.append(f"{concat.outputs[0].name}: split into channels {sizes}")
             _sink(concat.outputs[0], list(concat.inputs), sizes)
-            assert concat.graph is not None
-            concat.graph.remove(concat, safe=True)
+            remove(concat)
     return model, changed[::-1]
 
 
-def _channels(concat: ir.Node) -> list[int] | None:
-    """Channels of each part of a Concat over axis 1; None where one is not known."""
-    sizes = [channels(part) for part in concat.inputs]
-    known = [size for size in sizes if size is not None]
-    return known if integer(concat, "axis", 0) == 1 and len(known) == len(sizes) else None
+def _over_channels(node: ir.Node) -> bool:
+    return is_op(node, "Concat") and node.attributes.get_int("axis", 0) == 1
 
 
 def _vanishes(joined: ir.Value) -> bool:
@@ -51,12 +51,12 @@ def _vanishes(joined: ir.Value) -> bool:
     if joined.is_graph_output() or not joined.uses():
         return False
     for node, index in joined.uses():
-        if node.op_type == "Concat" and integer(node, "axis", 0) == 1:
+        if _over_channels(node):
             continue
         if index != 0:
             return False
-        if node.op_type == "Conv":
-            if integer(node, "group", 1) != 1 or array(node.inputs[1]) is None:
+        if is_conv(node):
+            if node.attributes.get_int("group", 1) != 1 or array(node.inputs[1]) is None:
                 return False
         elif not _is_channelwise(node) or not _vanishes(node.outputs[0]):
             return False
@@ -74,26 +74,24 @@ def _is_channelwise(node: ir.Node) -> bool:
     return False
 
 
-def _sink(joined: ir.Value, parts: list[ir.Value | None], sizes: list[int]) -> None:
-    for node, _ in list(joined.uses()):
-        if node.op_type == "Concat":
+def _sink(joined: ir.Value, parts: Parts, sizes: list[int]) -> None:
+    for node in joined.consumers():
+        if is_op(node, "Concat"):
             position = list(node.inputs).index(joined)
             inputs = [*node.inputs[:position], *parts, *node.inputs[position + 1 :]]
-            _replace_node(node, inputs)
-        elif node.op_type == "Conv":
+            before = Insertion(node, f"{node.outputs[0].name}/joined")
+            replace(node.outputs[0], before.op("Concat", inputs, dict(node.attributes)))
+        elif is_conv(node):
             _split_conv(node, parts, sizes)
         else:
-            split: list[ir.Value | None] = [
+            split: Parts = [
                 _slice_of(node, part, start, size) for part, start, size in _located(parts, sizes)
             ]
             _sink(node.outputs[0], split, sizes)
-            assert node.graph is not None
-            node.graph.remove(node, safe=True)
+            remove(node)
 
 
-def _located(
-    parts: list[ir.Value | None], sizes: list[int]
-) -> list[tuple[ir.Value | None, int, int]]:
+def _located(parts: Parts, sizes: list[int]) -> list[tuple[ir.Value | None, int, int]]:
     starts = np.cumsum([0, *sizes[:-1]])
     return [(part, int(s), size) for part, s, size in zip(parts, starts, sizes, strict=True)]
 
@@ -101,7 +99,7 @@ def _located(
 def _slice_of(node: ir.Node, part: ir.Value | None, start: int, size: int) -> ir.Value:
     """A channelwise ``node`` on the ``size`` channels from ``start``."""
     before = Insertion(node, f"{node.outputs[0].name}/channels_{start}")
-    constants: list[ir.Value | None] = []
+    constants: Parts = []
     for value in node.inputs[1:]:  # of each channel, but for one slope of all
         values = array(value)
         if values is not None and values.size > 1:
@@ -115,9 +113,8 @@ def _slice_of(node: ir.Node, part: ir.Value | None, start: int, size: int) -> ir
     return new
 
 
-def _split_conv(conv: ir.Node, parts: list[ir.Value | None], sizes: list[int]) -> None:
-    base = conv.outputs[0].name or "conv"
-    before = Insertion(conv, base)
+def _split_conv(conv: ir.Node, parts: Parts, sizes: list[int]) -> None:
+    before = Insertion(conv, conv.outputs[0].name or "conv")
     weight = array(conv.inputs[1])
     assert weight is not None
     total: ir.Value | None = None
@@ -129,8 +126,3 @@ def _split_conv(conv: ir.Node, parts: list[ir.Value | None], sizes: list[int]) -
         total = term if total is None else before.op("Add", [total, term])
     assert total is not None
     replace(conv.outputs[0], total)
-
-
-def _replace_node(node: ir.Node, inputs: list[ir.Value | None]) -> None:
-    before = Insertion(node, f"{node.outputs[0].name}/joined")
-    replace(node.outputs[0], before.op(node.op_type, inputs, dict(node.attributes)))

@@ -1,6 +1,6 @@
-"""Which graph passes a target gets, and their application.
+"""The graph passes of each target, and their application.
 
-A target's list holds what was measured to be faster there, or what its parser needs
+A target's list holds the passes that were measured to be faster there, or that its parser needs
 (``studies/export_speed.py`` prints the gain of each). TensorRT fuses BatchNormalization, PRelu
 and layout by itself: on TensorRT-RTX 1.7 ``sink_concat`` only adds layers.
 """
@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from dabnet.errors import InputError
+from dabnet.graph.editing import tidy
 from dabnet.runtime.manifest import PassInfo
-from export.passes.editing import tidy
 
 TARGETS = ("portable", "ort-cpu", "ort-cuda", "tensorrt")
 

@@ -12,25 +12,24 @@ layout::
     m_i ─▶ sums (rows of A) ─▶ y_0 … y_3: rows 0, 4, 8 …; rows 1, 5, 9 …; …
     y_0 … y_3 ─▶ Concat over the columns ─▶ Reshape ─▶ y
 
-The sets of rows y_0 … y_3 are laid between each other only where they must (``row_sets``).
+The sets of rows y_0 … y_3 are laid between each other only if they must (``row_sets``).
 
 Weights are transformed in float64. Stated error: that of float32 with other sums, below 3e-6 of the
 output's root mean square (``tests/export/passes/test_winograd.py``).
 
-Worth it where the convolution, not memory, is the limit: from 64 input channels, or 32 where the
-sets of rows need not be laid together at once. Measured and not taken: F(8, 3), which has fewer
-products, but as much more to transform.
+It pays if the convolution, not memory, is the limit: from 64 input channels, or 32 if the sets of
+rows need not be laid together at once. Measured and rejected: F(8, 3), which has fewer products,
+but more to transform in return.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.passes.editing import Insertion, array, integer, ints, replace, tidy
+from dabnet.graph.editing import Insertion, conv_constants, replace, tidy
+from dabnet.graph.facts import FloatArray, Window, is_conv
 from export.passes.row_sets import (
     Sets,
     elementwise,
@@ -75,16 +74,17 @@ def winograd(model: ir.Model) -> tuple[ir.Model, list[str]]:
         if x is None:
             continue
         y = node.outputs[0]
-        before = Insertion(node, f"{y.name}/winograd")
-        if _fits(node) and (_inputs(node) >= MIN_INPUTS or x in sets or _goes_on(y)):
-            sets[y] = _convolved(before, node, sets.get(x))
-            changed.append(f"{y.name}: {_inputs(node)} input channels")
+        before, inputs = Insertion(node, f"{y.name}/winograd"), _channels_of_fitting(node)
+        if inputs and (inputs >= MIN_INPUTS or x in sets or _goes_on(y)):
+            sets[y] = _convolved(before, node, x, sets.get(x))
+            changed.append(f"{y.name}: {inputs} input channels")
         elif x in sets and is_elementwise(node) and _goes_on(y):
             sets[y] = elementwise(before, node, sets[x])
         elif x in sets and _is_even(x) and halves_size(node):
             sets[y] = halved(before, node, sets[x])
         else:
-            _lay_together(before, node, sets)
+            for value in dict.fromkeys(v for v in node.inputs if v is not None and v in sets):
+                replace(value, laid_together(before, sets[value], *_sides(value)))
     for value in [value for value in sets if value.is_graph_output()]:
         producer = value.producer()
         assert producer is not None
@@ -95,12 +95,12 @@ def winograd(model: ir.Model) -> tuple[ir.Model, list[str]]:
 
 def _goes_on(value: ir.Value) -> bool:
     """Whether all that reads ``value``, past elementwise operators, can read sets of rows."""
-    readers = [node for node, _ in value.uses()]
+    readers = value.consumers()
     return (
         bool(readers)
         and not value.is_graph_output()
         and all(
-            (_fits(node) and _sides(value)[0] % TILE == 0)
+            (_channels_of_fitting(node) and _sides(value)[0] % TILE == 0)
             or (halves_size(node) and _is_even(value))
             or (is_elementwise(node) and _goes_on(node.outputs[0]))
             for node in readers
@@ -109,72 +109,43 @@ def _goes_on(value: ir.Value) -> bool:
 
 
 def _is_even(value: ir.Value) -> bool:
-    """Whether four sets of rows become two whole ones where the size is halved."""
+    """Whether four sets of rows become two whole ones if the size is halved."""
     rows, columns = _sides(value)
     return rows % TILE == 0 and columns % 2 == 0
 
 
-def _lay_together(before: Insertion, node: ir.Node, sets: dict[ir.Value, Sets]) -> None:
-    """Give ``node`` whole tensors; what else reads them later gets the same."""
-    for value in [value for value in node.inputs if value in sets]:
-        assert value is not None
-        whole = laid_together(before, sets[value], *_sides(value))
-        whole.type, whole.shape = value.type, value.shape
-        for reader, index in list(value.uses()):
-            reader.replace_input_with(index, whole)
-        name, value.name = value.name, None
-        whole.name = name
-
-
 def _sides(value: ir.Value) -> tuple[int, int]:
-    """Rows and columns of a (N, C, H, W) tensor; 0 where unknown."""
+    """Rows and columns of a (N, C, H, W) tensor; 0 if unknown."""
     shape = value.shape
     sides = [0, 0] if shape is None else [s if isinstance(s, int) else 0 for s in shape[2:4]]
     return sides[0], sides[1]
 
 
-def _inputs(conv: ir.Node) -> int:
-    weight = array(conv.inputs[1])
-    assert weight is not None
-    return int(weight.shape[1])
+def _channels_of_fitting(node: ir.Node) -> int:
+    """Input channels of a convolution that can be rewritten; 0 for any other node."""
+    constants = conv_constants(node) if is_conv(node) else None
+    if constants is None or constants[0].shape[2:] != (3, 3) or 0 in _sides(node.outputs[0]):
+        return 0
+    outputs, inputs = constants[0].shape[:2]
+    fits = outputs >= MIN_OUTPUTS and inputs >= MIN_INPUTS_IN_CHAIN
+    return inputs if fits and Window.of(node) == Window(pads=(1, 1, 1, 1)) else 0
 
 
-def _fits(conv: ir.Node) -> bool:
-    if conv.op_type != "Conv":
-        return False
-    weight = array(conv.inputs[1])
-    constant_bias = len(conv.inputs) < 3 or array(conv.inputs[2]) is not None
-    return (
-        weight is not None
-        and constant_bias
-        and weight.shape[0] >= MIN_OUTPUTS
-        and weight.shape[1] >= MIN_INPUTS_IN_CHAIN
-        and weight.shape[2:] == (3, 3)
-        and integer(conv, "group", 1) == 1
-        and set(ints(conv, "strides", (1, 1))) == {1}
-        and set(ints(conv, "dilations", (1, 1))) == {1}
-        and ints(conv, "pads") == (1, 1, 1, 1)
-        and 0 not in _sides(conv.outputs[0])
-    )
-
-
-def _convolved(before: Insertion, conv: ir.Node, sets: Sets | None) -> Sets:
-    x, rows = conv.inputs[0], _sides(conv.outputs[0])[0]
-    weight = np.asarray(array(conv.inputs[1]), np.float64)
-    bias = array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    channels = weight.shape[1]
-    assert x is not None
+def _convolved(before: Insertion, conv: ir.Node, x: ir.Value, sets: Sets | None) -> Sets:
+    constants = conv_constants(conv)
+    assert constants is not None
+    weight, bias = constants
     if sets is None:
-        tiles = _tiles(before, x, channels, rows)
+        tiles = _tiles(before, x, weight.shape[1], _sides(conv.outputs[0])[0])
     else:
-        tiles = _tiles_of_sets(before, sets, channels)
-    return _sets_of_rows(before, tiles, weight, bias)
+        tiles = _tiles_of_sets(before, sets, weight.shape[1])
+    return _sets_of_rows(before, tiles, weight.astype(np.float64), bias)
 
 
 def _tiles(before: Insertion, x: ir.Value, channels: int, rows: int) -> list[ir.Value]:
     """t_i: (N, C, H/4, W) each. Tap k of tile r is row 4r - 1 + k of x; outside are zeros."""
     tiles = []
-    beyond = -rows % TILE  # rows of the last tile that y does not have
+    beyond = -rows % TILE  # rows of the last tile that y lacks
     for first, step, taps in INPUT_ROWS:
         weight = np.tile(np.reshape(taps, (1, 1, -1, 1)), (channels, 1, 1, 1))
         last = first + step * (len(taps) - 1)
@@ -228,12 +199,12 @@ def _sets_of_rows(
     before: Insertion,
     tiles: list[ir.Value],
     weight: NDArray[np.float64],
-    bias: NDArray[np.floating[Any]] | None,
+    bias: FloatArray | None,
 ) -> list[ir.Value]:
     """Multiply the tiles, and combine the products into four sets of rows (N, O, H/4, W).
 
     onnxruntime fuses an Add into the convolution on its left, which then writes over the value on
-    its right; where that is still needed it copies it first, on one thread, which takes longer than
+    its right; if that is still needed it copies it first, on one thread, which takes longer than
     the convolution. So what else reads the value on the right of an Add here is read for its left.
     """
     outputs = len(weight)

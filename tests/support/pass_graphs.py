@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.passes.editing import tidy
+from dabnet.graph.editing import tidy
 
 Array = NDArray[Any]
 
