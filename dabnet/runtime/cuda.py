@@ -1,9 +1,4 @@
-"""CUDA graphs through cuda-python: a run is recorded once and then started as one operation.
-
-https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html, Stream Management
-(capture) and Graph Management.
-
-GPU memory, copies and streams for engines, without torch.
+"""The first GPU, as engines need it, without torch: memory, copies, streams and CUDA graphs.
 
 Two packages can give them: ``cuda.bindings.runtime`` (cuda-python; wheels, imports without a
 driver; https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/runtime.html) and
@@ -26,61 +21,23 @@ from numpy.typing import DTypeLike, NDArray
 
 from dabnet.errors import BackendUnavailable
 
-Call = Callable[..., Any]
-"""Calls a function of ``cuda.bindings.runtime`` by name; raises BackendUnavailable on an error."""
+HostArray = NDArray[Any]
+
+_CHECK_DRIVER = "check nvidia-smi; install or update the driver"
 
 
 class CudaGraph(Protocol):
-    """A recorded run."""
+    """A recorded run, which reads and writes the addresses that it was recorded with."""
 
-    def launch(self, stream: int) -> None:
-        """Start it; it reads and writes the addresses that it was recorded with."""
-        ...
+    def launch(self, stream: int) -> None: ...
 
     def close(self) -> None:
         """Release it. It must not be running."""
         ...
 
 
-class CapturedGraph:
-    """A graph that ``record`` instantiated."""
-
-    def __init__(self, call: Call, executable: Any) -> None:
-        self._call, self._executable = call, executable
-
-    @classmethod
-    def record(cls, cuda: Any, call: Call, stream: int, work: Callable[[], None]) -> CapturedGraph:
-        """Record what ``work`` starts on ``stream``; nothing of it runs now.
-
-        ``cuda`` is the module ``cuda.bindings.runtime``. Other threads may allocate meanwhile
-        (capture mode ThreadLocal); this one must not.
-        """
-        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        call("cudaStreamBeginCapture", stream, mode)
-        try:
-            work()
-        except BaseException:
-            with suppress(BackendUnavailable):  # only so that the stream can be used again
-                call("cudaGraphDestroy", call("cudaStreamEndCapture", stream))
-            raise
-        graph = call("cudaStreamEndCapture", stream)
-        try:
-            return cls(call, call("cudaGraphInstantiate", graph, 0))
-        finally:
-            call("cudaGraphDestroy", graph)  # the executable graph stands alone
-
-    def launch(self, stream: int) -> None:
-        self._call("cudaGraphLaunch", self._executable, stream)
-
-    def close(self) -> None:
-        self._call("cudaGraphExecDestroy", self._executable)
-
-
-HostArray = NDArray[Any]
-
-
 class DeviceMemory(Protocol):
-    """The first GPU, as an engine needs it. Every call raises BackendUnavailable on a CUDA error.
+    """The first GPU. Every call raises BackendUnavailable on a CUDA error.
 
     Attributes:
         name: such as ``NVIDIA GeForce GTX 1080 Ti``.
@@ -121,7 +78,10 @@ class DeviceMemory(Protocol):
         ...
 
     def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
-        """Record what ``work`` starts on ``stream``, without running it. Not with pycuda."""
+        """Record what ``work`` starts on ``stream``, without running it. Not with pycuda.
+
+        Other threads may allocate meanwhile; this one must not.
+        """
         ...
 
     def close(self) -> None:
@@ -169,63 +129,76 @@ class CudaPythonMemory:
     def __init__(self, runtime: Any) -> None:
         self._cuda = runtime
         self._pinned: dict[int, int] = {}
-        if self._call("cudaGetDeviceCount") == 0:
+        if self.call("cudaGetDeviceCount") == 0:
             raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
-        self._call("cudaSetDevice", 0)
-        attribute = runtime.cudaDeviceAttr
-        self.compute_capability = (
-            int(
-                self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, 0)
-            ),
-            int(
-                self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, 0)
-            ),
+        self.call("cudaSetDevice", 0)
+        kinds = runtime.cudaDeviceAttr
+        major, minor = (
+            int(self.call("cudaDeviceGetAttribute", kind, 0))
+            for kind in (
+                kinds.cudaDevAttrComputeCapabilityMajor,
+                kinds.cudaDevAttrComputeCapabilityMinor,
+            )
         )
-        self.name = self._call("cudaGetDeviceProperties", 0).name.decode().strip("\0 ")
-        self.driver = _driver_text(int(self._call("cudaDriverGetVersion")))
+        self.compute_capability = (major, minor)
+        self.name = self.call("cudaGetDeviceProperties", 0).name.decode().strip("\0 ")
+        self.driver = _driver_text(int(self.call("cudaDriverGetVersion")))
 
     def allocate(self, nbytes: int) -> int:
-        return int(self._call("cudaMalloc", nbytes))
+        return int(self.call("cudaMalloc", nbytes))
 
     def free(self, address: int) -> None:
-        self._call("cudaFree", address)
+        self.call("cudaFree", address)
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
         kind = np.dtype(dtype)
         nbytes = int(np.prod(shape)) * kind.itemsize
-        address = int(self._call("cudaMallocHost", nbytes))
+        address = int(self.call("cudaMallocHost", nbytes))
         buffer = (ctypes.c_ubyte * nbytes).from_address(address)
         array: HostArray = np.ctypeslib.as_array(buffer).view(kind).reshape(shape)
         self._pinned[array.ctypes.data] = address
         return array
 
     def free_pinned(self, array: HostArray) -> None:
-        self._call("cudaFreeHost", self._pinned.pop(array.ctypes.data))
+        self.call("cudaFreeHost", self._pinned.pop(array.ctypes.data))
 
     def create_stream(self) -> int:
-        return int(self._call("cudaStreamCreate"))
+        return int(self.call("cudaStreamCreate"))
 
     def destroy_stream(self, stream: int) -> None:
-        self._call("cudaStreamDestroy", stream)
+        self.call("cudaStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
-        self._call("cudaStreamSynchronize", stream)
+        self.call("cudaStreamSynchronize", stream)
 
     def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
         way = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, way, stream)
+        self.call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, way, stream)
 
     def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
         way = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, way, stream)
+        self.call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, way, stream)
 
     def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
-        return CapturedGraph.record(self._cuda, self._call, stream, work)
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.call("cudaStreamBeginCapture", stream, mode)
+        try:
+            work()
+        except BaseException:
+            with suppress(BackendUnavailable):  # only so that the stream can be used again
+                self.call("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream))
+            raise
+        graph = self.call("cudaStreamEndCapture", stream)
+        try:
+            return _CapturedGraph(self, self.call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self.call("cudaGraphDestroy", graph)  # the executable graph stands alone
 
     def close(self) -> None:
         """Nothing to do: the runtime API's primary context is shared with the whole process."""
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of the package by name, and raise for its error code."""
         status, *results = getattr(self._cuda, name)(*arguments)
         codes = self._cuda.cudaError_t
         if status != codes.cudaSuccess:
@@ -233,11 +206,23 @@ class CudaPythonMemory:
             reason = f"{name}: {text.decode() if text else status}"
             if status in (codes.cudaErrorInsufficientDriver, codes.cudaErrorNoDevice):
                 raise BackendUnavailable(
-                    f"no NVIDIA GPU with a fitting driver ({reason})",
-                    fix="check nvidia-smi; install or update the driver",
+                    f"no NVIDIA GPU with a fitting driver ({reason})", fix=_CHECK_DRIVER
                 )
             raise BackendUnavailable(f"CUDA failed ({reason})")
         return results[0] if results else None
+
+
+class _CapturedGraph:
+    """An executable CUDA graph of cuda-python."""
+
+    def __init__(self, memory: CudaPythonMemory, executable: Any) -> None:
+        self._memory, self._executable = memory, executable
+
+    def launch(self, stream: int) -> None:
+        self._memory.call("cudaGraphLaunch", self._executable, stream)
+
+    def close(self) -> None:
+        self._memory.call("cudaGraphExecDestroy", self._executable)
 
 
 class PycudaMemory:
@@ -257,8 +242,7 @@ class PycudaMemory:
             self._context.push()
         except driver.Error as error:
             raise BackendUnavailable(
-                f"no NVIDIA GPU with a fitting driver ({error})",
-                fix="check nvidia-smi; install or update the driver",
+                f"no NVIDIA GPU with a fitting driver ({error})", fix=_CHECK_DRIVER
             ) from error
         major, minor = device.compute_capability()
         self.compute_capability = (int(major), int(minor))

@@ -27,7 +27,7 @@ DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
 class TensorInfo:
     """Name, numpy dtype name and shape of a graph input or output.
 
-    A side that each call chooses is ``DYNAMIC`` (-1); height and width are then multiples of 8.
+    A side that each call chooses is ``DYNAMIC`` (-1).
     """
 
     name: str
@@ -129,6 +129,7 @@ class Manifest:
     Attributes (those whose name does not say it):
         example: (batch, height, width) it was exported and checked at; a call chooses others
             where the input is ``DYNAMIC``.
+        stride: height and width of a ``DYNAMIC`` input are multiples of it.
         logits: name of the graph's tensor of logits before the upsample, float (N, K, H/8, W/8).
         optimized_for: the target whose graph passes were applied (``export.passes.targets``).
     """
@@ -144,6 +145,7 @@ class Manifest:
     precision: str
     example: tuple[int, int, int]
     checkpoint_sha256: str
+    stride: int = 8
     logits: str = ""
     optimized_for: str = "portable"
     passes: tuple[PassInfo, ...] = ()

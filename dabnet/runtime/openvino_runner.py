@@ -7,14 +7,14 @@ inference-devices-and-modes/query-device-properties.html.
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dabnet.errors import ArtifactError, BackendUnavailable, MissingPackage
+from dabnet.errors import ArtifactError, BackendUnavailable
 from dabnet.files import existing_file
+from dabnet.precision import FP32, INT8, PRECISIONS
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import (
     DYNAMIC,
@@ -28,18 +28,12 @@ from dabnet.runtime.runner import (
     LayerTime,
     RunnerInfo,
     check_input,
+    cpu_name,
     declared_shape,
+    import_backend,
     layer_times,
     result_dtype,
 )
-
-# The type in which floats are computed, as OpenVINO and its list of capabilities call it. An int8
-# artifact says by its Q/DQ nodes what is int8; the rest of it is FP32.
-HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
-CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
-
-# What the runtime model calls the type of a convolution's input.
-_TYPES_OF = {"fp32": {"f32"}, "fp16": {"f16"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}
 
 _CONVOLUTIONS = ("Convolution", "MatMul", "FullyConnected")
 
@@ -59,13 +53,13 @@ class OpenVinoRunner:
     """
 
     def __init__(self, path: str | Path, precision: str, threads: int | None = None) -> None:
-        self._path, self._precision = existing_file(path, "an ONNX file"), precision
-        openvino = _import()
+        self._path, self._precision = existing_file(path, "an ONNX file"), PRECISIONS[precision]
+        openvino, source = _openvino(), repr(str(path))
         self._tensor, self._core = openvino.Tensor, openvino.Core()
         refuse_precision(precision, self._core)
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": self._precision.openvino,
             # Each compiled model would bind its threads to the same cores, from the first one on:
             # two in one process share them, whatever else is free.
             "ENABLE_CPU_PINNING": False,
@@ -73,51 +67,43 @@ class OpenVinoRunner:
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         model = self._core.read_model(str(self._path))
-        self._manifest = _manifest_of(model, repr(str(path)))
-        shape = declared_shape(self._manifest, repr(str(path)))
-        wanted = "int8" if precision == "int8" else "fp32"
-        if self._manifest.is_dynamic or self._manifest.precision != wanted:
+        self.manifest = _manifest_of(model, source)
+        shape = declared_shape(self.manifest, source)
+        wanted = INT8 if precision == INT8 else FP32
+        if self.manifest.is_dynamic or self.manifest.precision != wanted:
             raise ArtifactError(
-                f"{str(path)!r} is {self._manifest.precision} of shape {shape}",
+                f"{source} is {self.manifest.precision} of shape {shape}",
                 f"{wanted} of fixed sides, to be run as {precision}",
                 "export it without --dynamic-batch and --dynamic-size",
             )
-        compiled = self._core.compile_model(model, "CPU", self._options)
-        self._ran = executed(compiled)
-        self._info = RunnerInfo(
+        self._compiled = self._core.compile_model(model, "CPU", self._options)
+        notes, fused = self._proof(threads)
+        self.info = RunnerInfo(
             backend="openvino",
             version=openvino.get_version().partition("-")[0],
-            device=f"cpu ({threads or 'default'} threads, {platform.machine()})",
+            device=cpu_name(threads),
             precision=precision,
             shape=shape,
-            notes=self._proof(compiled, threads),
-            arithmetic=self._int8_kernels() if precision == "int8" else "",
+            notes=notes,
+            # OpenVINO has no exact Q/DQ arithmetic beside its kernels.
+            arithmetic=f"int8 kernels of OpenVINO (Convolution {fused})"
+            if precision == INT8
+            else "",
         )
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        self._request = self._compiled.create_infer_request()
         self._staged: list[tuple[Any, HostArray]] = []
 
-    @property
-    def info(self) -> RunnerInfo:
-        """Device, threads and precision as the compiled model says them."""
-        return self._info
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the artifact says it is."""
-        return self._manifest
-
     def infer(self, images: HostArray) -> HostArray:
-        images = check_input(images, self._manifest.input)
+        images = check_input(images, self.manifest)
         # The images are read where they lie; the masks are a copy.
         found: HostArray = self._request.infer({0: images}, share_inputs=True)[0]
-        return found.astype(result_dtype(self._manifest), copy=False)
+        return found.astype(result_dtype(self.manifest), copy=False)
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         """Give each batch a request with tensors of its own; ``launch`` copies nothing."""
         self._staged = []
         for batch in batches:
-            own = check_input(batch, self._manifest.input).copy()
+            own = check_input(batch, self.manifest).copy()
             request = self._compiled.create_infer_request()
             request.set_input_tensor(self._tensor(own, shared_memory=True))
             self._staged.append((request, own))
@@ -130,8 +116,8 @@ class OpenVinoRunner:
         """A run ends before ``launch`` returns."""
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
-        """Time by node of what was compiled, in a second compiled model: this one never counts."""
-        images = check_input(images, self._manifest.input)
+        """Time by node, in a second compiled model: the one that is timed never counts."""
+        images = check_input(images, self.manifest)
         model = self._core.read_model(str(self._path))
         counting = self._core.compile_model(model, "CPU", {**self._options, "PERF_COUNT": True})
         request = counting.create_infer_request()
@@ -150,51 +136,48 @@ class OpenVinoRunner:
         self._staged = []
         self._request = self._compiled = self._core = None
 
-    def _proof(self, compiled: Any, threads: int | None) -> tuple[str, ...]:
-        """Say what was compiled; raise where that is not what was asked for."""
-        hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        devices = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
-        used = int(compiled.get_property("INFERENCE_NUM_THREADS"))
-        asked = (HINTS[self._precision], "CPU", threads or used)
+    def _proof(self, threads: int | None) -> tuple[tuple[str, ...], int]:
+        """Say what was compiled, and how many convolutions compute in this precision's types.
+
+        Raises:
+            BackendUnavailable: that is not what was asked for.
+        """
+        wanted = self._precision
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        devices = ", ".join(self._compiled.get_property("EXECUTION_DEVICES"))
+        used = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        asked = (wanted.openvino, "CPU", threads or used)
         if (hint, devices, used) != asked:
             raise BackendUnavailable(
                 f"OpenVINO compiled for {hint} on {devices} with {used} threads",
                 f"{asked[0]} on {asked[1]} with {asked[2]} threads",
             )
-        types = Counter(kind for name, kind, _ in self._ran if name in _CONVOLUTIONS)
+        types = Counter(kind for name, kind in executed(self._compiled) if name in _CONVOLUTIONS)
         found = ", ".join(f"{count} {kind}" for kind, count in types.most_common())
-        foreign = self._precision == "fp32" and types.keys() != {"f32"}
-        if foreign or not types.keys() & _TYPES_OF[self._precision]:
-            raise BackendUnavailable(f"the convolutions of OpenVINO are {found}", self._precision)
-        return (f"convolutions: {found}",)
-
-    def _int8_kernels(self) -> str:
-        """How int8 was computed: OpenVINO has no exact Q/DQ arithmetic beside its kernels."""
-        fused = sum(
-            name in _CONVOLUTIONS and kind in _TYPES_OF["int8"] for name, kind, _ in self._ran
-        )
-        return f"int8 kernels of OpenVINO (Convolution {fused})"
+        fitting = sum(types[kind] for kind in wanted.openvino_types)
+        foreign = wanted.name == FP32 and fitting < types.total()
+        if foreign or not fitting:
+            raise BackendUnavailable(f"the convolutions of OpenVINO are {found}", wanted.name)
+        return (f"convolutions: {found}",), fitting
 
 
 def refuse_precision(precision: str, core: Any = None) -> None:
     """Raise BackendUnavailable unless OpenVINO computes in this precision on this processor."""
-    core = core or _import().Core()
+    core = core or _openvino().Core()
     offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if CAPABILITIES[precision] not in offered:
-        names = [name for name, capability in CAPABILITIES.items() if capability in offered]
+    if PRECISIONS[precision].flag not in offered:
+        names = [name for name, known in PRECISIONS.items() if known.flag in offered]
         raise BackendUnavailable(
             f"OpenVINO computes in {', '.join(names)} on this processor, not in {precision}"
         )
 
 
-def executed(compiled: Any) -> list[tuple[str, str, str]]:
-    """Return (layer's type, type of its arithmetic, kernel) of each node that was compiled."""
-    found = []
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        keys = ("layerType", "runtimePrecision", "primitiveType")
-        found.append(tuple(info[k].astype(str) if k in info else "" for k in keys))
-    return [(layer, kind, kernel) for layer, kind, kernel in found]
+def executed(compiled: Any) -> list[tuple[str, str]]:
+    """Return (layer's type, type of its arithmetic) of each node that was compiled."""
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    keys = ("layerType", "runtimePrecision")
+    pairs = [[info[k].astype(str) if k in info else "" for k in keys] for info in infos]
+    return [(layer, kind) for layer, kind in pairs]
 
 
 def _manifest_of(model: Any, source: str) -> Manifest:
@@ -203,21 +186,16 @@ def _manifest_of(model: Any, source: str) -> Manifest:
     notes = info["framework"] if "framework" in info else {}  # noqa: SIM401
     properties = {ONNX_KEY: str(notes[ONNX_KEY].value)} if ONNX_KEY in notes else {}
     manifest = carried_manifest(properties, source)
-    inputs, outputs = ([*map(_info_of, ports)] for ports in (model.inputs, model.outputs))
+    inputs, outputs = ([*map(_tensor, ports)] for ports in (model.inputs, model.outputs))
     require_tensors(manifest, inputs, outputs, source)
     return manifest
 
 
-def _info_of(port: Any) -> TensorInfo:
-    shape = tuple(
-        int(side.get_length()) if side.is_static else DYNAMIC for side in port.get_partial_shape()
-    )
+def _tensor(port: Any) -> TensorInfo:
+    sides = port.get_partial_shape()
+    shape = tuple(int(side.get_length()) if side.is_static else DYNAMIC for side in sides)
     return TensorInfo(port.get_any_name(), port.get_element_type().to_dtype().name, shape)
 
 
-def _import() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingPackage("openvino", "openvino") from error
-    return openvino
+def _openvino() -> Any:
+    return import_backend("openvino", "openvino")

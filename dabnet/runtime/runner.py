@@ -1,19 +1,17 @@
-"""The protocol between an artifact and whoever runs it.
+"""The protocol between an artifact and whoever runs it, and what the runners share.
 
-``dabnet-bench`` knows a backend only by this protocol, and so may an application. Two scopes can
-be timed on it, and each row of a report names its own:
+``dabnet-bench`` knows a backend only by ``Runner``, and so may an application. Two scopes can be
+timed on it, and each row of a report names its own:
 
 - ``host``: ``infer(images)``: uint8 images in host memory → masks in host memory, copies included;
 - ``device``: ``launch(i)`` then ``synchronize()``: the input already resident where the backend
   computes → the mask resident there.
-
-Time by layer, in one form for every backend.
-
-A backend that does nothing: timing it measures the harness itself.
 """
 
 from __future__ import annotations
 
+import importlib
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -21,8 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.errors import ArtifactError, InputError
-from dabnet.models import STRIDE
+from dabnet.errors import ArtifactError, InputError, MissingPackage
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
@@ -57,7 +54,11 @@ class RunnerInfo:
 
 
 class Runner(Protocol):
-    """One artifact, loaded on one backend. Images: uint8, (N, H, W, 3), RGB; masks: (N, H, W)."""
+    """One artifact, loaded on one backend. Images: uint8, (N, H, W, 3), RGB; masks: (N, H, W).
+
+    An artifact with float input or logits is run as it is: it takes and returns arrays of the
+    manifest's types and shapes. The arrays of a caller stay the caller's own, and so do results.
+    """
 
     @property
     def info(self) -> RunnerInfo: ...
@@ -67,7 +68,7 @@ class Runner(Protocol):
         ...
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
-        """Place inputs where the backend computes; ``launch`` then takes them by index."""
+        """Place inputs where the backend computes, instead of those staged before."""
         ...
 
     def launch(self, index: int) -> None:
@@ -83,29 +84,69 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One layer, kernel or operator of what ran, as the backend's own profiler names it.
+
+    Attributes:
+        name: of the layer; the same in all calls.
+        kind: operator, such as ``Conv``, or the kernel's type.
+        seconds: mean per call.
+        share: of the sum over all layers of a call, 0…1.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    share: float
+
+
+@runtime_checkable
+class HasLayerTimes(Protocol):
+    """A ``Runner`` that reports where its time goes."""
+
+    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
+        """Run ``calls`` times under the backend's profiler; the longest layer comes first.
+
+        Profiling slows the calls down: its times are for comparing layers, and a row's own time is
+        never taken from them.
+
+        Raises:
+            BackendUnavailable: this backend has no profile here; the message says why.
+        """
+        ...
+
+
+def layer_times(seconds: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:
+    """Return (name, kind, seconds per call) as layers, the longest first, with their shares."""
+    total = sum(time for _, _, time in seconds) or 1.0
+    ordered = sorted(seconds, key=lambda layer: -layer[2])
+    return tuple(LayerTime(name, kind, time, time / total) for name, kind, time in ordered)
+
+
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:
-    """Return ``images`` C-contiguous if they are uint8 of ``shape`` (N, H, W, 3); raise otherwise.
+    """Return ``images`` C-contiguous; raise InputError unless they are uint8 (N, H, W, 3)."""
+    return _checked(images, TensorInfo("image", "uint8", shape), 1)
 
-    ``shape`` may hold -1 (``manifest.DYNAMIC``): any batch, any multiple of ``STRIDE`` as a side.
+
+def check_input(array: HostArray, manifest: Manifest) -> HostArray:
+    """Return ``array`` C-contiguous; raise InputError unless the artifact takes it.
+
+    Where its input is ``DYNAMIC``, the batch may be any, and a side any multiple of the stride.
     """
-    return check_input(images, TensorInfo("image", "uint8", shape))
+    return _checked(array, manifest.input, manifest.stride)
 
 
-def check_input(array: HostArray, tensor: TensorInfo) -> HostArray:
-    """Return ``array`` C-contiguous if dtype and shape are those of ``tensor``; raise otherwise.
-
-    ``tensor`` is uint8 (N, H, W, RGB) or, of an artifact with float input, float (N, RGB, H, W).
-    Where its shape holds -1, the batch may be any and a side any multiple of ``STRIDE``.
-    """
+def _checked(array: HostArray, tensor: TensorInfo, stride: int) -> HostArray:
     fits = array.ndim == len(tensor.shape) and all(
         side == wanted or (wanted == DYNAMIC and side > 0 and side % step == 0)
         for side, wanted, step in zip(
-            array.shape, tensor.shape, (1, STRIDE, STRIDE, STRIDE), strict=True
+            array.shape, tensor.shape, (1, stride, stride, stride), strict=True
         )
     )
     if array.dtype != tensor.dtype or not fits:
         axes = "N, H, W, RGB" if tensor.dtype == "uint8" else "N, RGB, H, W"
-        free = f"; -1 is any batch, or any multiple of {STRIDE} as a side"
+        free = f"; -1 is any batch, or any multiple of {stride} as a side"
         raise InputError(
             f"images of dtype {array.dtype} and shape {array.shape}",
             f"{tensor.dtype} of shape {tensor.shape} "
@@ -116,36 +157,31 @@ def check_input(array: HostArray, tensor: TensorInfo) -> HostArray:
 
 
 def output_shape(manifest: Manifest, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the output for an input of ``input_shape``, which ``check_input`` has passed.
-
-    The output is a mask (N, H, W) or logits (N, K, H, W), at the size of the images.
-    """
-    batch = input_shape[0]
+    """Shape of the mask (N, H, W) or the logits (N, K, H, W) for an input that was checked."""
     channels_last = manifest.input.dtype == "uint8"
     sides = input_shape[1:3] if channels_last else input_shape[2:4]
-    return (batch, *manifest.output.shape[1:-2], *sides)
+    return (input_shape[0], *manifest.output.shape[1:-2], *sides)
 
 
 def example_shape(manifest: Manifest) -> tuple[int, ...]:
     """Shape of an input that the artifact takes: its own, with the example's where it is free."""
-    batch, height, width = manifest.example
-    channels_last = manifest.input.dtype == "uint8"
-    example = (batch, height, width, 3) if channels_last else (batch, 3, height, width)
+    batch, *size = manifest.example
+    example = (batch, *size, 3) if manifest.input.dtype == "uint8" else (batch, 3, *size)
     sides = zip(manifest.input.shape, example, strict=True)
     return tuple(free if side == DYNAMIC else side for side, free in sides)
 
 
 def result_dtype(manifest: Manifest) -> np.dtype[Any]:
-    """What ``infer`` returns: masks as uint8, whichever integers the graph gives, else as it is."""
+    """Type that ``infer`` returns: uint8 for masks, whichever integers the graph gives."""
     name = manifest.output.dtype
     return np.dtype(name if name.startswith("float") else np.uint8)
 
 
 def declared_shape(manifest: Manifest, source: str) -> tuple[int, int, int, int]:
-    """Return the four sides of the declared input, if a runner can serve the declared tensors.
+    """Return the four sides of the declared input; ``source`` names the file in the error.
 
-    These are: uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a mask, uint8 or int32 (N, H, W), or
-    logits, float32 (N, K, H, W), out. ``source`` names the file in the error.
+    Raises:
+        ArtifactError: no runner serves the declared tensors.
     """
     given, result = manifest.input, manifest.output
     kind_in, kind_out = (given.dtype, len(given.shape)), (result.dtype, len(result.shape))
@@ -161,59 +197,28 @@ def declared_shape(manifest: Manifest, source: str) -> tuple[int, int, int, int]
     return batch, second, third, fourth
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTime:
-    """One layer, kernel or operator of what ran, as the backend's own profiler names it.
-
-    Attributes:
-        name: of the layer; alike for all calls.
-        kind: operator, such as ``Conv``, or the kernel's type.
-        seconds: mean of a call.
-        share: of the sum over all layers of a call, 0…1.
-    """
-
-    name: str
-    kind: str
-    seconds: float
-    share: float
+def cpu_name(threads: int | None) -> str:
+    """The CPU as ``RunnerInfo.device``."""
+    return f"cpu ({threads or 'default'} threads, {platform.machine()})"
 
 
-@runtime_checkable
-class HasLayerTimes(Protocol):
-    """A ``Runner`` that can say where its time goes."""
-
-    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
-        """Run ``calls`` times under the backend's profiler; the longest layer comes first.
-
-        Profiling slows the calls down: its times are for comparing layers, and a row's own time is
-        never taken from them.
-
-        Raises:
-            BackendUnavailable: this backend has no profile here; the message says why.
-        """
-        ...
-
-
-def layer_times(seconds: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:
-    """Return (name, kind, seconds a call) as layers, the longest first, with their shares."""
-    total = sum(time for _, _, time in seconds) or 1.0
-    ordered = sorted(seconds, key=lambda layer: -layer[2])
-    return tuple(LayerTime(name, kind, time, time / total) for name, kind, time in ordered)
+def import_backend(package: str, extra: str) -> Any:
+    """Import an optional package, or raise MissingPackage, which names its extra."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingPackage(package, extra) from error
 
 
 class NullRunner:
-    """Returns an empty mask at once."""
+    """Returns an empty mask at once: timing it measures the harness itself."""
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self._info = RunnerInfo("null", "", "none", "none", shape)
+        self.info = RunnerInfo("null", "", "none", "none", shape)
         self._masks = np.zeros(shape[:3], np.uint8)
 
-    @property
-    def info(self) -> RunnerInfo:
-        return self._info
-
     def infer(self, images: Uint8Array) -> Uint8Array:
-        check_images(images, self._info.shape)
+        check_images(images, self.info.shape)
         return self._masks
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:

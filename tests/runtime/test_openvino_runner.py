@@ -144,7 +144,7 @@ def test_other_types_than_asked_for_are_an_error(
 ) -> None:
     from dabnet.runtime import openvino_runner
 
-    ran = [("Convolution", "f32", "a"), ("Convolution", "bf16", "b")]
+    ran = [("Convolution", "f32"), ("Convolution", "bf16")]
     monkeypatch.setattr(openvino_runner, "executed", lambda compiled: ran)
     with pytest.raises(BackendUnavailable, match="convolutions of OpenVINO are 1 f32, 1 bf16"):
         OpenVinoRunner(write_contract(tmp_path), "fp32", 1)

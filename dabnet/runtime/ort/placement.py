@@ -1,22 +1,17 @@
-"""On which provider each node of an onnxruntime session ran, read from the trace of one run.
+"""Which nodes of an onnxruntime session ran, where and for how long, read from its trace.
 
 onnxruntime places a node on the CPU where the provider that was asked for has no kernel for it,
 without a word. Its profiler names the provider of every node that ran
 (https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html), in every release
-that this project takes; the trace is of the graph after all optimisations, which is what runs.
-
-Time by node, from onnxruntime's trace of several runs.
-
-https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html. A node is one of the
-optimised graph: what was fused counts as the one kernel that it became.
+that this project takes. The trace is of the graph after all optimisations, which is what runs: what
+was fused counts as the one kernel that it became.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +21,7 @@ from dabnet.errors import BackendUnavailable
 from dabnet.runtime.runner import LayerTime, layer_times
 
 CPU = "CPUExecutionProvider"
-NODE_SUFFIX = "_kernel_time"
-"""Of the event of a node's run, after the node's name."""
+_NODE_SUFFIX = "_kernel_time"  # of the event of a node's run, after the node's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +35,7 @@ class PlacedNode:
         is_shape: whether all it gives are scalars and vectors: arithmetic on shapes, which
             onnxruntime leaves on the CPU on purpose. Whatever holds pixels has three axes or more.
         made: types of what it gives, in onnxruntime's words: ``float``, ``int8``.
+        seconds: of each of its runs.
     """
 
     name: str
@@ -48,58 +43,52 @@ class PlacedNode:
     provider: str
     is_shape: bool
     made: tuple[str, ...] = ()
-
-
-@contextmanager
-def tracing(options: Any) -> Iterator[Callable[[Any], Path]]:
-    """Let the session that the block creates with ``options`` write a trace.
-
-    Yields a function that takes the session, after its last run, ends the trace and returns its
-    file. Outside of the block nothing of the trace is left, on disk or in the session.
-    """
-    with tempfile.TemporaryDirectory(prefix="dabnet-trace-") as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "trace")
-        yield lambda session: Path(session.end_profiling())
+    seconds: tuple[float, ...] = ()
 
 
 @contextmanager
 def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
-    """As ``tracing``; the function that it yields returns the nodes that ran."""
-    with tracing(options) as ended:
-        yield lambda session: read_trace(ended(session))
+    """Let the session that the block creates with ``options`` write a trace.
+
+    Yields a function that takes the session, after its last run, and returns the nodes that ran, in
+    order. Outside of the block nothing of the trace is left, on disk or in the session.
+    """
+    with tempfile.TemporaryDirectory(prefix="dabnet-trace-") as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "trace")
+        yield lambda session: _read(Path(session.end_profiling()))
 
 
-def read_trace(path: Path) -> list[PlacedNode]:
-    """Return the nodes in a trace of onnxruntime, each once, in the order in which they ran."""
-    events = json.loads(path.read_text(encoding="utf-8"))
-    nodes: dict[str, PlacedNode] = {}
-    for event in events:
-        arguments = event.get("args") or {}
-        if event.get("cat") != "Node" or not arguments.get("provider"):
-            continue
-        name = str(event["name"]).removesuffix(NODE_SUFFIX)
-        made = [
-            made for output in arguments.get("output_type_shape", []) for made in output.items()
-        ]
-        nodes[name] = PlacedNode(
-            name,
-            str(arguments["op_name"]),
-            str(arguments["provider"]),
-            bool(made) and all(len(shape) <= 1 for _, shape in made),
-            tuple(kind for kind, _ in made),
-        )
-    return list(nodes.values())
+def _read(trace: Path) -> list[PlacedNode]:
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for event in json.loads(trace.read_text(encoding="utf-8")):
+        provider = (event.get("args") or {}).get("provider")
+        if event.get("cat") == "Node" and provider and event["name"].endswith(_NODE_SUFFIX):
+            runs.setdefault(event["name"].removesuffix(_NODE_SUFFIX), []).append(event)
+    return [_node(name, events) for name, events in runs.items()]
+
+
+def _node(name: str, events: Sequence[dict[str, Any]]) -> PlacedNode:
+    arguments = events[-1]["args"]
+    made = [made for output in arguments.get("output_type_shape", []) for made in output.items()]
+    return PlacedNode(
+        name,
+        str(arguments["op_name"]),
+        str(arguments["provider"]),
+        is_shape=bool(made) and all(len(shape) <= 1 for _, shape in made),
+        made=tuple(kind for kind, _ in made),
+        seconds=tuple(1e-6 * float(event["dur"]) for event in events),
+    )
 
 
 def check_placement(
     nodes: list[PlacedNode], provider: str, source: str, allow_cpu_nodes: bool
 ) -> list[str]:
-    """Return what a reader must know of nodes that ran on the CPU in place of ``provider``.
+    """Return what a reader must know of nodes that ran on the CPU instead of on ``provider``.
 
     Raises:
         BackendUnavailable: a node that computes on pixels did, and ``allow_cpu_nodes`` is False; or
-            the trace says nothing of ``provider``.
+            the trace does not name ``provider``.
     """
     if not any(node.provider == provider for node in nodes):
         raise BackendUnavailable(
@@ -122,27 +111,18 @@ def check_placement(
     return notes + ([f"{shapes} shape nodes on the CPU"] if shapes else [])
 
 
-def read_layer_times(trace: Path, skipped: int) -> tuple[LayerTime, ...]:
-    """Return the mean time of each node over the runs in ``trace``, without the first ``skipped``.
+def node_times(nodes: Sequence[PlacedNode], skipped: int) -> tuple[LayerTime, ...]:
+    """Return the mean time of each node over its runs, without the first ``skipped``.
 
     Raises:
         BackendUnavailable: a node ran on a GPU. The duration in the trace is then that of its
             launch: released builds do not time CUDA kernels (``--enable_cuda_profiling``).
     """
-    seen: Counter[str] = Counter()
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in json.loads(trace.read_text(encoding="utf-8")):
-        arguments = event.get("args") or {}
-        if event.get("cat") != "Node" or not event["name"].endswith(NODE_SUFFIX):
-            continue
-        name = str(event["name"]).removesuffix(NODE_SUFFIX)
-        if (provider := arguments.get("provider") or CPU) != CPU:
+    for node in nodes:
+        if node.provider != CPU:
             raise BackendUnavailable(
-                f"onnxruntime times launches and not kernels on {provider}",
+                f"onnxruntime times launches and not kernels on {node.provider}",
                 fix="profile with Nsight Systems",
             )
-        seen[name] += 1
-        if seen[name] > skipped:
-            kind = str(arguments["op_name"])
-            seconds[name, kind].append(1e-6 * float(event["dur"]))
-    return layer_times([(*node, sum(all_) / len(all_)) for node, all_ in seconds.items()])
+    counted = [(node, node.seconds[skipped:]) for node in nodes]
+    return layer_times([(n.name, n.op, sum(runs) / len(runs)) for n, runs in counted if runs])

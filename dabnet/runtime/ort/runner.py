@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -11,18 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from dabnet.errors import BackendUnavailable, InputError, MissingPackage
+from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
+from dabnet.precision import INT8
 from dabnet.runtime.cuda import HostArray, open_device_memory
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.ort.arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
-from dabnet.runtime.ort.placement import (
-    PlacedNode,
-    check_placement,
-    read_layer_times,
-    traced,
-    tracing,
-)
+from dabnet.runtime.ort.placement import PlacedNode, check_placement, node_times, traced
 from dabnet.runtime.ort.session import (
     PROVIDERS,
     TENSORRT,
@@ -35,8 +29,10 @@ from dabnet.runtime.runner import (
     LayerTime,
     RunnerInfo,
     check_input,
+    cpu_name,
     declared_shape,
     example_shape,
+    import_backend,
     output_shape,
     result_dtype,
 )
@@ -48,9 +44,6 @@ GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 
 class OnnxRuntimeRunner:
     """Runs an ONNX artifact on one execution provider.
-
-    An artifact with float input or logits is run as it is: ``infer`` then takes and returns arrays
-    of the manifest's types and shapes.
 
     Args:
         path: the ONNX file.
@@ -66,6 +59,9 @@ class OnnxRuntimeRunner:
             file, not those of this CPU's integer kernels.
         tensorrt: run on onnxruntime's TensorRT provider (``cuda`` only); the first load builds the
             engine, which takes minutes.
+
+    Attributes:
+        manifest: of the artifact; its tensors were compared with the graph's.
     """
 
     def __init__(
@@ -84,76 +80,61 @@ class OnnxRuntimeRunner:
             raise InputError("a CUDA graph on the CPU", "device 'cuda'", "leave cuda_graph out")
         if tensorrt and (device != "cuda" or cuda_graph):
             raise InputError("TensorRT on the CPU, or in a CUDA graph", "device 'cuda' alone")
-        self._ort, self._device, self._tensorrt = _import(), device, tensorrt
+        self._ort = import_backend("onnxruntime", "cpu")
+        self._device, self._tensorrt, self._threads = device, tensorrt, threads
         self._cuda_graph, self._exact_qdq = cuda_graph, exact_qdq
         self._slots: dict[tuple[int, ...], _Slot] = {}
         self._staged: list[_Slot] = []
         self._graphs = 0
-        self._path, self._threads = existing_file(path, "an ONNX file"), threads
-        source = repr(str(path))
+        self._path, source = existing_file(path, "an ONNX file"), repr(str(path))
         provider = TENSORRT if tensorrt else PROVIDERS[device]
         self._notes = [provider, *(["CUDA graph"] if cuda_graph else [])]
-        self._nodes: list[PlacedNode] | None = None
         options = self._options()
         with traced(options) if device == "cuda" else nullcontext() as nodes_of:
             self._session = self._open(options)
-            self._manifest = manifest_of_session(self._session, source)
-            self._shape = declared_shape(self._manifest, source)
-            if tensorrt and tensorrt.precision != self._manifest.precision:
+            self.manifest = manifest_of_session(self._session, source)
+            self._shape = declared_shape(self.manifest, source)
+            if tensorrt and tensorrt.precision != self.manifest.precision:
                 raise InputError(
-                    f"{tensorrt.precision} of TensorRT for {str(path)!r}", self._manifest.precision
+                    f"{tensorrt.precision} of TensorRT for {source}", self.manifest.precision
                 )
             if nodes_of is not None:
-                self._run(self._new_slot(example_shape(self._manifest)), NO_GRAPH)
-                self._nodes = nodes_of(self._session)
-                self._notes += check_placement(self._nodes, provider, source, allow_cpu_nodes)
+                self._run(self._new_slot(example_shape(self.manifest)), NO_GRAPH)
+                self._ran = nodes_of(self._session)
+                self._notes += check_placement(self._ran, provider, source, allow_cpu_nodes)
 
     @cached_property
     def info(self) -> RunnerInfo:
-        """Of an int8 artifact on the CPU the first look loads and runs it once more."""
-        is_int8 = self._manifest.precision == "int8"
-        name = f"cpu ({self._threads or 'default'} threads, {platform.machine()})"
+        """What runs. Of an int8 artifact on the CPU the first look loads and runs it once more."""
+        arithmetic = ""
+        if self._tensorrt and self.manifest.precision == INT8:
+            arithmetic = "int8 kernels of TensorRT"  # the trace shows the engine as one node
+        elif self.manifest.precision == INT8:
+            arithmetic = arithmetic_of(self._ran, self._ort)
         return RunnerInfo(
             backend="onnxruntime",
             version=self._ort.__version__,
-            device=name if self._device == "cpu" else _cuda_name(),
-            precision=self._manifest.precision,
+            device=cpu_name(self._threads) if self._device == "cpu" else _cuda_name(),
+            precision=self.manifest.precision,
             shape=self._shape,
             notes=tuple(self._notes),
-            arithmetic=self._arithmetic() if is_int8 else "",
+            arithmetic=arithmetic,
         )
-
-    def _arithmetic(self) -> str:
-        if self._tensorrt:
-            return "int8 kernels of TensorRT"  # the trace shows the engine as one node
-        return arithmetic_of(self._ran, self._ort)
 
     @property
     def fuses_int8(self) -> bool:
-        """Whether integer kernels took the place of Q/DQ nodes; see ``onnxruntime_arithmetic``."""
-        is_int8 = self._manifest.precision == "int8" and self._tensorrt is None
+        """Whether integer kernels took the place of Q/DQ nodes; see ``ort.arithmetic``."""
+        is_int8 = self.manifest.precision == INT8 and self._tensorrt is None
         return is_int8 and bool(fused_nodes(self._ran))
 
     @cached_property
     def _ran(self) -> list[PlacedNode]:
-        """The nodes of one run, traced in a session of its own: what is timed was never traced."""
-        if self._nodes is not None:
-            return self._nodes
-        options = self._options()
-        with traced(options) as nodes_of:
-            session = self._open(options)
-            given = np.zeros(example_shape(self._manifest), self._manifest.input.dtype)
-            session.run(None, {self._manifest.input.name: given})
-            return nodes_of(session)
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the artifact says it is; its tensors were compared with the graph's."""
-        return self._manifest
+        """The nodes of one run. On the CPU traced in another session: what is timed never was."""
+        images = np.zeros(example_shape(self.manifest), self.manifest.input.dtype)
+        return self._traced_runs(images, 1)
 
     def infer(self, images: HostArray) -> HostArray:
-        """Host → host; the returned array is the caller's own."""
-        images = check_input(images, self._manifest.input)
+        images = check_input(images, self.manifest)
         if self._device == "cpu":
             return self._infer_on_cpu(images)
         slot = self._slots.get(images.shape)
@@ -163,14 +144,22 @@ class OnnxRuntimeRunner:
             slot = self._slots[images.shape] = self._new_slot(images.shape)
         slot.input.update_inplace(images)
         self._run(slot, slot.graph)
-        found: HostArray = slot.output.numpy().astype(result_dtype(self._manifest), copy=False)
+        found: HostArray = slot.output.numpy().astype(result_dtype(self.manifest), copy=False)
         return found
+
+    def _infer_on_cpu(self, images: HostArray) -> HostArray:
+        """Bind both arrays as they are: no copies, and an output of its own for each call."""
+        shape = output_shape(self.manifest, images.shape)
+        found = np.empty(shape, self.manifest.output.dtype)
+        value = self._ort.OrtValue.ortvalue_from_numpy
+        slot = _Slot(self._session, self.manifest, value(images, "cpu", 0), value(found, "cpu", 0))
+        self._run(slot, NO_GRAPH)
+        return found.astype(result_dtype(self.manifest), copy=False)
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         """Copy ``batches`` to the device; a buffer that fits is used again, with its graph."""
-        checked = [check_input(batch, self._manifest.input) for batch in batches]
-        kept = self._staged
-        self._staged = []
+        checked = [check_input(batch, self.manifest) for batch in batches]
+        kept, self._staged = self._staged, []
         for index, batch in enumerate(checked):
             fits = index < len(kept) and kept[index].shape == batch.shape
             slot = kept[index] if fits else self._new_slot(batch.shape)
@@ -187,13 +176,8 @@ class OnnxRuntimeRunner:
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
         """Time by node, in a session of its own: what is timed is never traced."""
-        given = {self._manifest.input.name: check_input(images, self._manifest.input)}
-        options = self._options()
-        with tracing(options) as ended:
-            session = self._open(options)
-            for _ in range(1 + calls):
-                session.run(None, given)
-            return read_layer_times(ended(session), skipped=1)
+        images = check_input(images, self.manifest)
+        return node_times(self._traced_runs(images, 1 + calls), skipped=1)
 
     def close(self) -> None:
         self._slots, self._staged = {}, []
@@ -213,28 +197,24 @@ class OnnxRuntimeRunner:
             self._ort, self._path, options, self._device, self._cuda_graph, self._tensorrt
         )
 
-    def _infer_on_cpu(self, images: HostArray) -> HostArray:
-        """Bind both arrays as they are: no copies, and an output of its own for each call."""
-        shape = output_shape(self._manifest, images.shape)
-        found = np.empty(shape, self._manifest.output.dtype)
-        value = self._ort.OrtValue.ortvalue_from_numpy
-        slot = _Slot(self._session, self._manifest, value(images, "cpu", 0), value(found, "cpu", 0))
-        self._run(slot, NO_GRAPH)
-        return found.astype(result_dtype(self._manifest), copy=False)
+    def _traced_runs(self, images: HostArray, runs: int) -> list[PlacedNode]:
+        options = self._options()
+        with traced(options) as nodes_of:
+            session = self._open(options)
+            for _ in range(runs):
+                session.run(None, {self.manifest.input.name: images})
+            return nodes_of(session)
 
     def _new_slot(self, shape: tuple[int, ...]) -> _Slot:
         """Buffers on the device for one input of ``shape``, with a graph's number of their own."""
-        given, result = (
-            self._ort.OrtValue.ortvalue_from_shape_and_type(
-                sides, np.dtype(tensor.dtype).type, self._device, 0
-            )
-            for tensor, sides in (
-                (self._manifest.input, shape),
-                (self._manifest.output, output_shape(self._manifest, shape)),
-            )
+        given, result = self.manifest.input, self.manifest.output
+        allocate = self._ort.OrtValue.ortvalue_from_shape_and_type
+        source, target = (
+            allocate(sides, np.dtype(tensor.dtype).type, self._device, 0)
+            for tensor, sides in ((given, shape), (result, output_shape(self.manifest, shape)))
         )
         self._graphs += 1
-        return _Slot(self._session, self._manifest, given, result, shape, self._graphs)
+        return _Slot(self._session, self.manifest, source, target, shape, self._graphs)
 
     def _run(self, slot: _Slot, graph: int) -> None:
         options = None
@@ -264,14 +244,6 @@ class _Slot:
         self.binding = session.io_binding()
         self.binding.bind_ortvalue_input(manifest.input.name, given)
         self.binding.bind_ortvalue_output(manifest.output.name, result)
-
-
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackage("onnxruntime", "cpu") from error
-    return onnxruntime
 
 
 def _cuda_name() -> str:

@@ -137,7 +137,7 @@ class EngineCheck:
 
     def input(self, images: HostArray) -> HostArray:
         """Return ``images`` C-contiguous if the engine takes them; raise InputError otherwise."""
-        images = check_input(images, self.manifest.input)
+        images = check_input(images, self.manifest)
         if self.info.profile:
             smallest, _, largest = self.info.profile
             ranges = zip(smallest, images.shape, largest, strict=True)
