@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +12,41 @@ from typing import Any
 
 @dataclass(slots=True)
 class Stop:
-    """Whether the user asked to stop; long loops look at it between their steps."""
+    """Whether the user asked to stop; long work looks at it between its steps."""
 
     asked: bool = False
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Let the first SIGINT or SIGTERM set ``asked``; the second one acts as it always did."""
+def stop_on_signal(
+    *signals: signal.Signals, again: Any = None, tell: Callable[[], None] = lambda: None
+) -> Iterator[Stop]:
+    """Let the first signal set ``asked``, and the second one act as ``again`` says.
+
+    Outside the main thread, where Python takes no signals, nothing is changed.
+
+    Args:
+        signals: which; SIGINT and SIGTERM where none is named.
+        again: a handler as ``signal.signal`` takes it; None keeps the one from before the block.
+        tell: called at the first signal.
+    """
     stop = Stop()
-    numbers = (int(signal.SIGINT), int(signal.SIGTERM))
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in signals or (signal.SIGINT, signal.SIGTERM)
+    }
 
     def ask(number: int, frame: object) -> None:
         stop.asked = True
-        signal.signal(number, previous[number])
+        signal.signal(number, before[number] if again is None else again)
+        tell()
 
-    for number in numbers:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,65 +1,26 @@
-"""One run of the builder: parse, configure, build, read the types of the layers back."""
+"""One run of the builder: parse, configure, build, read the types of the layers back.
+
+API: ``NetworkDefinitionCreationFlag``, ``IBuilderConfig``. Names are asked of the module, and no
+version number is compared; the integers behind them shift between versions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dabnet.data.images import ImageSource
 from dabnet.errors import BuildError
+from dabnet.interrupt import Stop
+from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.cuda import open_device_memory
-from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.trt.layers import layers_from_report, layers_of_engine
 from dabnet.runtime.trt.product import Messages, Product, create, logger_of
-from export.engine.caches import attach_timing_cache, save_timing_cache
-from export.engine.calibrator import CalibrationCache, Calibrator
-from export.engine.config import add_profile, configure, network_flags
+from export.engine.caches import attach_timing_cache
+from export.engine.calibrator import Calibrator
 from export.engine.limits import refuse_slow
-from export.engine.profile import Profile
-from export.engine.progress import (
-    Interrupt,
-    KeptErrors,
-    OpenPhases,
-    Phases,
-    interruptible,
-    monitor_handle,
-)
-from export.engine.spec import BuildSpec
-
-Tell = Callable[[str], None]
-ImagesOfSize = Callable[[tuple[int, int]], ImageSource]
-"""(height, width) → training images of that size, for an INT8 calibrator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is built from what, with what, and who is told.
-
-    Attributes:
-        onnx_path, manifest: the ONNX file and the manifest inside it.
-        graph_sha256: of its graph, to which a calibration cache belongs.
-        spec, product, profile: what to build, with which TensorRT, for which input shapes.
-        images: for a calibrator; None where its cache must do.
-        tell, phases: where progress goes: in words, and as phases of the builder.
-    """
-
-    onnx_path: Path
-    manifest: Manifest
-    graph_sha256: str
-    spec: BuildSpec
-    product: Product
-    profile: Profile
-    images: ImagesOfSize | None
-    tell: Tell
-    phases: OpenPhases
-
-    @property
-    def name(self) -> str:
-        """Such as ``tensorrt 10.16.1.11``."""
-        return f"{self.product.name} {self.product.version}"
+from export.engine.progress import KeptErrors, Phases, interruptible, monitor_handle
+from export.engine.spec import BuildSpec, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +29,7 @@ class Built:
 
     Attributes:
         plan: a buffer of its bytes.
-        layers: how many layers compute in which type, as TensorRT reports it.
+        layers: number of layers by the type they compute in, as TensorRT reports it.
         calibrator: the calibration it took its ranges from, if it had one.
         config: the builder's configuration, which holds the timings.
     """
@@ -77,13 +38,6 @@ class Built:
     layers: dict[str, int]
     calibrator: Calibrator | None
     config: Any
-
-    def save_caches(self, spec: BuildSpec) -> None:
-        """Write what the next build can use again."""
-        if self.calibrator:
-            self.calibrator.save()
-        if spec.timing_cache:
-            save_timing_cache(self.config, spec.timing_cache)
 
 
 def run_builder(job: Job) -> Built:
@@ -97,28 +51,27 @@ def run_builder(job: Job) -> Built:
     errors = KeptErrors()
     with ExitStack() as stack:
         messages = stack.enter_context(logger_of(product).collect())
-        tell(f"{job.name} reads {job.onnx_path.name}")
+        tell(f"{product} reads {job.onnx_path.name}")
         builder = create(product, "Builder")
         refuse_slow(builder, spec, product)
-        network = builder.create_network(network_flags(product, spec))
+        network = builder.create_network(_network_flags(product, spec))
         _parse(job, network)
         config = builder.create_builder_config()
-        configure(product, config, spec)
+        _configure(product, config, spec)
         if job.profile:
-            tensor = job.manifest.input.name
-            add_profile(product, builder, config, tensor, job.profile, bool(spec.calibrator))
+            _add_profile(job, builder, config)
         if spec.timing_cache:
             attach_timing_cache(product, config, spec.timing_cache, tell)
         tell(f"builds {spec.precision} for {spec.target or 'this GPU'}")
-        with interruptible(tell) as interrupt, job.phases() as phases:
-            monitor = _monitor(job, config, phases, interrupt, errors)
+        with interruptible(tell) as stop, job.phases() as phases:
+            monitor = _monitor(job, config, phases, stop, errors)
             calibrator = _calibrator(job, config, phases, errors, stack)
             plan = builder.build_serialized_network(network, config)
         del monitor  # TensorRT asks that it outlives the build
         errors.reraise()
         if plan is None:
             raise BuildError(
-                f"{job.name} built no engine: {messages.first_error()}",
+                f"{product} built no engine: {messages.first_error()}",
                 fix="raise --workspace-mib" if spec.workspace_mib else "",
             )
         return Built(plan, _read_back(job, plan, messages), calibrator, config)
@@ -132,46 +85,100 @@ def _parse(job: Job, network: Any) -> None:
     # What follows in the text on a machine without a driver is TensorRT's complaint about that.
     reason = text.split("\n[checkMacros")[0]
     raise BuildError(
-        f"{job.name} cannot parse {str(job.onnx_path)!r}: {reason}",
+        f"{job.product} cannot parse {str(job.onnx_path)!r}: {reason}",
         fix="export it again with this version of dabnet-export",
     )
 
 
-def _monitor(
-    job: Job, config: Any, phases: Phases, interrupt: Interrupt, errors: KeptErrors
-) -> Any:
+def _network_flags(product: Product, spec: BuildSpec) -> int:
+    """Strongly typed where that exists: the ONNX file's types are then the engine's types.
+
+    TensorRT 8.6 lacks it, and needs EXPLICIT_BATCH for ONNX, which later versions always have. A
+    calibrator chooses types itself, so its network must not be strongly typed.
+    """
+    flags = product.module.NetworkDefinitionCreationFlag
+    typed = _takes_types_from_onnx(product, spec)
+    return 1 << int(flags.STRONGLY_TYPED if typed else flags.EXPLICIT_BATCH)
+
+
+def _takes_types_from_onnx(product: Product, spec: BuildSpec) -> bool:
+    """Whether the network is strongly typed; precision flags are an error for such a network."""
+    return product.is_strongly_typed and not spec.calibrator
+
+
+def _configure(product: Product, config: Any, spec: BuildSpec) -> None:
+    """Set what does not depend on the network.
+
+    Raises:
+        BuildError: the product refused a target.
+    """
+    trt = product.module
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no types can be read back
+    if spec.workspace_mib:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_mib << 20)
+    # TF32 is on by default, and its mantissa has 10 bits: FP32 must mean FP32.
+    if spec.precision == FP32 and hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if not _takes_types_from_onnx(product, spec) and spec.precision != FP32:
+        config.set_flag(getattr(trt.BuilderFlag, PRECISIONS[spec.precision].flag))
+    if spec.hardware_compatible:
+        level = spec.hardware_compatible.upper().replace("-", "_")
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if spec.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if product.builds_ahead_of_time:
+        _set_targets(product, config, spec.capabilities or ("CURRENT",))
+
+
+def _add_profile(job: Job, builder: Any, config: Any) -> None:
+    """Add the range of shapes of the input; calibration uses its best shape.
+
+    Raises:
+        BuildError: the product refused the profile.
+    """
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(job.manifest.input.name, *job.profile)
+    index = config.add_optimization_profile(shapes)
+    if index < 0 or (job.spec.calibrator and not config.set_calibration_profile(shapes)):
+        raise BuildError(
+            f"{job.product} refused the input shapes {job.profile}",
+            fix="pass other --min-shape, --opt-shape and --max-shape",
+        )
+
+
+def _set_targets(product: Product, config: Any, names: tuple[str, ...]) -> None:
+    """TensorRT-RTX: without a target it would build a portable engine, even where there is a GPU.
+
+    Source: ``IBuilderConfig.set_compute_capability`` and ``num_compute_capabilities``.
+    """
+    known = product.module.ComputeCapability
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        if not config.set_compute_capability(getattr(known, name), index):
+            raise BuildError(
+                f"{product} refused the target {name.lower()}",
+                f"one of {', '.join(product.targets)}",
+            )
+
+
+def _monitor(job: Job, config: Any, phases: Phases, stop: Stop, errors: KeptErrors) -> Any:
     module = job.product.module
     if not hasattr(module, "IProgressMonitor"):
-        job.tell(f"{job.name} does not say how far it is, and cannot be stopped half-way")
+        job.tell(f"{job.product} does not report its progress, and cannot be stopped half-way")
         return None
-    config.progress_monitor = monitor = monitor_handle(module, phases, interrupt, errors)
+    config.progress_monitor = monitor = monitor_handle(module, phases, stop, errors)
     return monitor
 
 
 def _calibrator(
     job: Job, config: Any, phases: Phases, errors: KeptErrors, stack: ExitStack
 ) -> Calibrator | None:
-    spec = job.spec
-    if spec.calibrator is None:
+    if job.spec.calibrator is None:
         return None
-    shape = job.profile[1] if job.profile else job.manifest.input.shape
     memory = stack.enter_context(closing(open_device_memory()))
-    calibrator = Calibrator(
-        spec.calibrator,
-        memory,
-        shape,
-        job.images((shape[1], shape[2])) if job.images else None,
-        CalibrationCache(spec.calibration_cache, job.graph_sha256)
-        if spec.calibration_cache
-        else None,
-        phases,
-        errors,
-        job.manifest.dataset,
-    )
-    stack.enter_context(closing(calibrator))
-    handle = calibrator.handle(job.product.module)
+    calibrator = stack.enter_context(closing(Calibrator(job, memory, phases, errors)))
+    config.int8_calibrator = handle = calibrator.handle(job.product.module)
     stack.callback(lambda: handle)  # TensorRT asks that it outlives the build
-    config.int8_calibrator = handle
     return calibrator
 
 
@@ -186,7 +193,7 @@ def _read_back(job: Job, plan: Any, messages: Messages) -> dict[str, int]:
         engine = runtime.deserialize_cuda_engine(bytes(plan))
         if engine is None:
             raise BuildError(
-                f"the engine that {job.name} built cannot be loaded: {messages.first_error()}"
+                f"the engine that {product} built cannot be loaded: {messages.first_error()}"
             )
         if layers := layers_of_engine(product.module, engine):
             return layers

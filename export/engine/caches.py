@@ -1,17 +1,14 @@
-"""The file of kernel timings that makes the next build of the same network fast.
+"""Files that make the next build faster: kernel timings, and the ranges of INT8 calibrators.
 
-API: ``IBuilderConfig.create_timing_cache``, ``set_timing_cache``, ``get_timing_cache``. A cache
-holds for one version and one GPU model; of any other TensorRT says in its log that it is not used.
+Timing cache: ``IBuilderConfig.create_timing_cache``, ``set_timing_cache``, ``get_timing_cache``. It
+holds for one version and one GPU model; TensorRT says in its log that it does not use another.
 
-A calibration file → the calibration cache that TensorRT 8 and 10 read.
-
-The cache is text: a header with version and algorithm, then one tensor a line with its scale, the
-bits of a big-endian float32 in hexadecimal (NVIDIA's sampleINT8, "Calibration file")::
+Calibration cache of TensorRT 8 and 10: text, a header with version and algorithm, then one tensor
+per line with its scale, the bits of a big-endian float32 in hexadecimal (NVIDIA's sampleINT8,
+"Calibration file"). TensorRT refuses one of another version or algorithm and calibrates anew::
 
     TRT-8601-EntropyCalibration2
     /network/init_conv/init_conv.0/conv/Conv_output_0: 3d8fd0b7
-
-TensorRT refuses a cache of another version or algorithm and would calibrate anew.
 """
 
 from __future__ import annotations
@@ -19,17 +16,20 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calibration.calibration_file import Calibration
 from calibration.qdq import MIN_SCALE
 from calibration.ranges import LEVELS
-from dabnet.errors import InputError
-from dabnet.files import replacing, writable_target
+from dabnet.errors import ArtifactError, InputError
+from dabnet.files import existing_file, replacing, writable_target
+from dabnet.records import Codec
 from dabnet.runtime.manifest import CalibrationInfo
 from dabnet.runtime.trt.product import Product, logger_of
-from export.engine.calibrator import CalibrationCache
+
+ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
 
 def attach_timing_cache(
@@ -40,13 +40,9 @@ def attach_timing_cache(
     Raises:
         InputError: the file is there and cannot be read.
     """
-    try:
-        stored = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise InputError(
-            f"the timing cache {str(path)!r} cannot be read ({error.strerror})", "a readable file"
-        ) from error
-    # What is said of a cache that does not fit is no reason for a build that fails later.
+    filled = path.exists() and path.stat().st_size > 0
+    stored = existing_file(path, "a timing cache").read_bytes() if filled else b""
+    # Complaints about a cache that does not fit are no reason for a build that fails later.
     with logger_of(product).collect() as messages:
         cache = config.create_timing_cache(stored)
         taken = cache is not None and config.set_timing_cache(cache, False)
@@ -65,18 +61,76 @@ def save_timing_cache(config: Any, path: Path) -> None:
         temporary.write_bytes(content)
 
 
-ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
+@dataclass(frozen=True, slots=True)
+class CacheOrigin:
+    """The file beside a calibration cache (``.json``): which graph and images it is of."""
+
+    graph_sha256: str
+    calibration: CalibrationInfo
+
+
+ORIGIN = Codec(
+    CacheOrigin,
+    "origin of a calibration cache",
+    "dabnet-export",
+    "delete it and the cache, and calibrate again",
+    error=ArtifactError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationCache:
+    """TensorRT's file of ranges, in its own format, and beside it where they come from.
+
+    Attributes:
+        path: the file.
+        graph_sha256: of the ONNX graph that is built; ranges belong to the names of its tensors.
+    """
+
+    path: Path
+    graph_sha256: str
+
+    def read(self) -> tuple[bytes, CalibrationInfo | None] | None:
+        """Return the content and its origin (None if unknown); None where there is no file.
+
+        Raises:
+            InputError: it was made for another graph.
+            ArtifactError: the file beside it is damaged.
+        """
+        if not self.path.exists():
+            return None
+        content = existing_file(self.path, "a calibration cache").read_bytes()
+        if not self._beside.exists():
+            return content, None
+        origin = ORIGIN.read(self._beside)
+        if origin.graph_sha256 != self.graph_sha256:
+            raise InputError(
+                f"the calibration cache {str(self.path)!r} was made for another ONNX graph",
+                "one of this ONNX file",
+                "delete it, or name another --calibration-cache",
+            )
+        return content, origin.calibration
+
+    def write(self, content: bytes, info: CalibrationInfo) -> None:
+        """Write both files, each atomically."""
+        ORIGIN.write(CacheOrigin(self.graph_sha256, info), self._beside)
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(content)
+
+    @property
+    def _beside(self) -> Path:
+        return self.path.with_name(self.path.name + ".json")
 
 
 def write_cache(
     calibration: Calibration, output: Path, version: str, method: str, calibrator: str
 ) -> int:
-    """Write the cache, and beside it (``.json``) where it comes from; return how many tensors.
+    """Write a calibration file as such a cache; return how many tensors it holds.
 
     Args:
         calibration: of the graph of an FP32 file for TensorRT.
         output: the file to write.
-        version: of the TensorRT that is to read it, ``major.minor.patch``.
+        version: of the TensorRT that will read it, ``major.minor.patch``.
         method: how ranges are chosen; see ``calibration.ranges``.
         calibrator: ``entropy`` or ``minmax``: TensorRT's class that will read it. The ranges are
             ``method``'s whatever it is called.
@@ -94,13 +148,7 @@ def write_cache(
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]
     lines += [f"{name}: {_bits(threshold)}" for name, threshold in ranges.items()]
-    info = CalibrationInfo(
-        f"{method} in a cache for TensorRT {version}",
-        calibration.dataset,
-        calibration.split,
-        len(calibration.images),
-        tuple(image.sha256 for image in calibration.images),
-    )
+    info = calibration.info(f"{method} in a cache for TensorRT {version}")
     content = ("\n".join(lines) + "\n").encode()
     CalibrationCache(output, calibration.subject.graph_sha256).write(content, info)
     return len(ranges)
@@ -113,14 +161,12 @@ def _bits(threshold: float) -> str:
 
 def _version_number(version: str) -> int:
     """``NV_TENSORRT_VERSION`` of NvInferVersion.h, whose digits were widened in TensorRT 10."""
-    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(\.\d+)*", version)
-    major, minor, patch = (int(part) for part in match.groups()[:3]) if match else (0, 0, 0)
-    if major == 8:
-        return major * 1000 + minor * 100 + patch
-    if major == 10:
-        return major * 10000 + minor * 100 + patch
-    raise InputError(
-        f"TensorRT {version!r}",
-        "8.x.y or 10.x.y, which have calibrators",
-        "later versions take INT8 as Q/DQ: dabnet-export onnx --precision int8",
-    )
+    match = re.fullmatch(r"(8|10)\.(\d+)\.(\d+)(\.\d+)*", version)
+    if not match:
+        raise InputError(
+            f"TensorRT {version!r}",
+            "8.x.y or 10.x.y, which have calibrators",
+            "later versions take INT8 as Q/DQ: dabnet-export onnx --precision int8",
+        )
+    major, minor, patch = map(int, match.groups()[:3])
+    return major * (1000 if major == 8 else 10000) + minor * 100 + patch

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.images import SizedImages
 from dabnet.errors import InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
 from dabnet.runtime.manifest import CalibrationInfo
 from export.engine.caches import CalibrationCache
 from export.engine.progress import KeptErrors, Phases
+from export.engine.spec import Job
 
 CALIBRATOR_CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 PHASE = "Calibrating"
@@ -30,37 +30,26 @@ class Calibrator:
     """One calibration: batches to the GPU, ranges from and to the cache.
 
     Args:
-        method: ``entropy`` or ``minmax``.
+        job: its ``images`` are None where the cache must do.
         memory: the GPU; ``close`` gives back what was allocated, not the GPU.
-        shape: uint8 (N, H, W, 3) of a batch.
-        images: training images of that height and width; None where the cache must do.
-        cache: where ranges are kept; None keeps none.
         phases: where progress is shown.
         errors: where an error of a callback is kept, for the caller to raise.
-        dataset: name of the data set, for ranges of unknown origin.
     """
 
-    def __init__(
-        self,
-        method: str,
-        memory: DeviceMemory,
-        shape: tuple[int, ...],
-        images: SizedImages | None,
-        cache: CalibrationCache | None,
-        phases: Phases,
-        errors: KeptErrors,
-        dataset: str,
-    ) -> None:
-        if images is not None and len(images) < shape[0]:
+    def __init__(self, job: Job, memory: DeviceMemory, phases: Phases, errors: KeptErrors) -> None:
+        self._job, self._memory, self._phases, self._errors = job, memory, phases, errors
+        self._shape = job.profile[1] if job.profile else job.manifest.input.shape  # (N, H, W, 3)
+        _, height, width, _ = self._shape
+        self._images = job.images((height, width)) if job.images else None
+        if self._images is not None and len(self._images) < self._shape[0]:
             raise InputError(
-                f"{images.description} for batches of {shape[0]}",
+                f"{self._images.description} for batches of {self._shape[0]}",
                 "at least one batch of calibration images",
                 "raise --calibration-images, or export with a smaller batch",
             )
-        self._method, self._memory, self._shape = method, memory, shape
-        self._images, self._cache, self._dataset = images, cache, dataset
-        self._phases, self._errors = phases, errors
-        self._stored = cache.read() if cache else None
+        path = job.spec.calibration_cache
+        self._cache = CalibrationCache(path, job.graph_sha256) if path else None
+        self._stored = self._cache.read() if self._cache else None
         self._batches = self._read_batches()
         self._hashes: list[str] = []
         self._found: bytes | None = None
@@ -77,7 +66,7 @@ class Calibrator:
             "read_calibration_cache": lambda _: self._stored[0] if self._stored else None,
             "write_calibration_cache": lambda _, cache: keep(lambda: self._keep(cache)),
         }
-        base = getattr(module, CALIBRATOR_CLASSES[self._method])
+        base = getattr(module, CALIBRATOR_CLASSES[str(self._job.spec.calibrator)])
         # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
         return type("ImageCalibrator", (base,), members)()
 
@@ -94,10 +83,8 @@ class Calibrator:
             split = self._images.dataset.split
         elif self._stored and self._stored[1]:
             return self._stored[1]
-        hashes = tuple(self._hashes)
-        return CalibrationInfo(
-            f"tensorrt-{self._method}", self._dataset, split, len(hashes), hashes
-        )
+        method, dataset = f"tensorrt-{self._job.spec.calibrator}", self._job.manifest.dataset
+        return CalibrationInfo(method, dataset, split, len(self._hashes), tuple(self._hashes))
 
     def close(self) -> None:
         """Free the GPU memory. May be called twice."""

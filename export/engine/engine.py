@@ -1,17 +1,14 @@
-"""ONNX → TensorRT engine, by one code path over TensorRT 8.6, 10, 11 and TensorRT-RTX.
+"""ONNX artifact or checkpoint → TensorRT engine, one code path over 8.6, 10, 11 and TensorRT-RTX.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ (Builder,
 IBuilderConfig, OnnxParser) and the TensorRT-RTX pages beside it. What differs between versions is
 asked of the module by attribute, so that no version number is compared.
-
-Checkpoint or ONNX artifact → TensorRT engine.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +21,12 @@ from dabnet.files import existing_file, replacing, sha256_of_file, writable_targ
 from dabnet.runtime.manifest import EngineInfo, Manifest, engine_manifest_path
 from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
-from export.engine.builder import Built, ImagesOfSize, Job, Tell, run_builder
+from export.engine.builder import Built, run_builder
+from export.engine.caches import save_timing_cache
 from export.engine.limits import Card, building_card, dotted, refuse_early
 from export.engine.profile import profile_of
 from export.engine.progress import OpenPhases, no_phases
-from export.engine.spec import THIS_GPU, BuildSpec
+from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
@@ -45,10 +43,15 @@ def build_engine(
 ) -> Manifest:
     """Build ``output`` and ``output.json`` (the manifest) from an ONNX file of ``dabnet-export``.
 
-    ``progress`` is told in a few words what goes on, ``phases`` shows how far the builder is.
-    ``images`` are for an INT8 calibrator. Returns the manifest that was written, whose
-    ``engine.layers_by_type`` was read back. Where the build fails nothing is written, neither the
-    engine nor a cache.
+    Args:
+        onnx_path, output, spec: what to build, where and how.
+        progress: is told in a few words what goes on.
+        phases: shows how far the builder is.
+        images: for an INT8 calibrator.
+
+    Returns:
+        The manifest that was written; its ``engine.layers_by_type`` was read back. Where the build
+        fails nothing is written, neither the engine nor a cache.
 
     Raises:
         InputError: a file cannot be read or written, or a shape or a cache does not fit.
@@ -72,109 +75,23 @@ def build_engine(
         onnx_path, manifest, graph_sha256(model), spec, product, profile, images, tell, phases
     )
     built = run_builder(job)
-    _require_precision(spec, built.layers)
-    tell(describe(built.layers))
-    manifest = _manifest(job, built, card)
-    built.save_caches(spec)
-    _write(output, built, manifest)
-    return manifest
-
-
-def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
-    """Caches are written at the end: where they cannot be is said at the start."""
-    taken = {output.resolve(): "the engine", engine_manifest_path(output).resolve(): "its manifest"}
-    caches = {
-        "the timing cache": spec.timing_cache,
-        "the calibration cache": spec.calibration_cache,
-    }
-    for name, path in caches.items():
-        if path is None:
-            continue
-        writable_target(path, onnx_path)
-        if other := taken.get(path.resolve()):
-            raise InputError(f"{str(path)!r} for {name} and for {other}", "two names")
-        taken[path.resolve()] = name
-
-
-def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
-    if spec.calibrator and manifest.input.dtype != "uint8":
-        raise ArtifactError(
-            f"{str(onnx_path)!r} takes {manifest.input.dtype}",
-            "uint8 images for an INT8 calibrator",
-            "export the ONNX file again with --input uint8",
-        )
-    if manifest.precision == spec.onnx_precision:
-        return
-    if spec.calibrator:
-        raise ArtifactError(
-            f"{str(onnx_path)!r} is {manifest.precision}",
-            "fp32 for an INT8 calibrator, which chooses the ranges itself",
-            "leave --int8-calibrator out, or export with: dabnet-export onnx --precision fp32",
-        )
-    raise ArtifactError(
-        f"{str(onnx_path)!r} is {manifest.precision}",
-        f"{spec.precision}, as asked for: an engine has the precision of its ONNX file",
-        f"export it again with: dabnet-export onnx --precision {spec.precision}",
-    )
-
-
-def _require_precision(spec: BuildSpec, layers: dict[str, int]) -> None:
-    if fault := precision_fault(spec.precision, layers):
+    if fault := precision_fault(spec.precision, built.layers):
         raise BuildError(
             f"{spec.precision} was asked for, and the builder returned another engine: {fault}",
             fix="TensorRT-RTX has no INT8 convolution for sm75: use a float precision there"
             if "SM75" in spec.capabilities
             else "export the ONNX file again, or choose another precision",
         )
-
-
-def _manifest(job: Job, built: Built, card: Card) -> Manifest:
-    spec, product = job.spec, job.product
-    manifest = replace(
-        job.manifest,
-        onnx_sha256=sha256_of_file(job.onnx_path),
-        engine=EngineInfo(
-            product=product.name,
-            version=product.version,
-            target=spec.target or THIS_GPU,
-            gpu=card.name,
-            compute_capability=dotted(card.compute_capability) if card.compute_capability else "",
-            driver=card.driver,
-            layers_by_type=built.layers,
-            profile=job.profile,
-            compatibility=spec.compatibility,
-        ),
-        libraries={**job.manifest.libraries, product.name: product.version},
-    )
-    if built.calibrator is None:
-        return manifest
-    # The ONNX file is FP32: how far it agrees with PyTorch says nothing about INT8.
-    return replace(
-        manifest,
-        precision=spec.precision,
-        calibration=built.calibrator.info,
-        agreement=None,
-    )
-
-
-def _write(output: Path, built: Built, manifest: Manifest) -> None:
-    """Write engine and manifest, or neither: an older pair stays as it was."""
+    tell(describe(built.layers))
+    manifest = _manifest(job, built, card)
+    if built.calibrator:
+        built.calibrator.save()
+    if spec.timing_cache:
+        save_timing_cache(built.config, spec.timing_cache)
     with _restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
         temporary.write_bytes(built.plan)
         write_text(engine_manifest_path(output), manifest.to_json())
-
-
-@contextmanager
-def _restored_on_failure(path: Path) -> Iterator[None]:
-    before = path.read_bytes() if path.exists() else None
-    try:
-        yield
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(before)
-        raise
+    return manifest
 
 
 def engine_from_onnx(
@@ -182,7 +99,7 @@ def engine_from_onnx(
     output: Path,
     build: BuildSpec,
     size: tuple[int, int] | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     *,
     phases: OpenPhases = no_phases,
     data_dir: Path | None = None,
@@ -190,13 +107,13 @@ def engine_from_onnx(
 ) -> Manifest:
     """Build the engine of an ONNX artifact; a ``size`` that is not the file's is an error.
 
-    ``data_dir`` and ``calibration_images`` are for an INT8 calibrator: where the training images
-    are, and how many to take.
+    ``data_dir`` and ``calibration_images`` are for an INT8 calibrator: the folder of the training
+    images, and how many to take.
     """
     manifest = manifest_of(load_onnx(onnx_path), str(onnx_path))
-    if size not in (None, manifest.size):
+    if size and size != manifest.size:
         raise InputError(
-            f"--size {size[0]}x{size[1]}" if size else "",
+            f"--size {size[0]}x{size[1]}",
             f"{manifest.size[0]}x{manifest.size[1]}, the size of {str(onnx_path)!r}",
             "leave --size out, or export another ONNX file",
         )
@@ -213,7 +130,7 @@ def engine_from_checkpoint(
     dataset: str | None,
     data_dir: Path | None,
     progress: ProgressBar,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
     phases: OpenPhases = no_phases,
 ) -> Manifest:
     """Export the checkpoint to a temporary ONNX file and build its engine.
@@ -222,10 +139,10 @@ def engine_from_checkpoint(
         DabnetError: as ``export_onnx`` and ``build_engine`` do; nothing is written then.
     """
     output = writable_target(output, checkpoint)
-    # What cannot be built is said before the minutes of an INT8 export.
+    # What cannot be built is refused before the minutes of an INT8 export.
     product = find_product(build.wanted_product)
     if product.is_generation_8:
-        spec = dataclasses.replace(spec, mask_dtype="int32")
+        spec = replace(spec, mask_dtype="int32")
     card = building_card(build)
     mask_dtype = spec.mask_dtype if spec.head == "mask" else ""
     refuse_early(build, product, card.compute_capability, mask_dtype)
@@ -260,3 +177,74 @@ def calibrator_images(
 def is_onnx(path: Path) -> bool:
     """Whether ``path`` names an ONNX file (by suffix) rather than a checkpoint."""
     return existing_file(path, "a checkpoint or an ONNX file").suffix.lower() == ".onnx"
+
+
+def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
+    """Caches are written at the end: those that cannot be are refused at the start."""
+    taken = {output.resolve(): "the engine", engine_manifest_path(output).resolve(): "its manifest"}
+    caches = (("timing", spec.timing_cache), ("calibration", spec.calibration_cache))
+    for kind, path in caches:
+        if path is None:
+            continue
+        writable_target(path, onnx_path)
+        if other := taken.get(path.resolve()):
+            raise InputError(f"{str(path)!r} for the {kind} cache and for {other}", "two names")
+        taken[path.resolve()] = f"the {kind} cache"
+
+
+def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
+    found, wanted = manifest.precision, spec.onnx_precision
+    if spec.calibrator and manifest.input.dtype != "uint8":
+        raise ArtifactError(
+            f"{str(onnx_path)!r} takes {manifest.input.dtype}",
+            "uint8 images for an INT8 calibrator",
+            "export the ONNX file again with --input uint8",
+        )
+    if found != wanted:
+        raise ArtifactError(
+            f"{str(onnx_path)!r} is {found}",
+            "fp32 for an INT8 calibrator, which chooses the ranges itself"
+            if spec.calibrator
+            else f"{wanted}, as asked for: an engine has the precision of its ONNX file",
+            ("leave --int8-calibrator out, or " if spec.calibrator else "")
+            + f"export it again with: dabnet-export onnx --precision {wanted}",
+        )
+
+
+def _manifest(job: Job, built: Built, card: Card) -> Manifest:
+    spec, product = job.spec, job.product
+    manifest = replace(
+        job.manifest,
+        onnx_sha256=sha256_of_file(job.onnx_path),
+        engine=EngineInfo(
+            product=product.name,
+            version=product.version,
+            target=spec.target or THIS_GPU,
+            gpu=card.name,
+            compute_capability=dotted(card.compute_capability) if card.compute_capability else "",
+            driver=card.driver,
+            layers_by_type=built.layers,
+            profile=job.profile,
+            compatibility=spec.compatibility,
+        ),
+        libraries={**job.manifest.libraries, product.name: product.version},
+    )
+    if built.calibrator is None:
+        return manifest
+    # The ONNX file is FP32: how far it agrees with PyTorch says nothing about INT8.
+    ranges = built.calibrator.info
+    return replace(manifest, precision=spec.precision, calibration=ranges, agreement=None)
+
+
+@contextmanager
+def _restored_on_failure(path: Path) -> Iterator[None]:
+    """Engine and manifest are written both or neither: an older pair stays as it was."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        raise

@@ -1,16 +1,19 @@
-"""What is known to fail, or to be useless, before the minutes of an engine build."""
+"""Refusals of what is known to fail, or to be useless, before the minutes of an engine build."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from dabnet.errors import BuildError
+from dabnet.precision import FP16
 from dabnet.runtime.cuda import open_device_memory
 from dabnet.runtime.trt.product import PASCAL_STACK, Product
 from export.engine.spec import BuildSpec
 
-QDQ_EXPORT = "dabnet-export onnx --precision int8"
+Capability = tuple[int, int]
+"""Compute capability, such as (8, 6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Card:
     """The GPU that builds; all empty for an ahead-of-time build."""
 
     name: str = ""
-    compute_capability: tuple[int, int] | None = None
+    compute_capability: Capability | None = None
     driver: str = ""
 
 
@@ -30,125 +33,108 @@ def building_card(spec: BuildSpec) -> Card:
     """
     if spec.target:
         return Card()
-    memory = open_device_memory()
-    try:
+    with closing(open_device_memory()) as memory:
         return Card(memory.name, memory.compute_capability, memory.driver)
-    finally:
-        memory.close()
 
 
 def refuse_early(
-    spec: BuildSpec,
-    product: Product,
-    compute_capability: tuple[int, int] | None = None,
-    mask_dtype: str = "",
+    spec: BuildSpec, product: Product, capability: Capability | None = None, mask_dtype: str = ""
 ) -> None:
     """Raise BuildError for what the product or the card cannot do.
 
     Args:
-        spec, product: what is to be built, with what.
-        compute_capability: of this machine's GPU; None for an ahead-of-time build.
+        spec, product: what to build, and with what.
+        capability: of this machine's GPU; None for an ahead-of-time build.
         mask_dtype: numpy dtype name of the ONNX file's output; "" if unknown.
     """
-    _refuse_targets(spec, product)
-    if compute_capability and compute_capability < (7, 0) and not product.is_generation_8:
+    if capability:
+        _refuse_card(spec, product, capability)
+    if spec.target and not product.builds_ahead_of_time:
         raise BuildError(
-            f"{product.name} {product.version} does not run on this GPU (compute capability "
-            f"{dotted(compute_capability)})",
+            f"{product} cannot build for {spec.target}",
+            "TensorRT-RTX for a --target",
+            "pip install '.[rtx]'",
+        )
+    for name in map(str.lower, spec.capabilities):
+        if name not in product.targets:
+            known = ", ".join(product.targets)
+            raise BuildError(f"{product} takes no target {name}", f"one of {known}")
+    if product.is_generation_8 and mask_dtype == "uint8":
+        raise BuildError(
+            f"a uint8 mask with {product}, which cannot emit uint8",
+            "an int32 mask",
+            "export the ONNX file again with --mask-dtype int32",
+        )
+    if spec.calibrator and not product.has_calibrators:
+        raise BuildError(
+            f"an INT8 calibrator with {product}, which has none",
+            "an ONNX file that carries its ranges as Q/DQ",
+            "export it with: dabnet-export onnx --precision int8",
+        )
+    if spec.timing_cache and not product.has_timing_cache:
+        raise BuildError(
+            f"a timing cache with {product}, which times no kernels",
+            "TensorRT for a timing cache",
+            "leave --timing-cache out",
+        )
+    _refuse_compatibility(spec, product)
+
+
+def _refuse_card(spec: BuildSpec, product: Product, capability: Capability) -> None:
+    if capability < (7, 0) and not product.is_generation_8:
+        raise BuildError(
+            f"{product} does not run on this GPU (compute capability {dotted(capability)})",
             "TensorRT 8.6, the last for Pascal",
             f"install its stack: {PASCAL_STACK}",
         )
-    if compute_capability == (6, 1) and spec.precision == "fp16":
+    if capability == (6, 1) and spec.precision == FP16:
         raise BuildError(
             "fp16 on compute capability 6.1, whose FP16 arithmetic runs at 1/64 of FP32",
             "fp32 or int8 on this GPU",
             "export one of these",
         )
-    if product.is_generation_8 and mask_dtype == "uint8":
+    if spec.hardware_compatible == "ampere-plus" and capability < (8, 0):
         raise BuildError(
-            f"a uint8 mask with {product.name} {product.version}, which cannot emit uint8",
-            "an int32 mask",
-            "export the ONNX file again with --mask-dtype int32",
-        )
-    _refuse_options(spec, product)
-    _refuse_compatibility(spec, product, compute_capability)
-
-
-def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
-    """Raise BuildError where the builder says that the card has no fast FP16 or INT8.
-
-    Source: ``Builder.platform_has_fast_fp16`` and ``platform_has_fast_int8`` (TensorRT 8 and 10;
-    every card that the later products serve has both).
-    """
-    fast = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8"}
-    name = fast.get(spec.precision, "")
-    if hasattr(type(builder), name) and not getattr(builder, name):
-        raise BuildError(
-            f"{spec.precision} on a GPU of which {product.name} {product.version} says that it has "
-            f"none that is fast ({name})",
-            "a precision that this GPU computes in",
-            "build fp32",
+            f"--hardware-compatible ampere-plus on compute capability {dotted(capability)}",
+            "a GPU of the Ampere generation (8.0) or later to build on",
+            "build on such a GPU, or leave the option out",
         )
 
 
-def dotted(compute_capability: tuple[int, int]) -> str:
-    """``(8, 6)`` → ``8.6``."""
-    return f"{compute_capability[0]}.{compute_capability[1]}"
-
-
-def _refuse_targets(spec: BuildSpec, product: Product) -> None:
-    if spec.target and not product.builds_ahead_of_time:
-        raise BuildError(
-            f"{product.name} {product.version} cannot build for {spec.target}",
-            "TensorRT-RTX for a --target",
-            "pip install '.[rtx]'",
-        )
-    for name in spec.capabilities:
-        if name.lower() not in product.targets:
-            raise BuildError(
-                f"{product.name} {product.version} takes no target {name.lower()}",
-                f"one of {', '.join(product.targets)}",
-            )
-
-
-def _refuse_options(spec: BuildSpec, product: Product) -> None:
-    if spec.calibrator and not product.has_calibrators:
-        raise BuildError(
-            f"an INT8 calibrator with {product.name} {product.version}, which has none",
-            "an ONNX file that carries its ranges as Q/DQ",
-            f"export it with: {QDQ_EXPORT}",
-        )
-    if spec.timing_cache and not product.has_timing_cache:
-        raise BuildError(
-            f"a timing cache with {product.name} {product.version}, which times no kernels",
-            "TensorRT for a timing cache",
-            "leave --timing-cache out",
-        )
-
-
-def _refuse_compatibility(
-    spec: BuildSpec, product: Product, compute_capability: tuple[int, int] | None
-) -> None:
+def _refuse_compatibility(spec: BuildSpec, product: Product) -> None:
     wanted = spec.hardware_compatible
     known = [level.lower().replace("_", "-") for level in product.hardware_levels]
     if wanted and wanted not in known:
         raise BuildError(
-            f"--hardware-compatible {wanted} with {product.name} {product.version}",
+            f"--hardware-compatible {wanted} with {product}",
             " or ".join(known) or "TensorRT for hardware-compatible engines",
             "name all cards in --target, such as sm86,sm89"
             if product.builds_ahead_of_time
             else "leave the option out, or install a later TensorRT",
         )
-    if wanted == "ampere-plus" and compute_capability and compute_capability < (8, 0):
-        raise BuildError(
-            f"--hardware-compatible ampere-plus on compute capability {dotted(compute_capability)}",
-            "a GPU of the Ampere generation (8.0) or later to build on",
-            "build on such a GPU, or leave the option out",
-        )
     if spec.version_compatible and not product.is_version_compatible:
         raise BuildError(
-            f"--version-compatible with {product.name} {product.version}, which builds engines "
-            "for its own version alone",
+            f"--version-compatible with {product}, which builds engines for its own version alone",
             "TensorRT for version-compatible engines",
             "leave the option out, and build again with each version",
         )
+
+
+def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
+    """Raise BuildError where the builder reports that the card lacks fast FP16 or INT8.
+
+    Source: ``Builder.platform_has_fast_fp16`` and ``platform_has_fast_int8`` (TensorRT 8 and 10;
+    every card that the later products serve has both).
+    """
+    name = f"platform_has_fast_{spec.precision}"
+    if hasattr(type(builder), name) and not getattr(builder, name):
+        raise BuildError(
+            f"{spec.precision} on a GPU that lacks fast {spec.precision} ({product}: {name})",
+            "a precision that this GPU computes in",
+            "build fp32",
+        )
+
+
+def dotted(capability: Capability) -> str:
+    """``(8, 6)`` → ``8.6``."""
+    return f"{capability[0]}.{capability[1]}"

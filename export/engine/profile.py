@@ -9,10 +9,7 @@ from __future__ import annotations
 from dabnet.errors import InputError
 from dabnet.models import STRIDE
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
-from export.engine.spec import BuildSpec, Shape
-
-Profile = tuple[tuple[int, ...], ...]
-"""() for a static engine, else the smallest, best and largest shape of the input tensor."""
+from export.engine.spec import BuildSpec, Profile, Shape
 
 
 def profile_of(tensor: TensorInfo, example: Shape, spec: BuildSpec) -> Profile:
@@ -39,7 +36,7 @@ def profile_of(tensor: TensorInfo, example: Shape, spec: BuildSpec) -> Profile:
                 "leave the option out, or export the ONNX file with dynamic sides",
             )
         return ()
-    sides = _sides(tensor)
+    sides = tensor.sides
     best = spec.opt_shape or example
     smallest = spec.min_shape or _where_dynamic(sides, (1, _half(best[1]), _half(best[2])))
     largest = spec.max_shape or _where_dynamic(sides, (2 * best[0], 2 * best[1], 2 * best[2]))
@@ -50,21 +47,20 @@ def profile_of(tensor: TensorInfo, example: Shape, spec: BuildSpec) -> Profile:
                 f"{shape_text(sides)}, the ONNX file's shape, with numbers for its ?",
                 "export the ONNX file with more dynamic sides to change the others",
             )
-    _check_order(smallest, best, largest)
+    ordered = zip(smallest, best, largest, strict=True)
+    if not all(least <= middle <= most for least, middle, most in ordered):
+        raise InputError(
+            f"input shapes from {shape_text(smallest)} over {shape_text(best)} (best) "
+            f"to {shape_text(largest)}",
+            "no side of one above the same side of the next",
+            "pass --min-shape, --opt-shape and --max-shape together",
+        )
     return tuple(_of_tensor(tensor, shape) for shape in (smallest, best, largest))
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
     """``(1, 512, 1024)`` → ``1x512x1024``; a dynamic side is ``?``."""
     return "x".join("?" if side == DYNAMIC else str(side) for side in shape)
-
-
-def _sides(tensor: TensorInfo) -> Shape:
-    if tensor.dtype == "uint8":
-        batch, height, width, _ = tensor.shape
-    else:
-        batch, _, height, width = tensor.shape
-    return batch, height, width
 
 
 def _of_tensor(tensor: TensorInfo, shape: Shape) -> tuple[int, ...]:
@@ -85,14 +81,3 @@ def _where_dynamic(sides: Shape, shape: Shape) -> Shape:
 def _half(side: int) -> int:
     """Half of a side in pixels, down to a multiple of the network's stride."""
     return max(STRIDE, side // 2 // STRIDE * STRIDE)
-
-
-def _check_order(smallest: Shape, best: Shape, largest: Shape) -> None:
-    ordered = zip(smallest, best, largest, strict=True)
-    if not all(least <= middle <= most for least, middle, most in ordered):
-        raise InputError(
-            f"input shapes from {shape_text(smallest)} over {shape_text(best)} (best) "
-            f"to {shape_text(largest)}",
-            "no side of one above the same side of the next",
-            "give --min-shape, --opt-shape and --max-shape together",
-        )

@@ -1,55 +1,39 @@
-"""How far an engine build is, and how Ctrl-C ends it.
+"""Progress of an engine build, and its end by Ctrl-C.
 
 API: ``IProgressMonitor`` (TensorRT 10, 11 and TensorRT-RTX). Its callbacks are called from C++,
-where an exception is printed and dropped; so whatever goes wrong in one is kept and raised after.
+where an exception is printed and dropped; so whatever fails in one is kept and raised afterwards.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from dabnet.console import progress_columns
+from dabnet.interrupt import Stop, stop_on_signal
 
 
-class Phases(Protocol):
-    """Where the phases of a build are shown. A phase may lie within another."""
+class Phases:
+    """The display of a build's phases, one of which may lie within another. This one is silent."""
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """The phase ``name`` of that many steps begins."""
-        ...
+        """The phase ``name`` begins; it has that many steps."""
 
     def step(self, name: str, done: int) -> None:
         """That many of its steps are done."""
-        ...
 
     def finish(self, name: str) -> None:
-        """It ends, also where not all steps were done."""
-        ...
+        """It ends, also where steps are left."""
 
 
 OpenPhases = Callable[[], AbstractContextManager[Phases]]
 
 
-class _NoPhases:
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        pass
-
-    def step(self, name: str, done: int) -> None:
-        pass
-
-    def finish(self, name: str) -> None:
-        pass
-
-
-@contextmanager
-def no_phases() -> Iterator[Phases]:
+def no_phases() -> AbstractContextManager[Phases]:
     """Show nothing."""
-    yield _NoPhases()
+    return nullcontext(Phases())
 
 
 @contextmanager
@@ -59,7 +43,7 @@ def phase_bars() -> Iterator[Phases]:
         yield _PhaseBars(bars)
 
 
-class _PhaseBars:
+class _PhaseBars(Phases):
     def __init__(self, bars: Any) -> None:
         self._bars = bars
         self._tasks: dict[str, Any] = {}
@@ -77,38 +61,20 @@ class _PhaseBars:
         self._bars.remove_task(self._tasks.pop(name))
 
 
-@dataclass(slots=True)
-class Interrupt:
-    """Whether Ctrl-C was pressed since the build began."""
-
-    requested: bool = False
-
-
 @contextmanager
-def interruptible(tell: Callable[[str], None]) -> Iterator[Interrupt]:
+def interruptible(tell: Callable[[str], None]) -> Iterator[Stop]:
     """Turn Ctrl-C during the block into a request, and raise KeyboardInterrupt after the block.
 
     Raised at once it would land in a callback, where the bindings print and drop it. A second
-    Ctrl-C ends the process at once, as the system does it: there are versions that cannot be asked
-    to stop. Outside the main thread, where Python takes no signals, nothing is changed.
+    Ctrl-C ends the process at once, since some versions cannot be asked to stop.
     """
-    interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
-
-    def request(number: int, frame: object) -> None:
-        interrupt.requested = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        tell("stops the build; Ctrl-C again ends it at once")
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if interrupt.requested:
-            raise KeyboardInterrupt
+    told = "stops the build; Ctrl-C again ends it at once"
+    with stop_on_signal(signal.SIGINT, again=signal.SIG_DFL, tell=lambda: tell(told)) as stop:
+        try:
+            yield stop
+        finally:
+            if stop.asked:
+                raise KeyboardInterrupt
 
 
 class KeptErrors:
@@ -117,15 +83,14 @@ class KeptErrors:
     def __init__(self) -> None:
         self._error: BaseException | None = None
 
-    def run(self, callback: Callable[[], Any], otherwise: Any = None) -> Any:
-        """Return what the callback returns; ``otherwise`` where it, or an earlier one, failed."""
-        if self._error is not None:
-            return otherwise
-        try:
-            return callback()
-        except BaseException as error:
-            self._error = error
-            return otherwise
+    def run(self, callback: Callable[[], Any]) -> Any:
+        """Return what the callback returns; None where it, or an earlier one, failed."""
+        if self._error is None:
+            try:
+                return callback()
+            except BaseException as error:
+                self._error = error
+        return None
 
     def reraise(self) -> None:
         """Raise the error that was kept, if there is one."""
@@ -138,23 +103,23 @@ class KeptErrors:
         return self._error is not None
 
 
-def monitor_handle(module: Any, phases: Phases, interrupt: Interrupt, errors: KeptErrors) -> Any:
+def monitor_handle(module: Any, phases: Phases, stop: Stop, errors: KeptErrors) -> Any:
     """Return an ``IProgressMonitor`` that shows phases and stops the build where it must.
 
     ``step_complete`` returns False after Ctrl-C or a failed callback; the builder then returns no
     engine.
     """
 
+    def phase_start(_: Any, name: str, parent: str | None, steps: int) -> None:
+        errors.run(lambda: phases.start(name, parent, steps))
+
     def step_complete(_: Any, name: str, step: int) -> bool:
         errors.run(lambda: phases.step(name, step + 1))
-        return not (interrupt.requested or errors.failed)
+        return not (stop.asked or errors.failed)
 
-    members = {
-        "phase_start": lambda _, name, parent, steps: errors.run(
-            lambda: phases.start(name, parent, steps)
-        ),
-        "step_complete": step_complete,
-        "phase_finish": lambda _, name: errors.run(lambda: phases.finish(name)),
-    }
+    def phase_finish(_: Any, name: str) -> None:
+        errors.run(lambda: phases.finish(name))
+
+    members = {call.__name__: call for call in (phase_start, step_complete, phase_finish)}
     # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
     return type("BuildMonitor", (module.IProgressMonitor,), members)()

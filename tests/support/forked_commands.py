@@ -14,7 +14,7 @@ from tests.support import ROOT
 _PROGRAM = """
 import json, os, sys, traceback
 import torch
-import export.cli.main, export.int8.collect, export.onnx_export, export.engine.engine
+import export.cli.main, export.collect, export.onnx_export, export.engine.engine
 
 torch.set_num_threads(1)
 codes = []

@@ -18,7 +18,7 @@ from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo, engine_manifest_path
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from export.half import half_rest
+from export.onnx_export import half
 from export.onnx_file import manifest_of
 from export.passes.float16 import to_float16
 from export.passes.scale_image import scale_image
@@ -99,7 +99,7 @@ def int8_with(model: onnx.ModelProto, placement: str, rest: str) -> onnx.ModelPr
     if not half:
         return quantized
     largest = {name: h.absolute_maximum for name, h in seen.histograms.items()}
-    return half_rest(quantized, largest)[0]  # opset 19
+    return half(quantized, largest)[0]  # opset 19
 
 
 @pytest.mark.parametrize(

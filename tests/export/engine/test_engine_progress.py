@@ -25,7 +25,7 @@ from tests.support.tensorrt_double import VERSIONS
 REPORTING = [version for version in VERSIONS if version != "8.6.1"]
 
 
-class Recorded:
+class Recorded(Phases):
     """Phases that keep what they were told, and do something at the start of one of them."""
 
     def __init__(self, at: str = "", action: object = None) -> None:
@@ -83,7 +83,7 @@ def test_tensorrt_8_says_that_it_reports_none(
         phases=opener,
     )
     assert shown.events == []
-    assert "tensorrt 8.6.1 does not say how far it is, and cannot be stopped half-way" in said
+    assert "tensorrt 8.6.1 does not report its progress, and cannot be stopped half-way" in said
     assert said[0] == "tensorrt 8.6.1 reads contract-fp32-int32.onnx"
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 import pytest
 
+import export.engine.engine as trt_export
 from dabnet.errors import ArtifactError, BuildError, DabnetError, InputError
 from dabnet.runtime.manifest import Manifest
 from export.cli.main import export_group
-import export.engine.engine as trt_export
 from export.engine.spec import BuildSpec
 from export.spec import ExportSpec
 from tests.support.contract_graph import contract_manifest, write_contract

@@ -15,7 +15,7 @@ from PIL import Image
 
 from calibration.calibration_file import graph_sha256, load_calibration
 from dabnet.data.image_files import image_sha256
-from export.engine.calibrator import CalibrationCache
+from export.engine.caches import CalibrationCache
 from export.onnx_file import load_onnx, manifest_of
 from tests.support.exported_artifacts import evenly_spaced
 from tests.support.forked_commands import run_commands
@@ -29,20 +29,24 @@ TENSORRT = ["--optimize-for", "tensorrt"]
 Results = dict[str, subprocess.CompletedProcess[str]]
 
 COMMANDS = {
-    "collect": ["calibration", "collect", "m.pth", "-o", "c.json", "--count", "3", *SMALL],
-    "again": ["calibration", "collect", "m.pth", "-o", "again.json", "--count", "3", *SMALL],
+    "collect": ["calibration", "m.pth", "-o", "c.json", "--count", "3", *SMALL],
+    "again": ["calibration", "m.pth", "-o", "again.json", "--count", "3", *SMALL],
     "folder": [
-        *["calibration", "collect", "m.pth", "-o", "f.json", "--images", "pictures"],
+        *["calibration", "m.pth", "-o", "f.json", "--images", "pictures"],
         *["--skip-unreadable", "1", *SMALL],
     ],
-    "show": ["calibration", "show", "c.json", "--tensors"],
-    "for tensorrt": [
-        *["calibration", "collect", "m.pth", "-o", "t.json", "--count", "2", *SMALL, *TENSORRT]
-    ],
+    "one folder": ["calibration", "m.pth", "-o", "1.json", "--images", "one", *SMALL],
+    "other folder": ["calibration", "m.pth", "-o", "2.json", "--images", "two/one", *SMALL],
+    "merge": ["calibration", "1.json", "2.json", "-o", "merged.json"],
+    "for tensorrt": [*["calibration", "m.pth", "-o", "t.json", "--count", "2", *SMALL, *TENSORRT]],
     "fp32 for tensorrt": ["onnx", "m.pth", "-o", "t.onnx", *SMALL, *TENSORRT],
     "cache": [
-        *["calibration", "cache", "t.json", "-o", "t.cache", "--tensorrt", "8.6.1"],
+        *["calibration", "t.json", "-o", "t.cache", "--tensorrt", "8.6.1"],
         *["--calibration-method", "minmax"],
+    ],
+    "cache at once": [
+        *["calibration", "m.pth", "-o", "at-once.cache", "--count", "2", *SMALL, *TENSORRT],
+        *["--tensorrt", "10.0.1", "--calibration-method", "minmax", "--calibrator", "minmax"],
     ],
     "from the file": ["onnx", "m.pth", "-o", "file.onnx", "--calibration", "c.json", *INT8],
     "calibrated": ["onnx", "m.pth", "-o", "now.onnx", "--calibration-images", "3", *INT8],
@@ -52,13 +56,7 @@ COMMANDS = {
     ],
     "refined": [
         *["onnx", "m.pth", "-o", "refined.onnx", "--calibration-images", "3", *INT8],
-        *["--equalize", "--fit-weights"],
-    ],
-    "equalised file": [
-        *["calibration", "collect", "m.pth", "-o", "e.json", "--count", "3", "--equalize", *SMALL]
-    ],
-    "of the equalised file": [
-        *["onnx", "m.pth", "-o", "equalised.onnx", "--calibration", "e.json", "--equalize", *INT8]
+        "--fit-weights",
     ],
     "within a budget": [
         *["onnx", "m.pth", "-o", "budget.onnx", "--calibration", "c.json", *INT8],
@@ -79,45 +77,69 @@ BAD = {
         ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", *INT8, *ORT_CPU],
         r"another graph \(portable, 64x96, .*this export is ort-cpu",
     ),
-    "not equalised": (
-        ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", "--equalize", *INT8],
-        "a calibration of another graph",
-    ),
-    "refined fp32": (["onnx", "m.pth", "-o", "x", "--equalize", *SMALL], "--precision int8"),
+    "refined fp32": (["onnx", "m.pth", "-o", "x", "--fit-weights", *SMALL], "--precision int8"),
     "no file": (["onnx", "m.pth", "-o", "x", "--calibration", "no.json", *INT8], "no file at"),
     "no calibration": (
         ["onnx", "m.pth", "-o", "x", "--calibration", "pictures/1.png", *INT8],
-        "is no text|cannot be read as a calibration file",
+        "pictures/1.png' holds no valid calibration: not JSON",
     ),
     "unreadable": (
-        ["calibration", "collect", "m.pth", "-o", "x", "--images", "pictures", *SMALL],
+        ["calibration", "m.pth", "-o", "x", "--images", "pictures", *SMALL],
         "broken.png' cannot be read as an image",
     ),
     "sixteen bits": (
-        ["calibration", "collect", "m.pth", "-o", "x", "--images", "deep", *SMALL],
+        ["calibration", "m.pth", "-o", "x", "--images", "deep", *SMALL],
         "deep/1.png' has mode I;16; expected 8 bits a channel",
     ),
     "too many unreadable": (
         [
-            *["calibration", "collect", "m.pth", "-o", "x", "--images", "broken"],
+            *["calibration", "m.pth", "-o", "x", "--images", "broken"],
             *["--skip-unreadable", "1", *SMALL],
         ],
         "more than 1 images cannot be read, the last because .*2.png'",
     ),
     "no images": (
-        ["calibration", "collect", "m.pth", "-o", "x", "--images", "empty", *SMALL],
+        ["calibration", "m.pth", "-o", "x", "--images", "empty", *SMALL],
         "no image in 'empty'",
     ),
     "merged twice": (
-        ["calibration", "merge", "c.json", "again.json", "-o", "x"],
+        ["calibration", "c.json", "again.json", "-o", "x"],
         "3 images are in both calibrations",
     ),
+    "merged with a checkpoint": (
+        ["calibration", "c.json", "m.pth", "-o", "x"],
+        "m.pth' holds no valid calibration: not JSON",
+    ),
+    "merged with an option": (
+        ["calibration", "c.json", "f.json", "-o", "x", "--count", "3", "--batch", "2"],
+        "--batch, --count for calibration files; expected a checkpoint",
+    ),
+    "merged into itself": (
+        ["calibration", "c.json", "-o", "c.json"],
+        "the output 'c.json' is the input itself",
+    ),
+    "images and data": (
+        ["calibration", "m.pth", "-o", "x", "--images", "pictures", "--data-dir", ".", *SMALL],
+        "--images and --data-dir",
+    ),
+    "another size to collect": (
+        ["calibration", "m.pth", "-o", "x", "--size", "60x96"],
+        "multiples of 8; the nearest is",
+    ),
     "cache of another target": (
-        ["calibration", "cache", "c.json", "-o", "x", "--tensorrt", "8.6.1"],
+        ["calibration", "c.json", "-o", "x.cache", "--tensorrt", "8.6.1"],
         "graph for portable; expected one collected with --optimize-for tensorrt",
     ),
+    "cache of no version": (
+        ["calibration", "t.json", "-o", "x.cache"],
+        "no TensorRT version .*add --tensorrt VERSION",
+    ),
+    "a version for a file": (
+        ["calibration", "t.json", "-o", "x", "--tensorrt", "8.6.1", "--calibrator", "minmax"],
+        "--tensorrt, --calibrator for the output 'x'; expected a calibration cache; .* in .cache",
+    ),
     "cache for TensorRT 11": (
-        ["calibration", "cache", "t.json", "-o", "x", "--tensorrt", "11.4.0"],
+        ["calibration", "t.json", "-o", "x.cache", "--tensorrt", "11.4.0"],
         "'11.4.0'; expected 8.x.y or 10.x.y",
     ),
     "unknown method": (
@@ -125,7 +147,10 @@ BAD = {
         "calibration method 'best'",
     ),
     "rest of fp32": (["onnx", "m.pth", "-o", "x", "--rest", "fp16", *SMALL], "--precision int8"),
-    "budget of fp32": (["onnx", "m.pth", "-o", "x", "--max-drop", "1", *SMALL], "budget for fp32"),
+    "budget of fp32": (
+        ["onnx", "m.pth", "-o", "x", "--max-drop", "1", *SMALL],
+        "--max-drop with --precision fp32; expected --precision int8",
+    ),
     "unknown layer": (
         ["onnx", "m.pth", "-o", "x", "--calibration", "c.json", "--float-layer", "conv9", *INT8],
         "no convolution is called 'conv9'; expected one of init_conv.0, ",
@@ -138,10 +163,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibration")
     write_checkpoint(folder).rename(folder / "m.pth")
     write_checkpoint(folder, decisive=True).rename(folder / "other.pth")
-    for name in ("pictures", "broken", "empty", "deep"):
-        (folder / name).mkdir()
+    for name in ("pictures", "broken", "empty", "deep", "one", "two/one"):
+        (folder / name).mkdir(parents=True)
     for number, image in enumerate(noise((2, 80, 120, 3), 5), start=1):
         Image.fromarray(image).save(folder / "pictures" / f"{number}.png")
+        Image.fromarray(image).save(folder / ("one", "two/one")[number - 1] / f"{number}.png")
         (folder / "broken" / f"{number}.png").write_bytes(b"no picture")
     (folder / "pictures" / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep" / "1.png")
@@ -161,22 +187,28 @@ def test_a_calibration_file_is_repeatable(workplace: Path, results: Results) -> 
     first, again = (workplace / name for name in ("c.json", "again.json"))
     assert first.read_bytes() == again.read_bytes()
     calibration = load_calibration(first)
-    assert [image.sha256 for image in calibration.images] == [
+    assert list(calibration.images.values()) == [
         image_sha256(scene.image) for scene in evenly_spaced("train", 3)
     ]
     assert len(calibration.histograms) == 180
     assert not list(workplace.glob("*.partial"))
     assert "3 images of toy-street train, 180 tensors" in results["collect"].stdout
-    assert "init_conv.0" in results["show"].stdout
+
+
+def test_files_of_one_graph_add_up(workplace: Path, results: Results) -> None:
+    """What one run over both pictures gave; each folder is called "one"."""
+    merged, whole = (load_calibration(workplace / name) for name in ("merged.json", "f.json"))
+    assert merged.histograms == whole.histograms
+    assert merged.images == whole.images
+    assert "2 images of one folder, 180 tensors" in results["merge"].stdout
 
 
 def test_any_folder_of_pictures(workplace: Path, results: Results) -> None:
     """Of another size than the graph; what cannot be read is named."""
     calibration = load_calibration(workplace / "f.json")
     assert (calibration.dataset, calibration.split) == ("pictures", "folder")
-    assert [image.name for image in calibration.images] == ["1.png", "2.png"]
     hashes = [image_sha256(image) for image in noise((2, 80, 120, 3), 5)]
-    assert [image.sha256 for image in calibration.images] == hashes
+    assert calibration.images == dict(zip(("1.png", "2.png"), hashes, strict=True))
     assert "passed over: 'pictures/broken.png' cannot be read" in results["folder"].stderr
 
 
@@ -189,9 +221,8 @@ def test_the_file_gives_the_artifact_that_calibrating_gives(
     assert calibration is not None
     assert (calibration.method, calibration.placement) == ("mse", "conv-inputs")
     assert calibration.images == 3
-    assert calibration.image_sha256 == tuple(
-        image.sha256 for image in load_calibration(workplace / "c.json").images
-    )
+    images = load_calibration(workplace / "c.json").images
+    assert calibration.image_sha256 == tuple(images.values())
 
 
 def test_other_methods_and_placements(workplace: Path, results: Results) -> None:
@@ -206,18 +237,17 @@ def test_other_methods_and_placements(workplace: Path, results: Results) -> None
     assert single == ["/Sub_output_0_scale"]  # the normalised image is FP32, and rounded from that
 
 
-def test_refinements_come_closer_to_fp32(workplace: Path, results: Results) -> None:
+def test_fitted_weights_come_closer_to_fp32(workplace: Path, results: Results) -> None:
     """Here the network is of seeded noise, and int8 moves some ten percent of its pixels."""
     agreement = {}
-    for name in ("now", "equalised", "refined"):
+    for name in ("now", "refined"):
         manifest = manifest_of(load_onnx(workplace / f"{name}.onnx"), "")
         assert manifest.agreement is not None
         agreement[name] = manifest.agreement.mean
-    assert agreement["now"] < agreement["equalised"] < agreement["refined"]
-    assert [applied.name for applied in manifest.passes] == ["scale_image", "equalize"]
+    assert agreement["now"] < agreement["refined"]
     assert manifest.calibration is not None
     assert manifest.calibration.method == "mse, fitted weights"
-    # What equalised and fitted is on record as well, so that no score is taken on it.
+    # What weights were fitted to is on record as well, so that no score is taken on it.
     seen = {image_sha256(scene.image) for n in (3, 16) for scene in evenly_spaced("train", n)}
     assert set(manifest.calibration.image_sha256) == seen
     assert manifest.calibration.images == len(seen) == len(manifest.calibration.image_sha256)
@@ -262,6 +292,13 @@ def test_the_cache_is_what_tensorrt_reads(workplace: Path, results: Results) -> 
     assert read is not None
     assert read[1] is not None
     assert (read[1].split, read[1].images, len(read[1].image_sha256)) == ("train", 2, 2)
+
+
+def test_a_cache_of_a_checkpoint_is_that_of_its_file(workplace: Path, results: Results) -> None:
+    header, *lines = (workplace / "at-once.cache").read_text(encoding="ascii").splitlines()
+    assert header == "TRT-100001-MinMaxCalibration"
+    assert lines == (workplace / "t.cache").read_text(encoding="ascii").splitlines()[1:]
+    assert results["cache at once"].stdout.startswith("at-once.cache  (")
 
 
 def test_bad_input_is_one_line(
