@@ -197,9 +197,14 @@ def channels(value: ir.Value | None) -> int | None:
 
 
 def array(value: ir.Value | None) -> NDArray[Any] | None:
-    """The constant behind ``value``, an initializer or a Constant node; None if it is neither."""
+    """The constant behind ``value``, by an initializer or a Constant node.
+
+    None for any other tensor, and for an initializer that is also an input: a caller may set it.
+    """
     tensor = _constant(value)
-    return None if tensor is None else tensor.numpy()
+    if tensor is None or (value is not None and value.is_graph_input()):
+        return None
+    return tensor.numpy()
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:

@@ -5,15 +5,15 @@
     z ─▶ Conv(V) ─▶ 90,000            z ─▶ Cast(FP32) ─▶ Conv(V in FP32) ─▶ (FP32)
 
 Each BatchNormalization is folded into scale and shift in float64 before anything is cast: a running
-variance may come close to FP16's maximum. What stays FP32, and why, is ``float16_choice``'s matter.
-The graph's inputs and outputs keep their types. Casts stand only where FP16 and FP32 meet, one a
+variance may come close to FP16's maximum. ``float16_choice`` decides what stays FP32, with reasons.
+The graph's inputs and outputs keep their types. Casts stand only between FP16 and FP32, one per
 tensor and type; pixels are cast from the integer, to either type. In a graph with QuantizeLinear
-the operators around the int8 tensors stay FP32 below opset 19, as that wants; from 19 on scales
-and what they meet become FP16 as well.
+the operators around the int8 tensors stay FP32 below opset 19, which demands it; from 19 on scales
+and the tensors around them become FP16 as well.
 
 Strongly typed TensorRT takes these types as they are. onnxruntime's CPU provider does not: it
-removes an FP16 rounding between two nodes it runs in FP32, and an overflow with it; see
-``export.graph.tensors``, whose sessions round as the graph says.
+removes an FP16 rounding between two nodes it runs in FP32, and an overflow with it. In
+``dabnet.graph.execution.Stepwise`` it rounds as the graph says.
 """
 
 from __future__ import annotations
@@ -23,20 +23,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from dabnet.errors import BuildError, InputError
-from dabnet.graph.editing import Insertion, affine_of, replace
-from dabnet.graph.facts import nodes_of
-from export.passes.float16_choice import (
-    LARGEST_FP16,
-    Choice,
-    becomes_float,
-    choose,
-    constant_of,
-    is_single,
-)
+from dabnet.graph.editing import Insertion, Names, add_constant, affine_of, replace
+from dabnet.graph.facts import array, node_name, nodes_of
+from export.passes.float16_choice import LARGEST_FP16, Choice, becomes_float, choose, is_single
 
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -49,8 +41,8 @@ def to_float16(
     Args:
         model: an FP32 graph without control flow, topologically sorted.
         largest: tensor name → the largest |x| that it reached on calibration images, from
-            ``export.graph.tensors.largest_activations``. A node stays FP32 where one of its
-            tensors exceeds ``margin`` × 65504. Without it the weights alone decide.
+            ``calibration.collect.largest_activations``. A node stays FP32 if one of its tensors
+            exceeds ``margin`` × 65504. Without it the weights alone decide.
         margin: 0…1; 0.5 leaves other images twice the range that was seen.
 
     Returns:
@@ -69,7 +61,7 @@ def to_float16(
     _drop_casts_to_the_same_type(graph)
     folded = _fold_batch_norms(graph, ranges)
     choice = choose(graph, graph.opset_imports[""], ranges, margin * LARGEST_FP16)
-    kept = [f"{_name(node)} stays FP32: {reason}" for node, reason in choice.kept.items()]
+    kept = [f"{node_name(node)} stays FP32: {reason}" for node, reason in choice.kept.items()]
     if not choice.halves:
         raise BuildError(
             f"no node of the graph can become FP16 ({kept[0] if kept else 'none is float'})",
@@ -103,10 +95,6 @@ def _check(model: ir.Model) -> None:
         raise BuildError(given, "a plain FP32 graph", "export the FP32 model and convert that")
 
 
-def _name(node: ir.Node) -> str:
-    return node.name or str(node.outputs[0].name)
-
-
 def _drop_casts_to_the_same_type(graph: ir.Graph) -> None:
     for node in nodes_of(graph, "Cast"):
         source, output = node.inputs[0], node.outputs[0]
@@ -134,34 +122,16 @@ def _fold_batch_norms(graph: ir.Graph, ranges: dict[str, float]) -> list[str]:
             bounds.append(ranges[y.name] + float(np.abs(affine.shift).max()))
         if bounds:
             ranges[str(product.name)] = min(bounds)
-        lines.append(f"{_name(node)}: BatchNormalization folded into Mul and Add")
+        lines.append(f"{node_name(node)}: BatchNormalization folded into Mul and Add")
         replace(y, result)
     return lines
 
 
-def _constant(graph: ir.Graph, name: str, array: NDArray[np.floating]) -> ir.Value:
-    name = _fresh(graph, name)
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
-
-
-def _fresh(graph: ir.Graph, wish: str) -> str:
-    """A name that no tensor of the graph has."""
-    taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-    taken.update(value.name for node in graph for value in node.outputs)
-    name, number = wish, 1
-    while name in taken:
-        number += 1
-        name = f"{wish}_{number}"
-    return name
-
-
 class _Rewriter:
-    """Gives each node the types that were chosen for it, with one Cast a tensor and type."""
+    """Gives each node the types that were chosen for it, with one Cast per tensor and type."""
 
     def __init__(self, graph: ir.Graph, choice: Choice) -> None:
-        self._graph = graph
+        self._graph, self._names = graph, Names(graph)
         self._ports = choice.halves
         self._halves = {
             node.outputs[index]: None
@@ -184,8 +154,8 @@ class _Rewriter:
                     )
             if ports is not None and node.op_type == "ConstantOfShape":
                 filled = node.attributes.get_tensor("value")
-                array = np.zeros(1) if filled is None else filled.numpy()
-                node.attributes.add(ir.AttrTensor("value", ir.tensor(array.astype(np.float16))))
+                fill = np.zeros(1) if filled is None else filled.numpy()
+                node.attributes.add(ir.AttrTensor("value", ir.tensor(fill.astype(np.float16))))
         for index, value in enumerate(self._graph.outputs):
             if value in self._halves:
                 self._graph.outputs[index] = self._output(value)
@@ -197,12 +167,12 @@ class _Rewriter:
     def _as_half(self, value: ir.Value) -> ir.Value:
         if value in self._halves:
             return value
-        array = constant_of(value)
-        if array is not None:
+        constant = array(value)
+        if constant is not None:
             if value not in self._constants:
-                self._constants[value] = _constant(
-                    self._graph, f"{value.name}_fp16", array.astype(np.float16)
-                )
+                name = self._names.fresh(f"{value.name}_fp16")
+                half = constant.astype(np.float16)
+                self._constants[value] = add_constant(self._graph, name, half)
             return self._constants[value]
         producer = value.producer()
         if producer is not None and becomes_float(producer) and producer.inputs[0] is not None:
@@ -216,7 +186,7 @@ class _Rewriter:
         """``value`` in the other float type, by one Cast of ``source`` behind its producer."""
         if value not in self._cast:
             suffix = "fp16" if to == HALF else "fp32"
-            name = _fresh(self._graph, f"{value.name}_{suffix}")
+            name = self._names.fresh(f"{value.name}_{suffix}")
             output = ir.val(name, to, value.shape)
             node = ir.node("Cast", [source], {"to": int(to)}, outputs=[output], name=name)
             producer = value.producer()
@@ -231,12 +201,12 @@ class _Rewriter:
     def _output(self, value: ir.Value) -> ir.Value:
         """The FP32 form of an FP16 tensor, under the name that the graph's output has."""
         output, name = self._as_single(value), value.name
-        value.name = _fresh(self._graph, f"{name}_fp16")
+        value.name = self._names.fresh(f"{name}_fp16")
         output.name = name
         return output
 
     def _rename_constants(self) -> None:
-        """Where only the FP16 copy of a constant is read, it takes the place of the other."""
+        """If only the FP16 copy of a constant is read, it takes the place of the other."""
         for old, new in self._constants.items():
             if not old.uses() and not old.is_graph_output():
                 name = str(old.name)

@@ -1,10 +1,10 @@
-"""Which nodes of an FP32 graph can compute in FP16, and why each of the others cannot.
+"""The choice of nodes of an FP32 graph that compute in FP16, with a reason for each other one.
 
-FP16 holds |x| ≤ 65504 and loses precision below 2**-14, its smallest normal number. A node is left
-in FP32 where the operator has no FP16 form, where a constant does not survive the cast, or where
-one of its tensors grows too large on the calibration images. What is judged is what tensors hold.
-The sums within a convolution are its kernel's: with FP16 tensors onnxruntime's CPU provider sums
-in FP32, as tensor cores can, so that only the result is rounded.
+FP16 holds |x| ≤ 65504 and loses precision below 2**-14, its smallest normal number. A node stays in
+FP32 if the operator has no FP16 form, if a constant does not survive the cast, or if one of its
+tensors grows too large on the calibration images. Only the values of tensors are judged. The sums
+within a convolution are its kernel's: with FP16 tensors onnxruntime's CPU provider sums in FP32, as
+tensor cores can, so that only the result is rounded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from dabnet.graph.facts import array, is_op
 
 LARGEST_FP16 = 65504.0
 SMALLEST_NORMAL_FP16 = 2.0**-14
@@ -49,9 +51,11 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Attributes:
-    halves: nodes that compute in FP16, with the ports that change.
-    kept: nodes with float tensors that stay FP32, with the reason; both in graph order.
+    """The type of each node with float tensors.
+
+    Attributes:
+        halves: nodes that compute in FP16, with the ports that change.
+        kept: nodes that stay FP32, with the reason; both in graph order.
     """
 
     halves: dict[ir.Node, Ports]
@@ -77,14 +81,14 @@ def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float], limit: flo
         if not ports.values(node):
             reason = f"{node.op_type} has no known FP16 form at opset {opset}"
         elif opset < HALF_QDQ_OPSET and any(
-            value.producer() and _is_op(value.producer(), *_QUANTISATION)
+            is_op(value.producer(), *_QUANTISATION)
             for value in ports.values(node)[: len(ports.inputs)]
         ):
             reason = "it reads a dequantised tensor"
         elif not ports.outputs and any(
             value.producer() not in choice.halves
             for value in ports.values(node)
-            if constant_of(value) is None
+            if array(value) is None
         ):
             reason = "it writes no float, and reads FP32"
         elif node in normalising:
@@ -109,31 +113,19 @@ def is_single(value: ir.Value | None) -> bool:
     )
 
 
-def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
-    """The values of an initializer that no caller can override; None for any other tensor."""
-    if value is None or value.is_graph_input() or value.const_value is None:
-        return None
-    array: NDArray[Any] = value.const_value.numpy()
-    return array
-
-
 def becomes_float(node: ir.Node) -> bool:
     """Whether this is a Cast from another type to float32, which can write FP16 as well."""
     source = node.inputs[0] if node.inputs else None
     return (
-        _is_op(node, "Cast")
+        is_op(node, "Cast")
         and is_single(node.outputs[0])
         and source is not None
         and source.dtype not in (None, ir.DataType.FLOAT)
     )
 
 
-def _is_op(node: ir.Node | None, *op_types: str) -> bool:
-    return node is not None and node.domain == "" and node.op_type in op_types
-
-
 def _half_ports(node: ir.Node, opset: int) -> Ports:
-    """What turns FP16 by the operator's schema: tensors that share the type of its data.
+    """The ports that turn FP16 by the operator's schema: tensors that share the type of its data.
 
     A type that only a parameter has stays FP32: Resize's ``roi``, BatchNormalization's statistics.
     """
@@ -171,12 +163,12 @@ def _overflow(
     limit: float,
     faults: dict[ir.Value, str],
 ) -> str:
-    """Why one of these tensors does not fit FP16; "" where all do."""
+    """The reason that one of these tensors does not fit FP16; "" if all do."""
     for value in values:
-        array = constant_of(value)
-        if array is not None:
+        constant = array(value)
+        if constant is not None:
             if value not in faults:
-                faults[value] = constant_fault(array)
+                faults[value] = constant_fault(constant)
             if faults[value]:
                 return f"{value.name} {faults[value]}"
         elif (reached := largest.get(str(value.name))) is not None:
@@ -187,12 +179,12 @@ def _overflow(
     return ""
 
 
-def constant_fault(array: NDArray[Any]) -> str:
-    """What FP16 would do to a float constant, as "reaches 81230 > 65504"; "" for mere rounding.
+def constant_fault(values: NDArray[Any]) -> str:
+    """The harm that FP16 does to a float constant: "reaches 81230 > 65504"; "" for mere rounding.
 
     Infinities and NaN stay what they are, and are no fault.
     """
-    exact = array[np.isfinite(array)].astype(np.float64)
+    exact = values[np.isfinite(values)].astype(np.float64)
     with np.errstate(over="ignore"):
         half = exact.astype(np.float16).astype(np.float64)
     if not np.isfinite(half).all():
@@ -212,22 +204,22 @@ def _normalisation(graph: ir.Graph) -> set[ir.Node]:
     found: set[ir.Node] = set()
     pixels: set[ir.Value] = set()
     for node in graph:
-        constant = [constant_of(value) is not None for value in node.inputs]
+        constant = [array(value) is not None for value in node.inputs]
         from_pixels = any(value in pixels for value in node.inputs)
-        if becomes_float(node) or (from_pixels and _is_op(node, *_MOVES)):
+        if becomes_float(node) or (from_pixels and is_op(node, *_MOVES)):
             pixels.update(node.outputs)
-        elif from_pixels and sum(constant) == 1 and _is_op(node, *_ARITHMETIC):
+        elif from_pixels and sum(constant) == 1 and is_op(node, *_ARITHMETIC):
             found.add(node)
             pixels.update(node.outputs)
     return found
 
 
 def _keep_moves_between_kept(graph: ir.Graph, choice: Choice) -> None:
-    """Leave a Transpose or the like in FP32 where all around it is: it would need two casts."""
+    """Leave a Transpose or the like in FP32 if all around it is: it would need two casts."""
     nodes = list(graph)
     free: set[ir.Node] = set()
     for node in nodes:
-        if node in choice.halves and _is_op(node, *_MOVES) and node.inputs[0] is not None:
+        if node in choice.halves and is_op(node, *_MOVES) and node.inputs[0] is not None:
             source = node.inputs[0].producer()
             if source is None or source not in choice.halves or source in free:
                 free.add(node)
