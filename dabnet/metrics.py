@@ -2,18 +2,15 @@
 
 A confusion matrix is int64 (K, K): rows are the truth, columns the prediction, counts in pixels.
 Pixels whose truth is the ignore value are not counted.
-
-Accuracy of anything that turns an image into a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dabnet.data.dataset import LabelledImage, Uint8Array
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -39,8 +36,13 @@ def class_iou(matrix: Counts) -> Floats:
 
     Accepts (..., K, K) and returns (..., K).
     """
-    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
-    return _over_union(hit, matrix.sum(-1) + matrix.sum(-2) - hit)
+    return _over_union(*hits_and_unions(matrix))
+
+
+def hits_and_unions(matrix: Counts) -> tuple[Counts, Counts]:
+    """Pixels of intersection and of union of each class: (..., K, K) → (..., K) twice."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return hits, matrix.sum(-1) + matrix.sum(-2) - hits
 
 
 def category_iou(matrix: Counts, categories: Sequence[tuple[str, tuple[int, ...]]]) -> Floats:
@@ -66,42 +68,24 @@ def category_iou(matrix: Counts, categories: Sequence[tuple[str, tuple[int, ...]
     return _over_union(hit, truth + predicted - hit)
 
 
-def _over_union(hit: Counts, union: Counts) -> Floats:
-    """Divide int64 counts of one shape to float64; NaN where the union is empty."""
-    iou: Floats = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+def _over_union(hits: NDArray[Any], unions: NDArray[Any]) -> Floats:
+    """Divide counts of one shape; NaN where the union is empty."""
+    iou: Floats = np.divide(hits, unions, out=np.full(hits.shape, np.nan), where=unions > 0)
     return iou
 
 
 def mean_iou(matrix: Counts) -> Floats:
     """Mean of ``class_iou`` over the classes that occur, 0…1; (..., K, K) → (...)."""
-    iou = class_iou(matrix)
-    present = ~np.isnan(iou)
-    total = np.where(present, iou, 0.0).sum(-1)
-    result: Floats = np.asarray(total / np.maximum(present.sum(-1), 1))
-    return result
+    return mean_of_classes(*hits_and_unions(matrix))
+
+
+def mean_of_classes(hits: NDArray[Any], unions: NDArray[Any]) -> Floats:
+    """Mean IoU over the classes whose union is not empty; (..., K) → (...)."""
+    present = unions > 0
+    iou = np.divide(hits, unions, out=np.zeros(hits.shape), where=present)
+    return np.asarray(iou.sum(-1) / np.maximum(present.sum(-1), 1))
 
 
 def pixel_accuracy(matrix: Counts) -> float:
     """Share of labelled pixels that are right, 0…1."""
     return float(np.trace(matrix) / max(1, int(matrix.sum())))
-
-
-Segmenter = Callable[[Uint8Array], Uint8Array]
-"""uint8 image (H, W, 3) → uint8 mask (H, W)."""
-
-
-def confusion_per_image(
-    segment: Segmenter,
-    items: Iterable[LabelledImage],
-    classes: int,
-    progress: Callable[[], None] = lambda: None,
-) -> Counts:
-    """Return the confusion matrix of each image, int64 (images, K, K).
-
-    Kept per image, so that two artifacts can be compared on the same images, pair by pair.
-    """
-    matrices = []
-    for item in items:
-        matrices.append(confusion(segment(item.image), item.label, classes))
-        progress()
-    return np.stack(matrices) if matrices else np.zeros((0, classes, classes), np.int64)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,7 +27,7 @@ from dabnet.data.statistics import SplitCounts
 from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
-from dabnet.metrics import Counts, confusion_per_image, mean_iou, pixel_accuracy
+from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
 from dabnet.preprocessing import Preprocessing
@@ -60,9 +61,11 @@ class Validator:
         self.learner.align()
         self.learner.segmenter.eval()
         items = read_ahead(self.val_set.__getitem__, processes.share(len(self.val_set)))
-        per_image = confusion_per_image(self._segment, items, classes)
-        matrix = torch.from_numpy(per_image.sum(0)).to(self.learner.device)
-        result: Counts = processes.sum_(matrix).cpu().numpy()
+        matrix = np.zeros((classes, classes), np.int64)
+        for item in items:
+            matrix += confusion(self._segment(item.image), item.label, classes)
+        total = processes.sum_(torch.from_numpy(matrix).to(self.learner.device))
+        result: Counts = total.cpu().numpy()
         return result
 
     def samples(self) -> Image.Image:

@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dabnet.training.learner
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.cli import main
 from dabnet.data.camvid import CamVid
+from dabnet.metrics import Counts, confusion
+from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.loop import train
 from dabnet.training.losses import build_loss
 from dabnet.training.recipes import Recipe
@@ -106,3 +109,15 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         main()
     assert isinstance(stop.value.code, int)
     return stop.value.code
+
+
+def confusion_of(network: nn.Module, checkpoint: Checkpoint, tree: Path) -> Counts:
+    """The confusion matrix (K, K) of a network on the validation images of a checkpoint."""
+    module = ImageToMask(network, checkpoint.preprocessing).eval()
+    classes = len(checkpoint.labels.classes)
+    with torch.inference_mode():
+        matrices = [
+            confusion(module(torch.tensor(item.image[None]))[0].numpy(), item.label, classes)
+            for item in iter(CamVid(tree, "val"))
+        ]
+    return np.sum(matrices, axis=0)

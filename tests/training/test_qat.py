@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dabnet.checkpoint import load_checkpoint, save_checkpoint
-from dabnet.data.camvid import CamVid
 from dabnet.errors import ArtifactError, InputError
-from dabnet.metrics import confusion_per_image, mean_iou
-from dabnet.models.image_to_mask import ImageToMask
+from dabnet.metrics import mean_iou
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.qat import fake_quantized
 from tests.support.tiny_network import register
@@ -23,6 +20,7 @@ from tests.support.training_runs import (
     RECIPE,
     assert_same_run,
     command,
+    confusion_of,
     in_call,
     log_of,
     run,
@@ -51,16 +49,6 @@ def tuned(start: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return output
 
 
-def miou_of(network: nn.Module, preprocessing: Preprocessing, tree: Path) -> float:
-    module = ImageToMask(network, preprocessing).eval()
-    val_set = CamVid(tree, "val")
-    with torch.inference_mode():
-        matrices = confusion_per_image(
-            lambda image: module(torch.tensor(image[None]))[0].numpy(), list(val_set), 11
-        )
-    return float(mean_iou(matrices.sum(0)))
-
-
 def test_a_run_leaves_float_weights_with_ranges_and_scores_of_the_int8_network(
     start: Path, tuned: Path, tree: Path
 ) -> None:
@@ -81,7 +69,8 @@ def test_a_run_leaves_float_weights_with_ranges_and_scores_of_the_int8_network(
     # The first score is that of the start, rounded, and the last that of what was saved, rounded.
     for checkpoint, score in ((before, scores[0]), (last, scores[-1])):
         network = fake_quantized(checkpoint.network(), ranges)
-        assert miou_of(network, last.preprocessing, tree) == pytest.approx(score, abs=1e-9)
+        found = float(mean_iou(confusion_of(network, last, tree)))
+        assert found == pytest.approx(score, abs=1e-9)
     assert best.metrics["val_miou"] == max(scores)
 
     changed = {n for n, t in last.state.items() if not torch.equal(t, before.state[n])}

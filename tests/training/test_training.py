@@ -6,23 +6,28 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.statistics import count_pixels
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import MissingPackage
-from dabnet.metrics import confusion_per_image, mean_iou, pixel_accuracy
-from dabnet.models.image_to_mask import ImageToMask
+from dabnet.metrics import mean_iou, pixel_accuracy
 from dabnet.training.log import COLUMNS
-from tests.support.training_runs import RECIPE, command, in_call, log_of, run, sends, spec_for
+from tests.support.training_runs import (
+    RECIPE,
+    command,
+    confusion_of,
+    in_call,
+    log_of,
+    run,
+    sends,
+    spec_for,
+)
 
 LEFT = {"last.pth", "previous.pth", "best.pth", "log.csv", "curves.png", "predictions.png"}
 
@@ -42,7 +47,6 @@ def test_a_run_leaves_checkpoints_a_log_and_curves(whole: Path) -> None:
 
 
 def test_the_scores_are_those_of_the_checkpoints(whole: Path, tree: Path) -> None:
-    val = CamVid(tree, "val")
     scores = [float(row["val_miou"]) for row in log_of(whole) if row["val_miou"]]
     best = load_checkpoint(whole / "best.pth")
     assert best.metrics["val_miou"] == max(scores)
@@ -53,13 +57,7 @@ def test_the_scores_are_those_of_the_checkpoints(whole: Path, tree: Path) -> Non
     mean_rgb = count_pixels(CamVid(tree, "train"), range(7)).mean_rgb
     for checkpoint in (best, last):
         assert checkpoint.preprocessing.mean_rgb == mean_rgb
-        segmenter = ImageToMask(checkpoint.network(), checkpoint.preprocessing)
-
-        def segment(image: Any, segmenter: nn.Module = segmenter) -> Any:
-            with torch.no_grad():
-                return segmenter(torch.from_numpy(image)[None])[0].numpy()
-
-        matrix = confusion_per_image(segment, (val[i] for i in range(2)), 11).sum(0)
+        matrix = confusion_of(checkpoint.network(), checkpoint, tree)
         assert float(mean_iou(matrix)) == checkpoint.metrics["val_miou"]
         assert pixel_accuracy(matrix) == checkpoint.metrics["val_pixel_accuracy"]
 
