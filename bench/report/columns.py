@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.measure.overlap import UNKNOWN
-from bench.record import REFERENCE, Report, Row, Setting, Timing
+from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing
 from bench.report import figures
 from bench.report.figures import NONE
 from bench.statistics import verdict

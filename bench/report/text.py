@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench.record import REFERENCE, Report, Row, Score, Setting
-from bench.report import figures
-from bench.report.columns import COLUMNS, COST, SPEED, Column, Line, reasons, rows_of, table
+from bench.report import columns, figures
+from bench.report.columns import COST, SPEED, Column, Line, reasons, rows_of
 from bench.report.notes import notes
 from dabnet import tables
 from dabnet.intervals import Interval
@@ -25,12 +25,12 @@ def csv_text(report: Report) -> str:
     Shares are in 0…1, times in seconds, energy in joules; what was not measured is empty. A row
     without a timing has one line whose ``scope`` is empty.
     """
-    columns = [column for column in COLUMNS if column.key]
+    known = [column for column in columns.COLUMNS if column.key]
     lines = [Line(row, timing) for row in report.rows for timing in (row.timings or (None,))]
-    values = [[(column.key, column.of(line)) for column in columns] for line in lines]
+    values = [[(column.key, column.of(line)) for column in known] for line in lines]
     intervals = {key for line in values for key, value in line if isinstance(value, Interval)}
     ends = ("", "_low", "_high")
-    names = [c.key + end for c in columns for end in (ends if c.key in intervals else ends[:1])]
+    names = [c.key + end for c in known for end in (ends if c.key in intervals else ends[:1])]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
@@ -76,10 +76,10 @@ def cost_grid(report: Report, setting: Setting) -> Grid | None:
 
 
 def _grid(title: str, report: Report, setting: Setting, name: str) -> Grid | None:
-    columns, lines = table(report, setting, name)
-    cells = tuple(tuple(_cell(column, line) for column in columns) for line in lines)
-    left = tuple(column.title for column in columns if column.is_words)
-    return Grid(title, tuple(c.title for c in columns), cells, left) if lines else None
+    shown, lines = columns.table(report, setting, name)
+    cells = tuple(tuple(_cell(column, line) for column in shown) for line in lines)
+    left = tuple(column.title for column in shown if column.is_words)
+    return Grid(title, tuple(column.title for column in shown), cells, left) if lines else None
 
 
 def _cell(column: Column, line: Line) -> str:
@@ -213,11 +213,12 @@ def _print(console: Console, grid: Grid | None) -> None:
     """One table, or several below each other where the terminal is too narrow for all columns."""
     if grid is None:
         return
-    columns = [c for c in zip(grid.headings, *grid.lines, strict=True) if c[0] != "note"]
-    if sum(map(_width, columns)) > console.width:
-        columns = [c if c[0] in grid.left else tuple(map(_fold, c)) for c in columns]
-    words = [cells for cells in columns if cells[0] in grid.left]
-    others, title = [cells for cells in columns if cells[0] not in grid.left], grid.title
+    cells = [c for c in zip(grid.headings, *grid.lines, strict=True) if c[0] != "note"]
+    words = [column for column in cells if column[0] in grid.left]
+    others = [column for column in cells if column[0] not in grid.left]
+    if sum(map(_width, cells)) > console.width:
+        others = [tuple(map(_fold, column)) for column in others]
+    title = grid.title
     while others:
         fitting, room = list(words), max(console.width - sum(map(_width, words)), 24)
         while others and (len(fitting) == len(words) or room >= _width(others[0])):
@@ -226,8 +227,8 @@ def _print(console: Console, grid: Grid | None) -> None:
         headings, *lines = zip(*fitting, strict=True)
         drawn = tables.table(*headings, left=grid.left)
         drawn.title, drawn.title_justify, title = title, "left", ""
-        for cells in lines:
-            tables.row(drawn, *cells)
+        for line in lines:
+            tables.row(drawn, *line)
         console.print(drawn)
 
 

@@ -1,4 +1,4 @@
-"""What a report says of INT8 that buys no time."""
+"""INT8 that buys no time is named in the notes of a report."""
 
 from __future__ import annotations
 

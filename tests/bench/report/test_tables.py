@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.measure.overlap import UNKNOWN
-from bench.record import REFERENCE, Report, Row, Setting, Timing, Turn
+from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
 from bench.record.file import read_record
 from bench.record.timing import fps_of_turns, latency
+from bench.report import columns
+from bench.report.columns import SPEED, Column
+from bench.report.figures import number, signed
 from bench.report.notes import notes
+from bench.report.page.page import html_page
 from bench.report.text import cost_grid, csv_text, layer_grid, markdown, print_report, speed_grid
 from bench.report.write import write_report
 from dabnet.runtime.runner import layer_times
+from tests.support.html_reading import Page, cell
 from tests.support.sample_reports import CLASSES, IMAGES, ROWS, SETTING, sample_report
 
 LARGE = Setting((512, 1024), batch=8, streams=2)
@@ -279,6 +283,40 @@ def test_energy_is_of_a_frame_and_the_clock_of_what_computed() -> None:
     assert grid.lines[1][-2:] == ("–", "CPU 3.00")
 
 
+def test_a_new_column_is_one_line_and_stands_in_every_output(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    column = Column("calls_made", "calls", "k", "timing.latency.calls", "{:.3f}x".format, SPEED)
+    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, column))
+    report = sample_report()
+    row = row_of(report, INT8)
+    assert row.timings[0].latency and row.timings[0].latency.calls == 48
+    lines = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert {line["calls_made"] for line in lines} == {"48", ""}
+    assert cells(report, INT8)["calls k"] == "48.000x"
+    assert markdown(report).count("| 48.000x |") == printed(report, 100).count("48.000x") == 4
+    page = Page(html_page(report))
+    assert cell(page, row, "calls k") == "48.000x"
+
+
+def test_what_does_not_fit_a_terminal_stands_in_a_second_table_with_the_names() -> None:
+    report = sample_report({REFERENCE: (86.0, 0.66, 3.1)})
+    headings = ("mIoU %", "p99 ms", "% of limit")
+    wide, narrow = (printed(report, width).partition("cost:")[0] for width in (190, 90))
+    assert wide.count("artifact") == wide.count(REFERENCE) == 1
+    assert narrow.count("artifact") == narrow.count(REFERENCE) == 2
+    assert all(text.count(heading) == 1 for heading in headings for text in (wide, narrow))
+
+
+def test_rows_that_did_not_run_for_one_reason_are_one_line_in_every_text() -> None:
+    report = sample_report()
+    twin = dataclasses.replace(row_of(report, "tensorrt-fp16"), name="tensorrt-int8")
+    report = dataclasses.replace(report, rows=(*report.rows, twin))
+    said = "tensorrt-fp16, tensorrt-int8: not run: no CUDA driver; expected an NVIDIA GPU"
+    for text in (printed(report, 160), markdown(report)):
+        assert text.count(said) == text.count("tensorrt-") / 2 == 1
+
+
 def test_files_of_a_run(tmp_path: Path) -> None:
     report = sample_report()
     written = write_report(report, tmp_path / "new" / "bench")
@@ -287,3 +325,8 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert written[1].read_text(encoding="utf-8") == csv_text(report)
     assert written[2].read_text(encoding="utf-8") == markdown(report)
     assert sorted(written[0].parent.iterdir()) == sorted(written)
+
+
+def test_zero_has_no_sign() -> None:
+    assert [number(value) for value in (-0.001, -1.5, None)] == ["0.00", "−1.50", "–"]
+    assert [signed(value) for value in (0.001, -0.001, 1.5)] == ["0.00", "0.00", "+1.50"]
