@@ -16,6 +16,8 @@ from dabnet.preprocessing import Preprocessing
 from dabnet.records import Codec
 
 Colour = tuple[int, int, int]
+Shape = tuple[int, ...]
+Profile = tuple[Shape, Shape, Shape] | tuple[()]
 
 ONNX_KEY = "dabnet_manifest"
 FORMAT = 3
@@ -118,7 +120,7 @@ class EngineInfo:
     compute_capability: str = ""
     driver: str = ""
     layers_by_type: dict[str, int] = field(default_factory=dict)
-    profile: tuple[tuple[int, ...], ...] = ()
+    profile: Profile = ()
     compatibility: tuple[str, ...] = ()
 
 
@@ -231,15 +233,19 @@ def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
 
 
 def require_tensors(
-    manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], source: str
+    manifest: Manifest,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    source: str,
+    fix: str = "the file was changed after its export; export it again",
 ) -> None:
-    """Raise ArtifactError unless a loaded graph has the tensors that its manifest declares."""
+    """Raise ArtifactError unless what was loaded has the tensors that its manifest declares."""
     found, declared = (*inputs, *outputs), (manifest.input, manifest.output)
     if found != declared or len(inputs) != 1:
         raise ArtifactError(
             f"{source} has the tensors {_listed(found)}",
             f"{_listed(declared)}, as its manifest says",
-            "the file was changed after its export; export it again",
+            fix,
         )
 
 

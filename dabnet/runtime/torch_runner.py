@@ -3,18 +3,10 @@
 ``torch.autocast``, ``torch.compile``, channels last and CUDA graphs are what PyTorch itself offers
 for speed: https://docs.pytorch.org/docs/stable/amp.html, …/torch.compiler.html,
 …/notes/cuda.html#cuda-graphs.
-
-A network's run on one input buffer as a CUDA graph.
-
-https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs: static buffers, a few runs on a
-side stream before the capture.
-
-Time by operator, from ``torch.profiler`` (https://docs.pytorch.org/docs/stable/profiler.html).
 """
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,13 +20,206 @@ from torch.profiler import ProfilerActivity, profile
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.runner import LayerTime, RunnerInfo, Uint8Array, check_images, layer_times
+from dabnet.precision import BF16, FP16, FP32, PRECISIONS
+from dabnet.runtime.runner import (
+    LayerTime,
+    RunnerInfo,
+    Uint8Array,
+    check_images,
+    cpu_name,
+    layer_times,
+)
 
 _WARM_UP = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How a network runs.
+
+    Attributes:
+        note: of the row.
+        precision: ``fp32``, or the type of the convolutions under autocast.
+        channels_last: whether the weights lie as NHWC too; the images always do.
+        compiled: by ``torch.compile``, which folds BatchNorm into constants (freezing).
+        captured: each input's run is a CUDA graph.
+    """
+
+    note: str
+    precision: str = FP32
+    channels_last: bool = False
+    compiled: bool = False
+    captured: bool = False
+
+
+MODES = {
+    "eager": Mode("eager"),
+    "channels-last": Mode("eager, weights channels last", channels_last=True),
+    "compiled": Mode("torch.compile, frozen", channels_last=True, compiled=True),
+    "fp16": Mode("eager, autocast to float16", FP16),
+    "bf16": Mode("eager, autocast to bfloat16", BF16),
+    "cuda-graph": Mode("eager, CUDA graph", captured=True),
+}
+
+
+class TorchRunner:
+    """Runs a network as a user of the checkpoint would.
+
+    On CUDA it has a stream of its own, and cuDNN chooses its kernels by trying them, as the
+    published code of DABNet lets it.
+
+    Args:
+        module: the network behind the artifact contract.
+        shape: (N, H, W, 3) of the images.
+        device: where to compute. TF32 is switched off on CUDA, so that FP32 means FP32.
+        threads: CPU threads; None leaves PyTorch's choice. Acts on the whole process.
+        mode: one of ``MODES``.
+
+    Raises:
+        BackendUnavailable: the mode cannot run here, or ``torch.compile`` failed.
+    """
+
+    def __init__(
+        self,
+        module: ImageToMask,
+        shape: tuple[int, int, int, int],
+        device: torch.device,
+        threads: int | None = None,
+        mode: str = "eager",
+    ) -> None:
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}", "one of " + ", ".join(MODES))
+        self._mode, self._device = MODES[mode], device
+        notes = (self._mode.note, *mode_notes(mode, device.type))
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._stream: torch.cuda.Stream | None = None
+        name = cpu_name(torch.get_num_threads())
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark = True
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            name = torch.cuda.get_device_name(device)
+        self._module = module.to(device).eval()
+        if self._mode.channels_last:
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._call: Callable[[Tensor], Tensor] = self._module
+        self._staged: list[Tensor] = []
+        self._captured: list[CapturedCall] = []
+        self._own: CapturedCall | None = None
+        precision = self._mode.precision
+        self.info = RunnerInfo("pytorch", torch.__version__, name, precision, shape, notes)
+        if self._mode.compiled:
+            self._compile()
+
+    def infer(self, images: Uint8Array) -> Uint8Array:
+        images = check_images(images, self.info.shape)
+        with self._running():
+            given = torch.from_numpy(images)
+            if self._mode.captured:
+                self._own = self._own or self._capture(given.to(self._device))
+                masks = self._own.replay(given)
+            else:
+                masks = self._call(given.to(self._device))
+            found: Uint8Array = masks.to(torch.uint8).cpu().numpy()
+        return found
+
+    def stage(self, batches: Sequence[Uint8Array]) -> None:
+        checked = [check_images(images, self.info.shape) for images in batches]
+        with self._running():
+            # A copy on the CPU too, where ``to`` gives a view: the arrays belong to the caller.
+            self._staged = [torch.from_numpy(i).to(self._device, copy=True) for i in checked]
+            if self._mode.captured:
+                self._captured = [self._capture(images) for images in self._staged]
+
+    def launch(self, index: int) -> None:
+        with self._running():
+            if self._mode.captured:
+                self._captured[index].replay()
+            else:
+                self._call(self._staged[index])
+
+    def synchronize(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
+        """Time by operator and shape of its input; on CUDA, of the kernels that it launched."""
+        self.stage([images])
+        return torch_layer_times(lambda: self.launch(0), self.synchronize, calls, self._device.type)
+
+    def close(self) -> None:
+        self.synchronize()
+        self._staged, self._captured, self._own = [], [], None
+        del self._module, self._call
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The context of every call: no gradients, the mode's autocast, the runner's stream."""
+        with ExitStack() as stack:
+            # What is frozen may be called under no_grad alone.
+            stack.enter_context(torch.no_grad() if self._mode.compiled else torch.inference_mode())
+            if self._stream is not None:
+                stack.enter_context(torch.cuda.stream(self._stream))
+            if self._mode.precision != FP32:
+                dtype = getattr(torch, PRECISIONS[self._mode.precision].dtype)
+                stack.enter_context(torch.autocast(self._device.type, dtype))
+            yield
+
+    def _capture(self, images: Tensor) -> CapturedCall:
+        assert self._stream is not None
+        return CapturedCall(self._call, images, self._stream)
+
+    def _compile(self) -> None:
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True  # type: ignore[attr-defined, unused-ignore]
+        # On CUDA this mode replays CUDA graphs: without it, launches cost what fusion gains.
+        how = "reduce-overhead" if self._device.type == "cuda" else "default"
+        self._call = torch.compile(self._module, mode=how)
+        try:
+            with self._running():
+                self._call(torch.zeros(self.info.shape, dtype=torch.uint8, device=self._device))
+            self.synchronize()
+        except Exception as error:  # the compiler, and the compilers that it calls, raise anything
+            line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise BackendUnavailable(
+                f"torch.compile failed ({line})",
+                fix="it needs a C++ compiler; on CUDA Triton and compute capability 7.0",
+            ) from error
+
+
+def mode_notes(mode: str, device: str) -> tuple[str, ...]:
+    """Return what a reader must know of a mode on ``cpu`` or ``cuda``.
+
+    Raises:
+        BackendUnavailable: it cannot run there, or to no purpose.
+    """
+    if device == "cuda":
+        return ()
+    if mode == "cuda-graph":
+        raise BackendUnavailable("a CUDA graph needs a GPU")
+    if mode == "fp16" and not _native(FP16):
+        raise BackendUnavailable("this processor has no FP16 arithmetic: PyTorch would emulate it")
+    if mode == "bf16" and not _native(BF16):
+        return ("this processor has no bfloat16 arithmetic: emulated",)
+    return ()
+
+
+def _native(precision: str) -> bool:
+    """Whether the processor multiplies this 16-bit type, as far as Linux says."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return False
+    flags = cpuinfo.read_text(errors="replace").split()
+    return not set(PRECISIONS[precision].cpu_flags).isdisjoint(flags)
+
+
 class CapturedCall:
-    """``function(images)``, recorded once; a replay reads and writes the buffers of the record.
+    """``function(images)`` as a CUDA graph; a replay reads and writes the buffers of the record.
+
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
     Args:
         function: gives a tensor. Without autocast: its cast weights would be freed before a replay.
@@ -64,7 +249,7 @@ class CapturedCall:
 def torch_layer_times(
     run: Callable[[], None], synchronize: Callable[[], None], calls: int, device: str
 ) -> tuple[LayerTime, ...]:
-    """Profile ``calls`` runs after one that is not counted.
+    """Profile ``calls`` runs after one that is not counted, with ``torch.profiler``.
 
     Returns:
         On the CPU the operators' own time, without that of operators which they call. On CUDA the
@@ -104,208 +289,3 @@ def _microseconds(event: Any, attribute: str) -> float:
     """PyTorch before 2.4 says ``cuda`` where it now says ``device``."""
     old = attribute.replace("device", "cuda")
     return float(getattr(event, attribute, None) or getattr(event, old, None) or 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """How a network runs.
-
-    Attributes:
-        note: of the row.
-        autocast: type of the convolutions; None for float32 throughout.
-        channels_last: whether the weights lie as NHWC too; the images always do.
-        compiled: by ``torch.compile``, which folds BatchNorm into constants (freezing).
-        captured: each input's run is a CUDA graph.
-    """
-
-    note: str
-    autocast: torch.dtype | None = None
-    channels_last: bool = False
-    compiled: bool = False
-    captured: bool = False
-
-    @property
-    def precision(self) -> str:
-        """``fp32``, ``fp16`` or ``bf16``."""
-        names = {None: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-        return names[self.autocast]
-
-
-MODES = {
-    "eager": Mode("eager"),
-    "channels-last": Mode("eager, weights channels last", channels_last=True),
-    "compiled": Mode("torch.compile, frozen", channels_last=True, compiled=True),
-    "fp16": Mode("eager, autocast to float16", torch.float16),
-    "bf16": Mode("eager, autocast to bfloat16", torch.bfloat16),
-    "cuda-graph": Mode("eager, CUDA graph", captured=True),
-}
-
-# Flags of /proc/cpuinfo that say which 16-bit types the processor multiplies by itself.
-_NATIVE = {
-    "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"},
-    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
-}
-
-
-class TorchRunner:
-    """Runs a network as a user of the checkpoint would.
-
-    On CUDA it has a stream of its own, and cuDNN chooses its kernels by trying them, as the
-    published code of DABNet lets it.
-
-    Args:
-        module: the network behind the artifact contract.
-        shape: (N, H, W, 3) of the images.
-        device: where to compute. TF32 is switched off on CUDA, so that FP32 means FP32.
-        threads: CPU threads; None leaves PyTorch's choice. Acts on the whole process.
-        mode: one of ``MODES``.
-
-    Raises:
-        BackendUnavailable: the mode cannot run here, or ``torch.compile`` failed.
-    """
-
-    def __init__(
-        self,
-        module: ImageToMask,
-        shape: tuple[int, int, int, int],
-        device: torch.device,
-        threads: int | None = None,
-        mode: str = "eager",
-    ) -> None:
-        if mode not in MODES:
-            raise InputError(f"mode {mode!r}", "one of " + ", ".join(MODES))
-        self._mode, self._device = MODES[mode], device
-        notes = (self._mode.note, *mode_notes(mode, device.type))
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.benchmark = True
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._module = module.to(device).eval()
-        if self._mode.channels_last:
-            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._call: Callable[[Tensor], Tensor] = self._module
-        self._staged: list[Tensor] = []
-        self._captured: list[CapturedCall] = []
-        self._own: CapturedCall | None = None
-        name = _describe(device)
-        self._info = RunnerInfo(
-            "pytorch", torch.__version__, name, self._mode.precision, shape, notes
-        )
-        if self._mode.compiled:
-            self._compile()
-
-    @property
-    def info(self) -> RunnerInfo:
-        return self._info
-
-    def infer(self, images: Uint8Array) -> Uint8Array:
-        images = check_images(images, self._info.shape)
-        with self._running():
-            given = torch.from_numpy(images)
-            if self._mode.captured:
-                self._own = self._own or self._capture(given.to(self._device))
-                masks = self._own.replay(given)
-            else:
-                masks = self._call(given.to(self._device))
-            found: Uint8Array = masks.to(torch.uint8).cpu().numpy()
-        return found
-
-    def stage(self, batches: Sequence[Uint8Array]) -> None:
-        checked = [check_images(images, self._info.shape) for images in batches]
-        with self._running():
-            # A copy on the CPU too, where ``to`` gives a view: the arrays belong to the caller.
-            self._staged = [torch.from_numpy(i).to(self._device, copy=True) for i in checked]
-            if self._mode.captured:
-                self._captured = [self._capture(images) for images in self._staged]
-
-    def launch(self, index: int) -> None:
-        with self._running():
-            if self._mode.captured:
-                self._captured[index].replay()
-            else:
-                self._call(self._staged[index])
-
-    def synchronize(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
-
-    def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
-        """Time by operator and shape of its input; on CUDA, of the kernels that it launched."""
-        self.stage([images])
-        return torch_layer_times(lambda: self.launch(0), self.synchronize, calls, self._device.type)
-
-    def close(self) -> None:
-        self.synchronize()
-        self._staged, self._captured, self._own = [], [], None
-        del self._module, self._call
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """The context of every call: no gradients, the mode's autocast, the runner's stream."""
-        with ExitStack() as stack:
-            # What is frozen may be called under no_grad alone.
-            stack.enter_context(torch.no_grad() if self._mode.compiled else torch.inference_mode())
-            if self._stream is not None:
-                stack.enter_context(torch.cuda.stream(self._stream))
-            if self._mode.autocast is not None:
-                stack.enter_context(torch.autocast(self._device.type, self._mode.autocast))
-            yield
-
-    def _capture(self, images: Tensor) -> CapturedCall:
-        assert self._stream is not None
-        return CapturedCall(self._call, images, self._stream)
-
-    def _compile(self) -> None:
-        import torch._inductor.config as inductor
-
-        inductor.freezing = True  # type: ignore[attr-defined, unused-ignore]
-        # On CUDA this mode replays CUDA graphs: without it, launches cost what fusion gains.
-        how = "reduce-overhead" if self._device.type == "cuda" else "default"
-        compiled = torch.compile(self._module, mode=how)
-        self._call = compiled
-        shape = self._info.shape
-        try:
-            with self._running():
-                compiled(torch.zeros(shape, dtype=torch.uint8, device=self._device))
-            self.synchronize()
-        except Exception as error:  # the compiler, and the compilers that it calls, raise anything
-            line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise BackendUnavailable(
-                f"torch.compile failed ({line})",
-                fix="it needs a C++ compiler; on CUDA Triton and compute capability 7.0",
-            ) from error
-
-
-def mode_notes(mode: str, device: str) -> tuple[str, ...]:
-    """Return what a reader must know of a mode on ``cpu`` or ``cuda``.
-
-    Raises:
-        BackendUnavailable: it cannot run there, or to no purpose.
-    """
-    if device == "cuda":
-        return ()
-    if mode == "cuda-graph":
-        raise BackendUnavailable("a CUDA graph needs a GPU")
-    if mode == "fp16" and not _native("fp16"):
-        raise BackendUnavailable("this processor has no FP16 arithmetic: PyTorch would emulate it")
-    if mode == "bf16" and not _native("bf16"):
-        return ("this processor has no bfloat16 arithmetic: emulated",)
-    return ()
-
-
-def _native(kind: str) -> bool:
-    """Whether the processor multiplies this 16-bit type, as far as Linux says."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return False
-    return bool(_NATIVE[kind] & set(cpuinfo.read_text(errors="replace").split()))
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads, {platform.machine()})"

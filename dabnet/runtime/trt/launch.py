@@ -22,13 +22,15 @@ from dabnet.runtime.trt.product import Product
 
 
 class EngineSettings:
-    """How the contexts of one engine are created: ``IRuntimeConfig``, where the product has more
-    to set in it than the default.
+    """How the contexts of one engine are created (``IRuntimeConfig``, where the product has it).
 
     Args:
         product: the TensorRT that runs the engine.
         cuda_graph: whether runs are to be graphs.
         runtime_cache: file of the kernels that TensorRT-RTX compiled for this GPU; None for none.
+
+    Attributes:
+        captures: whether runs are captured into graphs here, and not by TensorRT-RTX.
 
     Raises:
         InputError: the product has no runtime cache, or the file cannot be written.
@@ -43,8 +45,7 @@ class EngineSettings:
         if runtime_cache is not None:
             if not hasattr(self._trt, "IRuntimeCache"):
                 raise InputError(
-                    f"a runtime cache with {product.name} {product.version}, which compiles "
-                    "nothing at the load",
+                    f"a runtime cache with {product}, which compiles nothing at the load",
                     "TensorRT-RTX for a runtime cache",
                     "leave runtime_cache out",
                 )
@@ -55,8 +56,8 @@ class EngineSettings:
     def configure(self, engine: Any) -> list[str]:
         """Read the cache and prepare contexts of ``engine``; return what the reader must know.
 
-        A cache that is damaged, or of another GPU, driver or version, is refused by TensorRT-RTX
-        as a whole (``IRuntimeCache.deserialize``), and one is begun anew.
+        TensorRT-RTX refuses a cache that is damaged, or of another GPU, driver or version, as a
+        whole (``IRuntimeCache.deserialize``); a new one is begun.
         """
         notes = ["CUDA graph"] if self.captures else []
         if not self._own_graphs and self._path is None:
@@ -79,9 +80,7 @@ class EngineSettings:
 
     def create_context(self, engine: Any) -> Any:
         """Return a new execution context, or None where TensorRT gives none."""
-        if self._config is None:
-            return engine.create_execution_context()
-        return engine.create_execution_context(self._config)
+        return engine.create_execution_context(*([self._config] if self._config else []))
 
     def save(self) -> None:
         """Write the cache if it holds more than was read; to be called before the engine goes."""
@@ -111,7 +110,7 @@ class EngineLauncher:
 
     With ``settings.captures`` there is one graph, with an execution context of its own, for each
     input address; it is captured anew when the shape of that input changes. NVIDIA advises one
-    context a graph: to change the context from which a graph was captured is undefined.
+    context per graph: to change the context from which a graph was captured is undefined.
     """
 
     def __init__(
@@ -129,10 +128,8 @@ class EngineLauncher:
 
     def prepare(self, address: int, shape: tuple[int, ...], stream: int) -> None:
         """Capture the run of an input of ``shape`` at ``address``, if that is wanted and new."""
-        if not self._settings.captures:
-            return
         old = self._graphs.get(address)
-        if old is not None and old.shape == shape:
+        if not self._settings.captures or (old is not None and old.shape == shape):
             return
         self._memory.synchronize(stream)
         if old is not None:

@@ -1,14 +1,9 @@
-"""In which type each layer of an engine computes, as TensorRT itself reports it.
+"""The layers of an engine, as TensorRT itself reports them: the type of each, and its time.
 
-Two sources: the engine inspector, where the engine can be deserialised (that takes a GPU), and the
-layer report in the build log of TensorRT-RTX, which an ahead-of-time build gives on any machine.
-A request is no proof: a builder may fall back to Float without an error (INT8 for sm75 does).
-
-Time by layer, as TensorRT reports it to a profiler.
-
-https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/Profiler.html.
-A context with a profiler runs its layers one after another and waits for the last of them
-(``IExecutionContext.enqueue_emits_profile``, which is on by default).
+Types come from two sources: the engine inspector, where the engine can be deserialised (that takes
+a GPU), and the layer report in the build log of TensorRT-RTX, which an ahead-of-time build gives on
+any machine. A request is no proof: a builder may fall back to Float without an error (INT8 for sm75
+does).
 """
 
 from __future__ import annotations
@@ -21,79 +16,63 @@ from dataclasses import dataclass
 from typing import Any
 
 from dabnet.errors import BackendUnavailable
+from dabnet.precision import FP16, PRECISIONS
 from dabnet.runtime.runner import LayerTime, layer_times
 
 # What the versions call a type: "Float", "Row major linear FP32", "Channel major INT8 format …"
 # (NVIDIA/TensorRT, tools/experimental/trt-engine-explorer/trex/activations.py).
-_TYPE = re.compile(
-    r"\b(UInt8|Int8|Int32|Int64|Int4|BFloat16|BF16|FP16|Half|FP32|Float|FP8|FP4|Bool)\b",
-    re.IGNORECASE,
-)
-_CANONICAL = {
-    **{"uint8": "UInt8", "int8": "Int8", "int32": "Int32", "int64": "Int64", "int4": "Int4"},
-    **{"bfloat16": "BFloat16", "bf16": "BFloat16", "fp16": "Half", "half": "Half"},
-    **{"fp32": "Float", "float": "Float", "fp8": "FP8", "fp4": "FP4", "bool": "Bool"},
-}
-
-# The type that must be among the layers of an engine of each precision, and those that must not.
-REQUIRED_TYPE = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
-FOREIGN_TYPES = {"fp32": ("Half", "BFloat16", "Int8", "FP8"), "fp16": ("Int8", "FP8"), "int8": ()}
+_TYPES = ("UInt8", "Int8", "Int32", "Int64", "Int4", "BFloat16", "Half", "Float")
+_CANONICAL = {name.lower(): name for name in (*_TYPES, "FP8", "FP4", "Bool")}
+_CANONICAL |= {"bf16": "BFloat16", "fp16": "Half", "fp32": "Float"}
+_TYPE = re.compile(rf"\b({'|'.join(_CANONICAL)})\b", re.IGNORECASE)
 
 
 def layers_from_report(report: str) -> dict[str, int]:
     """Count the layers of a build log's layer report by the type in which they compute.
 
-    One line a layer, as TensorRT-RTX 1.7 writes it with ``ProfilingVerbosity.DETAILED``::
+    One line per layer, as TensorRT-RTX 1.7 writes it with ``ProfilingVerbosity.DETAILED``::
 
         Name: …, LayerType: correlation, Inputs: [ { …, Datatype: Int8, … }], Constants: [ … ],
         Outputs: [ … ], TacticName: …
     """
-    return _counted(_layer_from_line(line) for line in report.splitlines() if "LayerType:" in line)
+    lines = (line for line in report.splitlines() if "LayerType:" in line)
+    return _counted(_layer_from_line(line).arithmetic for line in lines)
 
 
 def layers_of_engine(module: Any, engine: Any) -> dict[str, int]:
     """Count a deserialised engine's layers by the type in which they compute.
 
-    Source: ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)``. Returns {} if
-    it lists no types: the engine was built without ``ProfilingVerbosity.DETAILED``.
+    {} if the inspector lists no types: the engine was built without
+    ``ProfilingVerbosity.DETAILED``, and a layer is only its name.
     """
-    # Without DETAILED a layer is only its name.
-    return _counted(_layer_from_json(layer) for layer in _inspected(module, engine))
+    return _counted(arithmetic for _, _, arithmetic in named_layers(module, engine))
 
 
 def named_layers(module: Any, engine: Any) -> list[tuple[str, str, str]]:
-    """Return (name, kind, type in which it computes) of each layer, where the inspector says so.
+    """Return (name, kind, type in which it computes) of each layer of a deserialised engine.
 
-    Source and limits: as ``layers_of_engine``.
+    Source: ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)``.
     """
-    layers = [(layer, _layer_from_json(layer)) for layer in _inspected(module, engine)]
-    return [
-        (str(raw.get("Name", "")), layer.kind, layer.arithmetic)
-        for raw, layer in layers
-        if layer.arithmetic
-    ]
-
-
-def _inspected(module: Any, engine: Any) -> list[dict[str, Any]]:
-    """The layers as the engine inspector describes them; [] where it has only their names."""
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(module.LayerInformationFormat.JSON)
     try:
-        return [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
+        listed = [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
     except (ValueError, KeyError, TypeError):
         return []
+    layers = [(str(raw.get("Name", "")), _layer_from_json(raw)) for raw in listed]
+    return [(name, found.kind, found.arithmetic) for name, found in layers if found.arithmetic]
 
 
 def precision_fault(precision: str, layers: dict[str, int]) -> str | None:
     """Say in words why ``layers`` are not those of an engine of ``precision``; None if they are."""
-    found = describe(layers)
+    found, wanted = describe(layers), PRECISIONS[precision]
     if not layers:
         return "the builder did not report the types of its layers"
-    if REQUIRED_TYPE[precision] not in layers:
-        return f"no layer computes in {REQUIRED_TYPE[precision]} ({found})"
-    if precision == "fp16" and layers["Half"] < layers.get("Float", 0):
+    if wanted.tensorrt not in layers:
+        return f"no layer computes in {wanted.tensorrt} ({found})"
+    if precision == FP16 and layers["Half"] < layers.get("Float", 0):
         return f"most layers compute in Float ({found})"
-    if foreign := [kind for kind in FOREIGN_TYPES[precision] if kind in layers]:
+    if foreign := [kind for kind in wanted.tensorrt_foreign if kind in layers]:
         return f"some layers compute in {', '.join(foreign)} ({found})"
     return None
 
@@ -134,9 +113,8 @@ class _Layer:
         return "Int8" not in self.weights
 
 
-def _counted(layers: Iterable[_Layer]) -> dict[str, int]:
-    counts = Counter(layer.arithmetic for layer in layers if layer.arithmetic)
-    return dict(sorted(counts.items()))
+def _counted(kinds: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(kind for kind in kinds if kind).items()))
 
 
 def _layer_from_line(line: str) -> _Layer:
@@ -174,7 +152,11 @@ def _canonical(text: str) -> str:
 def engine_layer_times(
     trt: Any, engine: Any, run: Callable[[Any], None], calls: int
 ) -> tuple[LayerTime, ...]:
-    """Return the mean time of each layer.
+    """Return the mean time of each layer, as TensorRT reports it to a profiler.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/Profiler.html.
+    A context with a profiler runs its layers one after another and waits for the last of them
+    (``IExecutionContext.enqueue_emits_profile``, which is on by default).
 
     Args:
         trt: the module that runs ``engine``.
@@ -185,21 +167,12 @@ def engine_layer_times(
     """
     sums: dict[str, float] = defaultdict(float)
 
-    def note(name: str, seconds: float) -> None:
-        sums[name] += seconds
+    def report_layer_time(_: Any, layer_name: str, ms: float) -> None:
+        sums[str(layer_name)] += 1e-3 * float(ms)
 
-    run(_profiler(trt, note))
+    # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
+    run(type("LayerProfiler", (trt.IProfiler,), {"report_layer_time": report_layer_time})())
     if not sums:
         raise BackendUnavailable("TensorRT reported no layers to its profiler")
     kinds = {name: kind for name, kind, _ in named_layers(trt, engine)}
     return layer_times([(name, kinds.get(name, ""), t / calls) for name, t in sums.items()])
-
-
-def _profiler(trt: Any, note: Callable[[str, float], None]) -> Any:
-    """An ``IProfiler`` that passes on each layer's name and seconds."""
-
-    def report_layer_time(_: Any, layer_name: str, ms: float) -> None:
-        note(str(layer_name), 1e-3 * float(ms))
-
-    # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
-    return type("LayerProfiler", (trt.IProfiler,), {"report_layer_time": report_layer_time})()

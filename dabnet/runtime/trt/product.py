@@ -29,11 +29,11 @@ class MissingTensorRT(MissingPackage):
     """Neither product, or not the one that was insisted on, is installed."""
 
     def __init__(self, wanted: str | None) -> None:
+        pascal = "for the GTX 10 series -c constraints/pascal.txt '.[pascal]'"
         extras = {
-            TENSORRT: "'.[gpu]' (GTX 10 series: -c constraints/pascal.txt '.[pascal]')",
+            TENSORRT: f"'.[gpu]' ({pascal})",
             TENSORRT_RTX: "'.[rtx]'",
-            None: "'.[gpu]', '.[rtx]', or for the GTX 10 series "
-            "-c constraints/pascal.txt '.[pascal]'",
+            None: f"'.[gpu]', '.[rtx]', or {pascal}",
         }
         names = repr(wanted) if wanted else "'tensorrt' or 'tensorrt_rtx'"
         BackendUnavailable.__init__(
@@ -84,10 +84,10 @@ class Product:
 
     @property
     def has_timing_cache(self) -> bool:
-        """Whether the builder times kernels. TensorRT-RTX does not.
+        """Whether the builder times kernels. TensorRT-RTX does not, though it keeps the names.
 
-        It keeps the names and says of them "Timing cache operations are no-ops in TensorRT-RTX"
-        (DeprecationWarning of ``ITimingCache.serialize``, since 1.2).
+        "Timing cache operations are no-ops in TensorRT-RTX" (DeprecationWarning of
+        ``ITimingCache.serialize``, since 1.2).
         """
         return not self.builds_ahead_of_time
 
@@ -95,23 +95,21 @@ class Product:
     def is_version_compatible(self) -> bool:
         """Whether engines for later versions can be built.
 
-        TensorRT-RTX has the flag, and its builder then fails for want of ``libnvinfer_lean``, which
-        it does not bring (seen on 1.7.1).
+        TensorRT-RTX has the flag, but not ``libnvinfer_lean``, without which its builder fails
+        (seen on 1.7.1).
         """
-        return hasattr(self.module.BuilderFlag, "VERSION_COMPATIBLE") and not (
-            self.builds_ahead_of_time
-        )
+        has_flag = hasattr(self.module.BuilderFlag, "VERSION_COMPATIBLE")
+        return has_flag and not self.builds_ahead_of_time
 
     @property
     def hardware_levels(self) -> tuple[str, ...]:
         """Names of ``HardwareCompatibilityLevel`` that can be asked for; () for TensorRT-RTX.
 
-        There the names exist too; setting one logs "unsupported in TensorRT-RTX" and is ignored.
+        It has the names, but logs "unsupported in TensorRT-RTX" and ignores a level that is set.
         """
-        if self.builds_ahead_of_time or not hasattr(self.module, "HardwareCompatibilityLevel"):
-            return ()
-        names = ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
-        return tuple(n for n in names if hasattr(self.module.HardwareCompatibilityLevel, n))
+        levels = getattr(self.module, "HardwareCompatibilityLevel", None)
+        names = () if self.builds_ahead_of_time else ("AMPERE_PLUS", "SAME_COMPUTE_CAPABILITY")
+        return tuple(name for name in names if hasattr(levels, name))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -124,30 +122,25 @@ def find_product(name: str | None = None) -> Product:
     """Import the TensorRT product ``name``, or else the first that is installed.
 
     Raises:
-        InputError: ``name`` is no product.
+        InputError: the product is unknown.
         MissingPackage: it is not installed.
-        BackendUnavailable: it is installed and does not import (a library that is missing).
+        BackendUnavailable: it is installed but fails to import, such as for a missing library.
     """
     if name is not None and name not in PRODUCTS:
-        raise InputError(f"product {name!r}", f"one of {', '.join(PRODUCTS)}")
+        raise InputError(f"unknown product {name!r}", f"one of {', '.join(PRODUCTS)}")
     for candidate in (name,) if name else PRODUCTS:
         try:
             module = importlib.import_module(candidate)
-        except ModuleNotFoundError as error:
-            if error.name not in (None, candidate):
-                raise _broken(candidate, error) from error
         except (ImportError, OSError, RuntimeError) as error:
-            raise _broken(candidate, error) from error
+            missing = isinstance(error, ModuleNotFoundError) and error.name in (None, candidate)
+            if not missing:
+                raise BackendUnavailable(
+                    f"the package {candidate!r} is installed but does not import ({error})",
+                    fix="install it again, with the libraries that its version asks for",
+                ) from error
         else:
             return Product(module, candidate, str(module.__version__))
     raise MissingTensorRT(name)
-
-
-def _broken(name: str, error: Exception) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"the package {name!r} is installed but does not import ({error})",
-        fix="install it again, with the libraries that its version asks for",
-    )
 
 
 @dataclass(slots=True, eq=False)  # one collection is another, though both may be empty
@@ -157,13 +150,11 @@ class Messages:
     Attributes:
         errors, warnings: their texts, in order.
         layer_report: the message that lists the layers of the built engine; "" if there was none.
-        verbose: all other messages, kept only where they were asked for.
     """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     layer_report: str = ""
-    verbose: list[str] | None = None
 
     def record(self, severity: str, text: str) -> None:
         """File one message under its ``ILogger.Severity`` name."""
@@ -173,8 +164,6 @@ class Messages:
             self.warnings.append(text)
         elif text.startswith(LAYER_REPORT):
             self.layer_report = text
-        elif self.verbose is not None:
-            self.verbose.append(text)
 
     def first_error(self) -> str:
         """The first error: those that follow are its consequences."""
@@ -200,9 +189,9 @@ class CollectingLogger:
         self.handle: Any = type("CollectingLoggerHandle", (module.ILogger,), {"log": log})()
 
     @contextmanager
-    def collect(self, verbose: bool = False) -> Iterator[Messages]:
-        """Collect the messages of the block; ``verbose`` keeps the whole build log too."""
-        messages = Messages(verbose=[] if verbose else None)
+    def collect(self) -> Iterator[Messages]:
+        """Collect the messages of the block."""
+        messages = Messages()
         self._stack.append(messages)
         try:
             yield messages

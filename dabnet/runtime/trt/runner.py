@@ -11,7 +11,6 @@ from typing import Any
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
 from dabnet.runtime.cuda import DeviceMemory, HostArray, open_device_memory
-from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.runner import LayerTime, RunnerInfo, output_shape, result_dtype
 from dabnet.runtime.trt.check import EngineCheck
 from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
@@ -23,9 +22,7 @@ class TensorRTRunner:
     """A Runner (``dabnet.runtime.runner``) of one engine on the first GPU.
 
     Host memory is pinned, and allocated once for the largest input that the engine takes; there is
-    one stream. Not safe for use from several threads at a time. An engine with float input or
-    logits is run as it is: ``infer`` then takes and returns arrays of the manifest's types and
-    shapes.
+    one stream. Not safe for use from several threads at a time.
 
     Args:
         engine_path: written by dabnet-export, with its manifest beside it.
@@ -34,6 +31,10 @@ class TensorRTRunner:
             execution context, with its scratch memory, for each staged input; TensorRT-RTX has one.
         runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
             by ``close``.
+
+    Attributes:
+        manifest: what lies beside the engine; its tensors were compared with the engine's.
+        info: what runs; the precision was read back from the engine, at the build or at the load.
 
     Raises:
         InputError: there is no such file, or an option does not fit the product.
@@ -51,6 +52,7 @@ class TensorRTRunner:
         runtime_cache: str | Path | None = None,
     ) -> None:
         self._check = EngineCheck(existing_file(engine_path, "an engine written by dabnet-export"))
+        self.manifest = self._check.manifest
         product = find_product(self._check.info.product)
         self._check.version(product)
         self._module = product.module
@@ -61,8 +63,7 @@ class TensorRTRunner:
         self._shapes: list[tuple[int, ...]] = []  # of those that are staged now
         self._engine: Any = None
         self._runtime: Any = None
-        # What close() does, last first.
-        self._held = ExitStack()
+        self._held = ExitStack()  # what close() does, last first
         self._held.callback(self._memory.close)
         try:
             self._check.card(self._memory)
@@ -73,7 +74,7 @@ class TensorRTRunner:
             raise
         self._held.callback(self._settings.save)
         self._held.callback(self._quiesce)
-        self._info = RunnerInfo(
+        self.info = RunnerInfo(
             backend="tensorrt",
             version=product.version if product.name == TENSORRT else f"RTX {product.version}",
             device=self._memory.name,
@@ -82,18 +83,7 @@ class TensorRTRunner:
             notes=tuple(notes),
         )
 
-    @property
-    def info(self) -> RunnerInfo:
-        """What runs; the precision was read back from the engine, at the build or at the load."""
-        return self._info
-
-    @property
-    def manifest(self) -> Manifest:
-        """What lies beside the engine; its tensors were compared with the engine's."""
-        return self._check.manifest
-
     def infer(self, images: HostArray) -> HostArray:
-        """Host → host. ``images``: uint8, (N, H, W, 3), RGB; returns a new uint8 (N, H, W)."""
         images = self._check.input(images)
         self._upload(self._input, images)
         self._launcher.enqueue(self._input, images.shape, self._stream)
@@ -104,7 +94,6 @@ class TensorRTRunner:
         return mask.astype(result_dtype(self.manifest))
 
     def stage(self, batches: Sequence[HostArray]) -> None:
-        """Copy ``batches`` to the GPU, in place of those that were staged before."""
         if not batches:
             raise InputError("no images to stage", "at least one batch")
         checked = [self._check.input(batch) for batch in batches]
@@ -122,7 +111,6 @@ class TensorRTRunner:
         self._launcher.enqueue(self._addresses[index], self._shapes[index], self._stream)
 
     def synchronize(self) -> None:
-        """Block until every launched run has finished."""
         self._memory.synchronize(self._stream)
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
