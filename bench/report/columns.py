@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing
+from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing
 from bench.report import figures
 from bench.report.figures import NONE
 from bench.statistics import verdict
@@ -39,7 +39,7 @@ class Line:
     @property
     def is_paper(self) -> bool:
         """Whether the time follows the protocol of the paper, which other rows do not."""
-        return self.timing is not None and self.timing.scope == "paper"
+        return self.timing is not None and self.timing.scope == PAPER
 
     @property
     def name(self) -> str:
@@ -319,7 +319,7 @@ def did_not_run(row: Row) -> bool:
 def shown_timings(row: Row) -> list[Timing | None]:
     """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
     first = row.timing("host") or row.timing("device")
-    paper = row.timing("paper")
+    paper = row.timing(PAPER)
     return [first or paper, *([paper] if paper and first else [])]
 
 

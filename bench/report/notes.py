@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.record import Report, Row, Timing, Turn
+from bench.record import PAPER, Report, Row, Timing, Turn
 from bench.record.timing import speed_ratio
 from bench.report import figures
 from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, is_marked, rows_of
@@ -14,7 +14,7 @@ from dabnet.runtime.runner import SCOPES
 SCOPE_MEANINGS = {
     "host": "uint8 image in host memory → class mask in host memory, copies included",
     "device": "uint8 image resident where the backend computes → mask resident there",
-    "paper": "as DABNet was published: random float input, logits out, one synchronisation after"
+    PAPER: "as DABNet was published: random float input, logits out, one synchronisation after"
     " 100 calls; comparable with published frame rates, not with other rows",
 }
 
@@ -69,7 +69,7 @@ def _timings(report: Report) -> Iterator[tuple[Row, Timing]]:
 
 def _interleaved(report: Report) -> Iterator[tuple[Row, Timing]]:
     """The timings of the rounds; the scope ``paper`` is timed after them."""
-    return ((row, timing) for row, timing in _timings(report) if timing.scope != "paper")
+    return ((row, timing) for row, timing in _timings(report) if timing.scope != PAPER)
 
 
 def _counted(report: Report) -> list[Turn]:

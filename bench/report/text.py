@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
 
-from bench.record import REFERENCE, Report, Row, Score, Setting
+from bench.record import REFERENCE, Accuracy, Report, Row, Setting
 from bench.report import columns, figures
 from bench.report.columns import COST, SPEED, Column, Line, reasons, rows_of
 from bench.report.notes import notes
@@ -102,26 +102,28 @@ def accuracy_grids(report: Report) -> list[Grid]:
 
 
 def _accuracy_grid(report: Report, rows: list[Row], title: str) -> Grid:
-    accuracies = {row.name: row.accuracy for row in rows if row.accuracy}
-    scores = {name: accuracy.score for name, accuracy in accuracies.items()}
-    native = {name: accuracy.native_score for name, accuracy in accuracies.items()}
+    scores = {row.name: _shares(report, row.accuracy) for row in rows if row.accuracy}
+    reference = scores.get(REFERENCE, {})
+    lines = tuple(
+        (name, *(_beside(scores[row].get(name), reference.get(name), row) for row in scores))
+        for name in dict.fromkeys(name for shares in scores.values() for name in shares)
+    )
+    return Grid(title, ("IoU of", *scores), lines, left=("IoU of",))
 
-    def line(
-        name: str, value: Callable[[Score], float | None], of: dict[str, Score | None]
-    ) -> None:
-        values = {row: value(score) if score else None for row, score in of.items()}
-        lines.append((name, *(_beside(values[row], values.get(REFERENCE), row) for row in values)))
 
-    lines: list[tuple[str, ...]] = []
-    line("mean IoU", lambda score: score.miou.value, scores)
-    if any(native.values()):
-        line("mean IoU at the labels' size", lambda score: score.miou.value, native)
-    line("pixel accuracy", lambda score: score.pixel_accuracy, scores)
-    for index, name in enumerate(report.classes):
-        line(name, lambda score, index=index: score.class_iou[index], scores)  # type: ignore[misc]
-    for index, name in enumerate(report.categories):
-        line(f"category {name}", lambda score, index=index: score.category_iou[index], scores)  # type: ignore[misc]
-    return Grid(title, ("IoU of", *scores), tuple(lines), left=("IoU of",))
+def _shares(report: Report, accuracy: Accuracy) -> dict[str, float | None]:
+    """What a score holds, by name."""
+    score, native = accuracy.score, accuracy.native_score
+    if score is None:
+        return {}
+    categories = zip(report.categories, score.category_iou, strict=True)
+    return {
+        "mean IoU": score.miou.value,
+        **({"mean IoU at the labels' size": native.miou.value} if native else {}),
+        "pixel accuracy": score.pixel_accuracy,
+        **dict(zip(report.classes, score.class_iou, strict=True)),
+        **{f"category {name}": iou for name, iou in categories},
+    }
 
 
 def _beside(value: float | None, reference: float | None, row: str) -> str:
