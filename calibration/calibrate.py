@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.calibration_file import Calibration, ImageOrigin, Subject
+from calibration.calibration_file import Calibration, Subject
 from calibration.collect import Progress, collect
 from calibration.placements import DEFAULT_PLACEMENT, edges_of, is_conv, layer_name
 from calibration.qdq import insert_qdq
@@ -61,32 +61,25 @@ def calibrate(
             " or ".join(TRAINING_SPLITS),
             "calibration must not see the images that are scored",
         )
-    tensors = rounded_tensors(model) if tensors is None else tensors
-    total = before
     if before is not None:
         before.require(subject, "this graph")
-    passed: set[str] = set()
-    fresh = _fresh(images, before, passed)
-    batch = _fixed_batch(model)
-    done = len(before.images) if before else 0
-    while chunk := list(itertools.islice(fresh, max(_CHUNK // batch, 1) * batch)):
+    tensors = rounded_tensors(model) if tensors is None else tensors
+    names = {sha256: name for name, sha256 in before.images.items()} if before else {}
+    earlier, passed, batch, total = set(names), set[str](), _fixed_batch(model), before
+    fresh, count = _fresh(images, names, passed), max(_CHUNK // batch, 1) * batch
+    while chunk := list(itertools.islice(fresh, count)):
         chunk = chunk[: len(chunk) // batch * batch]
         if not chunk:
             break
-        start = done
-        histograms = collect(
-            model,
-            _batches(chunk, batch),
-            tensors,
-            progress=_counted(progress, start, batch) if progress else None,
-        )
-        done += len(chunk)
-        origins = tuple(ImageOrigin(image.name, image.sha256) for image in chunk)
-        part = Calibration(subject, dataset, split, origins, histograms)
-        total = part if total is None else total.merged(part)
+        done = len(total.images) if total else 0
+        seen = {image.name: image.sha256 for image in chunk}
+        step = _counted(progress, done, batch) if progress else None
+        histograms = collect(model, _batches(chunk, batch), tensors, progress=step)
+        part = Calibration(subject, dataset, split, seen, histograms)
+        total = total.merged(part) if total else part
         if keep is not None:
             keep(total)
-    if before is not None and (missing := {i.sha256 for i in before.images} - passed):
+    if missing := earlier - passed:
         raise InputError(
             f"{len(missing)} images of the interrupted run are not among these",
             "the images that it was started with",
@@ -113,7 +106,7 @@ def quantize(
     Args:
         model: the graph that was calibrated. It is not modified.
         ranges: tensor name → threshold, such as ``Calibration.ranges`` gives.
-        placement: what is rounded; see ``calibration.placements``.
+        placement: the edges to round; see ``calibration.placements``.
         float_layers: convolutions to leave in float, by ``placements.layer_name``.
         half_scales: scales that FP16 holds exactly; see ``insert_qdq``.
 
@@ -142,12 +135,16 @@ def rounded_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def _fresh(
-    images: Iterable[SizedImage], before: Calibration | None, passed: set[str]
+    images: Iterable[SizedImage], names: dict[str, str], passed: set[str]
 ) -> Iterator[SizedImage]:
-    """Each picture once, and none that ``before`` saw; all go into ``passed``."""
-    seen = {image.sha256 for image in before.images} if before else set()
+    """Each picture once that ``names`` (by hash) lacks; the hashes of all go into ``passed``."""
     for image in images:
-        if image.sha256 not in passed | seen:
+        if image.sha256 not in names:
+            if image.name in names.values():
+                raise InputError(
+                    f"two calibration images are called {image.name!r}", "one name per image"
+                )
+            names[image.sha256] = image.name
             yield image
         passed.add(image.sha256)
 
@@ -160,9 +157,8 @@ def _fixed_batch(model: onnx.ModelProto) -> int:
 def _batches(images: list[SizedImage], size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     for start in range(0, len(images), size):
         group = images[start : start + size]
-        pixels = group[0].image if size == 1 else np.stack([item.image for item in group])
-        yield ", ".join(item.name for item in group), pixels
+        yield ", ".join(item.name for item in group), np.stack([item.image for item in group])
 
 
-def _counted(progress: Progress, start: int, batch: int) -> Progress:
-    return lambda done, name: progress(start + done * batch, name)
+def _counted(progress: Progress, done: int, batch: int) -> Progress:
+    return lambda runs, name: progress(done + runs * batch, name)

@@ -1,28 +1,30 @@
-"""What calibration saw: a histogram of each tensor, of which graph, on which images.
+"""The statistics of a calibration: a histogram of each tensor, of which graph, on which images.
 
-A file of it is JSON, one line an image and one line a tensor, so that a person can read and compare
-it: from it every method's ranges and every placement follow without reading an image again. Two
-files of one graph add up to the file that one run over all images would have written.
+A file of it is JSON, one line per image and one line per tensor, so that a person can read and
+compare it: every method's ranges and every placement follow from it without reading an image again.
+Two files of one graph add up to the file that one run over all images would have written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal
 
 import onnx
+from annotated_types import MinLen
 
-from calibration.histogram import StreamingHistogram
+from calibration.histogram import HistogramRecord, StreamingHistogram
 from calibration.ranges import symmetric_range
 from dabnet import __version__
 from dabnet.errors import ArtifactError, InputError
-from dabnet.files import existing_file, write_text
+from dabnet.files import existing_file
+from dabnet.records import Codec
+from dabnet.runtime.manifest import CalibrationInfo
 
-KIND = "dabnet calibration"
+KIND: Final = "dabnet calibration"
 VERSION = 1
 
 
@@ -44,45 +46,36 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageOrigin:
-    """One image that was seen: its name, and ``dabnet.data.image_files`` of its native pixels."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Calibration:
-    """Statistics and where they came from.
+    """Statistics and their origin.
 
     Attributes:
-        subject: which graph.
-        dataset, split: which images: a data set's name and ``train``, or a folder's and ``folder``.
-        images: each of them, in the order they were read.
-        histograms: tensor name → what its values were.
+        subject: the graph.
+        dataset, split: the images: a data set's name and ``train``, or a folder's and ``folder``.
+        images: ``image_sha256`` of each by its name, in the order they were read.
+        histograms: tensor name → the distribution of its values.
     """
 
     subject: Subject
     dataset: str
     split: str
-    images: tuple[ImageOrigin, ...]
+    images: Mapping[str, str]
     histograms: Mapping[str, StreamingHistogram]
-
-    def __post_init__(self) -> None:
-        names = [image.name for image in self.images]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"two calibration images are called {twice!r}", "one name an image")
 
     def ranges(self, method: str) -> dict[str, float]:
         """The threshold of each tensor by one of ``calibration.ranges``' methods."""
         return {name: symmetric_range(h, method) for name, h in self.histograms.items()}
 
+    def info(self, method: str) -> CalibrationInfo:
+        """The record of ranges by ``method`` for a manifest."""
+        hashes = tuple(self.images.values())
+        return CalibrationInfo(method, self.dataset, self.split, len(hashes), hashes)
+
     def merged(self, other: Calibration) -> Calibration:
-        """What one run over the images of both would have seen.
+        """The statistics that one run over the images of both would have given.
 
         Raises:
-            InputError: they are of different graphs, data or tensors, or share an image.
+            InputError: they are of different graphs, data or tensors, or share an image or a name.
         """
         self.require(other.subject, "the other calibration")
         if (self.dataset, self.split) != (other.dataset, other.split):
@@ -92,20 +85,24 @@ class Calibration:
             )
         if self.histograms.keys() != other.histograms.keys():
             raise InputError("calibrations of different tensors", "two of the same tensors")
-        twice = {image.sha256 for image in self.images} & {image.sha256 for image in other.images}
+        twice = set(self.images.values()) & set(other.images.values())
         if twice:
-            name = next(image.name for image in other.images if image.sha256 in twice)
+            name = next(name for name, sha256 in other.images.items() if sha256 in twice)
             raise InputError(
                 f"{len(twice)} images are in both calibrations, such as {name!r}",
                 "each image once",
                 "collect on other images",
+            )
+        if shared := self.images.keys() & other.images.keys():
+            raise InputError(
+                f"two calibration images are called {min(shared)!r}", "one name per image"
             )
         histograms = {}
         for name, histogram in self.histograms.items():
             histograms[name] = StreamingHistogram()
             histograms[name].merge(histogram)
             histograms[name].merge(other.histograms[name])
-        return replace(self, images=self.images + other.images, histograms=histograms)
+        return replace(self, images={**self.images, **other.images}, histograms=histograms)
 
     def require(self, subject: Subject, of: str) -> None:
         """Raise ``InputError`` unless the statistics are those of ``subject``, named by ``of``."""
@@ -114,7 +111,7 @@ class Calibration:
             raise InputError(
                 f"a calibration of another network (checkpoint {mine.checkpoint_sha256[:12]})",
                 f"one of {of} (checkpoint {subject.checkpoint_sha256[:12]})",
-                "collect it again with: dabnet-export calibration collect",
+                "collect it again with: dabnet-export calibration CHECKPOINT",
             )
         if mine.graph_sha256 != subject.graph_sha256:
             raise InputError(
@@ -123,58 +120,43 @@ class Calibration:
                 "collect it again with the --size, --batch and --optimize-for of the export",
             )
 
-    def to_json(self) -> str:
-        """Return the file's text."""
-        head = {
-            "kind": KIND,
-            "version": VERSION,
-            "tool_version": __version__,
-            "checkpoint_sha256": self.subject.checkpoint_sha256,
-            "graph_sha256": self.subject.graph_sha256,
-            "optimized_for": self.subject.optimized_for,
-            "size": list(self.subject.size),
-            "dataset": self.dataset,
-            "split": self.split,
-        }
-        lines = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
-        images = {image.name: image.sha256 for image in self.images}
-        tensors = {name: histogram.to_plain() for name, histogram in self.histograms.items()}
-        lines += [_block("images", images), _block("tensors", tensors)]
-        return "{\n" + ",\n".join(lines) + "\n}\n"
 
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Calibration:
-        """Read what ``to_json`` wrote; ``source`` names the file in the error."""
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            if raw["kind"] != KIND:
-                raise ValueError(f"it is a {raw['kind']!r}")
-            if raw["version"] != VERSION:
-                raise ArtifactError(
-                    f"{source} is a calibration file of version {raw['version']}",
-                    f"version {VERSION}",
-                    "collect it again with: dabnet-export calibration collect",
-                )
-            height, width = raw["size"]
-            subject = Subject(
-                str(raw["checkpoint_sha256"]),
-                str(raw["graph_sha256"]),
-                str(raw["optimized_for"]),
-                (int(height), int(width)),
-            )
-            images = tuple(ImageOrigin(name, str(sha)) for name, sha in raw["images"].items())
-            histograms = {
-                name: StreamingHistogram.from_plain(plain) for name, plain in raw["tensors"].items()
-            }
-            if not images or not histograms:
-                raise ValueError("it holds no images or no tensors")
-            return cls(subject, str(raw["dataset"]), str(raw["split"]), images, histograms)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError(
-                f"{source} cannot be read as a calibration file ({_reason(error)})",
-                "the JSON that dabnet-export calibration collect writes",
-                "collect it again",
-            ) from error
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The keys of a calibration file."""
+
+    kind: Literal["dabnet calibration"]
+    version: int
+    tool_version: str
+    checkpoint_sha256: str
+    graph_sha256: str
+    optimized_for: str
+    size: tuple[int, int]
+    dataset: str
+    split: str
+    images: Annotated[dict[str, str], MinLen(1)]
+    tensors: Annotated[dict[str, HistogramRecord], MinLen(1)]
+
+
+_CODEC = Codec(
+    _File,
+    "calibration",
+    "dabnet-export calibration",
+    "collect it again with: dabnet-export calibration CHECKPOINT",
+    version=("version", VERSION),
+    error=ArtifactError,
+    one_line_each=("images", "tensors"),
+)
+
+
+def is_calibration(path: Path) -> bool:
+    """Whether a file is JSON, as a calibration is, and a checkpoint or an ONNX file never.
+
+    Raises:
+        InputError: there is no such file, or it is empty.
+    """
+    with existing_file(path, "a checkpoint or a calibration").open("rb") as file:
+        return file.read(1) == b"{"
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -182,27 +164,31 @@ def load_calibration(path: Path) -> Calibration:
 
     Raises:
         InputError: there is no such file.
-        ArtifactError: it is damaged, or no calibration file.
+        ArtifactError: it is damaged, of another version, or no calibration.
     """
-    file = existing_file(path, "a calibration file")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{str(path)!r} is no text", "a calibration file (JSON)") from error
-    return Calibration.from_json(text, repr(str(path)))
+    file = _CODEC.read(path)
+    subject = Subject(file.checkpoint_sha256, file.graph_sha256, file.optimized_for, file.size)
+    histograms = {name: record.histogram() for name, record in file.tensors.items()}
+    return Calibration(subject, file.dataset, file.split, file.images, histograms)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write the file atomically."""
-    write_text(path, calibration.to_json())
-
-
-def merge_calibrations(calibrations: Sequence[Calibration]) -> Calibration:
-    """Add up one or more calibrations of one graph on different images."""
-    total = calibrations[0]
-    for other in calibrations[1:]:
-        total = total.merged(other)
-    return total
+    subject = calibration.subject
+    file = _File(
+        KIND,
+        VERSION,
+        __version__,
+        subject.checkpoint_sha256,
+        subject.graph_sha256,
+        subject.optimized_for,
+        subject.size,
+        calibration.dataset,
+        calibration.split,
+        dict(calibration.images),
+        {name: histogram.record() for name, histogram in calibration.histograms.items()},
+    )
+    _CODEC.write(file, path)
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:
@@ -210,15 +196,6 @@ def graph_sha256(model: onnx.ModelProto) -> str:
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _block(name: str, entries: Mapping[str, object]) -> str:
-    lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items()]
-    return f'"{name}": {{\n' + ",\n".join(lines) + "\n}"
-
-
 def _form(subject: Subject) -> str:
     height, width = subject.size
     return f"{subject.optimized_for}, {height}x{width}, graph {subject.graph_sha256[:12]}"
-
-
-def _reason(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)

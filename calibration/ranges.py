@@ -1,27 +1,8 @@
-"""From a histogram of |x| to the clipping threshold of a symmetric int8 quantiser.
+"""Clipping thresholds of a symmetric int8 quantiser, from histograms of |x| or from training.
 
 The quantiser is ``clip(round(x / scale), -127, 127) * scale`` with ``scale = threshold / 127``.
-A large threshold rounds coarsely, a small one clips; the methods differ in where they stop.
-
-A further method is one function from histogram to threshold and one line in ``_METHODS``.
-
-The range of TensorRT's entropy calibration: the least KL divergence after clipping and rounding.
-
-S. Migacz, "8-bit Inference with TensorRT" (GTC 2017). P is the first i bins of |x|, with all that
-lies beyond added to the last of them, as clipping does. Q is the same bins without that, summed
-into 128 levels; each level's sum is spread evenly over those of its bins that hold something. The i
-with the least KL(P ‖ Q) gives the threshold. The slides leave open what follows; where NVIDIA's
-``pytorch_quantization`` (``calib/histogram.py``) answers, so is it here:
-
-- where i is no multiple of 128, bin j belongs to level ⌊128·j/i⌋, so that levels differ by at most
-  one bin (others put the whole rest into the last level);
-- where bin i-1 is empty, P has mass and Q has none: the divergence is infinite, no candidate;
-- of equal divergences, the largest i;
-- exact zeros are left out, since 0 is a level at any scale. After ReLU they would fill bin 0 and
-  choose a tiny threshold. (``pytorch_quantization`` overwrites bin 0 with bin 1; here they are
-  counted, so small values other than 0 can stay.)
-
-Ranges that a network was trained with (``dabnet-train --qat``), by the tensors of its graph.
+A large threshold rounds coarsely, a small one clips; the methods differ in where they stop. To add
+one, write a function from histogram to threshold and one line in ``_METHODS``.
 """
 
 from __future__ import annotations
@@ -36,59 +17,8 @@ from numpy.typing import NDArray
 from calibration.histogram import BINS, StreamingHistogram
 from dabnet.errors import ArtifactError, InputError
 
-MAGNITUDES = 128  # those of |x| in int8: 0…127
-
-
-def entropy_threshold(histogram: StreamingHistogram) -> float:
-    """Return the threshold with the least KL divergence, in units of x; at most the largest |x|.
-
-    The slides' 2,048 bins end at the largest |x|. Here the limit is a power of two and the largest
-    |x| lies in bin 1,024…2,047: the bins beyond it are empty and no candidates, so the search has
-    the slides' form on 1,025 to 2,048 bins, each at most 0.1 % of the largest |x|.
-    """
-    largest = histogram.absolute_maximum
-    counts = histogram.counts
-    used = int(np.flatnonzero(counts)[-1]) + 1 if largest > 0 else 0
-    if used <= MAGNITUDES:  # all is 0, or below FP32's normal numbers
-        return largest
-    counts[0] -= histogram.zeros
-    return min(_least_divergent(counts[:used]) * histogram.width, largest)
-
-
-def _least_divergent(counts: NDArray[np.int64]) -> int:
-    """Return how many bins to keep; ``counts`` is as for ``divergences``."""
-    kept, divergence = divergences(counts)
-    return int(kept[::-1][np.argmin(divergence[::-1])])
-
-
-def divergences(counts: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return each candidate i, the number of bins kept, and its KL(P ‖ Q) in nats: (I,), (I,).
-
-    Args:
-        counts: int64, (B,), B > 128; the last is not 0.
-    """
-    kept = MAGNITUDES + np.flatnonzero(counts[MAGNITUDES - 1 :])  # i, (I,)
-    below = np.append(0, np.cumsum(counts))  # values in the first j bins, (B+1,)
-    filled = np.append(0, np.cumsum(counts > 0))
-    total, inside = below[-1], below[kept]
-    # Level k starts at the first bin j with 128·j >= k·i.
-    starts = -(np.arange(MAGNITUDES + 1) * -kept[:, None] // MAGNITUDES)  # (I, 129)
-    mass = np.diff(below[starts], axis=1)  # of Q, (I, 128)
-    bins = np.diff(filled[starts], axis=1)
-    log_q = np.log(np.maximum(mass, 1) / np.maximum(bins, 1)) - np.log(inside)[:, None]
-    # KL(P ‖ Q) = Σ P ln P - Σ P ln Q, where Q is constant on the filled bins of a level.
-    p_log_p = np.append(0.0, np.cumsum(_x_log_x(counts)))[kept - 1]
-    p_log_p += _x_log_x(counts[kept - 1] + total - inside)  # the last bin, with all beyond it
-    mass[:, -1] += total - inside  # now of P
-    divergence = (p_log_p - (mass * log_q).sum(axis=1)) / total - np.log(total)
-    return kept, divergence
-
-
-def _x_log_x(values: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray(values * np.log(np.maximum(values, 1)), dtype=np.float64)
-
-
 LEVELS = 127  # -128 is left out, so that the levels are symmetric around 0
+MAGNITUDES = 128  # those of |x| in int8: 0…127
 PERCENTILE = 99.99
 DEFAULT_METHOD = "mse"
 
@@ -103,7 +33,7 @@ def symmetric_range(histogram: StreamingHistogram, method: str = DEFAULT_METHOD)
         histogram: what calibration saw of one tensor.
         method: ``minmax``: the largest |x|, nothing is clipped; ``percentile``: 99.99 % of |x| lie
             at or below, or as many as ``percentile:99.9`` says; ``entropy``: the least KL
-            divergence, see ``calibration.ranges``; ``mse``: the least expected squared error.
+            divergence; ``mse``: the least expected squared error.
 
     Returns:
         A finite float, at most the largest |x|; 0 only if each x was 0.
@@ -138,7 +68,7 @@ def expected_squared_error(
     Returns:
         float64, (T,).
     """
-    counts = histogram.counts
+    counts = histogram.counts.copy()
     used = int(np.flatnonzero(counts)[-1]) + 1
     total = counts.sum()
     counts[0] -= histogram.zeros  # 0 is a level at any scale: no error
@@ -165,10 +95,6 @@ def _integrated_error(u: NDArray[np.float64]) -> NDArray[np.float64]:
     return integral
 
 
-def _minmax(histogram: StreamingHistogram) -> float:
-    return histogram.absolute_maximum
-
-
 def _percentile(histogram: StreamingHistogram, percentile: float = PERCENTILE) -> float:
     """Find the bin that holds the percentile; within it the values count as evenly spread."""
     counts = histogram.counts
@@ -192,10 +118,69 @@ def _mse(histogram: StreamingHistogram) -> float:
     return float(candidates[np.argmin(expected_squared_error(histogram, candidates))])
 
 
+def entropy_threshold(histogram: StreamingHistogram) -> float:
+    """Return the threshold with the least KL divergence after clipping and rounding.
+
+    S. Migacz, "8-bit Inference with TensorRT" (GTC 2017). P is the first i bins of |x|, with all
+    that lies beyond added to the last of them, as clipping does. Q is the same bins without that,
+    summed into 128 levels; each level's sum is spread evenly over those of its bins that hold
+    something. The i with the least KL(P ‖ Q) gives the threshold. What the slides leave open is
+    answered as in NVIDIA's ``pytorch_quantization`` (``calib/histogram.py``), but for the zeros:
+
+    - where i is no multiple of 128, bin j belongs to level ⌊128·j/i⌋, so that levels differ by at
+      most one bin (others put the whole rest into the last level);
+    - where bin i-1 is empty, P has mass and Q has none: the divergence is infinite, no candidate;
+    - of equal divergences, the largest i;
+    - exact zeros are left out, since 0 is a level at any scale. After ReLU they would fill bin 0
+      and choose a tiny threshold. (NVIDIA overwrites bin 0 with bin 1; here bin 0 keeps small
+      values other than 0.)
+
+    The slides' 2,048 bins end at the largest |x|. Here the limit is a power of two and the largest
+    |x| lies in bin 1,024…2,047: the bins beyond it are empty and no candidates, so the search has
+    the slides' form on 1,025 to 2,048 bins, each at most 0.1 % of the largest |x|.
+    """
+    largest = histogram.absolute_maximum
+    counts = histogram.counts.copy()
+    used = int(np.flatnonzero(counts)[-1]) + 1 if largest > 0 else 0
+    if used <= MAGNITUDES:  # all is 0, or below FP32's normal numbers
+        return largest
+    counts[0] -= histogram.zeros
+    kept, divergence = divergences(counts[:used])
+    best = int(kept[::-1][np.argmin(divergence[::-1])])
+    return min(best * histogram.width, largest)
+
+
+def divergences(counts: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return each candidate i, the number of bins kept, and its KL(P ‖ Q) in nats: (I,), (I,).
+
+    Args:
+        counts: int64, (B,), B > 128; the last is not 0.
+    """
+    kept = MAGNITUDES + np.flatnonzero(counts[MAGNITUDES - 1 :])  # i, (I,)
+    below = np.append(0, np.cumsum(counts))  # values in the first j bins, (B+1,)
+    filled = np.append(0, np.cumsum(counts > 0))
+    total, inside = below[-1], below[kept]
+    # Level k starts at the first bin j with 128·j >= k·i.
+    starts = -(np.arange(MAGNITUDES + 1) * -kept[:, None] // MAGNITUDES)  # (I, 129)
+    mass = np.diff(below[starts], axis=1)  # of Q, (I, 128)
+    bins = np.diff(filled[starts], axis=1)
+    log_q = np.log(np.maximum(mass, 1) / np.maximum(bins, 1)) - np.log(inside)[:, None]
+    # KL(P ‖ Q) = Σ P ln P - Σ P ln Q, where Q is constant on the filled bins of a level.
+    p_log_p = np.append(0.0, np.cumsum(_x_log_x(counts)))[kept - 1]
+    p_log_p += _x_log_x(counts[kept - 1] + total - inside)  # the last bin, with all beyond it
+    mass[:, -1] += total - inside  # now of P
+    divergence = (p_log_p - (mass * log_q).sum(axis=1)) / total - np.log(total)
+    return kept, divergence
+
+
+def _x_log_x(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(values * np.log(np.maximum(values, 1)), dtype=np.float64)
+
+
 _Threshold = Callable[[StreamingHistogram], float]
 
 _METHODS: dict[str, _Threshold] = {
-    "minmax": _minmax,
+    "minmax": lambda histogram: histogram.absolute_maximum,
     "percentile": _percentile,
     "entropy": entropy_threshold,
     "mse": _mse,
@@ -220,8 +205,6 @@ def _threshold_of(method: str) -> _Threshold:
     return partial(_percentile, percentile=percentile)
 
 
-_ROOT = "/network"  # the attribute of ``ImageToMask`` that holds the network
-
 _WAY_OUT = "export the checkpoint with the code that trained it, or --optimize-for portable"
 
 
@@ -242,7 +225,9 @@ def ranges_by_tensor(
         ArtifactError: a convolution of the graph has no range, a range has no convolution, or two
             convolutions that read one tensor have different ranges.
     """
-    modules = {f"{_ROOT}/{_scope(module)}/Conv": module for module in activation_ranges}
+    from dabnet.models.image_to_mask import node_scope  # brings torch, which no histogram needs
+
+    modules = {f"{node_scope(module)}/Conv": module for module in activation_ranges}
     ranges: dict[str, float] = {}
     reader: dict[str, str] = {}  # of each tensor: the first module
     missing = set(activation_ranges)
@@ -275,11 +260,3 @@ def ranges_by_tensor(
             _WAY_OUT,
         )
     return ranges
-
-
-def _scope(module: str) -> str:
-    """Path of a module in node names: ``a.0.b`` → ``a/a.0/b``; an index keeps its list's name."""
-    parts: list[str] = []
-    for part in module.split("."):
-        parts.append(f"{parts[-1]}.{part}" if part.isdigit() and parts else part)
-    return "/".join(parts)

@@ -1,4 +1,4 @@
-"""Does an artifact say the same as PyTorch? Counted on images before it is called done."""
+"""The check of an artifact: the share of mask pixels that equal PyTorch's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import SizedImages
 from dabnet.data.transforms import resize_image
 from dabnet.errors import BuildError
-from dabnet.models import STRIDE
 from dabnet.models.image_to_mask import ImageToMask
+from dabnet.precision import INT8
 from dabnet.runtime.manifest import Agreement
 from export.graph.tensors import StepwiseSession, cpu_session, has_half_tensors
 from export.spec import ExportSpec
 
+# The graph's input → its output.
 Run = Callable[[NDArray[Any]], NDArray[Any]]
-"""The graph's input → its output."""
 
 
 def agreement_with_pytorch(
     model: onnx.ModelProto,
     module: ImageToMask,
     spec: ExportSpec,
+    stride: int,
     images: SizedImages,
     progress: Callable[[], None] = lambda: None,
 ) -> Agreement:
@@ -40,14 +41,17 @@ def agreement_with_pytorch(
     Args:
         model: the graph as it will be written.
         module: the reference: uint8 images → mask.
-        spec: what ``model`` was made for.
+        spec: the request that ``model`` was made for.
+        stride: of the network.
+        images: at the size of ``spec``.
+        progress: called after each of them.
     """
     run = _runner(model)
     shares = []
     for number, image in enumerate(item.image for item in images):
         shares.append(_share(run, module, spec, image, spec.batch))
         if number == 0 and spec.dynamic_size:
-            shares.append(_share(run, module, spec, _resized(image), spec.batch))
+            shares.append(_share(run, module, spec, _resized(image, stride), spec.batch))
         if number == 0 and spec.dynamic_batch:
             shares.append(_share(run, module, spec, image, spec.batch + 1))
         progress()
@@ -55,12 +59,12 @@ def agreement_with_pytorch(
 
 
 def require(agreement: Agreement, least: float, precision: str) -> None:
-    """Raise where an artifact agrees with PyTorch on too few pixels to be written."""
+    """Raise BuildError if an artifact agrees with PyTorch on too few pixels to be written."""
     if agreement.mean >= least:
         return
     fix = (
         "more --calibration-images or another --calibration-method may help"
-        if precision == "int8"
+        if precision == INT8
         else "this is a fault of the export: please report it"
     )
     raise BuildError(
@@ -92,7 +96,7 @@ def _share(run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, b
     return float((found == expected).mean())
 
 
-def _resized(image: Uint8Array) -> Uint8Array:
-    """The image at another size: less high, a little wider."""
+def _resized(image: Uint8Array, stride: int) -> Uint8Array:
+    """The image at another size: half as high, a little wider."""
     height, width = image.shape[:2]
-    return resize_image(image, (max(STRIDE, height // 2 // STRIDE * STRIDE), width + STRIDE))
+    return resize_image(image, (max(stride, height // 2 // stride * stride), width + stride))

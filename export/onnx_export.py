@@ -1,26 +1,42 @@
-"""Checkpoint → ONNX artifact: the contract graph, its passes, its check and its manifest."""
+"""Checkpoint → ONNX artifact: trace → passes → INT8? → passes → FP16? → check → write.
+
+An export of floats reads from top to bottom in this file; INT8 turns off to ``export.int8``.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
-from dataclasses import dataclass
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
+import torch
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.images import check_source
+from dabnet.data.images import check_source, range_source
+from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
-from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.manifest import CalibrationInfo, Manifest, PassInfo
+from dabnet.models import network_named
+from dabnet.models.image_to_mask import ImageToMask, node_scope
+from dabnet.precision import FP16, INT8
+from dabnet.runtime.manifest import DYNAMIC, Manifest, PassInfo, TensorInfo
 from export.agreement import agreement_with_pytorch, require
-from export.half import half_graph, half_rest
-from export.int8.quantise import calibrated_graph, int8_graph, layers_within_budget, ranges_of
+from export.graph.tensors import largest_activations
 from export.onnx_file import check_onnx, save_onnx, with_manifest
+from export.passes.float16 import to_float16
+from export.passes.float16_choice import HALF_QDQ_OPSET
 from export.passes.targets import optimize
 from export.spec import ExportSpec
+
+OPSET = 17  # TensorRT 8.6 takes no later one; onnxruntime's CUDA provider lacks kernels of those
+
+# Enough for a rough idea of the largest activations: see the margin of ``to_float16``.
+RANGE_IMAGES = 8
 
 
 def export_onnx(
@@ -37,7 +53,7 @@ def export_onnx(
 
     Args:
         checkpoint_path: a checkpoint of ours or a public one.
-        output: file to write; left as it was where anything fails.
+        output: file to write; left as it was if anything fails.
         dataset: needed by a checkpoint that does not carry classes and preprocessing.
         data_dir: folder of the data set: calibration images from ``train``, check images from
             ``val``. Without it the check uses toy street scenes and INT8 is refused.
@@ -49,71 +65,165 @@ def export_onnx(
     """
     output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
+    network = network_named(checkpoint.model)
+    network.check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
-    made = _graph(checkpoint, sha256, spec, data_dir, reports or output, progress)
-    manifest = _manifest(checkpoint, sha256, spec, made)
+    graph = float_graph(checkpoint, spec)  # trace → passes
+    model, calibration, largest = graph.model, None, None
+    if spec.precision == INT8:
+        from export.int8.quantise import Int8Export  # an export of floats loads none of it
 
-    # The check runs the graph as it will be written; only the agreement joins its manifest after.
-    trial = with_manifest(made.model, manifest)
+        source = (checkpoint, sha256, data_dir)
+        int8 = Int8Export(graph.model, graph.logits, *source, spec, progress).run(reports or output)
+        model, calibration, largest = int8.model, int8.info, int8.largest
+    model, passes = optimize(
+        model, spec.optimize_for, spec.precision, quantized=True, without=spec.without_passes
+    )
+    passes = graph.passes + passes
+    if spec.precision == FP16:
+        largest = _largest_activations(model, checkpoint.dataset, data_dir, spec, progress)
+    if FP16 in (spec.precision, spec.rest):
+        model, halved = half(model, largest)
+        passes = (*passes, halved)
+
+    manifest = replace(
+        _manifest(checkpoint, sha256, spec),
+        logits=graph.logits,
+        passes=passes,
+        opset=next(o.version for o in model.opset_import if o.domain == ""),
+        calibration=calibration,
+    )
+    # The graph is checked as it will be written; only the agreement is added to its manifest.
+    trial = with_manifest(model, manifest)
     check_onnx(trial)
     images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
     reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
     with progress("comparing with PyTorch", len(images)) as step:
-        agreement = agreement_with_pytorch(trial, reference, spec, images, step)
+        agreement = agreement_with_pytorch(trial, reference, spec, network.stride, images, step)
     require(agreement, spec.required_agreement, spec.precision)
-    manifest = dataclasses.replace(manifest, agreement=agreement)
-    save_onnx(with_manifest(made.model, manifest), output)
+    manifest = replace(manifest, agreement=agreement)
+    save_onnx(with_manifest(model, manifest), output)
     return manifest
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """A graph, and what was done to it."""
+class FloatGraph:
+    """An FP32 graph before Q/DQ is inserted: the one that is calibrated.
+
+    Attributes:
+        model: without a manifest.
+        passes: those that were applied to it.
+        logits: name of its logits before the upsample.
+    """
 
     model: onnx.ModelProto
     passes: tuple[PassInfo, ...]
-    calibration: CalibrationInfo | None
     logits: str
 
 
-def _graph(
-    checkpoint: Checkpoint,
-    checkpoint_sha256: str,
-    spec: ExportSpec,
-    data_dir: Path | None,
-    reports: Path,
-    progress: ProgressBar,
-) -> _Made:
-    graph = calibrated_graph(checkpoint, data_dir, spec, progress)
-    model, passes, ranges, info = graph.model, graph.passes, None, None
-    if spec.precision == "int8":
-        ranges = ranges_of(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
-        if spec.has_budget:
-            found = layers_within_budget(
-                graph, ranges, checkpoint, data_dir, spec, reports, progress
-            )
-            spec = dataclasses.replace(spec, float_layers=found.chosen.float_layers)
-        model, info = int8_graph(graph, ranges, spec)
-    model, after = optimize(
-        model,
-        spec.optimize_for,
-        spec.precision,
-        quantized=True,
-        without=spec.without_passes,
+def float_graph(checkpoint: Checkpoint, spec: ExportSpec) -> FloatGraph:
+    """Trace the checkpoint's network and apply the passes that come before Q/DQ."""
+    module = ImageToMask(
+        checkpoint.network(),
+        checkpoint.preprocessing,
+        getattr(torch, spec.mask_dtype),
+        float_input=spec.input == "float",
+        logits_output=spec.head == "logits",
     )
-    passes += after
-    if spec.precision == "fp16":
-        model, halved = half_graph(model, checkpoint.dataset, data_dir, spec, progress)
-        passes = (*passes, halved)
-    elif ranges is not None and spec.rest == "fp16":
-        model, halved = half_rest(model, ranges.largest)
-        passes = (*passes, halved)
-    return _Made(model, passes, info, graph.logits)
+    traced = contract_graph(module.eval(), spec)
+    model, passes = optimize(traced, spec.optimize_for, spec.precision, without=spec.without_passes)
+    logits = coarse_logits(traced, network_named(checkpoint.model).logits)
+    return FloatGraph(model, passes, logits)
 
 
-def _manifest(
-    checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec, made: _Made
-) -> Manifest:
+def contract_graph(module: ImageToMask, spec: ExportSpec) -> onnx.ModelProto:
+    """Trace the module: ``image`` uint8 (N, H, W, 3) → ``mask`` (N, H, W), opset 17.
+
+    Sides that a call chooses are named ``batch``, ``height`` and ``width``. The exporter folds each
+    BatchNorm that follows a convolution into its weights (evaluation mode); those before a
+    convolution, behind a Concat or an Add, stay nodes of their own.
+    """
+    given, result = spec.input_tensor, spec.output_tensor(classes=0)
+    shape = replace(spec, dynamic_batch=False, dynamic_size=False).input_tensor.shape
+    example = torch.zeros(shape, dtype=getattr(torch, given.dtype))
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        traced = Path(folder) / "traced.onnx"
+        # The TorchScript exporter writes opset 17 itself; the newer one converts down to it,
+        # takes longer and renames the weights.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (example,),
+            traced,
+            input_names=[given.name],
+            output_names=[result.name],
+            dynamic_axes={tensor.name: _free_sides(tensor) for tensor in (given, result)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return onnx.load(traced)
+
+
+def _free_sides(tensor: TensorInfo) -> dict[int, str]:
+    """Axis → name of each side that a call chooses; the axis of channels is never one."""
+    channels = None if len(tensor.shape) == 3 else 3 if tensor.dtype == "uint8" else 1
+    axes = [axis for axis in range(len(tensor.shape)) if axis != channels]
+    names = zip(axes, ("batch", "height", "width"), strict=True)
+    return {axis: name for axis, name in names if tensor.shape[axis] == DYNAMIC}
+
+
+def coarse_logits(model: onnx.ModelProto, module: str) -> str:
+    """Name of the logits before the upsample, float (N, K, H/stride, W/stride).
+
+    Args:
+        model: as it was traced.
+        module: the network's submodule that computes them, ``dabnet.models.Network.logits``.
+    """
+    within = f"{node_scope(module)}/"
+    nodes = [node for node in model.graph.node if node.name.startswith(within)]
+    if not nodes:
+        raise BuildError(f"no node of the module {module!r} in the traced graph", "its logits")
+    return str(nodes[-1].output[0])
+
+
+def _largest_activations(
+    model: onnx.ModelProto,
+    dataset: str,
+    data_dir: Path | None,
+    spec: ExportSpec,
+    progress: ProgressBar,
+) -> Mapping[str, float] | None:
+    """The largest |x| of each tensor on training images; None for a graph without an image."""
+    if spec.input != "uint8":
+        return None
+    count = min(spec.calibration_images, RANGE_IMAGES)
+    images = range_source(dataset, data_dir, count, spec.size)
+    with progress("looking for overflow", len(images)) as step:
+        return largest_activations(
+            ir.from_proto(model),
+            ((item.name, item.image) for item in images),
+            lambda done, name: step(),
+        )
+
+
+def half(
+    model: onnx.ModelProto, largest: Mapping[str, float] | None
+) -> tuple[onnx.ModelProto, PassInfo]:
+    """Convert every float tensor to FP16, but for those that ``largest`` says would overflow.
+
+    A graph with Q/DQ is brought to opset 19 first, whose scales may be FP16.
+    """
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        model = onnx.version_converter.convert_version(model, HALF_QDQ_OPSET)
+    graph, lines = to_float16(ir.from_proto(model), largest=largest)
+    halves = sum(
+        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph
+    )
+    return ir.to_proto(graph), PassInfo("float16", halves, lines[0])
+
+
+def _manifest(checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec) -> Manifest:
+    """The part of the manifest that is known before the graph is made."""
     libraries = ("torch", "onnx", "onnx-ir", "numpy")
     return Manifest(
         model=checkpoint.model,
@@ -127,10 +237,6 @@ def _manifest(
         precision=spec.precision,
         example=(spec.batch, *spec.size),
         checkpoint_sha256=checkpoint_sha256,
-        logits=made.logits,
         optimized_for=spec.optimize_for,
-        passes=made.passes,
-        opset=next(o.version for o in made.model.opset_import if o.domain == ""),
-        calibration=made.calibration,
         libraries={name: importlib.metadata.version(name) for name in libraries},
     )

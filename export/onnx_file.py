@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from dabnet import __version__
 from dabnet.errors import ArtifactError, BuildError
 from dabnet.files import existing_file, replacing
-from dabnet.runtime.manifest import ONNX_KEY, Manifest
+from dabnet.runtime.manifest import ONNX_KEY, Manifest, carried_manifest
 
 
 def load_onnx(path: str | Path) -> onnx.ModelProto:
@@ -32,15 +32,12 @@ def load_onnx(path: str | Path) -> onnx.ModelProto:
 
 
 def manifest_of(model: onnx.ModelProto, source: str) -> Manifest:
-    """Return the manifest inside a model; ``source`` names the file in the error."""
-    for entry in model.metadata_props:
-        if entry.key == ONNX_KEY:
-            return Manifest.from_json(entry.value, source)
-    raise ArtifactError(
-        f"{source} carries no manifest",
-        "an ONNX file written by dabnet-export",
-        "export the checkpoint with: dabnet-export onnx CHECKPOINT",
-    )
+    """Return the manifest inside a model; ``source`` names the file in the error.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged or of another format.
+    """
+    return carried_manifest({entry.key: entry.value for entry in model.metadata_props}, source)
 
 
 def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
@@ -57,7 +54,7 @@ def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto
 
 
 def check_onnx(model: onnx.ModelProto) -> None:
-    """Raise BuildError where the ONNX checker finds that the graph is not valid."""
+    """Raise BuildError if the graph is not valid ONNX."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

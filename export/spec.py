@@ -1,135 +1,180 @@
-"""What artifact is asked for."""
+"""The request for an ONNX artifact: which graph, which precision, how it is checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.placements import check_placement
-from calibration.ranges import check_method
 from dabnet.errors import InputError
-from dabnet.models import check_size
+from dabnet.precision import EXPORTED, FP16, FP32, INT8, PRECISIONS
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
-from export.passes.targets import TARGETS, check_passes
+from export.option import option, options_of
 
-PRECISIONS = ("fp32", "fp16", "int8")
-MASK_DTYPES = ("uint8", "int32")
-INPUTS = ("uint8", "float")
-HEADS = ("mask", "logits")
-
-# A float export differs from PyTorch by rounding at class borders alone; INT8 by its ranges too.
-MINIMUM_AGREEMENT = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
+_INT8_ONLY = (
+    *("placement", "rest", "float_layers", "fit_weights", "max_drop", "max_disagreement"),
+    *("calibration_file", "calibration_method"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSpec:
-    """An ONNX artifact to make.
+    """An ONNX artifact to make: each field is an option of ``dabnet-export onnx``.
 
-    Attributes:
-        size: (height, width) of the images in pixels, multiples of 8.
-        precision: one of ``PRECISIONS``.
-        batch: images a call.
-        dynamic_batch, dynamic_size: each call chooses; ``batch`` and ``size`` are then those of
-            the check, and of the calibration.
-        optimize_for: whose graph passes to apply, one of ``export.passes.targets.TARGETS``.
-        without_passes: passes of that target to leave out.
-        input: ``uint8`` images (N, H, W, 3), or preprocessed ``float`` (N, 3, H, W).
-        head: ``mask`` (N, H, W), or ``logits`` (N, K, H, W).
-        mask_dtype: ``uint8``, or ``int32`` for TensorRT 8.6, which cannot emit uint8.
-        calibration_images: how many images of the training split give the INT8 ranges, and the
-            largest activations that keep a node of an FP16 artifact in FP32.
-        calibration_method: how a range is chosen from a histogram (``calibration.ranges``); None
-            takes the ranges of quantisation-aware training where there are such, and else mse.
-        calibration_file: statistics to take instead of calibrating; None calibrates.
-        placement: what INT8 rounds (``calibration.placements``).
-        float_layers: convolutions that INT8 leaves in float, by ``placements.layer_name``.
-        rest: type of what INT8 does not round, ``fp32`` or ``fp16``.
-        equalize: bring the channels of each tensor to one range first (``calibration.equalize``).
-        fit_weights: fit int8 weights and biases to the FP32 outputs (``calibration.fit_weights``).
-        max_drop, max_disagreement: accuracy budget of INT8 (``export.int8.budget.Budget``): convolutions
-            go to float until it holds; None and None leave all of the placement in INT8.
-        budget_images: held-out training images to measure it on.
-        card: GPU whose time the search models (``export.int8.cost.CARDS``).
+    Attributes (those whose help does not say it):
+        size: (height, width) in pixels, multiples of the network's stride.
+        batch, size: of the check and of the calibration, if a call chooses its own.
+        calibration_images: also read for the activations that keep a node of FP16 in FP32.
+        calibration_method: how a range is chosen from a histogram (``calibration.ranges``).
+        placement: by the names of ``calibration.placements``; layers by its ``layer_name``.
+        max_drop, max_disagreement: see ``export.int8.budget.Budget``.
         check_images: how many images the agreement with PyTorch is taken over.
-        minimum_agreement: least mean share of equal pixels, 0…1; None takes the precision's.
+        minimum_agreement: of the mean over these images; None takes the precision's.
+
+    Raises:
+        InputError: a value is unknown, or two of them exclude each other.
     """
 
-    size: tuple[int, int]
-    precision: str = "fp32"
-    batch: int = 1
-    dynamic_batch: bool = False
-    dynamic_size: bool = False
-    optimize_for: str = "portable"
-    without_passes: tuple[str, ...] = ()
-    input: str = "uint8"
-    head: str = "mask"
-    mask_dtype: str = "uint8"
-    calibration_images: int = 48
-    calibration_method: str | None = None
-    calibration_file: Path | None = None
-    placement: str = "conv-inputs"
-    float_layers: tuple[str, ...] = ()
-    rest: str = "fp32"
-    equalize: bool = False
-    fit_weights: bool = False
-    max_drop: float | None = None
-    max_disagreement: float | None = None
-    budget_images: int = 32
-    card: str = "rtx-3090"
+    size: tuple[int, int] = option((512, 1024), "--size")
+    precision: str = option(FP32, "--precision", choices=EXPORTED)
+    optimize_for: str = option(
+        "portable",
+        "--optimize-for",
+        "Runtime whose graph passes to apply.",
+        choices=("portable", "ort-cpu", "ort-cuda", "tensorrt"),
+    )
+    mask_dtype: str = option(
+        "uint8",
+        "--mask-dtype",
+        "int32 for TensorRT 8.6, which cannot emit uint8.",
+        choices=("uint8", "int32"),
+    )
+    batch: int = option(1, "--batch", "Images per call.", least=1)
+    dynamic_batch: bool = option(
+        False, "--dynamic-batch", "Each call chooses its number of images."
+    )
+    dynamic_size: bool = option(
+        False, "--dynamic-size", "Each call chooses its size: multiples of 8."
+    )
+    without_passes: tuple[str, ...] = option(
+        (), "--without-pass", "Graph pass of the target to leave out; may be repeated."
+    )
+    input: str = option(
+        "uint8",
+        "--input",
+        "uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
+        choices=("uint8", "float"),
+    )
+    head: str = option(
+        "mask",
+        "--head",
+        "Class mask (N, H, W), or float logits (N, K, H, W).",
+        choices=("mask", "logits"),
+    )
+    minimum_agreement: float | None = option(
+        None,
+        "--min-agreement",
+        "Minimum share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
+        least=0,
+        most=1,
+    )
     check_images: int = 8
-    minimum_agreement: float | None = None
+    placement: str = option(
+        "conv-inputs",
+        "--placement",
+        "The tensors that INT8 rounds.",
+        choices=("conv-inputs", "dense-only", "tensorrt", "all"),
+    )
+    rest: str = option(
+        FP32,
+        "--rest",
+        "Type of the others; fp16 is opset 19, for TensorRT 10 and later.",
+        choices=(FP32, FP16),
+    )
+    float_layers: tuple[str, ...] = option(
+        (),
+        "--float-layer",
+        "Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
+    )
+    fit_weights: bool = option(
+        False,
+        "--fit-weights",
+        "Fit INT8 weights and biases to the FP32 outputs of each convolution.",
+    )
+    max_drop: float | None = option(
+        None,
+        "--max-drop",
+        "Maximum loss of INT8 in mIoU points; layers go to float until it holds.",
+        least=0,
+    )
+    max_disagreement: float | None = option(
+        None,
+        "--max-disagreement",
+        "Maximum percentage of pixels INT8 may change; layers go to float until it holds.",
+        least=0,
+        most=100,
+    )
+    budget_images: int = option(
+        32,
+        "--budget-images",
+        "Training images to measure these two on, other than those that calibrate.",
+        least=1,
+    )
+    card: str = option(
+        "rtx-3090",
+        "--card",
+        "GPU for which a model tells the layers that are worth INT8.",
+        choices=("gtx-1080-ti", "rtx-3090", "rtx-4090", "h200"),
+    )
+    calibration_file: Path | None = option(  # noqa: RUF009 (a declaration)
+        None, "--calibration", "File of 'dabnet-export calibration', instead of calibrating."
+    )
+    calibration_images: int = option(
+        48, "--calibration-images", "Training images for the INT8 ranges.", least=1
+    )
+    calibration_method: str | None = option(
+        None,
+        "--calibration-method",
+        "mse, entropy, minmax, percentile (99.99) or percentile:P."
+        "  [default: mse, or the ranges of --qat]",
+    )
 
     def __post_init__(self) -> None:
-        check_size(*self.size)
-        _check_choice("precision", self.precision, PRECISIONS)
-        _check_choice("mask type", self.mask_dtype, MASK_DTYPES)
-        _check_choice("target to optimise for", self.optimize_for, TARGETS)
-        _check_choice("input", self.input, INPUTS)
-        _check_choice("head", self.head, HEADS)
-        check_passes(self.without_passes)
-        check_placement(self.placement)
-        if self.calibration_method is not None:
-            check_method(self.calibration_method)
-        _check_choice("type of the rest", self.rest, ("fp32", "fp16"))
-        self._check_rest()
-        if (self.equalize or self.fit_weights) and self.precision != "int8":
+        changed = []
+        for name, (asked, default) in options_of(self).items():
+            asked.check(getattr(self, name))
+            if name in _INT8_ONLY and getattr(self, name) != default:
+                changed.append(asked.name)
+        if changed and self.precision != INT8:
             raise InputError(
-                f"--equalize or --fit-weights with --precision {self.precision}",
-                "--precision int8",
-                "leave them out",
+                f"{', '.join(changed)} with --precision {self.precision}", "--precision int8"
             )
-        if self.has_budget and (self.precision, self.head) != ("int8", "mask"):
-            raise InputError(
-                f"an accuracy budget for {self.precision} {self.head}",
-                "--precision int8 with --head mask",
-                "leave --max-drop and --max-disagreement out",
-            )
-        for name in ("batch", "calibration_images", "check_images", "budget_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name.replace('_', ' ')} {getattr(self, name)}", "at least 1")
-        if "fp16" in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
-            raise InputError(
-                "fp16 optimised for ort-cpu, which computes in FP32 all the same",
-                "fp32 or int8 on a CPU",
-                "choose another --precision, or --optimize-for ort-cuda",
-            )
-        if self.precision == "int8" and self.input == "float":
-            raise InputError(
-                "int8 with float input", "uint8 input, which calibrates it", "leave --input out"
-            )
+        # What only some exports need is imported for them alone.
+        if self.without_passes:
+            from export.passes.targets import check_passes
 
-    def _check_rest(self) -> None:
-        if self.rest == "fp16" and self.precision != "int8":
-            raise InputError(
-                f"--rest fp16 with --precision {self.precision}",
-                "--precision int8, whose other tensors it is about",
-                "for FP16 throughout: --precision fp16",
-            )
-        if self.rest == "fp16" and self.mask_dtype == "int32":
+            check_passes(self.without_passes)
+        if self.calibration_method is not None:
+            from calibration.ranges import check_method
+
+            check_method(self.calibration_method)
+        self._refuse_what_excludes_itself()
+
+    def _refuse_what_excludes_itself(self) -> None:
+        if self.has_budget and self.head != "mask":
+            raise InputError(f"an accuracy budget with --head {self.head}", "--head mask")
+        if self.precision == INT8 and self.input == "float":
+            raise InputError("int8 with float input", "uint8 input, which calibrates it")
+        if self.rest == FP16 and self.mask_dtype == "int32":
             raise InputError(
                 "--rest fp16 with an int32 mask",
                 "TensorRT 10 or later, which takes opset 19 and a uint8 mask",
                 "for TensorRT 8.6: --rest fp32",
+            )
+        if FP16 in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
+            raise InputError(
+                "fp16 optimised for ort-cpu, which computes in FP32 all the same",
+                "fp32 or int8 on a CPU",
+                "choose another --precision, or --optimize-for ort-cuda",
             )
 
     @property
@@ -139,10 +184,10 @@ class ExportSpec:
 
     @property
     def required_agreement(self) -> float:
-        """Least mean share of equal pixels with which the artifact is written."""
+        """Minimum mean share of equal pixels with which the artifact is written."""
         if self.minimum_agreement is not None:
             return self.minimum_agreement
-        return MINIMUM_AGREEMENT[self.precision]
+        return PRECISIONS[self.precision].minimum_agreement or 0.0
 
     @property
     def input_tensor(self) -> TensorInfo:
@@ -164,8 +209,3 @@ class ExportSpec:
         batch = DYNAMIC if self.dynamic_batch else self.batch
         height, width = (DYNAMIC, DYNAMIC) if self.dynamic_size else self.size
         return batch, height, width
-
-
-def _check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
-    if given not in choices:
-        raise InputError(f"{what} {given!r}", "one of " + ", ".join(choices))

@@ -33,7 +33,7 @@ from study import input_options, keep, markdown
 from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS, is_conv
 from calibration.ranges import DEFAULT_METHOD, METHODS
-from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.checkpoint import load_checkpoint
 from dabnet.console import CONTEXT, progress_bar, run
 from dabnet.data.dataset import Dataset
 from dabnet.data.images import SizedImages, calibration_source
@@ -45,9 +45,8 @@ from dabnet.intervals import miou_difference
 from dabnet.metrics import Counts, class_iou, confusion, mean_iou
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import Runner
-from export.float_graph import float_graph
-from export.int8.quantise import collected, int8_graph, ranges_of, subject_of
-from export.onnx_export import export_onnx
+from export.int8.quantise import Int8Export
+from export.onnx_export import export_onnx, float_graph
 from export.onnx_file import load_onnx, manifest_of, save_onnx, with_manifest
 from export.spec import ExportSpec
 
@@ -156,16 +155,17 @@ class Bench:
 
     def _ours(self) -> Iterator[tuple[str, onnx.ModelProto]]:
         spec, checkpoint = self._spec, load_checkpoint(self._checkpoint)
-        graph = float_graph(checkpoint, spec)
-        subject = subject_of(graph, sha256_of_file(self._checkpoint), spec)
-        calibration = collected(graph, subject, self._images(), progress_bar)
+        graph, sha256 = float_graph(checkpoint, spec), sha256_of_file(self._checkpoint)
+        source = (checkpoint, sha256, self._data_dir)
+        ours = Int8Export(graph.model, graph.logits, *source, spec, progress_bar)
+        calibration = ours.collected(self._images())
         for method in METHODS:
             ranges = calibration.ranges(method)
             for placement in PLACEMENTS:
                 model, _ = quantize(graph.model, ranges, placement=placement)
                 yield f"{placement}, {method}", model
-        fitted = dataclasses.replace(spec, fit_weights=True)
-        model = int8_model(checkpoint, self._checkpoint, self._data_dir, fitted)
+        fitted = dataclasses.replace(ours, spec=dataclasses.replace(spec, fit_weights=True))
+        model = fitted.run(self._at / DEFAULT).model
         yield f"{DEFAULT} + fit-weights", model
 
     def _by_peer(self, name: str) -> tuple[str, onnx.ModelProto]:
@@ -192,15 +192,6 @@ class Bench:
     def _opened(self, path: Path, tool: str = "dabnet-export", exact: bool = True) -> Candidate:
         runner = OnnxRuntimeRunner(path, threads=self._threads, exact_qdq=exact)
         return Candidate(runner, tool, *int8_convolutions(load_onnx(path)))
-
-
-def int8_model(
-    checkpoint: Checkpoint, path: Path, data_dir: Path | None, spec: ExportSpec
-) -> onnx.ModelProto:
-    """The int8 graph of an export, without the check and the manifest."""
-    graph = float_graph(checkpoint, spec)
-    ranges = ranges_of(graph, checkpoint, sha256_of_file(path), data_dir, spec, progress_bar)
-    return int8_graph(graph, ranges, spec)[0]
 
 
 def int8_convolutions(model: onnx.ModelProto) -> tuple[int, int]:

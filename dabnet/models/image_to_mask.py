@@ -56,3 +56,15 @@ class ImageToMask(nn.Module):
         if self.logits_output:
             return logits
         return logits.argmax(dim=1).to(self.mask_dtype)  # (N, H, W)
+
+
+def node_scope(module: str) -> str:
+    """Return how ``torch.onnx.export`` names a module of the network: ``a.0`` → ``/network/a/a.0``.
+
+    Args:
+        module: dotted name of the submodule; an index keeps the name of its list.
+    """
+    parts = ["network"]
+    for part in module.split("."):
+        parts.append(f"{parts[-1]}.{part}" if part.isdigit() and len(parts) > 1 else part)
+    return "/" + "/".join(parts)

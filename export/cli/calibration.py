@@ -3,83 +3,117 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, Size
-from dabnet.data.labels import LABEL_SETS
+from dabnet.console import CONTEXT, progress_bar
+from dabnet.errors import InputError
+from export.cli.options import FILE, output_option, refuse_typed, source_options, spec_options
 
-target_option = click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
-)
-file_argument = click.argument("file", type=click.Path(path_type=Path))
+if TYPE_CHECKING:
+    from calibration.calibration_file import Calibration
 
-
-@click.group("calibration", context_settings=CONTEXT)
-def calibration_group() -> None:
-    """Collect what INT8 ranges are chosen from, once, and use it for any method and placement."""
+CACHE_OPTIONS = ("version", "method", "calibrator")
 
 
-@calibration_group.command("collect", context_settings=CONTEXT)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@target_option
-@click.option("--size", type=Size(), default="512x1024", show_default=True)
-@click.option("--batch", type=int, default=1, show_default=True, help="Images a call.")
-@click.option(
-    "--optimize-for",
-    type=click.Choice(["portable", "ort-cpu", "ort-cuda", "tensorrt"]),
-    default="portable",
-    show_default=True,
-    help="Runtime whose graph is calibrated: that of the later export.",
-)
-@click.option("--equalize", is_flag=True, help="Of the graph that --equalize exports.")
-@click.option("--mask-dtype", type=click.Choice(["uint8", "int32"]), default="uint8")
-@click.option(
-    "--dataset",
-    type=click.Choice(list(LABEL_SETS)),
-    help="Classes and preprocessing of a checkpoint that carries none.",
-)
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Folder of the data set; train is read."
-)
+@click.command("calibration", context_settings=CONTEXT)
+@click.argument("sources", nargs=-1, required=True, type=FILE)
+@output_option
+@source_options
+@spec_options(only=("size", "optimize_for", "mask_dtype", "batch"))
 @click.option(
     "--images",
     "folder",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Any folder of pictures instead of the data set; not those that are scored.",
 )
-@click.option("--count", type=click.IntRange(1), default=48, show_default=True, help="Images.")
+@click.option("--count", type=int, default=48, show_default=True, help="Images to collect on.")
 @click.option(
     "--skip-unreadable",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Images that may be passed over because they cannot be read.",
+    help="Maximum number of images that are passed over because they cannot be read.",
 )
-def collect_command(
-    checkpoint: Path,
+@click.option("--tensorrt", "version", help="Version that reads the cache, such as 8.6.1.")
+@click.option("--calibration-method", "method", default="mse", help="Ranges of the cache.")
+@click.option(
+    "--calibrator",
+    type=click.Choice(["entropy", "minmax"]),
+    default="entropy",
+    show_default=True,
+    help="Calibrator of TensorRT that will read the cache (--int8-calibrator).",
+)
+def calibration_command(
+    sources: tuple[Path, ...],
     output: Path,
+    version: str | None,
+    method: str,
+    calibrator: str,
+    **collecting: Any,
+) -> None:
+    """Keep the statistics that INT8 ranges are chosen from, for every method and placement.
+
+    One SOURCE that is a checkpoint: its FP32 graph is run on training images. Interrupted, it
+    leaves OUTPUT.partial, and goes on from there when started again. SOURCES that are calibration
+    files of one graph on different images are added up.
+
+    An OUTPUT that ends in .cache holds the ranges for TensorRT's calibrator, to be used with an
+    FP32 ONNX file of the same checkpoint, exported with --optimize-for tensorrt: dabnet-export trt
+    model.onnx --int8-calibrator entropy --calibration-cache OUTPUT
+    """
+    from calibration.calibration_file import is_calibration, save_calibration
+    from dabnet.files import writable_target
+    from export.collect import merged
+
+    output = writable_target(output, sources[0])
+    if output.suffix != ".cache":
+        fix = "leave them out, or end the output in .cache"
+        refuse_typed(CACHE_OPTIONS, f"the output {str(output)!r}", "a calibration cache", fix)
+    elif version is None:
+        raise InputError(
+            f"no TensorRT version for the cache {str(output)!r}",
+            "the version that reads it",
+            "add --tensorrt VERSION, such as 8.6.1",
+        )
+    partial = output.with_name(output.name + ".partial")
+    if len(sources) == 1 and not is_calibration(sources[0]):
+        calibration = _collected(sources[0], partial, **collecting)
+    else:
+        fix = "leave them out, or collect again from the checkpoint"
+        refuse_typed(collecting, "calibration files", "a checkpoint, which is run with them", fix)
+        calibration = merged(sources)
+    if version is not None:
+        from export.engine.caches import write_cache
+
+        count = write_cache(calibration, output, version, method, calibrator)
+        click.echo(f"{output}  ({count} tensors, {method})")
+    else:
+        save_calibration(calibration, output)
+        _print_calibration(calibration, output)
+    partial.unlink(missing_ok=True)
+
+
+def _collected(
+    checkpoint: Path,
+    partial: Path,
+    *,
     dataset: str | None,
     data_dir: Path | None,
     folder: Path | None,
     count: int,
     skip_unreadable: int,
     **spec: Any,
-) -> None:
-    """Run the FP32 graph of CHECKPOINT on training images and keep histograms of its tensors.
-
-    Interrupted, it leaves OUTPUT.partial, and goes on from there when started again.
-    """
-    from dabnet.console import progress_bar
+) -> Calibration:
     from dabnet.data.images import Unreadable
-    from export.int8.collect import collect_file
+    from export.collect import collected
     from export.spec import ExportSpec
 
     unreadable = Unreadable(skip_unreadable)
-    calibration = collect_file(
+    calibration = collected(
         checkpoint,
-        output,
+        partial,
         ExportSpec(precision="int8", calibration_images=count, **spec),
         dataset=dataset,
         data_dir=data_dir,
@@ -89,80 +123,10 @@ def collect_command(
     )
     for reason in unreadable.reasons:
         click.echo(f"passed over: {reason}", err=True)
-    _print_summary(calibration, output)
+    return calibration
 
 
-@calibration_group.command("show", context_settings=CONTEXT)
-@file_argument
-@click.option("--tensors", is_flag=True, help="Also the ranges of each tensor.")
-def show_command(file: Path, tensors: bool) -> None:
-    """Say what a calibration file is of, and which ranges each method takes from it."""
-    from calibration.calibration_file import load_calibration
-
-    calibration = load_calibration(file)
-    _print_summary(calibration, file)
-    if tensors:
-        _print_tensors(calibration)
-
-
-@calibration_group.command("merge", context_settings=CONTEXT)
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@target_option
-def merge_command(files: tuple[Path, ...], output: Path) -> None:
-    """Add up the statistics of several files of one graph on different images."""
-    from calibration.calibration_file import (
-        load_calibration,
-        merge_calibrations,
-        save_calibration,
-    )
-    from dabnet.files import writable_target
-
-    output = writable_target(output)
-    total = merge_calibrations([load_calibration(file) for file in files])
-    save_calibration(total, output)
-    _print_summary(total, output)
-
-
-@calibration_group.command("cache", context_settings=CONTEXT)
-@file_argument
-@target_option
-@click.option("--tensorrt", "version", required=True, help="Version that reads it, such as 8.6.1.")
-@click.option("--calibration-method", "method", default="mse", show_default=True)
-@click.option(
-    "--calibrator",
-    type=click.Choice(["entropy", "minmax"]),
-    default="entropy",
-    show_default=True,
-    help="Calibrator of TensorRT that will read it (--int8-calibrator).",
-)
-def cache_command(file: Path, output: Path, version: str, method: str, calibrator: str) -> None:
-    """Write the ranges as a calibration cache of TensorRT 8 or 10.
-
-    For an FP32 ONNX file of the same checkpoint, exported with --optimize-for tensorrt:
-    dabnet-export trt model.onnx --int8-calibrator entropy --calibration-cache OUTPUT
-    """
-    from calibration.calibration_file import load_calibration
-    from export.engine.caches import write_cache
-
-    calibration = load_calibration(file)
-    count = write_cache(calibration, output, version, method, calibrator)
-    click.echo(f"{output}  ({count} tensors, {method})")
-
-
-def _print_tensors(calibration: Any) -> None:
-    from calibration.ranges import METHODS
-    from dabnet.tables import row, table, terminal
-
-    made = table("tensor", "min", "max", *METHODS)
-    ranges = {method: calibration.ranges(method) for method in METHODS}
-    for name, histogram in calibration.histograms.items():
-        found = [histogram.minimum, histogram.maximum]
-        found += [ranges[method][name] for method in METHODS]
-        row(made, name, *(f"{value:.4g}" for value in found))
-    terminal().print(made)
-
-
-def _print_summary(calibration: Any, path: Path) -> None:
+def _print_calibration(calibration: Calibration, path: Path) -> None:
     subject = calibration.subject
     height, width = subject.size
     click.echo(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")

@@ -8,68 +8,19 @@ from typing import Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, options, run
-from dabnet.data.labels import LABEL_SETS
-from export.cli.calibration import calibration_group
+from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.precision import EXPORTED, FP32, INT8
+from export.cli.calibration import calibration_command
 from export.cli.inspect import inspect_command
-from export.cli.options import build_options, int8_options, refuse_export_options
+from export.cli.options import (
+    FILE,
+    build_options,
+    output_option,
+    refuse_typed,
+    source_options,
+    spec_options,
+)
 from export.cli.verify import verify_command
-
-output_option = click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
-)
-export_options = options(
-    click.option(
-        "--dataset",
-        type=click.Choice(list(LABEL_SETS)),
-        help="Classes, palette and preprocessing of a checkpoint that carries none.",
-    ),
-    click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path),
-        help="Folder of the data set: images to calibrate on (train) and to check with (val).",
-    ),
-    click.option(
-        "--mask-dtype",
-        type=click.Choice(["uint8", "int32"]),
-        default="uint8",
-        show_default=True,
-        help="int32 for TensorRT 8.6, which cannot emit uint8.",
-    ),
-    click.option("--batch", type=int, default=1, show_default=True, help="Images a call."),
-    click.option("--dynamic-batch", is_flag=True, help="Each call chooses its number of images."),
-    click.option(
-        "--dynamic-size", is_flag=True, help="Each call chooses its size: multiples of 8."
-    ),
-    click.option(
-        "--without-pass",
-        "without_passes",
-        multiple=True,
-        help="Graph pass of the target to leave out; may be repeated.",
-    ),
-    click.option(
-        "--input",
-        type=click.Choice(["uint8", "float"]),
-        default="uint8",
-        show_default=True,
-        help="uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
-    ),
-    click.option(
-        "--head",
-        type=click.Choice(["mask", "logits"]),
-        default="mask",
-        show_default=True,
-        help="Class mask, or float logits at the size of the image.",
-    ),
-    click.option(
-        "--min-agreement",
-        "minimum_agreement",
-        type=click.FloatRange(0, 1),
-        help="Least share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
-    ),
-    int8_options,
-)
-precision_type = click.Choice(["fp32", "fp16", "int8"])
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -79,18 +30,10 @@ def export_group() -> None:
 
 
 @export_group.command("onnx", context_settings=CONTEXT)
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=FILE)
 @output_option
-@click.option("--size", type=Size(), default="512x1024", show_default=True)
-@click.option("--precision", type=precision_type, default="fp32", show_default=True)
-@click.option(
-    "--optimize-for",
-    type=click.Choice(["portable", "ort-cpu", "ort-cuda", "tensorrt"]),
-    default="portable",
-    show_default=True,
-    help="Runtime whose graph passes to apply.",
-)
-@export_options
+@source_options
+@spec_options()
 def onnx_command(
     checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
 ) -> None:
@@ -98,7 +41,6 @@ def onnx_command(
 
     The file is compared with PyTorch on real images before it is written.
     """
-    from dabnet.console import progress_bar
     from export.onnx_export import export_onnx
     from export.spec import ExportSpec
 
@@ -114,12 +56,15 @@ def onnx_command(
 
 
 @export_group.command("trt", context_settings=CONTEXT)
-@click.argument("source", metavar="CHECKPOINT_OR_ONNX", type=click.Path(path_type=Path))
+@click.argument("source", metavar="CHECKPOINT_OR_ONNX", type=FILE)
 @output_option
 @click.option("--size", type=Size(), help="[default: 512x1024, or the ONNX file's]")
-@click.option("--precision", type=precision_type, help="[default: fp32, or the ONNX file's]")
+@click.option(
+    "--precision", type=click.Choice(EXPORTED), help="[default: fp32, or the ONNX file's]"
+)
 @build_options
-@export_options
+@source_options
+@spec_options(without=("size", "precision", "optimize_for"))
 def trt_command(
     source: Path,
     output: Path,
@@ -133,7 +78,6 @@ def trt_command(
     """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
     from dataclasses import fields
 
-    from dabnet.console import progress_bar
     from export.engine.engine import engine_from_checkpoint, engine_from_onnx, is_onnx
     from export.engine.progress import phase_bars
     from export.engine.spec import BuildSpec
@@ -144,13 +88,18 @@ def trt_command(
     what = {f.name: values.pop(f.name) for f in fields(BuildSpec) if f.name in values}
     from_onnx = is_onnx(source)
     if precision is None and what["calibrator"]:
-        precision = "int8"
+        precision = INT8
     elif precision is None:
-        precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else "fp32"
+        precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else FP32
     build = BuildSpec(precision, **what)
     if from_onnx:
         count = values.pop("calibration_images")
-        refuse_export_options([*values, "dataset"], source)
+        refuse_typed(
+            [*values, "dataset"],
+            f"the ONNX file {str(source)!r}",
+            "a checkpoint, which is exported with them",
+            "leave them out, or export the ONNX file again with: dabnet-export onnx",
+        )
         manifest = engine_from_onnx(
             source,
             output,
@@ -177,7 +126,7 @@ def trt_command(
     _print_manifest(manifest, output)
 
 
-export_group.add_command(calibration_group)
+export_group.add_command(calibration_command)
 export_group.add_command(verify_command)
 export_group.add_command(inspect_command)
 

@@ -1,93 +1,69 @@
-"""Options of ``dabnet-export`` that only an INT8 artifact has.
-
-The options of ``dabnet-export trt`` that say what engine to build.
-"""
+"""The options that commands of ``dabnet-export`` share, and how they are checked together."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from dabnet.console import options
+from dabnet.console import Command, Size, options
+from dabnet.data.labels import LABEL_SETS
 from dabnet.errors import InputError
+from export.option import options_of
+from export.spec import ExportSpec
 
-int8_options = options(
+FILE = click.Path(path_type=Path)
+
+output_option = click.option("-o", "--output", type=FILE, required=True, help="File to write.")
+source_options = options(
     click.option(
-        "--placement",
-        type=click.Choice(["conv-inputs", "dense-only", "tensorrt", "all"]),
-        default="conv-inputs",
-        show_default=True,
-        help="What INT8 rounds.",
+        "--dataset",
+        type=click.Choice(list(LABEL_SETS)),
+        help="Classes, palette and preprocessing of a checkpoint that carries none.",
     ),
     click.option(
-        "--rest",
-        type=click.Choice(["fp32", "fp16"]),
-        default="fp32",
-        show_default=True,
-        help="What INT8 does not round; fp16 is opset 19, for TensorRT 10 and later.",
-    ),
-    click.option(
-        "--float-layer",
-        "float_layers",
-        multiple=True,
-        help="Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
-    ),
-    click.option(
-        "--equalize", is_flag=True, help="Bring the channels of each tensor to one range first."
-    ),
-    click.option(
-        "--fit-weights",
-        is_flag=True,
-        help="Fit INT8 weights and biases to the FP32 outputs of each convolution.",
-    ),
-    click.option(
-        "--max-drop",
-        type=click.FloatRange(0),
-        help="Most mIoU points that INT8 may lose: layers go to float until it holds.",
-    ),
-    click.option(
-        "--max-disagreement",
-        type=click.FloatRange(0, 100),
-        help="Most pixels in percent that INT8 may change: likewise.",
-    ),
-    click.option(
-        "--budget-images",
-        type=int,
-        default=32,
-        show_default=True,
-        help="Training images, other than those that calibrate, to measure that on.",
-    ),
-    click.option(
-        "--card",
-        type=click.Choice(["gtx-1080-ti", "rtx-3090", "rtx-4090", "h200"]),
-        default="rtx-3090",
-        show_default=True,
-        help="GPU whose time decides which layers are worth INT8 (a model, no measurement).",
-    ),
-    click.option(
-        "--calibration",
-        "calibration_file",
-        type=click.Path(path_type=Path),
-        help="Statistics of 'dabnet-export calibration collect', instead of calibrating.",
-    ),
-    click.option(
-        "--calibration-images",
-        type=int,
-        default=48,
-        show_default=True,
-        help="Training images for the INT8 ranges.",
-    ),
-    click.option(
-        "--calibration-method",
-        help="mse, entropy, minmax, percentile (99.99) or percentile:P."
-        "  [default: mse, or the ranges of --qat]",
+        "--data-dir",
+        type=FILE,
+        help="Folder of the data set: images to calibrate on (train) and to check with (val).",
     ),
 )
+
+
+def spec_options(
+    only: Collection[str] = (), without: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Add the options of ``ExportSpec`` to a command, which gets them by their fields' names.
+
+    Args:
+        only: names of fields; () takes all.
+        without: names of fields to leave out.
+    """
+    made = []
+    for name, (asked, default) in options_of(ExportSpec).items():
+        if name in without or (only and name not in only):
+            continue
+        kind: dict[str, Any] = {"default": default, "show_default": default is not None}
+        if asked.choices:
+            kind["type"] = click.Choice(asked.choices)
+        elif isinstance(default, bool):
+            kind = {"is_flag": True}
+        elif name == "size":
+            kind |= {"type": Size(), "default": "{}x{}".format(*default)}
+        elif isinstance(default, tuple):
+            kind = {"multiple": True}
+        elif isinstance(default, int):
+            kind["type"] = int
+        else:
+            kind["type"] = _TYPES[ExportSpec.__annotations__[name]]
+        made.append(click.option(asked.name, name, help=asked.help or None, **kind))
+    return options(*made)
+
+
+_TYPES = {"float | None": float, "str | None": str, "Path | None": FILE}
 
 
 class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
@@ -134,7 +110,7 @@ build_options = options(
     ),
     click.option(
         "--timing-cache",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="File of kernel timings, read and written: later builds are faster (TensorRT).",
     ),
     click.option(
@@ -145,17 +121,20 @@ build_options = options(
     ),
     click.option(
         "--calibration-cache",
-        type=click.Path(path_type=Path),
-        help="File of the calibrator's ranges, read where it exists and else written.",
+        type=FILE,
+        help="File of the calibrator's ranges, read if it exists, written otherwise.",
     ),
 )
 """Adds them to a command, which gets them by the names of ``BuildSpec``."""
 
 
-def refuse_export_options(names: Iterable[str], onnx_path: Path) -> None:
-    """Raise InputError where an option was typed that only the export of a checkpoint heeds.
+def refuse_typed(names: Iterable[str], what: str, expected: str, fix: str) -> None:
+    """Raise InputError if one of these parameters of the running command was typed.
 
-    ``names`` are parameters of the running command.
+    Args:
+        names: of the parameters.
+        what: the argument with which they have no effect, for the error.
+        expected, fix: as of ``InputError``.
     """
     context = click.get_current_context()
     typed = [
@@ -165,8 +144,4 @@ def refuse_export_options(names: Iterable[str], onnx_path: Path) -> None:
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
     if typed:
-        raise InputError(
-            f"{', '.join(typed)} for the ONNX file {str(onnx_path)!r}",
-            "a checkpoint, which is exported with them",
-            "leave them out, or export the ONNX file again with: dabnet-export onnx",
-        )
+        raise InputError(f"{', '.join(typed)} for {what}", expected, fix)

@@ -1,14 +1,11 @@
-"""The INT8 part of an export: whose statistics, which ranges, what is rounded.
-
-The accuracy budget of an export: which layers of this checkpoint stay in float.
-"""
+"""The INT8 part of an export: statistics → ranges → fitted weights? → accuracy budget? → Q/DQ."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -16,248 +13,218 @@ import onnx
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
 from calibration.collect import Image
-from calibration.equalize import equalize
 from calibration.fit_weights import fit_weights, with_weights_of
 from calibration.placements import edges_of
 from calibration.ranges import DEFAULT_METHOD, ranges_by_tensor
 from dabnet.checkpoint import Checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.images import CalibrationSource, Unreadable, calibration_source
+from dabnet.data.images import SizedImages, calibration_source
 from dabnet.data.registry import open_dataset
-from dabnet.errors import InputError
-from dabnet.runtime.manifest import CalibrationInfo, PassInfo
-from export.float_graph import FloatGraph, float_graph
-from export.int8.budget import Budget, Notebook, Search, search
+from dabnet.runtime.manifest import CalibrationInfo
+from export.int8.budget import Budget, Notebook, search
 from export.int8.cost import CostModel, card_of
 from export.int8.report import save_report
 from export.int8.trial import Int8Trial, held_out
 from export.spec import ExportSpec
 
-# Images for equalisation and for fitting weights: sums over them change little after a few.
-REFINING_IMAGES = 16
-
-
-def calibrated_graph(
-    checkpoint: Checkpoint, data_dir: Path | None, spec: ExportSpec, progress: ProgressBar
-) -> FloatGraph:
-    """Return the FP32 graph that is calibrated, with equalised channels if ``spec`` says so."""
-    graph = float_graph(checkpoint, spec)
-    if not spec.equalize:
-        return graph
-    if checkpoint.activation_ranges:
-        raise InputError(
-            "--equalize for a checkpoint of --qat, whose ranges are trained",
-            "a checkpoint without them",
-            "leave --equalize out",
-        )
-    images = calibration_source(checkpoint.dataset, data_dir, REFINING_IMAGES, spec.size)
-    seen: list[str] = []
-    with progress("equalising", len(images)) as step:
-        model, lines = equalize(
-            graph.model, _recorded(images, seen), progress=lambda done, name: step()
-        )
-    changed = sum(": left" not in line for line in lines)
-    applied = PassInfo("equalize", changed, "float32 with other roundings")
-    return replace(graph, model=model, passes=(*graph.passes, applied), image_sha256=tuple(seen))
-
-
-def subject_of(graph: FloatGraph, checkpoint_sha256: str, spec: ExportSpec) -> Subject:
-    """Say what a calibration of this graph is of."""
-    return Subject(checkpoint_sha256, graph_sha256(graph.model), spec.optimize_for, spec.size)
+# Images to fit weights on: the sums over them change little after a few.
+FITTING_IMAGES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """The ranges of an INT8 export, and what is known of them.
+    """The ranges of an INT8 export, and their origin.
 
     Attributes:
         thresholds: tensor name → t >= 0.
-        largest: tensor name → the largest |x| on the calibration images; {} where none was read.
         info: for the manifest.
+        largest: tensor name → the largest |x| on the calibration images; {} if none was read.
         fitted: an int8 graph whose weights and biases are to be taken; None: the nearest ones.
     """
 
-    thresholds: dict[str, float]
-    largest: dict[str, float]
+    thresholds: Mapping[str, float]
     info: CalibrationInfo
+    largest: Mapping[str, float] = field(default_factory=dict)
     fitted: onnx.ModelProto | None = None
 
-    def having_seen(self, hashes: Iterable[str]) -> Ranges:
-        """The same ranges, whose record names further images; each counts once."""
-        images = tuple(dict.fromkeys((*self.info.image_sha256, *hashes)))
-        return replace(self, info=replace(self.info, images=len(images), image_sha256=images))
+
+@dataclass(frozen=True, slots=True)
+class Int8Graph:
+    """A graph with Q/DQ, its record for the manifest, and ``Ranges.largest``."""
+
+    model: onnx.ModelProto
+    info: CalibrationInfo
+    largest: Mapping[str, float]
 
 
-def ranges_of(
-    graph: FloatGraph,
-    checkpoint: Checkpoint,
-    checkpoint_sha256: str,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    progress: ProgressBar,
-) -> Ranges:
-    """Take the ranges of training, of ``spec.calibration_file``, or of training images.
+@dataclass(frozen=True, slots=True)
+class Int8Export:
+    """The way of one FP32 graph to INT8.
 
-    A checkpoint of quantisation-aware training brings those of its convolutions, unless ``spec``
-    names a calibration method or file. With ``spec.fit_weights`` the weights are fitted as well.
-
-    Raises:
-        InputError: the file is of another network or graph, or there are no images.
-        ArtifactError: the ranges of the checkpoint do not fit the graph.
+    Attributes:
+        model: the FP32 graph. It is not modified.
+        logits: name of its logits before the upsample.
+        checkpoint, checkpoint_sha256: the network that was traced, and the SHA-256 of its file.
+        data_dir: folder of the data set; images are taken from its ``train``.
+        spec: the artifact that is asked for.
+        progress: shows a bar for each step.
     """
-    ranges = _chosen_ranges(graph, checkpoint, checkpoint_sha256, data_dir, spec, progress)
-    ranges = ranges.having_seen(graph.image_sha256)
-    if not spec.fit_weights:
-        return ranges
-    model, _ = int8_graph(graph, ranges, replace(spec, float_layers=()))
-    images = calibration_source(checkpoint.dataset, data_dir, REFINING_IMAGES, spec.size)
-    seen: list[str] = []
-    with progress("fitting weights", len(images)) as step:
-        fitted, _ = fit_weights(
-            graph.model, model, _recorded(images, seen), progress=lambda done, name: step()
+
+    model: onnx.ModelProto
+    logits: str
+    checkpoint: Checkpoint
+    checkpoint_sha256: str
+    data_dir: Path | None
+    spec: ExportSpec
+    progress: ProgressBar
+
+    def run(self, reports: Path) -> Int8Graph:
+        """Choose ranges and layers and insert Q/DQ.
+
+        Args:
+            reports: the file beside which the tables of an accuracy budget go.
+
+        Raises:
+            InputError: the calibration file is of another graph, there are no images, or no
+                choice of layers keeps to the budget.
+            ArtifactError: the ranges of the checkpoint do not fit the graph.
+        """
+        ranges = self.ranges()
+        float_layers = self.spec.float_layers
+        if self.spec.has_budget:
+            float_layers = self._layers_within_budget(ranges, reports)
+        model = self._quantised(ranges, float_layers)
+        return Int8Graph(model, replace(ranges.info, float_layers=float_layers), ranges.largest)
+
+    def ranges(self) -> Ranges:
+        """Take the ranges of training, of ``spec.calibration_file``, or of training images.
+
+        A checkpoint of quantisation-aware training brings those of its convolutions, unless
+        ``spec`` names a calibration method or file. With ``spec.fit_weights`` the weights are
+        fitted as well.
+        """
+        spec, trained = self.spec, dict[str, float]()
+        chosen = spec.calibration_method or spec.calibration_file
+        if self.checkpoint.activation_ranges and not chosen:
+            trained = ranges_by_tensor(self.model, self.checkpoint.activation_ranges)
+        rounded = {edge.tensor for edge in edges_of(self.model, spec.placement)}
+        if trained and rounded <= trained.keys() and spec.rest == "fp32":
+            origin = (self.checkpoint.dataset, "train", 0, ())
+            ranges = Ranges(trained, CalibrationInfo("trained", *origin, spec.placement))
+        else:
+            method = spec.calibration_method or DEFAULT_METHOD
+            calibration = self._calibration()
+            info = calibration.info(f"trained, else {method}" if trained else method)
+            ranges = Ranges(
+                {**calibration.ranges(method), **trained},
+                replace(info, placement=spec.placement),
+                {name: h.absolute_maximum for name, h in calibration.histograms.items()},
+            )
+        return self._fitted(ranges) if spec.fit_weights else ranges
+
+    def collected(
+        self,
+        images: SizedImages,
+        before: Calibration | None = None,
+        keep: Callable[[Calibration], None] | None = None,
+    ) -> Calibration:
+        """Calibrate on ``images``; see ``calibration.calibrate.calibrate``."""
+        dataset, split = images.origin
+        with self.progress("calibrating", len(images)) as step:
+            return calibrate(
+                self.model,
+                images,
+                self.subject,
+                dataset=dataset,
+                split=split,
+                progress=lambda done, name: step(),
+                before=before,
+                keep=keep,
+            )
+
+    @property
+    def subject(self) -> Subject:
+        """The graph, as its calibration names it."""
+        sha256 = graph_sha256(self.model)
+        return Subject(self.checkpoint_sha256, sha256, self.spec.optimize_for, self.spec.size)
+
+    def images(self, count: int) -> SizedImages:
+        """Training images of the data set, evenly spaced."""
+        return calibration_source(self.checkpoint.dataset, self.data_dir, count, self.spec.size)
+
+    def _calibration(self) -> Calibration:
+        if self.spec.calibration_file is None:
+            return self.collected(self.images(self.spec.calibration_images))
+        calibration = load_calibration(self.spec.calibration_file)
+        calibration.require(self.subject, "this export")
+        return calibration
+
+    def _fitted(self, ranges: Ranges) -> Ranges:
+        """The same ranges with fitted weights; the record names the images of both, each once."""
+        images, seen = self.images(FITTING_IMAGES), list[str]()
+
+        def pixels() -> Iterator[Image]:
+            for item in images:
+                seen.append(item.sha256)
+                yield item.name, item.image
+
+        with self.progress("fitting weights", len(images)) as step:
+            fitted, _ = fit_weights(
+                self.model,
+                self._quantised(ranges, ()),
+                pixels(),
+                progress=lambda done, name: step(),
+            )
+        hashes = tuple(dict.fromkeys((*ranges.info.image_sha256, *seen)))
+        info = replace(
+            ranges.info,
+            method=f"{ranges.info.method}, fitted weights",
+            images=len(hashes),
+            image_sha256=hashes,
         )
-    ranges = ranges.having_seen(seen)
-    info = replace(ranges.info, method=f"{ranges.info.method}, fitted weights")
-    return replace(ranges, fitted=fitted, info=info)
+        return replace(ranges, fitted=fitted, info=info)
 
-
-def _chosen_ranges(
-    graph: FloatGraph,
-    checkpoint: Checkpoint,
-    checkpoint_sha256: str,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    progress: ProgressBar,
-) -> Ranges:
-    trained: dict[str, float] = {}
-    if spec.calibration_method is None and spec.calibration_file is None:
-        trained = dict(checkpoint.activation_ranges)
-        if trained:
-            trained = ranges_by_tensor(graph.model, trained)
-    rounded = {edge.tensor for edge in edges_of(graph.model, spec.placement)}
-    method = spec.calibration_method or DEFAULT_METHOD
-    if trained and rounded <= trained.keys() and spec.rest == "fp32":
-        info = CalibrationInfo("trained", checkpoint.dataset, "train", 0, (), spec.placement)
-        return Ranges(trained, {}, info)
-    subject = subject_of(graph, checkpoint_sha256, spec)
-    if spec.calibration_file is not None:
-        calibration = load_calibration(spec.calibration_file)
-        calibration.require(subject, "this export")
-    else:
-        count = spec.calibration_images
-        images = calibration_source(checkpoint.dataset, data_dir, count, spec.size)
-        calibration = collected(graph, subject, images, progress)
-    info = CalibrationInfo(
-        f"trained, else {method}" if trained else method,
-        calibration.dataset,
-        calibration.split,
-        len(calibration.images),
-        tuple(image.sha256 for image in calibration.images),
-        spec.placement,
-    )
-    largest = {name: h.absolute_maximum for name, h in calibration.histograms.items()}
-    return Ranges({**calibration.ranges(method), **trained}, largest, info)
-
-
-def collected(
-    graph: FloatGraph,
-    subject: Subject,
-    images: CalibrationSource,
-    progress: ProgressBar,
-    *,
-    unreadable: Unreadable | None = None,
-    before: Calibration | None = None,
-    keep: Callable[[Calibration], None] | None = None,
-) -> Calibration:
-    """Calibrate on ``images`` with a bar; see ``calibration.calibrate.calibrate``."""
-    dataset, split = images.origin
-    with progress("calibrating", len(images)) as step:
-        return calibrate(
-            graph.model,
-            images.hashed(unreadable),
-            subject,
-            dataset=dataset,
-            split=split,
-            progress=lambda done, name: step(),
-            before=before,
-            keep=keep,
+    def _quantised(self, ranges: Ranges, float_layers: tuple[str, ...]) -> onnx.ModelProto:
+        model, _ = quantize(
+            self.model,
+            ranges.thresholds,
+            placement=self.spec.placement,
+            float_layers=float_layers,
+            half_scales=self.spec.rest == "fp16",
         )
+        return model if ranges.fitted is None else with_weights_of(model, ranges.fitted)
 
+    def _layers_within_budget(self, ranges: Ranges, reports: Path) -> tuple[str, ...]:
+        """Search for the convolutions to leave in float; write what was found beside ``reports``.
 
-def int8_graph(
-    graph: FloatGraph, ranges: Ranges, spec: ExportSpec
-) -> tuple[onnx.ModelProto, CalibrationInfo]:
-    """Insert Q/DQ as ``spec`` asks for; return the graph, and what the manifest says of it."""
-    model, _ = quantize(
-        graph.model,
-        ranges.thresholds,
-        placement=spec.placement,
-        float_layers=spec.float_layers,
-        half_scales=spec.rest == "fp16",
-    )
-    if ranges.fitted is not None:
-        model = with_weights_of(model, ranges.fitted)
-    return model, replace(ranges.info, float_layers=spec.float_layers)
-
-
-def _recorded(images: CalibrationSource, seen: list[str]) -> Iterator[Image]:
-    """Names and pixels of the images; their hashes go into ``seen``."""
-    for item in images.hashed():
-        seen.append(item.sha256)
-        yield item.name, item.image
-
-
-def layers_within_budget(
-    graph: FloatGraph,
-    ranges: Ranges,
-    checkpoint: Checkpoint,
-    data_dir: Path | None,
-    spec: ExportSpec,
-    output: Path,
-    progress: ProgressBar,
-) -> Search:
-    """Search, and keep what was found beside ``output``.
-
-    ``OUTPUT.budget.json`` keeps each measurement while it runs, so that the same export goes on
-    from there; ``OUTPUT.budget.md`` and ``.png`` are the table and the plot.
-
-    Args:
-        graph, ranges: the FP32 graph and what would be its int8.
-        checkpoint, data_dir: whose ``train`` the held-out images are taken from.
-        spec: with a budget.
-        output: of the export.
-    """
-    train = open_dataset(checkpoint.dataset, "train", data_dir, spec.size)
-    calibrated = set(ranges.info.image_sha256)
-    images = held_out(train, calibrated, spec.budget_images, spec.size)
-    trial = Int8Trial(
-        graph.model,
-        ranges.thresholds,
-        spec.placement,
-        graph.logits,
-        images,
-        len(checkpoint.labels.classes),
-        spec.rest == "fp16",
-        ranges.fitted,
-    )
-    card = card_of(spec.card)
-    cost = CostModel(graph.model, trial.layers, card, (spec.batch, *spec.size))
-    key = _key(graph, ranges, spec, [item.name for item in images])
-    notebook = Notebook(_beside(output, "json"), key)
-    budget = Budget(spec.max_drop, spec.max_disagreement)
-    with progress("measuring layers", 2 * len(trial.layers) + 1, "choices") as step:
-        found = search(trial, cost.gain, cost.seconds, budget, notebook, step)
-    save_report(found, budget, cost, _beside(output, "md"), _beside(output, "png"))
-    return found
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(f"{output.name}.budget.{suffix}")
-
-
-def _key(graph: FloatGraph, ranges: Ranges, spec: ExportSpec, images: list[str]) -> str:
-    """What every measurement depends on."""
-    sha256 = graph_sha256(graph.model)
-    fitted = ranges.fitted and graph_sha256(ranges.fitted)
-    content = [sha256, ranges.thresholds, spec.placement, spec.rest, images, fitted]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        ``REPORTS.budget.json`` keeps each measurement while the search runs, so that the same
+        export goes on from there; ``REPORTS.budget.md`` and ``.png`` are the table and the plot.
+        """
+        spec = self.spec
+        train = open_dataset(self.checkpoint.dataset, "train", self.data_dir, spec.size)
+        calibrated = set(ranges.info.image_sha256)
+        images = held_out(train, calibrated, spec.budget_images, spec.size)
+        trial = Int8Trial(
+            self.model,
+            ranges.thresholds,
+            spec.placement,
+            self.logits,
+            images,
+            len(self.checkpoint.labels.classes),
+            spec.rest == "fp16",
+            ranges.fitted,
+        )
+        card = card_of(spec.card)
+        cost = CostModel(self.model, trial.layers, card, (spec.batch, *spec.size))
+        names = [item.name for item in images]
+        fitted = ranges.fitted and graph_sha256(ranges.fitted)
+        placed = (graph_sha256(self.model), dict(ranges.thresholds), spec.placement, spec.rest)
+        key = hashlib.sha256(json.dumps([*placed, names, fitted], sort_keys=True).encode())
+        beside = {kind: f"{reports.name}.budget.{kind}" for kind in ("json", "md", "png")}
+        notebook = Notebook(reports.with_name(beside["json"]), key.hexdigest())
+        budget = Budget(spec.max_drop, spec.max_disagreement)
+        with self.progress("measuring layers", 2 * len(trial.layers) + 1, "choices") as step:
+            found = search(trial, cost.gain, cost.seconds, budget, notebook, step)
+        table, plot = (reports.with_name(beside[kind]) for kind in ("md", "png"))
+        save_report(found, budget, cost, table, plot)
+        return found.chosen.float_layers

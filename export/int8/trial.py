@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,7 @@ class Int8Trial:
     def __init__(
         self,
         model: onnx.ModelProto,
-        ranges: dict[str, float],
+        ranges: Mapping[str, float],
         placement: str,
         logits: str,
         images: list[SizedImage],

@@ -43,7 +43,7 @@ def test_statistics_of_all_tensors_and_where_they_came_from() -> None:
     before = model.SerializeToString()
     found = seen(5, model)
     assert model.SerializeToString() == before
-    assert [(i.name, i.sha256) for i in found.images] == [(i.name, i.sha256) for i in named(5)]
+    assert found.images == {image.name: image.sha256 for image in named(5)}
     assert (found.dataset, found.split, found.subject) == ("toy", "train", subject(model))
     assert list(found.histograms) == rounded_tensors(model)
     assert set(found.histograms) == {"x", "c", "y", "d", "p", "m", "z"}
@@ -84,7 +84,7 @@ def test_what_an_interrupted_run_left_must_be_of_these_images() -> None:
 def test_a_fixed_batch_is_filled() -> None:
     model = small_net(batch=2)
     found = seen(5, model)
-    assert [image.name for image in found.images] == [name for name, _ in images(4)]
+    assert list(found.images) == [name for name, _ in images(4)]
     assert found.histograms == seen(4).histograms
     with pytest.raises(InputError, match="no calibration images to fill a batch of 2"):
         seen(1, model)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.histogram import StreamingHistogram
-from calibration.ranges import LEVELS, divergences, entropy_threshold
+from calibration.ranges import MAGNITUDES, divergences, entropy_threshold
 
 COUNT = 200_000
 
@@ -21,8 +21,8 @@ def kl_of_the_slides(counts: np.ndarray, kept: int) -> float:
     """KL(P ‖ Q) of keeping the first ``kept`` bins, as the slides tell it, step by step."""
     reference = counts[:kept].astype(float)
     candidate = np.zeros(kept)
-    for level in range(LEVELS):
-        bins = [j for j in range(kept) if j * LEVELS // kept == level and counts[j] > 0]
+    for level in range(MAGNITUDES):
+        bins = [j for j in range(kept) if j * MAGNITUDES // kept == level and counts[j] > 0]
         for j in bins:  # what is empty stays empty
             candidate[j] = sum(counts[k] for k in bins) / len(bins)
     reference[-1] += counts[kept:].sum()
@@ -42,7 +42,9 @@ def test_divergences_are_those_of_the_slides(bins, filled) -> None:
     counts = random.poisson(1e4 / np.arange(1, bins + 1) ** 1.5) * (random.random(bins) < filled)
     counts[-1] = 1
     kept, found = divergences(counts)
-    literal = {i: kl_of_the_slides(counts, i) for i in range(LEVELS, bins + 1) if counts[:i].any()}
+    literal = {
+        i: kl_of_the_slides(counts, i) for i in range(MAGNITUDES, bins + 1) if counts[:i].any()
+    }
     assert kept.tolist() == [i for i, value in literal.items() if math.isfinite(value)]
     np.testing.assert_allclose(found, [literal[i] for i in kept.tolist()], rtol=1e-9, atol=1e-12)
 

@@ -95,7 +95,7 @@ def test_empty() -> None:
     histogram.merge(other)
     assert histogram == other
     assert histogram != "a histogram"
-    assert "count=2, minimum=-3" in repr(histogram)
+    assert "minimum=-3.0, maximum=1.0" in repr(histogram)
 
 
 def test_the_sign_of_zero_does_not_matter() -> None:

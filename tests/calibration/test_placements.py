@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from calibration.placements import PLACEMENTS, Edge, edges_of, is_conv, layer_name
 from dabnet.checkpoint import load_checkpoint
 from dabnet.errors import InputError
-from export.float_graph import float_graph
+from export.onnx_export import float_graph
 from export.spec import ExportSpec
 from tests.support.calibration_net import make_model, small_net, stem
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint

@@ -17,7 +17,7 @@ from calibration.ranges import ranges_by_tensor
 from dabnet.errors import ArtifactError
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.qat import convolutions, fake_quantized, observed_ranges
-from export.float_graph import contract_graph
+from export.onnx_export import contract_graph
 from export.passes.targets import optimize
 from export.spec import ExportSpec
 from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network

@@ -165,11 +165,15 @@ def test_a_public_checkpoint_needs_a_fitting_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(60, 96), (64, 4), (0, 0)])
-def test_an_impossible_size_names_a_possible_one(size: tuple[int, int]) -> None:
+def test_an_impossible_size_names_a_possible_one(
+    checkpoint: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
     with pytest.raises(InputError, match="multiples of 8; the nearest is") as caught:
-        ExportSpec(size)
-    nearest = str(caught.value).rsplit(" ", 1)[1].split("x")
-    ExportSpec((int(nearest[0]), int(nearest[1])))
+        export_onnx(checkpoint, tmp_path / "m.onnx", ExportSpec(size), progress=no_bar)
+    height, width = (int(side) for side in str(caught.value).rsplit(" ", 1)[1].split("x"))
+    assert height % 8 == width % 8 == 0
+    assert height > 0 and width > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_checkpoint_is_the_one_that_was_seeded(checkpoint: Path) -> None:

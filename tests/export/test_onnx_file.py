@@ -104,7 +104,7 @@ def test_an_invalid_graph_is_not_written(
 ) -> None:
     broken = onnx.load(artifacts["fp32"][0])
     broken.graph.node[5].input[0] = "a tensor that nobody writes"
-    monkeypatch.setattr("export.float_graph.contract_graph", lambda *_: broken)
+    monkeypatch.setattr("export.onnx_export.contract_graph", lambda *_: broken)
     output = kept(tmp_path)
     with pytest.raises(BuildError, match="not valid ONNX") as caught:
         export_onnx(checkpoint, output, FP32, progress=no_bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +18,13 @@ from dabnet.data.dataset import LabelledImage
 from dabnet.data.image_files import image_sha256
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
+from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
-from tests.support.exported_artifacts import (
-    INT8,
-    evenly_spaced,
-    layers_in_network,
-    producers,
-)
+from export.spec import ExportSpec
+from tests.support import ROOT
+from tests.support.exported_artifacts import INT8 as SPEC
+from tests.support.exported_artifacts import evenly_spaced, layers_in_network, producers
 from tests.support.seeded_checkpoint import SIZE, no_bar, seeded_network
 
 
@@ -106,13 +106,29 @@ def test_calibration_never_reads_val(
         phase.append("between")
 
     monkeypatch.setattr(dabnet.data.images, "open_dataset", lambda name, split, *_: Watched(split))
-    export_onnx(checkpoint, tmp_path / "m.onnx", INT8, progress=bar)
+    export_onnx(checkpoint, tmp_path / "m.onnx", SPEC, progress=bar)
     assert read == [("calibrating", "train")] * 3 + [("comparing with PyTorch", "val")] * 4
+
+
+@pytest.mark.slow
+def test_fitted_weights_bring_a_trained_network_closer_to_fp32(tmp_path: Path) -> None:
+    spec = ExportSpec((128, 256), INT8, calibration_images=3, check_images=4)
+    found = []
+    for fit in (False, True):
+        manifest = export_onnx(
+            ROOT / "weights" / "dabnet_toy_street.pth",
+            tmp_path / "m.onnx",
+            dataclasses.replace(spec, fit_weights=fit),
+            progress=no_bar,
+        )
+        assert manifest.agreement is not None
+        found.append(manifest.agreement.mean)
+    assert found[0] < found[1] < 1
 
 
 def test_int8_without_images_of_its_dataset_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "public.pth"
     torch.save(seeded_network().state_dict(), path)
     with pytest.raises(InputError, match="INT8 needs images of camvid.*--data-dir"):
-        export_onnx(path, tmp_path / "m.onnx", INT8, dataset="camvid", progress=no_bar)
+        export_onnx(path, tmp_path / "m.onnx", SPEC, dataset="camvid", progress=no_bar)
     assert list(tmp_path.iterdir()) == [path]

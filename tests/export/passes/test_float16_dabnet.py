@@ -38,7 +38,7 @@ def network() -> onnx.ModelProto:
     torch = pytest.importorskip("torch")
     from dabnet.checkpoint import load_checkpoint
     from dabnet.models.image_to_mask import ImageToMask
-    from export.float_graph import contract_graph
+    from export.onnx_export import contract_graph
 
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(WEIGHTS, None)

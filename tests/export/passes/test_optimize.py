@@ -14,7 +14,7 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
 from dabnet.models.image_to_mask import ImageToMask
-from export.float_graph import coarse_logits, contract_graph
+from export.onnx_export import coarse_logits, contract_graph
 from export.passes.targets import PASS_NAMES, TARGETS, optimize
 from export.spec import ExportSpec
 from tests.support import ROOT
@@ -60,7 +60,7 @@ def test_mask_and_logits_stay(
 ) -> None:
     """int8 differs by its choice of passes; Q/DQ itself is inserted between the two stages."""
     model, _ = both_stages(plain, target, precision)
-    name = coarse_logits(plain)
+    name = coarse_logits(plain, "classifier")
     expected_mask, expected = mask_and_logits(plain, name, image)
     mask, logits = mask_and_logits(model, name, image)  # the tensor keeps its name
     assert (mask == expected_mask).mean() >= 0.9999
