@@ -1,15 +1,190 @@
-"""``dabnet-bench``: parse, call one function, print."""
+"""``dabnet-bench`` and its command ``run``: parse, call one function, print."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.reports import REPORT_COMMANDS
-from bench.cli.run import run_command
+from bench.cli.reports import PATH, REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, run
+from dabnet.console import CONTEXT, Size, options, run
+from dabnet.data.registry import DATASET_NAMES
+
+if TYPE_CHECKING:
+    from bench.measure.request import Request
+    from bench.record import Setting
+
+_COUNT = click.IntRange(1)
+
+_what = options(
+    click.argument("checkpoint", type=PATH),
+    click.option(
+        "--backend",
+        "backends",
+        multiple=True,
+        help="What to measure, repeatable: a row (onnxruntime-int8), a backend (pytorch) or all."
+        "  [default: each backend's usual rows]",
+    ),
+    click.option("--size", "sizes", type=Size(), multiple=True, help="[default: 512x1024]"),
+    click.option(
+        "--batch",
+        "batches",
+        type=_COUNT,
+        multiple=True,
+        help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
+    click.option("--threads", type=_COUNT, help="CPU threads of each backend."),
+    click.option("--calibration-images", type=_COUNT, default=48, help="Images for INT8."),
+)
+
+_images = options(
+    click.option(
+        "--dataset",
+        type=click.Choice(DATASET_NAMES),
+        help="Images to score and time.  [default: the checkpoint's]",
+    ),
+    click.option("--data-dir", type=PATH, help="Folder of the data set."),
+    click.option("--split", type=click.Choice(["val", "test"]), default="val"),
+    click.option(
+        "--images",
+        "folder",
+        type=PATH,
+        help="A folder of images without labels instead: speed and agreement only.",
+    ),
+    click.option("--max-images", type=_COUNT, help="Images to score.  [default: all]"),
+    click.option(
+        "--allow-overlap",
+        is_flag=True,
+        help="Score INT8 on images that calibrated it, and mark the row.  [default: an error]",
+    ),
+)
+
+_timing = options(
+    click.option(
+        "--scenario",
+        type=click.Choice(["latency", "throughput"]),
+        default="latency",
+        help="One call at a time, or several in flight.",
+    ),
+    click.option("--streams", type=_COUNT, help="Calls in flight.  [throughput: 2]"),
+    click.option("--rounds", type=int, default=30, help="Turns of each row."),
+    click.option(
+        "--min-time",
+        type=click.FloatRange(0.01),
+        default=10.0,
+        help="Minimum seconds of all turns of a row, in each scope.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(1),
+        default=900.0,
+        help="Seconds without a sign of life after which a row is given up.",
+    ),
+    click.option("--layers", is_flag=True, help="Also each row's time by layer."),
+)
+
+_results = options(
+    click.option("--pictures", type=click.IntRange(0), default=2, help="Images to show."),
+    click.option("--cache-dir", type=PATH, default=".dabnet-cache", help="Folder of exports."),
+    click.option("--output", type=PATH, default="runs/bench", help="Folder of the record."),
+    click.option("--restart", is_flag=True, help="Do not continue a run that was stopped."),
+)
+
+
+@click.command("run", context_settings=SHOWN)
+@_what
+@_images
+@_timing
+@_results
+def run_command(restart: bool, **asked: Any) -> None:
+    """Measure accuracy and speed of CHECKPOINT on every backend, in one table.
+
+    What is missing is exported into the cache folder. A backend that cannot run here is a row
+    that says why. The record and its reports are written as bench.json, bench.csv, bench.md and
+    bench.html. The same command continues a run that was stopped.
+    """
+    from bench.report.text import print_report
+    from bench.report.write import write_report
+    from bench.session import Session
+    from dabnet.console import progress_bar
+
+    session = Session(_request(asked), progress_bar, restart)
+    if session.continued:
+        click.echo("continuing a stopped run; --restart begins anew", err=True)
+    report = session.run()
+    written = write_report(report, asked["output"])
+    print_report(report)
+    click.echo("wrote " + ", ".join(map(str, written)))
+
+
+def _request(asked: dict[str, Any]) -> Request:
+    import torch
+
+    from bench.backends import backends, row_names
+    from bench.measure.request import Request, Scenario
+    from dabnet.checkpoint import load_checkpoint
+    from dabnet.data.images import ImageFolder, SizedImages
+    from dabnet.data.labels import label_set
+    from dabnet.data.registry import open_dataset
+    from dabnet.files import writable_directory
+    from dabnet.torch_device import torch_device
+
+    device = torch_device(asked["device"]).type
+    names = row_names(asked["backends"], backends(), device)
+    scenario = Scenario(
+        asked["scenario"],
+        rounds=asked["rounds"],
+        min_time_s=asked["min_time"],
+        timeout_s=asked["timeout"],
+    )
+    checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
+    settings = _settings(checkpoint.model, asked)
+    size, dataset = settings[0].size, checkpoint.dataset
+    # Faults of the images are told before any folder is made.
+    opened = (
+        ImageFolder(asked["folder"], label_set(dataset))
+        if asked["folder"] is not None
+        else open_dataset(dataset, asked["split"], asked["data_dir"], size)
+    )
+    return Request(
+        checkpoint=asked["checkpoint"],
+        dataset=dataset,
+        names=names,
+        settings=settings,
+        images=SizedImages.first(opened, size, asked["max_images"]),
+        scenario=scenario,
+        device=device,
+        threads=asked["threads"] or torch.get_num_threads(),
+        cache=writable_directory(asked["cache_dir"]),
+        output=writable_directory(asked["output"]),
+        **{name: asked[name] for name in _AS_ASKED},
+    )
+
+
+_AS_ASKED = ("data_dir", "calibration_images", "allow_overlap", "layers", "pictures")
+
+
+def _settings(model: str, asked: dict[str, Any]) -> tuple[Setting, ...]:
+    """Each size with each batch."""
+    from bench.record import Setting
+    from dabnet.errors import InputError
+    from dabnet.models import network_named
+
+    streams = asked["streams"]
+    if asked["scenario"] == "latency" and streams not in (None, 1):
+        raise InputError(
+            f"--streams {streams} in the scenario latency",
+            "one call at a time",
+            "add --scenario throughput",
+        )
+    streams = streams or (2 if asked["scenario"] == "throughput" else 1)
+    sizes = dict.fromkeys(asked["sizes"] or ((512, 1024),))
+    for size in sizes:
+        network_named(model).check_size(*size)
+    batches = dict.fromkeys(asked["batches"] or (1,))
+    return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)
 
 
 class _RunByDefault(click.Group):
@@ -17,22 +192,20 @@ class _RunByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = (*self.commands, "-h", "--help", "--version")
-        if not args or args[0] not in own:
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, args if args and args[0] in own else ["run", *args])
 
 
-@click.group(cls=_RunByDefault, context_settings=CONTEXT, invoke_without_command=False)
+@click.group(
+    cls=_RunByDefault,
+    context_settings=CONTEXT,
+    commands={command.name or "": command for command in (run_command, *REPORT_COMMANDS)},
+)
 @click.version_option(__version__)
 def bench_command() -> None:
     """Accuracy beside speed for every backend, in one table that decides what ships.
 
     dabnet-bench CHECKPOINT is short for dabnet-bench run CHECKPOINT.
     """
-
-
-for _command in (run_command, *REPORT_COMMANDS):
-    bench_command.add_command(_command)
 
 
 def main() -> Any:

@@ -12,17 +12,17 @@ from dabnet.console import CONTEXT, Size, options
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
 
-_PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
 _POSITIVE = click.FloatRange(0, min_open=True)
-_SHOWN = {**CONTEXT, "show_default": True}
+SHOWN = {**CONTEXT, "show_default": True}
 
 
 @click.command("report", context_settings=CONTEXT)
-@click.argument("record", metavar="FILE.json", type=_PATH)
+@click.argument("record", metavar="FILE.json", type=PATH)
 @click.option("--html", is_flag=True, help="Write the page bench.html beside FILE.json.")
 @click.option(
     "--output",
-    type=_PATH,
+    type=PATH,
     metavar="DIR",
     help="Write bench.json, bench.csv, bench.md and bench.html into DIR.",
 )
@@ -67,11 +67,11 @@ _limits = options(
 )
 
 
-@click.command("compare", context_settings=_SHOWN)
-@click.argument("old", metavar="OLD.json", type=_PATH)
-@click.argument("new", metavar="NEW.json", type=_PATH)
+@click.command("compare", context_settings=SHOWN)
+@click.argument("old", metavar="OLD.json", type=PATH)
+@click.argument("new", metavar="NEW.json", type=PATH)
 @_limits
-@click.option("--json", "output", type=_PATH, metavar="FILE", help="Write the comparison as JSON.")
+@click.option("--json", "output", type=PATH, metavar="FILE", help="Write the comparison as JSON.")
 def compare_command(
     old: Path,
     new: Path,
@@ -132,8 +132,8 @@ _bounds = options(
 )
 
 
-@click.command("recommend", context_settings=_SHOWN)
-@click.argument("record", metavar="[FILE.json]", type=_PATH, default="runs/bench/bench.json")
+@click.command("recommend", context_settings=SHOWN)
+@click.argument("record", metavar="[FILE.json]", type=PATH, default="runs/bench/bench.json")
 @_bounds
 @click.option("--size", type=Size(), help="Size of the images.  [default: the record's only one]")
 @click.option("--batch", type=click.IntRange(1), help="Frames per call.  [default: the smallest]")

@@ -1,1 +1,1 @@
-"""What a record says to do: what got worse, and what to ship."""
+"""Judgements on records: regressions between two of them, and the artifact to ship."""

@@ -1,13 +1,15 @@
 """The record of a run: one structure, from which every table, page and comparison is made.
 
-A record says everything that its reports show, raw samples included, so that a report can be made
+A record holds everything that its reports show, raw samples included, so that a report can be made
 again, or made differently, on another machine. Shares are in 0…1 and units are in the names; None
-is what was not or could not be measured. ``bench.record.file`` writes and reads it.
+stands for a value that was not measured. ``bench.record.file`` writes and reads it.
 """
 
 from bench.record.report import (
     FORMAT,
+    PAPER,
     REFERENCE,
+    UNKNOWN,
     Accuracy,
     Footprint,
     Limit,
@@ -17,13 +19,16 @@ from bench.record.report import (
     Row,
     Score,
 )
-from bench.record.timing import Setting, Telemetry, Timing, Turn
+from bench.record.timing import Latency, Setting, Telemetry, Timing, Turn
 
 __all__ = [
     "FORMAT",
+    "PAPER",
     "REFERENCE",
+    "UNKNOWN",
     "Accuracy",
     "Footprint",
+    "Latency",
     "Limit",
     "Peaks",
     "Picture",

@@ -44,7 +44,7 @@ def read_record(path: Path) -> Report:
 
 
 def _contradictions(report: Report) -> Iterator[str]:
-    """What no run writes, and on which a table or a comparison would stumble."""
+    """Contradictions that no run writes, and that would break a table or a comparison."""
     names = Counter((row.name, row.setting) for row in report.rows)
     for (name, setting), count in names.items():
         if count > 1:

@@ -1,9 +1,4 @@
-"""Rows, and the whole of a run.
-
-What a row's masks are worth.
-
-What a row costs beside time, and the least time that it could take.
-"""
+"""A row (its accuracy, cost and limit) and the report of a whole run."""
 
 from __future__ import annotations
 
@@ -14,18 +9,29 @@ from bench.record.timing import Setting, Timing
 from dabnet.intervals import Interval
 from dabnet.runtime.runner import LayerTime, RunnerInfo
 
+FORMAT = 3
+
+REFERENCE = "pytorch-fp32"
+"""The row that others are compared with."""
+
+PAPER = "paper"
+"""Scope and variant of the published protocol (``bench.measure.paper``)."""
+
+UNKNOWN = "unknown images"
+"""``Accuracy.calibrated_on`` where the images cannot be compared with those that are scored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Accuracy at one size of the labels.
+    """Accuracy at one size of the labels; shares in 0…1.
 
     Attributes:
         miou: mean of the classes' IoU.
-        miou_difference: to the reference, paired image by image; None of the reference itself.
+        miou_difference: to the reference, paired by image; None for the reference itself.
         class_iou: in the order of ``Report.classes``; None for a class that does not occur.
         category_iou: in the order of ``Report.categories``.
         pixel_accuracy: share of labelled pixels that are right.
-        hits, unions: pixels of each image (outer) and class (inner): their sums give each IoU.
+        hits, unions: pixels per image (outer) and class (inner): their sums give each IoU.
     """
 
     miou: Interval
@@ -39,19 +45,19 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """What one row's masks are worth.
+    """Quality of one row's masks.
 
     Attributes:
         score: at the size that is timed; None without labels.
-        native_score: with the mask enlarged (nearest pixel) to the labels' own size; None where
-            that is the size that is timed.
-        agreement: share of each image's pixels that the reference says, too.
-        arithmetic: in which int8 it was taken (``RunnerInfo.arithmetic``); where it is not that of
-            what was timed, the two ``timed_`` attributes say how far that differs.
+        native_score: with the mask enlarged (nearest pixel) to the size of the labels; None if that
+            is the size that is timed.
+        agreement: per image the share of pixels equal to the reference's.
+        arithmetic: int8 arithmetic of the scored masks (``RunnerInfo.arithmetic``). If other
+            arithmetic was timed, the two ``timed_`` attributes say how far that differs.
         timed_agreement: share of pixels on which the timed masks equal the scored ones.
         timed_miou: mean IoU of the timed masks.
-        calibrated_on: which images the INT8 ranges are of, in words; "" for none.
-        overlap: names of scored images among them.
+        calibrated_on: images of the INT8 ranges, in words; "" for none; see ``UNKNOWN``.
+        overlap: names of the scored images among them.
     """
 
     score: Score | None = None
@@ -66,14 +72,13 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a row costs beside time.
+    """Cost of a row beside time.
 
     Attributes:
-        artifact_bytes: size of the file.
+        artifact_bytes: size of the file; 0 if unknown.
         load_s: from the file to a runner.
-        first_inference_s: the first call after it.
-        host_peak_bytes: most memory that its process held.
-        device_peak_bytes: most memory of the GPU that its process held, as NVML saw it.
+        first_inference_s: the first call after loading.
+        host_peak_bytes, device_peak_bytes: maximum memory of its process; of the GPU by NVML.
     """
 
     artifact_bytes: int = 0
@@ -85,11 +90,11 @@ class Footprint:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """What a device can do, measured by ``bench.machine.peaks``.
+    """Peak rates of a device, measured by ``bench.machine.peaks``.
 
     Attributes:
         device: its name.
-        bytes_per_s: of its memory, reading and writing.
+        bytes_per_s: of its memory, reads and writes together.
         multiply_adds_per_s: by type: ``fp32``, ``fp16``, ``int8``, those that were measured.
         measured: date and time, ISO 8601.
     """
@@ -102,14 +107,13 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The least time that the graph's own work takes at the peaks of the machine.
+    """Minimum time of the graph's own work at the peaks of the machine; all figures per call.
 
     Attributes:
-        seconds: sum over kernels of the longer of arithmetic and memory traffic, a call.
+        seconds: sum over kernels of the longer of arithmetic and memory traffic.
         arithmetic_s, traffic_s: each alone.
-        multiply_adds, traffic_bytes: of a call.
-        kernels: how many, with what follows a convolution pixel by pixel taken into it.
-        share: of the limit that was reached: ``seconds`` / median of the device scope.
+        kernels: number of kernels; operations pixel by pixel belong to the one before.
+        share: ``seconds`` / median of the device scope.
     """
 
     seconds: float
@@ -121,24 +125,17 @@ class Limit:
     share: float | None = None
 
 
-FORMAT = 3
-
-REFERENCE = "pytorch-fp32"
-"""The row that others are compared with."""
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One artifact on one backend in one setting: what ran, how well and how fast.
-
-    A row that could not run, or did not come to its end, has a ``reason``.
+    """One artifact on one backend in one setting.
 
     Attributes (those whose name does not say it):
         name: backend and variant, such as ``onnxruntime-int8``.
-        info: of what was timed.
+        reason: why it could not run or did not finish; "" for a sound row.
+        info: of the timed runner.
         artifact: file name.
         manifest: of the artifact, as JSON holds it; {} without one.
-        layers: time by layer, the longest first, where it was asked for.
+        layers: time per layer, the longest first, if it was asked for.
     """
 
     name: str
@@ -153,6 +150,11 @@ class Row:
     limit: Limit | None = None
     layers: tuple[LayerTime, ...] = ()
 
+    @property
+    def score(self) -> Score | None:
+        """The accuracy at the size that is timed."""
+        return self.accuracy.score if self.accuracy else None
+
     def timing(self, scope: str) -> Timing | None:
         """The timing of that scope, if it has one with samples."""
         found = (timing for timing in self.timings if timing.scope == scope and timing.latency)
@@ -164,10 +166,10 @@ class Picture:
     """A picture beside the record.
 
     Attributes:
-        image: name of the image of the data set.
+        image: name of the image in the data set.
         shows: ``image``, ``truth``, a row's name, or ``NAME differs``: where a row and the
             reference differ.
-        file: path, relative to the record's folder.
+        file: path from the folder of the record.
     """
 
     image: str
@@ -180,9 +182,9 @@ class Report:
     """A whole run.
 
     Attributes:
-        model, checkpoint, checkpoint_sha256: what was measured.
-        dataset, split: what accuracy was measured on; of a folder of images its name and "".
-        images: names of the images that were scored.
+        model, checkpoint, checkpoint_sha256: network, file name and hash.
+        dataset, split: of the scored images; for a folder of images its name and "".
+        images: names of the scored images.
         labelled: whether they have labels.
         classes, palette: names and colours (RGB), in the order of each ``class_iou``.
         categories: in the order of each ``category_iou``.
@@ -190,11 +192,10 @@ class Report:
         environment: machine and library versions, by name.
         peaks: of the device that computed.
         rows: by setting, and within it in the order in which they were asked for.
-        pictures: beside the record.
-        harness_ns: what the timer itself adds to a call (median of the null runner).
+        harness_ns: time that the timer itself adds to a call (median of the null runner).
         started: date and time, ISO 8601, UTC.
-        key: of everything that was asked for; a stopped run goes on only under the same key.
-        complete: False where the run was stopped before its end.
+        key: of everything that was asked for; a stopped run continues only with the same key.
+        complete: False if the run was stopped before its end.
     """
 
     model: str
@@ -220,7 +221,7 @@ class Report:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Those of the rows, each once, in order."""
+        """The settings of the rows, each once, in order."""
         return tuple(dict.fromkeys(row.setting for row in self.rows))
 
     def reference(self, setting: Setting) -> Row | None:

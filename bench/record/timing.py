@@ -1,21 +1,24 @@
-"""What was timed, how long each call took, and the machine meanwhile."""
+"""Timing of a row: the raw turns, the machine meanwhile, and the figures made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.statistics import Latency
+import numpy as np
+
+from bench.statistics import interval_around, paired_ratio, verdict
 from dabnet.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What one call is; rows of one setting are compared with each other.
+    """Size, batch and streams of a call; rows of one setting are compared with each other.
 
     Attributes:
         size: (height, width) of the images in pixels.
-        batch: frames a call.
-        streams: calls in flight at a time, each from a thread of its own.
+        batch: frames per call.
+        streams: calls in flight at a time, each from its own thread.
     """
 
     size: tuple[int, int]
@@ -29,15 +32,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The machine during one turn: means, and what was used of it.
+    """The machine during one turn; clocks, power and temperature are means.
 
     Attributes:
         foreign_cores: cores that other processes kept busy.
-        cpu_mhz: mean clock of the cores.
         gpu_mhz, gpu_memory_mhz: clocks of the GPU's processors and memory.
-        gpu_energy_j: of the turn. Over its frames: energy a frame.
-        gpu_processes: others that had memory on the GPU.
-        throttled: reasons for which the GPU held its clocks down, in NVML's words.
+        gpu_energy_j: of the turn; divided by its frames: energy per frame.
+        gpu_processes: others that held memory on the GPU.
+        throttled: why the GPU lowered its clocks, in NVML's words.
     """
 
     foreign_cores: float | None = None
@@ -56,14 +58,13 @@ class Turn:
     """One backend's part of one round.
 
     Attributes:
-        round: its number, from 0; the backends of one round are compared with each other.
-        start_s: since the timing began.
-        wall_s: from the first call's start to the last one's end. With several streams calls
+        round: its number, from 0; backends are compared with each other within a round.
+        start_s: seconds since the timing began.
+        wall_s: from the start of the first call to the end of the last. With several streams calls
             overlap, and this is less than the sum of the samples.
-        samples_ns: latency of each call, in the order of their ends.
-        telemetry: of the machine meanwhile.
+        samples_ns: latency of each call, in the order in which the calls ended.
         marks: ``disturbed``, ``throttled``: what may have slowed it down.
-        counted: False where the round was repeated because of a mark of any of its turns.
+        counted: False if the round was repeated because one of its turns has a mark.
     """
 
     round: int
@@ -76,14 +77,27 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Summary of the raw latencies of calls in milliseconds; no sample is trimmed."""
+
+    calls: int
+    min_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    iqr_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """One scope of a row.
 
     Attributes:
         scope: ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``.
         latency: of the counted turns; None before the first.
-        fps: frames a second, and its interval over rounds.
-        speed_ratio: how many times faster than the reference of this setting and scope; None of
+        fps: frames per second, and its interval over rounds.
+        speed_ratio: how many times faster than the reference of this setting and scope; None for
             the reference itself.
         verdict: ``faster``, ``slower``, ``indistinguishable``; "" without a ratio.
         turns: all, in order.
@@ -95,3 +109,70 @@ class Timing:
     speed_ratio: Interval | None = None
     verdict: str = ""
     turns: tuple[Turn, ...] = ()
+
+    @classmethod
+    def of(
+        cls, scope: str, turns: Sequence[Turn], batch: int, reference: Sequence[Turn] | None
+    ) -> Timing:
+        """Summarise the turns of one scope.
+
+        Args:
+            batch: frames per call.
+            reference: turns of the reference in that scope; None for the reference itself, or if
+                there is none.
+        """
+        ratio = None if reference is None else speed_ratio(reference, turns)
+        fps, word = fps_of_turns(turns, batch), verdict(ratio) if ratio else ""
+        return cls(scope, latency(turns), fps, ratio, word, tuple(turns))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What may have slowed its counted turns down, each once, sorted."""
+        return tuple(sorted({mark for turn in self.turns if turn.counted for mark in turn.marks}))
+
+
+def latency(turns: Sequence[Turn]) -> Latency | None:
+    """Summarise the calls of the counted turns; None if there are none."""
+    counted = [turn.samples_ns for turn in turns if turn.counted]
+    if not counted:
+        return None
+    ms = np.concatenate([np.array(samples, np.float64) for samples in counted]) / 1e6
+    p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, (25, 50, 75, 90, 95, 99)))
+    return Latency(len(ms), float(ms.min()), p50, p90, p95, p99, p75 - p25)
+
+
+def fps_of_turns(turns: Sequence[Turn], batch: int) -> Interval | None:
+    """Frames per second: frames by time over all counted turns, so that slow calls count.
+
+    None with fewer than two rounds, which give no interval.
+    """
+    counted = [turn for turn in turns if turn.counted]
+    if len(counted) < 2:
+        return None
+    frames = np.array([batch * len(turn.samples_ns) for turn in counted], np.float64)
+    seconds = np.array([turn.wall_s for turn in counted])
+    return interval_around(float(frames.sum() / seconds.sum()), frames / seconds)
+
+
+def speed_ratio(reference: Sequence[Turn], candidate: Sequence[Turn]) -> Interval | None:
+    """How many times faster than the reference: above 1 is faster.
+
+    Each round that counts for both gives one ratio of ``seconds_by_round``; see ``paired_ratio``.
+    None with fewer than two such rounds.
+    """
+    theirs, ours = seconds_by_round(reference), seconds_by_round(candidate)
+    rounds = sorted(ours.keys() & theirs)
+    if len(rounds) < 2:
+        return None
+    return paired_ratio([theirs[number] for number in rounds], [ours[number] for number in rounds])
+
+
+def seconds_by_round(turns: Sequence[Turn]) -> dict[int, float]:
+    """Round → seconds per call: the median or, where calls overlapped, the wall time by calls."""
+    found = {}
+    for turn in turns:
+        if turn.counted:
+            samples = np.array(turn.samples_ns, np.float64) / 1e9
+            overlap = samples.sum() > 1.01 * turn.wall_s
+            found[turn.round] = turn.wall_s / len(samples) if overlap else float(np.median(samples))
+    return found

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bench.record import Turn
+from bench.record.timing import fps_of_turns, latency, speed_ratio
 from bench.statistics import (
-    fps_of_turns,
-    latency,
     paired_ratio,
-    speed_ratio,
+    pareto_front,
+    ratio_of_runs,
     student_quantile,
     verdict,
 )
@@ -196,3 +198,43 @@ def test_verdict(low: float, high: float, expected: str) -> None:
 def test_student_quantile_is_the_published_one(freedom: int, published: float) -> None:
     """Two-sided 95 %: Abramowitz & Stegun, table 26.10, and 1000 from R."""
     assert student_quantile(freedom) == pytest.approx(published, abs=6e-5)
+
+
+# --- two runs, and the front ------------------------------------------------------------------
+
+
+def test_the_interval_of_two_runs_is_welchs() -> None:
+    old, new = np.array([0.0, 0.1, 0.2, 0.4]), np.array([0.5, 0.9, 0.4, 1.0, 0.8])
+    interval = ratio_of_runs(old, new)
+    assert interval is not None
+    welch = stats.ttest_ind(new, old, equal_var=False).confidence_interval(0.95)
+    found = np.log([interval.value, interval.low, interval.high])
+    assert found == pytest.approx([new.mean() - old.mean(), welch.low, welch.high])
+    assert ratio_of_runs(old, new[:1]) is None
+    assert ratio_of_runs(np.zeros(3), np.zeros(3)) == Interval(1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_two_runs_holds_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        old, new = random.normal(0, 0.02, 5), random.normal(0.1, 0.05, 10)
+        interval = ratio_of_runs(old, new)
+        assert interval is not None
+        held += interval.low <= math.exp(0.1) <= interval.high
+    assert held >= 0.93 * 400
+
+
+SHARES = st.integers(0, 5).map(float)
+
+
+@given(st.lists(st.tuples(SHARES, SHARES), max_size=12))
+def test_the_front_holds_exactly_the_points_that_none_beats(
+    points: list[tuple[float, float]],
+) -> None:
+    def beaten(point: tuple[float, float]) -> bool:
+        return any(o[0] >= point[0] and o[1] >= point[1] and o != point for o in points)
+
+    front = pareto_front(points)
+    assert sorted(front) == [n for n, point in enumerate(points) if not beaten(point)]
+    assert [points[n][0] for n in front] == sorted(points[n][0] for n in front)

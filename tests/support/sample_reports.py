@@ -20,7 +20,6 @@ from bench.record import (
     Timing,
     Turn,
 )
-from bench.statistics import fps_of_turns, latency, speed_ratio, verdict
 from dabnet.intervals import Interval
 from dabnet.runtime.runner import RunnerInfo, layer_times
 
@@ -117,19 +116,8 @@ def _timing(
         telemetry = Telemetry(foreign_cores=0.01, cpu_mhz=3000.0 + number)
         wall = float(samples.sum()) / 1e9
         turns.append(Turn(number, number * wall, wall, tuple(int(s) for s in samples), telemetry))
-    ratio = None
-    if reference is not None:
-        other = reference.timing(scope)
-        assert other is not None
-        ratio = speed_ratio(list(other.turns), turns)
-    return Timing(
-        scope,
-        latency(turns),
-        fps_of_turns(turns, setting.batch),
-        ratio,
-        verdict(ratio) if ratio else "",
-        tuple(turns),
-    )
+    other = reference.timing(scope) if reference else None
+    return Timing.of(scope, turns, setting.batch, other.turns if other else None)
 
 
 def _accuracy(miou: float, reference: Row | None, precision: str) -> Accuracy:

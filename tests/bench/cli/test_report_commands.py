@@ -19,7 +19,7 @@ import sys
 import click
 from bench.cli.reports import REPORT_COMMANDS
 from dabnet.console import CONTEXT, run
-heavy = {"torch", "numpy", "rich", "cattrs", "onnx"} & set(sys.modules)
+heavy = {"torch", "numpy", "rich", "pydantic", "scipy", "onnx"} & set(sys.modules)
 assert not heavy, heavy
 run(click.Group("dabnet-bench", {c.name: c for c in REPORT_COMMANDS}, context_settings=CONTEXT))
 """
@@ -98,12 +98,15 @@ def test_recommend_names_the_artifact_by_default_of_the_last_run(records: Path) 
 
 BAD_INPUTS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "absent": (("report", "absent.json"), "no file at 'absent.json'; expected a record"),
-    "older": (("report", "old.json"), "is a record of format 2; expected format 3; measure again"),
-    "older to compare": (("compare", BENCH, "old.json"), "is a record of format 2"),
+    "older": (
+        ("report", "old.json"),
+        "of format 2; expected format 3; measure again",
+    ),
+    "older to compare": (("compare", BENCH, "old.json"), "holds a record of format 2"),
     "overwritten": (("compare", BENCH, "slow.json", "--json", "slow.json"), "is the input itself"),
     "percent": (
         ("recommend", BENCH, "--min-miou", "66"),
-        "66 is no share; expected 0 to 1; write 0.66 for 66 %",
+        "expected a share from 0 to 1, got 66; write 0.66 for 66 %",
     ),
     "size": (
         ("recommend", BENCH, "--size", "8x8"),

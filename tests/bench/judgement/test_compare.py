@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from bench.judgement.compare import (
     Limits,
     compare,
     miou_change,
-    ratio_of_runs,
 )
 from bench.record import REFERENCE, Report, Score, Setting
 from dabnet.errors import InputError
@@ -55,31 +53,6 @@ def finding(comparison: Comparison, name: str, what: str) -> Finding:
 
 
 # --- intervals --------------------------------------------------------------------------------
-
-
-def test_the_interval_is_welchs() -> None:
-    """Against scipy.stats.ttest_ind(equal_var=False): its 6.84 degrees of freedom are 6 here."""
-    old, new = np.array([0.0, 0.1, 0.2, 0.4]), np.array([0.5, 0.9, 0.4, 1.0, 0.8])
-    interval = ratio_of_runs(old, new)
-    assert interval is not None
-    error, t = math.sqrt(old.var(ddof=1) / 4 + new.var(ddof=1) / 5), 2.446911851144969
-    assert math.log(interval.value) == pytest.approx(0.545)
-    assert math.log(interval.low) == pytest.approx(0.545 - t * error)
-    assert math.log(interval.high) == pytest.approx(0.545 + t * error)
-    assert ratio_of_runs(old, new[:1]) is None
-    same = ratio_of_runs(np.zeros(3), np.zeros(3))
-    assert same == Interval(1.0, 1.0, 1.0)
-
-
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    random = np.random.default_rng(0)
-    held = 0
-    for _ in range(400):
-        old, new = random.normal(0, 0.02, 5), random.normal(0.1, 0.05, 10)
-        interval = ratio_of_runs(old, new)
-        assert interval is not None
-        held += interval.low <= math.exp(0.1) <= interval.high
-    assert held >= 0.93 * 400
 
 
 def matrices(seed: int, images: int = 12, classes: int = 4) -> Counts:

@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.judgement.recommend import (
-    Bounds,
-    Recommendation,
-    chosen_setting,
-    percentile_ms,
-    recommend,
-    recommendation_lines,
-)
-from bench.measure.overlap import UNKNOWN
-from bench.record import REFERENCE, Report, Setting
+from bench.judgement.recommend import Bounds, chosen_setting, percentile_ms, recommend
+from bench.record import REFERENCE, UNKNOWN, Report, Setting
 from dabnet.errors import InputError
 from tests.support.sample_reports import SETTING, sample_report
 
@@ -27,11 +19,10 @@ FP32, INT8, OPENVINO = "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"
 Figures = dict[str, tuple[float, float, float] | None]
 
 
-def chosen(report: Report, **bounds: Any) -> tuple[str | None, Recommendation, str]:
-    """The chosen row's name, the recommendation and what is said of it."""
-    found = recommend(report, chosen_setting(report), Bounds(**bounds))
-    text = "\n".join(recommendation_lines(found, report))
-    return found.chosen.row.name if found.chosen else None, found, text
+def chosen(report: Report, **bounds: Any) -> tuple[str | None, str]:
+    """The chosen row's name and what is said."""
+    row, lines = recommend(report, chosen_setting(report), Bounds(**bounds))
+    return row.name if row else None, "\n".join(lines)
 
 
 def changed(report: Report, name: str, **accuracy: Any) -> Report:
@@ -45,40 +36,39 @@ def changed(report: Report, name: str, **accuracy: Any) -> Report:
 
 
 def test_the_fastest_that_fits_is_named_with_its_reason() -> None:
-    name, found, text = chosen(sample_report(), min_miou=0.66, max_latency_ms=100.0)
-    assert name == FP32 and found.decided_by == "speed"
-    assert text.startswith(f"ship {FP32} ({FP32}.onnx) (512x1024, batch 1, scope host; mIoU at")
+    name, text = chosen(sample_report(), min_miou=0.66, max_latency_ms=100.0)
+    assert name == FP32
+    assert text.startswith(f"ship {FP32} ({FP32}.onnx) (512x1024, batch 1, scope host)\n")
     assert "because it is the fastest of 3 that meet the bounds" in text
-    assert "openvino-fp32: misses p95 host ms by 75.20 (175.20)" in text
     assert "tensorrt-fp16: not considered: no CUDA driver" in text
-    assert "mIoU meets its bound by the estimate only: the 95 % interval [64.31, 68.31]" in text
-    _, _, text = chosen(sample_report(), min_miou=0.64, max_latency_ms=60.0)
-    assert "by the estimate only" not in text and "it is the only row that meets" in text
+    assert f"meets: {FP32}: mIoU 66.31 [64.31, 68.31] % (meets 66 by its estimate only)" in text
 
 
-def test_where_nothing_fits_the_misses_and_the_nearest_are_told() -> None:
-    name, found, text = chosen(sample_report(), min_miou=0.67, max_latency_ms=10.0)
+def test_rows_that_fit_come_first_with_their_figures() -> None:
+    _, text = chosen(sample_report(), min_miou=0.64, max_latency_ms=60.0)
+    assert "by its estimate only" not in text and "it is the only row that meets" in text
+    assert [line.split(":")[0] for line in text.splitlines()[2:6]] == ["  meets", *3 * ["  misses"]]
+    assert "ms (misses 60 by 115.20), peak memory 300.00 MB" in text
+
+
+def test_where_nothing_fits_the_misses_are_told() -> None:
+    name, text = chosen(sample_report(), min_miou=0.67, max_latency_ms=10.0)
     assert name is None
-    assert text.startswith("nothing meets the bounds")
-    assert f"{FP32}: misses mIoU by 0.69 points (66.31 %), p95 host ms by 44.05 (54.05)" in text
-    # Nothing is both faster and as accurate as the fastest, which ties for the best accuracy.
-    assert [candidate.row.name for candidate in found.nearest] == [FP32]
-    rows: Figures = {REFERENCE: (86, 0.67, 3), FP32: (52, 0.65, 3), OPENVINO: (90, 0.66, 3)}
-    _, found, _ = chosen(sample_report(rows), min_miou=0.9)
-    assert {candidate.row.name for candidate in found.nearest} == {REFERENCE, FP32}
+    assert text.startswith("nothing meets the bounds (512x1024")
+    (line,) = (line for line in text.splitlines() if line.startswith(f"  misses: {FP32}"))
+    assert "% (misses 67 by 0.69), p95 54.05 [" in line and "(misses 10 by 44.05)" in line
 
 
 def test_of_one_speed_the_more_accurate_then_the_smaller() -> None:
     rows: Figures = {REFERENCE: (86, 0.66, 3.0), FP32: (50, 0.60, 1.0), OPENVINO: (50.2, 0.66, 9.0)}
-    name, found, text = chosen(sample_report(rows), min_miou=0.5)
-    assert (name, found.decided_by) == (OPENVINO, "accuracy")
-    assert f"the rounds do not tell its speed from that of {FP32}; of these it is the more" in text
+    name, text = chosen(sample_report(rows), min_miou=0.5)
+    assert name == OPENVINO
+    assert f"do not tell its speed from {FP32}), and it is the most accurate" in text
     rows |= {FP32: (50, 0.66, 1.0)}
-    name, found, text = chosen(sample_report(rows), min_miou=0.5)
-    assert (name, found.decided_by) == (FP32, "size") and "its file is the smaller" in text
+    name, text = chosen(sample_report(rows), min_miou=0.5)
+    assert name == FP32 and "it is the smallest of those" in text
     rows |= {FP32: (50, 0.66, 9.0)}
-    name, found, text = chosen(sample_report(rows), min_miou=0.5)
-    assert found.decided_by == "nothing" and name in (FP32, OPENVINO)
+    assert chosen(sample_report(rows), min_miou=0.5)[0] in (FP32, OPENVINO)
     rows |= {FP32: (40, 0.60, 9.0)}  # told apart: no accuracy makes up for it within the bounds
     assert chosen(sample_report(rows), min_miou=0.5)[0] == FP32
 
@@ -96,7 +86,7 @@ def test_a_score_on_its_own_calibration_images_never_wins(
     rows: Figures = {REFERENCE: (86, 0.66, 3), FP32: (52, 0.66, 3), INT8: (20, 0.66, 1)}
     report = sample_report(rows)
     assert chosen(report, min_miou=0.6)[0] == INT8
-    name, _, text = chosen(changed(report, INT8, **accuracy), min_miou=0.6)
+    name, text = chosen(changed(report, INT8, **accuracy), min_miou=0.6)
     assert name == FP32 and f"{INT8}: not considered: {said}" in text
 
 
@@ -115,34 +105,35 @@ def test_a_disturbed_timing_is_never_named_without_saying_so() -> None:
             for timing in row.timings
         )
         rows.append(dataclasses.replace(row, timings=timings))
-    name, _, text = chosen(dataclasses.replace(report, rows=tuple(rows)), min_miou=0.6)
-    assert name == FP32 and f"note: {FP32}: its timing was throttled: measure again" in text
+    name, text = chosen(dataclasses.replace(report, rows=tuple(rows)), min_miou=0.6)
+    assert name == FP32 and f"{FP32}: mIoU 66.31" in text
+    assert text.count("; its timing was throttled: measure again in quiet") == 4
 
 
 def test_what_else_must_be_known_is_noted() -> None:
     report = changed(sample_report(), FP32, timed_miou=0.61)
-    _, _, text = chosen(report, percentile="p99")
+    _, text = chosen(report, percentile="p99")
     assert "accuracy was not bounded: add --min-miou" in text
     assert "p99 of 48 calls is a guess" in text
-    assert "the kernels that were timed have 61.00 %" in text
+    assert "the timed kernels have mIoU 61.00 %, and other arithmetic was scored" in text
 
 
 def test_memory_and_missing_numbers() -> None:
     assert chosen(sample_report(), max_memory_mb=300.0)[0] == FP32
-    name, _, text = chosen(sample_report(), max_memory_mb=200.0)
-    assert name is None and "misses peak memory MB by 100.00 (300.00)" in text
+    name, text = chosen(sample_report(), max_memory_mb=200.0)
+    assert name is None and "peak memory 300.00 MB (misses 200 by 100.00)" in text
     report = changed(sample_report(), FP32, score=None)
-    name, _, text = chosen(report, min_miou=0.6)
+    name, text = chosen(report, min_miou=0.6)
     assert name in (REFERENCE, INT8)
-    assert f"{FP32}: misses mIoU, which the record does not hold" in text
+    assert f"misses: {FP32}: mIoU unknown" in text
 
 
 def test_the_scope_is_the_one_that_was_asked_for() -> None:
     report = sample_report()
     alone = [dataclasses.replace(row, timings=row.timings[:1]) for row in report.rows]
     report = dataclasses.replace(report, rows=tuple(alone))
-    name, found, _ = chosen(report, scope="device")
-    assert name is None and found.excluded[FP32] == "not timed in scope device"
+    name, text = chosen(report, scope="device")
+    assert name is None and f"{FP32}: not considered: not timed in scope device" in text
 
 
 def test_the_latency_of_one_round_has_no_interval() -> None:
@@ -170,7 +161,7 @@ def test_the_setting_is_chosen_or_asked_for() -> None:
     assert chosen_setting(report) == SETTING
     assert chosen_setting(report, batch=8) == large
     report = sample_report(settings=(SETTING, small))
-    with pytest.raises(InputError, match="2 sizes .*; expected one size; choose one with --size"):
+    with pytest.raises(InputError, match="several sizes .*; expected one size; add --size"):
         chosen_setting(report)
     assert chosen_setting(report, (360, 480)) == small
     with pytest.raises(InputError, match="--size 360x480 --batch 2; expected one of: 512x1024, b"):

@@ -13,7 +13,6 @@ import pytest
 
 from bench import record
 from bench.record.file import write_record
-from bench.statistics import Latency
 from dabnet.intervals import Interval
 from dabnet.runtime.runner import LayerTime, RunnerInfo
 from tests.support import ROOT
@@ -26,7 +25,7 @@ TYPES = [
         for kind in vars(record).values()
         if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     ),
-    *(Latency, Interval, LayerTime, RunnerInfo),
+    *(Interval, LayerTime, RunnerInfo),
 ]
 
 
