@@ -1,8 +1,8 @@
-"""What NVML tells of a GPU while a turn runs.
+"""A GPU while a turn runs, as NVML describes it.
 
 NVML comes with the driver, its Python names with the package nvidia-ml-py
-(https://docs.nvidia.com/deploy/nvml-api/). Without either, and for whatever a card or a driver does
-not support, a field is None: telemetry never stops a measurement.
+(https://docs.nvidia.com/deploy/nvml-api/). Without either, and for everything that a card or a
+driver does not support, a field is None: telemetry never stops a measurement.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
+from bench.record import Telemetry
+
 PERIOD_S = 0.1
 
-# Reasons that hold clocks down against the user's interest. Idling and clocks that someone chose
-# (application clocks, display clocks) are none.
+# Reasons that lower the clocks against the user's interest; not idling, nor clocks that someone
+# chose (application clocks, display clocks).
 THROTTLE_REASONS = (
     "SwPowerCap",
     "HwSlowdown",
@@ -28,19 +29,6 @@ THROTTLE_REASONS = (
     "HwThermalSlowdown",
     "HwPowerBrakeSlowdown",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GpuReading:
-    """One turn of a GPU, by the names of ``bench.record.Telemetry``."""
-
-    mhz: float | None = None
-    memory_mhz: float | None = None
-    power_w: float | None = None
-    temperature_c: float | None = None
-    energy_j: float | None = None
-    processes: int | None = None
-    throttled: tuple[str, ...] = ()
 
 
 class GpuMonitor:
@@ -59,7 +47,7 @@ class GpuMonitor:
 
     @classmethod
     def opened(cls, index: int) -> GpuMonitor | None:
-        """Return the monitor; None without package, driver or such a GPU."""
+        """The monitor; None without package, driver or such a GPU."""
         try:
             nvml = importlib.import_module("pynvml")
         except ImportError:
@@ -85,8 +73,8 @@ class GpuMonitor:
         self._thread = Thread(target=self._sample_until_over, daemon=True, name="nvml")
         self._thread.start()
 
-    def stop(self) -> GpuReading:
-        """End the turn: means over its samples, and the energy of all of it."""
+    def stop(self) -> Telemetry:
+        """End the turn; return the fields of the GPU: means over its samples, and its energy."""
         seconds = time.perf_counter() - self._start
         energy_mj = self._asked("nvmlDeviceGetTotalEnergyConsumption")
         self._end()
@@ -98,12 +86,20 @@ class GpuMonitor:
             energy: float | None = (energy_mj - self._energy_mj) / 1e3
         else:
             energy = None if power is None else power * seconds
-        return GpuReading(
-            mhz, memory_mhz, power, temperature, energy, self._foreign(), self._throttled()
+        return Telemetry(
+            None,
+            None,
+            mhz,
+            memory_mhz,
+            power,
+            temperature,
+            energy,
+            self._foreign(),
+            self._throttled(),
         )
 
     def device_bytes(self, pid: int) -> int | None:
-        """Memory that a process holds; None where NVML does not list it or does not say."""
+        """Memory that a process holds; None if NVML does not list it or does not say."""
         used = [
             process.usedGpuMemory
             for process in self._processes() or ()
@@ -112,7 +108,7 @@ class GpuMonitor:
         return int(max(used)) if used else None
 
     def close(self) -> None:
-        """End the thread and let go of NVML."""
+        """End the thread and release NVML."""
         self._end()
         with contextlib.suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
@@ -150,7 +146,7 @@ class GpuMonitor:
         return tuple(name for name, bit in bits.items() if self._reasons & bit)
 
     def _foreign(self) -> int | None:
-        """Processes of others; None in a container whose NVML tells the host's numbers."""
+        """Processes of others; None in a container whose NVML returns the host's numbers."""
         now = self._pids()
         if now is None or self._seen is None:
             return None
@@ -162,7 +158,7 @@ class GpuMonitor:
         return None if processes is None else {process.pid for process in processes}
 
     def _processes(self) -> list[Any] | None:
-        """All that hold memory; None where neither list can be had."""
+        """All that hold memory; None if neither list can be had."""
         lists = [
             self._asked("nvmlDeviceGetComputeRunningProcesses"),
             self._asked("nvmlDeviceGetGraphicsRunningProcesses"),
@@ -171,7 +167,7 @@ class GpuMonitor:
         return [process for processes in known for process in processes] if known else None
 
     def _asked(self, function: str, *arguments: Any) -> Any:
-        """What NVML answers; None where card or driver does not."""
+        """The answer of NVML; None if card or driver lacks it."""
         ask: Callable[..., Any] = getattr(self._nvml, function)
         try:
             return ask(self._handle, *arguments)

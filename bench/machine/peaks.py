@@ -1,27 +1,25 @@
-"""What a device can do at most, measured: the peaks of the roofline.
+"""Peak rates of a device, measured: the peaks of the roofline.
 
-Of each quantity the best of several micro-kernels and of many repeats counts, since a peak that a
-backend can pass makes every share of it wrong. For the same reason figures are kept for the next
-run only if nobody else used the processor meanwhile.
+The best of several micro-kernels and of many repeats counts: a peak that a backend can pass makes
+every share of it wrong. For the same reason rates are kept for the next run only if nobody else
+used the processor meanwhile.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.isolation import remote_progress
-from bench.machine.cpu_peaks import cpu_kernels
 from bench.machine.environment import describe_environment
-from bench.machine.gpu_peaks import gpu_kernels
-from bench.machine.peak_kernel import BYTES, PeakKernel
+from bench.machine.kernels import BYTES, PeakKernel, cpu_kernels, gpu_kernels
 from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
 from bench.record import Peaks
 from dabnet.console import ProgressBar
 from dabnet.errors import BackendUnavailable, DabnetError
+from dabnet.precision import FP32
 from dabnet.records import Codec
 
 CACHE_FILE = "machine.json"
@@ -33,63 +31,58 @@ _log = logging.getLogger(__name__)
 
 
 class PeakMeter:
-    """``measured_peaks`` as a service of ``bench.isolation.Isolated``.
+    """Measures a device, as a service of ``bench.isolation.Isolated``.
 
-    Args:
-        device: ``cpu`` or ``cuda``.
-        threads: of the processor, as the rows use them.
-        cache: folder that keeps the figures.
-    """
-
-    def __init__(self, device: str, threads: int, cache: Path) -> None:
-        self._arguments = device, threads, cache
-
-    def peaks(self) -> Peaks:
-        return measured_peaks(*self._arguments, remote_progress)
-
-
-def measured_peaks(device: str, threads: int, cache: Path, progress: ProgressBar) -> Peaks:
-    """Return the peaks of a device, measured now or before on this machine with these libraries.
-
-    It sets the threads of torch and holds half a gigabyte for a moment: call it in a process of its
-    own (``PeakMeter``).
+    It sets the threads of torch and holds half a gigabyte for a moment, so it gets its own process.
 
     Args:
         device: ``cpu`` or ``cuda`` (the first GPU).
         threads: of the processor, as the rows use them.
-        cache: folder of ``machine.json``; what cannot be read there is measured anew.
-
-    Raises:
-        BackendUnavailable: memory or float32 arithmetic could not be measured.
+        cache: folder of ``machine.json``; what cannot be read there is measured again.
+        progress: shows a bar.
     """
-    name = _name_of(device)
-    key = "; ".join([name, f"{threads} threads", *_versions()])
-    known = _kept(cache / CACHE_FILE)
-    if key in known:
-        return known[key]
-    kernels = gpu_kernels() if device == "cuda" else cpu_kernels(threads)
-    watch = CpuWatch()
-    rates = best_rates(kernels, progress)
-    foreign = watch.foreign_cores()
-    if missing := {BYTES, "fp32"} - set(rates):
-        raise BackendUnavailable(f"the peaks of {name} cannot be measured: {', '.join(missing)}")
-    peaks = Peaks(
-        name, rates.pop(BYTES), rates, datetime.now(timezone.utc).isoformat(timespec="seconds")
-    )
-    if foreign is None or foreign < DISTURBED_CORES:
-        cache.mkdir(parents=True, exist_ok=True)
-        _KEPT.write({**known, key: peaks}, cache / CACHE_FILE)
-    return peaks
+
+    def __init__(
+        self, device: str, threads: int, cache: Path, progress: ProgressBar = remote_progress
+    ) -> None:
+        self._device, self._threads = device, threads
+        self._file, self._progress = cache / CACHE_FILE, progress
+
+    def peaks(self) -> Peaks:
+        """The peaks, measured now or before on this machine with these libraries.
+
+        Raises:
+            BackendUnavailable: memory or float32 arithmetic could not be measured.
+        """
+        facts = describe_environment()
+        name = _gpu_name() if self._device == "cuda" else facts["processor"]
+        versions = (f"{library} {facts[library]}" for library in LIBRARIES if library in facts)
+        key = "; ".join([name, f"{self._threads} threads", *versions])
+        known = _kept(self._file)
+        if key in known:
+            return known[key]
+        kernels = gpu_kernels() if self._device == "cuda" else cpu_kernels(self._threads)
+        watch = CpuWatch()
+        rates = best_rates(kernels, self._progress)
+        foreign = watch.foreign_cores()
+        if missing := {BYTES, FP32} - set(rates):
+            raise BackendUnavailable(f"{name}: no kernel measured {', '.join(sorted(missing))}")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        peaks = Peaks(name, rates.pop(BYTES), rates, now)
+        if foreign is None or foreign < DISTURBED_CORES:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            _KEPT.write({**known, key: peaks}, self._file)
+        return peaks
 
 
 def best_rates(kernels: Sequence[PeakKernel], progress: ProgressBar) -> dict[str, float]:
-    """Return the best rate of each kind; kinds of which no kernel runs here are left out."""
+    """Return the best rate of each kind; a kind of which no kernel runs here is left out."""
     rates: dict[str, float] = {}
     with progress("measuring the machine", len(kernels), "kernels") as step:
         for kernel in kernels:
             try:
                 rate = kernel.best_rate(BUDGET_S)
-            except Exception as error:  # a library, a device or memory is missing: others are not
+            except Exception as error:  # of one library or device: others can be measured
                 _log.warning("%s: not measured (%s)", kernel.name, error)
             else:
                 _log.info("%s: %.3g %s/s", kernel.name, rate, kernel.kind)
@@ -98,9 +91,7 @@ def best_rates(kernels: Sequence[PeakKernel], progress: ProgressBar) -> dict[str
     return rates
 
 
-def _name_of(device: str) -> str:
-    if device != "cuda":
-        return describe_environment()["processor"]
+def _gpu_name() -> str:
     import torch
 
     if not torch.cuda.is_available():
@@ -108,25 +99,15 @@ def _name_of(device: str) -> str:
     return str(torch.cuda.get_device_name(0))
 
 
-def _versions() -> list[str]:
-    found = []
-    for library in LIBRARIES:
-        try:
-            found.append(f"{library} {importlib.metadata.version(library)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _kept(path: Path) -> dict[str, Peaks]:
-    """What earlier runs measured; {} where it cannot be read."""
+    """What earlier runs measured; a file that cannot be read, for any reason, holds nothing."""
     try:
         kept = _KEPT.read(path)
-    except DabnetError:  # no file, no JSON, other fields: whatever it is, it is measured anew
+    except DabnetError:
         return {}
     return {key: peaks for key, peaks in kept.items() if _sound(peaks)}
 
 
 def _sound(peaks: Peaks) -> bool:
-    rates = (peaks.bytes_per_s, *peaks.multiply_adds_per_s.values())
-    return "fp32" in peaks.multiply_adds_per_s and all(0 < rate < float("inf") for rate in rates)
+    rates = peaks.multiply_adds_per_s
+    return FP32 in rates and min(peaks.bytes_per_s, *rates.values()) > 0

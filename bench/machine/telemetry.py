@@ -1,12 +1,10 @@
-"""The machine beside the samples: what others used of it, and how fast it was allowed to run.
-
-Of the processor, counters are read when a turn starts and when it ends: no thread, and nothing
-between. Of a GPU, ``bench.machine.gpu_telemetry`` samples while the turn runs.
-
-How much of the processor others used while this process was timing.
+"""The machine beside the samples: the load of other processes, and the clocks.
 
 A backend that spreads one call over all cores waits for the slowest: a single foreign process can
 cost it far more than its share, and cost two backends differently. Such numbers must not be quoted.
+
+Counters of the processor are read when a turn starts and when it ends, and not between. A GPU is
+sampled by ``bench.machine.gpu_telemetry`` while the turn runs.
 """
 
 from __future__ import annotations
@@ -14,9 +12,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench.machine.gpu_telemetry import GpuMonitor, GpuReading
+from bench.machine.gpu_telemetry import GpuMonitor
 from bench.record import Telemetry
 
 DISTURBED_CORES = 0.1
@@ -35,7 +34,7 @@ class CpuWatch:
         self._busy, self._own = busy_seconds(), _own_seconds()
 
     def foreign_cores(self) -> float | None:
-        """Mean number of cores that other processes kept busy; None where it is not known."""
+        """Mean number of cores that other processes kept busy; None if unknown."""
         busy = busy_seconds()
         if busy is None or self._busy is None:
             return None
@@ -44,7 +43,7 @@ class CpuWatch:
 
 
 def busy_seconds(stat: Path = _STAT) -> float | None:
-    """Seconds that all cores together were busy since the start; None where it is not known."""
+    """Seconds that all cores together were busy since the start; None if unknown."""
     try:
         first = stat.read_text(encoding="ascii").split("\n", 1)[0]
         ticks = [int(field) for field in first.split()[1:9]]
@@ -72,8 +71,8 @@ class Monitor:
 
     Args:
         gpu: its index in NVML; None for none. Without a driver or nvidia-ml-py: as None.
-        proc, cpus: where Linux tells of processes and cores. Elsewhere both are absent, and what
-            they tell is None.
+        proc, cpus: Linux's files of processes and cores. Other systems lack them, and their
+            fields are None.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Monitor:
         self._own, self._workers = 0.0, dict[int, float]()
 
     def start(self, own_pids: Sequence[int]) -> None:
-        """A turn begins. ``own_pids``: all processes of this run beside this one."""
+        """Begin a turn. ``own_pids``: all processes of this run beside this one."""
         self._pids = tuple(own_pids)
         if self._gpu is not None:
             self._gpu.start((os.getpid(), *own_pids))
@@ -97,34 +96,24 @@ class Monitor:
         self._start, self._busy = time.perf_counter(), busy_seconds(self._proc / "stat")
 
     def stop(self, own_cpu_s: float) -> Telemetry:
-        """The turn is over; return what was seen.
+        """End the turn; return what was seen.
 
         Args:
-            own_cpu_s: processor time that the worker says it used. What /proc says of ``own_pids``
-                counts where it is more: it holds all between start and stop, and a worker may
-                leave out what it did before its first sample.
+            own_cpu_s: processor time that the worker reports. The time of ``own_pids`` in /proc
+                counts if it is more: it holds all between start and stop, and a worker may leave
+                out what it did before its first sample.
         """
         seconds = max(time.perf_counter() - self._start, 1e-9)
         foreign = self._foreign_cores(own_cpu_s, seconds)
-        gpu = GpuReading() if self._gpu is None else self._gpu.stop()
-        return Telemetry(
-            foreign_cores=foreign,
-            cpu_mhz=cpu_mhz(self._proc, self._cpus),
-            gpu_mhz=gpu.mhz,
-            gpu_memory_mhz=gpu.memory_mhz,
-            gpu_power_w=gpu.power_w,
-            gpu_temperature_c=gpu.temperature_c,
-            gpu_energy_j=gpu.energy_j,
-            gpu_processes=gpu.processes,
-            throttled=gpu.throttled,
-        )
+        gpu = Telemetry() if self._gpu is None else self._gpu.stop()
+        return replace(gpu, foreign_cores=foreign, cpu_mhz=cpu_mhz(self._proc, self._cpus))
 
     def device_bytes(self, pid: int) -> int | None:
-        """Memory of the GPU that a process holds; None where NVML does not know."""
+        """Memory of the GPU that a process holds; None if NVML does not know."""
         return None if self._gpu is None else self._gpu.device_bytes(pid)
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Release NVML."""
         if self._gpu is not None:
             self._gpu.close()
             self._gpu = None
@@ -139,7 +128,7 @@ class Monitor:
         return max(0.0, (busy - self._busy - own) / seconds)
 
     def _seconds_of(self, pids: Iterable[int]) -> dict[int, float]:
-        """Processor time of processes so far, all their threads; those that are gone are left out.
+        """Processor time of processes so far, with all threads; processes that ended are left out.
 
         proc(5): utime and stime are fields 14 and 15 of /proc/PID/stat, in ticks.
         """
@@ -157,7 +146,7 @@ class Monitor:
 
 
 def resolution_cores(seconds: float) -> float:
-    """Foreign cores that may be seen in a turn of that length although there are none.
+    """Foreign cores that a turn of that length may show although there are none.
 
     The kernel charges a core by whole ticks of 10 ms, and a turn starts and ends between two: each
     core that the worker uses may be off by one, and so may the sums that are shown of user and of
@@ -169,7 +158,7 @@ def resolution_cores(seconds: float) -> float:
 def marks(telemetry: Telemetry, seconds: float) -> tuple[str, ...]:
     """What may have slowed a turn of that length down: ``disturbed``, ``throttled``.
 
-    It is disturbed from ``DISTURBED_CORES`` on, and if that is more than the counters resolve.
+    It is disturbed from ``DISTURBED_CORES`` on, if that is more than the counters resolve.
     """
     found = []
     foreign = telemetry.foreign_cores
@@ -181,10 +170,10 @@ def marks(telemetry: Telemetry, seconds: float) -> tuple[str, ...]:
 
 
 def cpu_mhz(proc: Path, cpus: Path) -> float | None:
-    """Mean clock of the cores, of at most 16 evenly spaced ones; None where nothing tells it.
+    """Mean clock of at most 16 evenly spaced cores; None if unknown.
 
-    From cpufreq (kHz), or from /proc/cpuinfo, which virtual machines have alone: there it is often
-    the nominal clock.
+    From cpufreq (kHz), or from /proc/cpuinfo, the only source in virtual machines, where it is
+    often the nominal clock.
     """
     files = sorted(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
     try:

@@ -6,12 +6,15 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 import bench.machine.gpu_telemetry
-from bench.machine.gpu_telemetry import THROTTLE_REASONS, GpuMonitor, GpuReading
+from bench.machine.gpu_telemetry import THROTTLE_REASONS, GpuMonitor
 from bench.machine.telemetry import Monitor
+from bench.record import Telemetry
 from tests.support.nvml_double import NvmlDouble, Process, real
 
 NO_SUCH_PROCESS = 2**22 + 1  # above the largest number that Linux gives
@@ -36,27 +39,23 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[NvmlDouble]:
     assert not [thread for thread in threading.enumerate() if thread.name == "nvml"]
 
 
-def turn(monitor: Monitor | None, own: tuple[int, ...] = ()) -> GpuReading:
-    """One turn, by the names of a ``GpuReading``."""
+def turn(monitor: Monitor | None, own: tuple[int, ...] = ()) -> Telemetry:
+    """One turn, without the fields of the processor."""
     assert monitor is not None
     monitor.start(own)
     found = monitor.stop(0.0)
     monitor.close()
-    return GpuReading(
-        found.gpu_mhz,
-        found.gpu_memory_mhz,
-        found.gpu_power_w,
-        found.gpu_temperature_c,
-        found.gpu_energy_j,
-        found.gpu_processes,
-        found.throttled,
-    )
+    return replace(found, foreign_cores=None, cpu_mhz=None)
+
+
+def reading(*fields: Any) -> Telemetry:
+    return Telemetry(None, None, *fields)
 
 
 def test_energy_is_the_counters_difference(nvml: NvmlDouble) -> None:
     counter = iter([5_000_000, 5_012_500])
     nvml.answers["nvmlDeviceGetTotalEnergyConsumption"] = lambda _: next(counter)
-    assert turn(Monitor(0)) == GpuReading(1800, 5000, 250.0, 71, 12.5, 0, ())
+    assert turn(Monitor(0)) == reading(1800, 5000, 250.0, 71, 12.5, 0, ())
 
 
 def test_energy_before_volta_is_power_times_time(
@@ -67,23 +66,23 @@ def test_energy_before_volta_is_power_times_time(
     assert monitor is not None
     monkeypatch.setattr(bench.machine.gpu_telemetry.time, "perf_counter", lambda: next(clock))
     monitor.start(())
-    assert monitor.stop().energy_j == 250.0 * 4.0
+    assert monitor.stop().gpu_energy_j == 250.0 * 4.0
     monitor.close()
 
 
 @pytest.mark.parametrize("lacking", sorted(VOLTA))
 def test_what_a_driver_lacks_is_none_alone(nvml: NvmlDouble, lacking: str) -> None:
     del nvml.answers[lacking]
-    whole = GpuReading(1800, 5000, 250.0, 71, 250.0, 0, ())
+    whole = reading(1800, 5000, 250.0, 71, 250.0, 0, ())
     found = turn(Monitor(0))
     without = {
-        "nvmlDeviceGetClockInfo": {"mhz", "memory_mhz"},
-        "nvmlDeviceGetPowerUsage": {"power_w", "energy_j"},
-        "nvmlDeviceGetTemperature": {"temperature_c"},
+        "nvmlDeviceGetClockInfo": {"gpu_mhz", "gpu_memory_mhz"},
+        "nvmlDeviceGetPowerUsage": {"gpu_power_w", "gpu_energy_j"},
+        "nvmlDeviceGetTemperature": {"gpu_temperature_c"},
     }.get(lacking, set())
-    for name in GpuReading.__slots__:
-        if name == "energy_j" and name not in without:
-            assert found.energy_j is not None
+    for name in Telemetry.__slots__:
+        if name == "gpu_energy_j" and name not in without:
+            assert found.gpu_energy_j is not None
         else:
             expected = None if name in without else getattr(whole, name)
             assert getattr(found, name) == expected, name
@@ -106,7 +105,7 @@ def test_clocks_are_means_over_the_turn(nvml: NvmlDouble) -> None:
     assert monitor is not None
     monitor.start(())
     assert enough.wait(10)
-    assert monitor.stop().mhz == 1500
+    assert monitor.stop().gpu_mhz == 1500
     monitor.close()
 
 
@@ -134,10 +133,10 @@ def test_processes_of_others(nvml: NvmlDouble) -> None:
     me, other = os.getpid(), os.getppid()
     nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [Process(me, 5), Process(other, 7)]
     nvml.answers["nvmlDeviceGetGraphicsRunningProcesses"] = [Process(other, 7)]
-    assert turn(Monitor(0)).processes == 1
-    assert turn(Monitor(0), (other,)).processes == 0
+    assert turn(Monitor(0)).gpu_processes == 1
+    assert turn(Monitor(0), (other,)).gpu_processes == 0
     nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [Process(NO_SUCH_PROCESS, 5)]
-    assert turn(Monitor(0)).processes is None  # numbers of another namespace
+    assert turn(Monitor(0)).gpu_processes is None  # numbers of another namespace
 
 
 def test_memory_of_a_process(nvml: NvmlDouble) -> None:
@@ -154,18 +153,18 @@ def test_memory_of_a_process(nvml: NvmlDouble) -> None:
 def test_no_package_no_driver_no_such_gpu(
     nvml: NvmlDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert turn(Monitor(7)) == GpuReading()
+    assert turn(Monitor(7)) == Telemetry()
     nvml.has_driver = False
-    assert turn(Monitor(0)) == GpuReading()
+    assert turn(Monitor(0)) == Telemetry()
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert turn(Monitor(0)) == GpuReading()
+    assert turn(Monitor(0)) == Telemetry()
 
 
 def test_without_a_driver_the_real_package_says_nothing_either() -> None:
     try:
         real.nvmlInit()
     except real.NVMLError:
-        assert turn(Monitor(0)) == GpuReading()
+        assert turn(Monitor(0)) == Telemetry()
     else:
         real.nvmlShutdown()
         pytest.skip("there is a driver")

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.machine.limit import kernels_of, limit_of
+from bench.machine.limit import limit_of
 from bench.record import Limit, Peaks, Setting
 from calibration.qdq import conv_inputs, insert_qdq
 from dabnet.errors import ArtifactError
+from dabnet.graph import roofline
+from dabnet.graph.roofline import Kernel
 from dabnet.models.image_to_mask import ImageToMask
-from export.float_graph import contract_graph
 from export.graph.layers import tensor_shapes
 from export.int8.cost import CARDS
+from export.onnx_export import contract_graph
 from export.spec import ExportSpec
 from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
 
@@ -71,6 +74,12 @@ class Drawn:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def kernels_of(
+    model: onnx.ModelProto, example: tuple[int, int, int], precision: str
+) -> tuple[Kernel, ...]:
+    return roofline.kernels_of(ir.from_proto(model), example, precision)
+
+
 def traffic(model: onnx.ModelProto, precision: str = "fp32", batch: int = 1) -> list[int]:
     return [kernel.traffic_bytes for kernel in kernels_of(model, (batch, H, W), precision)]
 
@@ -79,7 +88,7 @@ def limit(
     model: onnx.ModelProto, folder: Path, precision: str, peaks: Peaks, size: tuple[int, int]
 ) -> Limit:
     onnx.save(model, folder / "graph.onnx")
-    return limit_of(folder / "graph.onnx", Setting(size), precision, peaks, None)
+    return limit_of(folder / "graph.onnx", Setting(size), precision, peaks)
 
 
 def weights(kernel: tuple[int, ...]) -> int:
@@ -193,11 +202,11 @@ def test_kernels_follow_each_other_each_at_its_own_bound(tmp_path: Path) -> None
     model = graph.model(graph("MaxPool", [first], "y", kernel_shape=[2, 2], strides=[2, 2]))
     onnx.save(model, tmp_path / "graph.onnx")
     peaks = Peaks("both", 4.0, {"fp32": 10.0}, "")
-    found = limit_of(tmp_path / "graph.onnx", Setting((H, W)), "fp32", peaks, 1e5)
+    found = limit_of(tmp_path / "graph.onnx", Setting((H, W)), "fp32", peaks)
     adds, pool = PIXELS * 64 * 27, 4 * 64 * PIXELS * 5 // 4
     assert found.arithmetic_s == adds / 10
     assert found.seconds == adds / 10 + pool / 4
-    assert found.share == found.seconds / 1e5
+    assert found.share is None
     assert (found.multiply_adds, found.kernels) == (adds, 2)
     assert found.traffic_bytes == 4 * (3 * PIXELS + weights((64, 3, 3, 3)) + 64 * PIXELS) + pool
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+import bench.machine.environment
 import bench.machine.peaks
 from bench.isolation import Isolated
-from bench.machine.cpu_peaks import cpu_kernels
-from bench.machine.gpu_peaks import gpu_kernels
-from bench.machine.peak_kernel import BYTES, PeakKernel
-from bench.machine.peaks import CACHE_FILE, PeakMeter, best_rates, measured_peaks
+from bench.machine.kernels import BYTES, PeakKernel, cpu_kernels, gpu_kernels
+from bench.machine.peaks import CACHE_FILE, PeakMeter, best_rates
 from bench.record import Peaks
 from dabnet.errors import BackendUnavailable
 from tests.support.seeded_checkpoint import no_bar
@@ -71,6 +70,10 @@ class Kernels:
         return kernel(BYTES, rate, 1.0), kernel("fp32", 2 * rate, 1.0), failing("int8")
 
 
+def measured(cache: Path, threads: int = 2) -> Peaks:
+    return PeakMeter("cpu", threads, cache, no_bar).peaks()
+
+
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     return Kernels(monkeypatch)
@@ -78,20 +81,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 def test_peaks_are_kept_for_the_same_machine(drawn: Kernels, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = measured_peaks("cpu", 2, cache, no_bar)
+    first = measured(cache)
     assert (first.bytes_per_s, first.multiply_adds_per_s) == (200.0, {"fp32": 400.0})
-    assert measured_peaks("cpu", 2, cache, no_bar) == first
-    assert measured_peaks("cpu", 3, cache, no_bar).bytes_per_s == 600.0
-    assert measured_peaks("cpu", 2, cache, no_bar) == first
+    assert measured(cache) == first
+    assert measured(cache, threads=3).bytes_per_s == 600.0
+    assert measured(cache) == first
     assert drawn.asked == 2
 
 
 def test_other_libraries_are_measured_anew(
     drawn: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured_peaks("cpu", 2, tmp_path, no_bar)
-    monkeypatch.setattr(bench.machine.peaks.importlib.metadata, "version", lambda _: "99")
-    measured_peaks("cpu", 2, tmp_path, no_bar)
+    measured(tmp_path)
+    monkeypatch.setattr(bench.machine.environment.importlib.metadata, "version", lambda _: "99")
+    measured(tmp_path)
     assert drawn.asked == 2
 
 
@@ -99,7 +102,7 @@ def test_other_libraries_are_measured_anew(
 def test_a_cache_that_cannot_be_read_is_measured_anew(
     drawn: Kernels, tmp_path: Path, damage: str
 ) -> None:
-    measured_peaks("cpu", 2, tmp_path, no_bar)
+    measured(tmp_path)
     file = tmp_path / CACHE_FILE
     raw: Any = json.loads(file.read_text())
     (key,) = raw
@@ -111,25 +114,25 @@ def test_a_cache_that_cannot_be_read_is_measured_anew(
         raw[key]["multiply_adds_per_s"] = {}
     known = damage in ("fields", "negative", "no fp32")
     file.write_text(json.dumps(raw) if known else damage)
-    assert measured_peaks("cpu", 2, tmp_path, no_bar).bytes_per_s == 400.0
-    assert measured_peaks("cpu", 2, tmp_path, no_bar).bytes_per_s == 400.0
+    assert measured(tmp_path).bytes_per_s == 400.0
+    assert measured(tmp_path).bytes_per_s == 400.0
     assert drawn.asked == 2
 
 
 def test_what_others_disturbed_is_used_and_not_kept(drawn: Kernels, tmp_path: Path) -> None:
     drawn.foreign = 0.5
-    assert measured_peaks("cpu", 2, tmp_path, no_bar).bytes_per_s == 200.0
+    assert measured(tmp_path).bytes_per_s == 200.0
     drawn.foreign = 0.05
-    assert measured_peaks("cpu", 2, tmp_path, no_bar).bytes_per_s == 400.0
-    assert measured_peaks("cpu", 2, tmp_path, no_bar).bytes_per_s == 400.0
+    assert measured(tmp_path).bytes_per_s == 400.0
+    assert measured(tmp_path).bytes_per_s == 400.0
 
 
 def test_without_memory_or_float32_there_is_no_limit(
     drawn: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.machine.peaks, "cpu_kernels", lambda _: (kernel(BYTES, 1.0, 1.0),))
-    with pytest.raises(BackendUnavailable, match="cannot be measured: fp32"):
-        measured_peaks("cpu", 2, tmp_path, no_bar)
+    with pytest.raises(BackendUnavailable, match="no kernel measured fp32"):
+        measured(tmp_path)
     assert not (tmp_path / CACHE_FILE).exists()
 
 

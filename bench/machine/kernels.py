@@ -1,0 +1,233 @@
+"""Micro-kernels of known work, at sizes that suit a processor or a GPU.
+
+Which kernel is best depends on the processor: torch multiplies matrices with the library of its
+maker, and onnxruntime's convolution is what onnxruntime's rows are made of. A product that torch
+lacks on a card (int8 on Pascal) raises, and is not measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dabnet.precision import FP16, FP32, INT8
+
+BYTES = "bytes"
+"""Kind of a kernel that moves memory; other kinds are the precision of its arithmetic."""
+
+Call = Callable[[], float]
+"""One call of a kernel; returns its seconds."""
+
+_LEAST_REPEATS = 3
+
+CPU_ELEMENTS = 64 * 2**20  # float32: 256 MiB, more than the caches of most servers
+PIECES = 4  # each call moves the next one, when the caches have long lost it
+CHANNELS, IMAGE = 64, 64
+# Multiply-adds that keep one thread busy for about a millisecond, so that some calls of many find
+# all cores free even if other processes use them, too.
+FP32_WORK, INT8_WORK = 2**26, 2**28
+
+GPU_BYTES = 256 * 2**20  # far more than the second-level cache of any card
+GPU_SIDES = (4096, 8192)
+
+
+@dataclass(frozen=True, slots=True)
+class PeakKernel:
+    """One micro-kernel.
+
+    Attributes:
+        name: for the log.
+        kind: ``BYTES`` (read and written), or the precision of its multiply-adds.
+        work: bytes or multiply-adds per call.
+        prepare: makes its tensors and returns the call. It raises if a library or a device cannot
+            do it.
+    """
+
+    name: str
+    kind: str
+    work: float
+    prepare: Callable[[], Call]
+
+    def best_rate(self, budget_s: float) -> float:
+        """Work per second of the fastest call within a budget of time; at least one is made."""
+        call = self.prepare()
+        start = time.perf_counter()
+        seconds = call()  # allocates and chooses an algorithm; if it is slow it must do
+        repeats = 0
+        while (spent := time.perf_counter() - start) < budget_s or repeats < _LEAST_REPEATS:
+            if spent + seconds > 2 * budget_s:
+                break
+            seconds = min(seconds, call())
+            repeats += 1
+        return self.work / seconds
+
+
+def cpu_kernels(threads: int) -> tuple[PeakKernel, ...]:
+    """Kernels of a processor that use ``threads`` threads each."""
+    batch = max(1, threads // 2)  # enough rows for every thread
+    convolutions = 2 * batch * 9 * (CHANNELS * IMAGE) ** 2
+    side, side8 = _side(threads * FP32_WORK), _side(threads * INT8_WORK)
+    # A processor reads what a plain copy is about to overwrite, and that is traffic which does no
+    # work: changing an array in place has none, and gives more.
+    moved = 2 * 4 * CPU_ELEMENTS // PIECES
+    return (
+        PeakKernel("torch in place", BYTES, moved, partial(_in_place, threads)),
+        PeakKernel("torch copy", BYTES, moved, partial(_copy, threads)),
+        PeakKernel("torch mm", FP32, side**3, partial(_torch_product, threads, side)),
+        PeakKernel("onnxruntime MatMul", FP32, side**3, partial(_ort_product, threads, side)),
+        PeakKernel("onnxruntime Conv", FP32, convolutions, partial(_ort_conv, threads, batch)),
+        PeakKernel("torch int_mm", INT8, side8**3, partial(_torch_int8, threads, side8)),
+        PeakKernel("onnxruntime MatMulInteger", INT8, side8**3, partial(_ort_int8, threads, side8)),
+    )
+
+
+def gpu_kernels() -> tuple[PeakKernel, ...]:
+    """Kernels of the first GPU: a copy, and products; FP32 without TF32, as in every row."""
+    products = (
+        PeakKernel(f"{kind} product of {side}", kind, side**3, partial(_gpu_product, kind, side))
+        for kind in (FP32, FP16, INT8)
+        for side in GPU_SIDES
+    )
+    return (PeakKernel("copy", BYTES, 2 * GPU_BYTES, _gpu_copy), *products)
+
+
+# --- processor --------------------------------------------------------------------------------
+
+
+def _side(multiply_adds: int) -> int:
+    """Side of square matrices whose product has at least so many; a power of two from 256 on."""
+    side = 256
+    while side**3 < multiply_adds:
+        side *= 2
+    return side
+
+
+def _by_clock(work: Callable[[], object]) -> Call:
+    def call() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return call
+
+
+def _torch(threads: int) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    return torch
+
+
+def _in_place(threads: int) -> Call:
+    pieces = itertools.cycle(_torch(threads).zeros(CPU_ELEMENTS).chunk(PIECES))
+    return _by_clock(lambda: next(pieces).add_(1))
+
+
+def _copy(threads: int) -> Call:
+    torch = _torch(threads)
+    sources = itertools.cycle(torch.ones(CPU_ELEMENTS).chunk(PIECES))
+    targets = itertools.cycle(torch.zeros(CPU_ELEMENTS).chunk(PIECES))
+    return _by_clock(lambda: next(targets).copy_(next(sources)))
+
+
+def _torch_product(threads: int, side: int) -> Call:
+    torch = _torch(threads)
+    left, right, out = (torch.rand(side, side) for _ in range(3))
+    return _by_clock(lambda: torch.mm(left, right, out=out))
+
+
+def _torch_int8(threads: int, side: int) -> Call:
+    torch = _torch(threads)
+    left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
+    return _by_clock(lambda: torch._int_mm(left, right))
+
+
+def _ort_product(threads: int, side: int) -> Call:
+    matrix = np.random.default_rng(0).random((side, side), np.float32)
+    kind = f"float[{side}, {side}]"
+    return _ort_call(f"({kind} x) => ({kind} y) {{y = MatMul(x, w)}}", matrix, matrix, threads)
+
+
+def _ort_int8(threads: int, side: int) -> Call:
+    random = np.random.default_rng(0)
+    data = random.integers(0, 128, (side, side), np.uint8)
+    weights = random.integers(-127, 128, (side, side), np.int8)
+    shape = f"[{side}, {side}]"
+    graph = f"(uint8{shape} x) => (int32{shape} y) {{y = MatMulInteger(x, w)}}"
+    return _ort_call(graph, data, weights, threads)
+
+
+def _ort_conv(threads: int, batch: int) -> Call:
+    random = np.random.default_rng(0)
+    image = random.random((batch, CHANNELS, IMAGE, IMAGE), np.float32)
+    weights = random.random((CHANNELS, CHANNELS, 3, 3), np.float32) / (9 * CHANNELS)
+    kind, conv = f"float{list(image.shape)}", "Conv <pads = [1, 1, 1, 1]>"
+    graph = f"({kind} x) => ({kind} y) {{z = {conv} (x, w) y = {conv} (z, w)}}"
+    return _ort_call(graph, image, weights, threads)
+
+
+def _ort_call(graph: str, data: NDArray[Any], weights: NDArray[Any], threads: int) -> Call:
+    """A session over ``x`` and the constant ``w``, from ONNX's textual syntax."""
+    import onnxruntime
+    from onnx import numpy_helper, parser
+
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> peak {graph}')
+    model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return _by_clock(lambda: session.run(None, {"x": data}))
+
+
+# --- GPU --------------------------------------------------------------------------------------
+
+
+def _gpu_product(kind: str, side: int) -> Call:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # GeForce cards sum in float16 at twice the rate, and TensorRT may; torch 2.7 and later can.
+    with contextlib.suppress(AttributeError):
+        torch.backends.cuda.matmul.allow_fp16_accumulation = True
+    if kind == INT8:
+        shape: Any = {"size": (side, side), "dtype": torch.int8, "device": "cuda"}
+        left, right = (torch.randint(-127, 128, **shape) for _ in range(2))
+        columns = right.t()  # the layout that cuBLASLt wants of the right factor
+        return _by_events(lambda: torch._int_mm(left, columns))
+    dtype = torch.float16 if kind == FP16 else torch.float32
+    left, right, out = (torch.rand(side, side, device="cuda", dtype=dtype) for _ in range(3))
+    return _by_events(lambda: torch.mm(left, right, out=out))
+
+
+def _gpu_copy() -> Call:
+    import torch
+
+    source, target = (torch.zeros(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
+    return _by_events(lambda: target.copy_(source))
+
+
+def _by_events(work: Callable[[], object]) -> Call:
+    """A call timed by the clock of the GPU."""
+    import torch
+
+    event: Any = torch.cuda.Event
+    start, end = (event(enable_timing=True) for _ in range(2))
+
+    def call() -> float:
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return call
