@@ -1,8 +1,8 @@
-"""A process of its own for whatever may crash, leak or hang: the others do not notice.
+"""A process for everything that may crash, leak or hang, so that nothing else is affected.
 
 ``Isolated`` starts a fresh interpreter, makes one object there (the service), and calls its methods
-from here. The service's module is all that is imported there. Its output goes to a log file, so
-that a library that prints does not spoil the table, and a crash can be explained.
+from here. The service's module is all that is imported there. Its output goes to a log file: a
+library that prints does not spoil the table, and a crash can be explained.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ class Isolated:
     """A service in a process of its own.
 
     Args:
-        name: of the process, in messages and of its log.
+        name: of the process.
         service: class or function of a module; called there with ``arguments``, which are pickled.
-        log: file that gets the process's output; removed by ``close`` where all went well.
+        log: file that gets the process's output; removed by ``close`` if all went well.
         progress: shows the bars that the service asks for by ``remote_progress``.
+        timeout_s: for making the service; see ``call``.
 
     Raises:
         ProcessFailed: the service could not be made.
@@ -70,7 +71,6 @@ class Isolated:
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
         return self._process.pid or 0
 
     @property
@@ -79,7 +79,7 @@ class Isolated:
         return not self._failed and self._process.is_alive()
 
     def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Return what the service's method returns.
+        """Return the result of the service's method.
 
         Raises:
             ProcessFailed: it raised, the process ended, or neither a result nor a step of a
@@ -110,25 +110,23 @@ class Isolated:
         self.close()
 
     def _answer(self, method: str, timeout_s: float | None) -> Any:
-        bars: list[contextlib.ExitStack] = []
-        steps: list[Callable[[], None]] = []
+        bars: list[tuple[contextlib.ExitStack, Callable[[], None]]] = []
         try:
             while True:
                 kind, content = self._receive(method, timeout_s)
-                if kind == "begin" and self._progress is not None:
-                    bars.append(contextlib.ExitStack())
-                    steps.append(bars[-1].enter_context(self._progress(*content)))
-                elif kind == "step" and steps:
-                    steps[-1]()
-                elif kind == "end" and bars:
-                    bars.pop().close()
-                    steps.pop()
-                elif kind == "error":
+                if kind == "error":
                     raise ProcessFailed(content)
-                elif kind == "result":
+                if kind == "result":
                     return content
+                if kind == "begin" and self._progress is not None:
+                    bar = contextlib.ExitStack()
+                    bars.append((bar, bar.enter_context(self._progress(*content))))
+                elif kind == "step" and bars:
+                    bars[-1][1]()
+                elif kind == "end" and bars:
+                    bars.pop()[0].close()
         finally:
-            for bar in reversed(bars):
+            for bar, _ in reversed(bars):
                 bar.close()
 
     def _receive(self, method: str, timeout_s: float | None) -> tuple[str, Any]:
@@ -174,7 +172,7 @@ def remote_progress(what: str, total: int, unit: str = "images") -> Iterator[Cal
 def _serve(
     connection: Connection, log: str, service: Callable[..., object], arguments: tuple[Any, ...]
 ) -> None:
-    """Make the service and do what is asked for, until None comes or the parent is gone."""
+    """Make the service and answer calls, until None comes or the parent is gone."""
     global _parent
     _parent = connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
@@ -185,7 +183,7 @@ def _serve(
         faulthandler.enable(output)
         try:
             served = service(*arguments)
-        except Exception as error:  # whatever it is, it is the row's reason
+        except Exception as error:  # of any kind: it is the row's reason
             connection.send(("error", _reason(error)))
             return
         connection.send(("result", None))
@@ -199,14 +197,14 @@ def _serve(
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed must not leave a call behind that goes on computing (prctl(2))."""
+    """A parent that is killed must not leave a call behind that still computes (prctl(2))."""
     set_parent_death_signal = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _reason(error: Exception) -> str:
-    """One line for the table; the whole trace goes to the log."""
+    """One line for the table; the traceback goes to the log."""
     if isinstance(error, DabnetError):
         return str(error)
     traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Pictures for a person to look at: image, truth, what each row says, and where it differs."""
+"""Pictures for a person to look at: image, truth, the mask of each row, and its differences."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""What is known of the rows of one setting, while they are measured.
-
-What one row says, from what was measured of it.
-"""
+"""The state of a row while it is measured, and the row of the record that it becomes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,9 +12,9 @@ from bench.backends.base import Recipe
 from bench.machine.limit import limit_of
 from bench.measure.accuracy import Scored
 from bench.measure.overlap import calibrated_on
-from bench.measure.rounds import Turns
 from bench.measure.timer import Opened
 from bench.record import (
+    PAPER,
     REFERENCE,
     Accuracy,
     Footprint,
@@ -28,69 +26,157 @@ from bench.record import (
     Timing,
     Turn,
 )
-from bench.statistics import fps_of_turns, latency, speed_ratio, verdict
 from dabnet.data.labels import Category
 from dabnet.errors import DabnetError
-from dabnet.intervals import hits_and_unions, miou_difference, miou_interval
-from dabnet.metrics import Counts, Floats, category_iou, class_iou, mean_iou, pixel_accuracy
-from dabnet.runtime.runner import LayerTime, RunnerInfo
+from dabnet.intervals import miou_difference, miou_interval
+from dabnet.metrics import (
+    Counts,
+    Floats,
+    category_iou,
+    class_iou,
+    hits_and_unions,
+    mean_iou,
+    pixel_accuracy,
+)
+from dabnet.runtime.runner import LayerTime
 
 
-def timing_of(
-    scope: str, setting: Setting, turns: Sequence[Turn], reference: Sequence[Turn] | None
-) -> Timing:
-    """Summarise one scope of a row.
+@dataclass(slots=True)
+class RowState:
+    """One row of one setting.
 
-    Args:
-        turns: of the row.
-        reference: of the reference in that scope; None of the reference itself, or without one.
+    Attributes:
+        recipe: None until it is prepared.
+        reason: why it cannot run or did not finish.
+        opened: None until it is timed.
+        turns: by scope.
+        note: what a timed row lacks, and why.
+        limit: of its graph, without the share that was reached.
     """
-    ratio = speed_ratio(reference, turns) if reference is not None else None
-    return Timing(
-        scope,
-        latency(turns),
-        fps_of_turns(turns, setting.batch),
-        ratio,
-        verdict(ratio) if ratio else "",
-        tuple(turns),
-    )
+
+    name: str
+    setting: Setting
+    recipe: Recipe | None = None
+    reason: str = ""
+    scored: Scored | None = None
+    accuracy: Accuracy | None = None
+    opened: Opened | None = None
+    footprint: Footprint = field(default_factory=Footprint)
+    layers: tuple[LayerTime, ...] = ()
+    turns: dict[str, list[Turn]] = field(default_factory=dict)
+    note: str = ""
+    limit: Limit | None = None
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether it is timed by the published protocol, and not scored."""
+        return self.name.endswith(f"-{PAPER}")
+
+    def find_limit(self, peaks: Peaks | None) -> None:
+        """Count the work of the graph; a foreign backend's graph may be of any kind."""
+        if peaks and self.recipe and self.recipe.graph and self.opened:
+            try:
+                precision = self.opened.info.precision
+                self.limit = limit_of(self.recipe.graph, self.setting, precision, peaks)
+            except DabnetError:
+                self.limit = None
+
+    def summarise(
+        self,
+        reference: Scored | None,
+        labelled: bool,
+        categories: Sequence[Category],
+        overlap: tuple[str, ...],
+    ) -> None:
+        """Turn ``scored`` into ``accuracy``.
+
+        Args:
+            reference: of the reference row; None for that row itself, or without one.
+            labelled: whether the images have labels.
+            overlap: names of the scored images that calibrated the row.
+        """
+        scored, manifest = self.scored, self.recipe.manifest if self.recipe else None
+        if scored is None:
+            return
+        score = native = None
+        if labelled:
+            other = reference.per_image if reference else None
+            score = _score(scored.per_image, other, categories)
+        if labelled and scored.native is not None:
+            other = reference.native if reference else None
+            native = _score(scored.native, other, categories)
+        timed, agreement = scored.timed, scored.agreement
+        self.accuracy = Accuracy(
+            score=score,
+            native_score=native,
+            agreement=None if agreement is None else tuple(map(float, agreement)),
+            arithmetic=scored.arithmetic,
+            timed_agreement=_mean(scored.timed_agreement),
+            timed_miou=float(mean_iou(timed.sum(0))) if labelled and timed is not None else None,
+            calibrated_on=calibrated_on(manifest) if manifest else "",
+            overlap=overlap,
+        )
+
+    def record(self, reference: RowState | None) -> Row:
+        """The row as the record holds it; ``reference``: the reference row of its setting."""
+        recipe, info, batch = self.recipe, None, self.setting.batch
+        if self.opened:
+            notes = (self.note,) if self.note else ()
+            info = replace(self.opened.info, notes=(*self.opened.info.notes, *notes))
+        others = {} if reference is None or reference is self else reference.turns
+        timings = (Timing.of(s, turns, batch, others.get(s)) for s, turns in self.turns.items())
+        row = Row(
+            self.name,
+            self.setting,
+            self.reason,
+            info,
+            recipe.artifact.name if recipe else "",
+            json.loads(recipe.manifest.to_json()) if recipe and recipe.manifest else {},
+            self.accuracy,
+            tuple(timings),
+            self.footprint,
+            self.limit,
+            self.layers,
+        )
+        timing = row.timing("device")
+        if self.limit is None or timing is None or timing.latency is None:
+            return row
+        # Streams share the device: the time a call takes from all is what the limit is of.
+        seconds = timing.latency.p50_ms / 1e3 / self.setting.streams
+        return replace(row, limit=replace(self.limit, share=self.limit.seconds / seconds))
 
 
-def accuracy_of(
-    scored: Scored,
-    reference: Scored | None,
-    recipe: Recipe,
-    precision: str,
-    labelled: bool,
-    categories: Sequence[Category],
-    overlap: tuple[str, ...],
-) -> Accuracy:
-    """Summarise the masks of a row.
+@dataclass(frozen=True, slots=True)
+class State:
+    """The rows of one setting, by name in the order of the table."""
 
-    Args:
-        scored: of the row.
-        reference: of the reference; None of the reference itself, or without one.
-        precision: of what ran.
-        labelled: whether the images have a truth.
-        overlap: names of the scored images that calibrated the row.
-    """
-    native = score = None
-    if labelled:
-        other = reference.per_image if reference else None
-        score = _score(scored.per_image, other, categories)
-        if scored.native is not None:
-            native = _score(scored.native, reference.native if reference else None, categories)
-    timed, agreement = scored.timed, scored.agreement
-    return Accuracy(
-        score=score,
-        native_score=native,
-        agreement=None if agreement is None else tuple(float(share) for share in agreement),
-        arithmetic=scored.arithmetic,
-        timed_agreement=_mean(scored.timed_agreement),
-        timed_miou=float(mean_iou(timed.sum(0))) if labelled and timed is not None else None,
-        calibrated_on=calibrated_on(precision, recipe.calibration),
-        overlap=overlap,
-    )
+    setting: Setting
+    rows: dict[str, RowState]
+
+    @classmethod
+    def of(cls, setting: Setting, names: Sequence[str]) -> State:
+        """Rows of which nothing is known yet."""
+        return cls(setting, {name: RowState(name, setting) for name in names})
+
+    @property
+    def reference(self) -> RowState | None:
+        """The row that the others are compared with."""
+        return self.rows.get(REFERENCE)
+
+    @property
+    def runnable(self) -> list[RowState]:
+        """Rows of the artifact contract that nothing has stopped yet."""
+        return [row for row in self.rows.values() if not row.reason and not row.of_paper]
+
+    @property
+    def of_paper(self) -> list[RowState]:
+        """Rows of the published protocol, neither stopped nor timed yet."""
+        rows = (row for row in self.rows.values() if row.of_paper)
+        return [row for row in rows if not row.reason and not row.turns]
+
+    def record(self) -> tuple[Row, ...]:
+        """The rows as the record holds them."""
+        return tuple(row.record(self.reference) for row in self.rows.values())
 
 
 def _score(per_image: Counts, reference: Counts | None, categories: Sequence[Category]) -> Score:
@@ -102,8 +188,8 @@ def _score(per_image: Counts, reference: Counts | None, categories: Sequence[Cat
         class_iou=_shares(class_iou(matrix)),
         category_iou=_shares(category_iou(matrix, categories)) if categories else (),
         pixel_accuracy=pixel_accuracy(matrix),
-        hits=_rows(hits),
-        unions=_rows(unions),
+        hits=tuple(map(tuple, hits.tolist())),
+        unions=tuple(map(tuple, unions.tolist())),
     )
 
 
@@ -111,131 +197,5 @@ def _shares(values: Floats) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
-def _rows(counts: Counts) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(count) for count in row) for row in counts)
-
-
 def _mean(shares: Floats | None) -> float | None:
     return None if shares is None else float(shares.mean())
-
-
-PAPER = "paper"
-"""Scope of the original protocol, whose row is called ``pytorch-paper``."""
-
-
-@dataclass(slots=True)
-class State:
-    """The rows of one setting.
-
-    Attributes:
-        names: in the order of the table.
-        recipes: of those that can run.
-        reasons: why others did not, or did not come to their end.
-        scored, accuracy: of those that were scored.
-        opened, footprints, layers: of those that were timed.
-        turns: of the timing so far.
-        notes: what is missing of rows that have their times, and why.
-        limits: of the rows' graphs, without the shares that were reached.
-    """
-
-    setting: Setting
-    names: tuple[str, ...]
-    recipes: dict[str, Recipe] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    scored: dict[str, Scored] = field(default_factory=dict)
-    accuracy: dict[str, Accuracy] = field(default_factory=dict)
-    opened: dict[str, Opened] = field(default_factory=dict)
-    footprints: dict[str, Footprint] = field(default_factory=dict)
-    layers: dict[str, tuple[LayerTime, ...]] = field(default_factory=dict)
-    turns: Turns = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    limits: dict[str, Limit | None] = field(default_factory=dict)
-
-    @property
-    def runnable(self) -> tuple[str, ...]:
-        """Rows of the artifact contract that nothing has stopped yet."""
-        return tuple(name for name in self._unstopped if not _is_of_paper(name))
-
-    @property
-    def of_paper(self) -> tuple[str, ...]:
-        """Rows of the original protocol, neither stopped nor timed yet."""
-        names = (name for name in self._unstopped if not self.turns.get(name))
-        return tuple(name for name in names if _is_of_paper(name))
-
-    @property
-    def _unstopped(self) -> list[str]:
-        return [name for name in self.names if name not in self.reasons]
-
-    def summarise(
-        self,
-        name: str,
-        labelled: bool,
-        categories: Sequence[Category],
-        overlap: tuple[str, ...],
-    ) -> None:
-        """Keep what a scored row's masks are worth, compared with the reference's."""
-        recipe = self.recipes[name]
-        self.accuracy[name] = accuracy_of(
-            self.scored[name],
-            self.scored.get(REFERENCE) if name != REFERENCE else None,
-            recipe,
-            str(recipe.manifest.get("precision", "")),
-            labelled,
-            categories,
-            overlap,
-        )
-
-    def rows(self, peaks: Peaks | None) -> tuple[Row, ...]:
-        """The rows as the record holds them."""
-        return tuple(self._row(name, peaks) for name in self.names)
-
-    def _row(self, name: str, peaks: Peaks | None) -> Row:
-        recipe = self.recipes.get(name)
-        row = Row(
-            name,
-            self.setting,
-            self.reasons.get(name, ""),
-            self._info(name),
-            recipe.artifact.name if recipe else "",
-            dict(recipe.manifest) if recipe else {},
-            self.accuracy.get(name),
-            tuple(
-                timing_of(scope, self.setting, turns, self._reference_turns(name, scope))
-                for scope, turns in self.turns.get(name, {}).items()
-            ),
-            self.footprints.get(name, Footprint()),
-            layers=self.layers.get(name, ()),
-        )
-        return replace(row, limit=self._limit(row, recipe, peaks))
-
-    def _info(self, name: str) -> RunnerInfo | None:
-        opened, note = self.opened.get(name), self.notes.get(name)
-        if opened is None:
-            return None
-        return replace(opened.info, notes=(*opened.info.notes, note)) if note else opened.info
-
-    def _reference_turns(self, name: str, scope: str) -> list[Turn] | None:
-        if name == REFERENCE or scope == PAPER:
-            return None
-        return self.turns.get(REFERENCE, {}).get(scope)
-
-    def _limit(self, row: Row, recipe: Recipe | None, peaks: Peaks | None) -> Limit | None:
-        if peaks is None or recipe is None or recipe.graph is None or row.info is None:
-            return None
-        if row.name not in self.limits:
-            precision = row.info.precision
-            try:
-                found = limit_of(recipe.graph, self.setting, precision, peaks, None)
-            except DabnetError:  # a foreign backend's graph may be of any kind
-                found = None
-            self.limits[row.name] = found
-        limit, timing = self.limits[row.name], row.timing("device")
-        if limit is None or timing is None or timing.latency is None:
-            return limit
-        # Streams share the device: the time a call takes from all is what the limit is of.
-        seconds = timing.latency.p50_ms / 1e3 / self.setting.streams
-        return replace(limit, share=limit.seconds / seconds)
-
-
-def _is_of_paper(name: str) -> bool:
-    return name.endswith(f"-{PAPER}")

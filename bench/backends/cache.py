@@ -1,7 +1,6 @@
-"""Makes what the backends run: exports and builds, kept in a cache folder under the name of a hash.
+"""The workshop: exports and builds what the backends run, and keeps it in a cache folder.
 
-An artifact is made again where anything that its content depends on is another, or where the file
-in the cache is damaged.
+The name of a file holds a hash of everything its content depends on; a damaged file is made again.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.record import Setting
+from dabnet import __version__
+from dabnet.artifact import Artifact
 from dabnet.console import ProgressBar
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import sha256_of_file
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What there is to measure, and the means to make it ready.
-
-    All but ``progress`` can be pickled.
+    """What there is to measure, and the means to prepare it.
 
     Attributes:
         checkpoint_path: the network that is measured.
@@ -39,7 +38,7 @@ class Workshop:
         spec: calibration and checks of every export; size, batch, precision and target are
             replaced.
         cache: folder of the artifacts.
-        device: ``cpu`` or ``cuda``, of the backends that have both.
+        device: ``cpu`` or ``cuda``, for backends that have both.
         threads: CPU threads of each backend, so that none has more than the others.
         progress: shows a bar for each export.
     """
@@ -53,21 +52,12 @@ class Workshop:
     threads: int
     progress: ProgressBar
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint, read once."""
-        return _loaded(self.checkpoint_path, self.dataset)
-
     def threads_of(self, setting: Setting) -> int:
-        """CPU threads of one runner: its part where several run at a time."""
+        """CPU threads of one runner: its part if several run at a time."""
         return max(1, self.threads // setting.streams)
 
     def onnx(
-        self,
-        setting: Setting,
-        precision: str,
-        optimize_for: str,
-        mask_dtype: str = "uint8",
+        self, setting: Setting, precision: str, optimize_for: str, mask_dtype: str = "uint8"
     ) -> Path:
         """The ONNX artifact, exported unless the cache holds it.
 
@@ -85,7 +75,7 @@ class Workshop:
             mask_dtype=mask_dtype,
         )
         path = self.cache / f"{self._stem(spec)}.onnx"
-        if not _usable(path):
+        if _manifest_in_cache(path) is None:
             export_onnx(
                 self.checkpoint_path,
                 path,
@@ -108,39 +98,27 @@ class Workshop:
         mask_dtype = "int32" if product.is_generation_8 else "uint8"
         source = self.onnx(setting, precision, "tensorrt", mask_dtype)
         path = source.with_suffix(f".{product.name}-{product.version}.engine")
-        if not _matches(path, source):
+        cached = _manifest_in_cache(path)
+        if cached is None or cached.onnx_sha256 != sha256_of_file(source):
             with self.progress(f"building {product.name} {precision}", 1, "engines") as step:
                 build_engine(source, path, BuildSpec(precision, product=product.name))
                 step()
         return path, source
 
     def _stem(self, spec: ExportSpec) -> str:
-        """A name that differs wherever the content of the artifact may differ."""
-        checkpoint = self.checkpoint
+        """A name that differs if the content of the artifact may differ."""
+        checkpoint = _loaded(self.checkpoint_path, self.dataset)
         asked = {
             "checkpoint": sha256_of_file(self.checkpoint_path),
             "dataset": checkpoint.dataset,
             "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
             "spec": dataclasses.asdict(spec),
-            "tool": Manifest.__dataclass_fields__["tool_version"].default,
+            "tool": __version__,
         }
         text = json.dumps(asked, sort_keys=True, default=str)
         height, width = spec.size
         name = f"{checkpoint.model}-{height}x{width}-{spec.precision}"
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def manifest_in(onnx_path: Path) -> Manifest:
-    """The manifest of an ONNX artifact."""
-    from export.onnx_file import load_onnx, manifest_of
-
-    return manifest_of(load_onnx(onnx_path), str(onnx_path))
-
-
-def plain_manifest(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as JSON holds it."""
-    plain: dict[str, Any] = json.loads(manifest.to_json())
-    return plain
 
 
 @lru_cache(maxsize=1)
@@ -150,25 +128,9 @@ def _loaded(path: Path, dataset: str | None) -> Checkpoint:
     return load_checkpoint(path, dataset)
 
 
-def _usable(path: Path) -> bool:
-    """Whether the cache holds this artifact, whole; a damaged one is made anew."""
-    if not path.exists():
-        return False
+def _manifest_in_cache(path: Path) -> Manifest | None:
+    """Of an artifact that is there and sound; None if it must be made."""
     try:
-        manifest_in(path)
+        return Artifact.open(path).manifest
     except (ArtifactError, InputError):
-        return False
-    return True
-
-
-def _matches(engine: Path, onnx_path: Path) -> bool:
-    """Whether the cached engine was built from this very ONNX file."""
-    from dabnet.runtime.trt.check import read_engine_manifest
-
-    if not engine.exists():
-        return False
-    try:
-        manifest, _ = read_engine_manifest(engine)
-    except (ArtifactError, InputError):
-        return False
-    return manifest.onnx_sha256 == sha256_of_file(onnx_path)
+        return None

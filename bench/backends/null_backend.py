@@ -11,7 +11,7 @@ from dabnet.runtime.runner import NullRunner
 
 
 class NullBackend:
-    """What its row shows is what the timer adds to each sample of the others."""
+    """Its row shows what the timer adds to each sample of the others."""
 
     name = "null"
     variants: Sequence[str] = ("harness",)

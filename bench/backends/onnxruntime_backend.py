@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.backends.base import Recipe
-from bench.backends.cache import Workshop, plain_manifest
+from bench.backends.cache import Workshop
 from bench.record import Setting
 from dabnet.errors import BackendUnavailable
+from dabnet.precision import EXPORTED, FP16, FP32
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.ort.session import TensorRTProvider
@@ -18,17 +19,17 @@ _TENSORRT = "tensorrt-"
 
 
 class OnnxRuntimeBackend:
-    """A row says ``fp16`` or ``int8`` of the file; ``info`` says how that was computed."""
+    """``fp16`` and ``int8`` name the file; the row's ``info`` says how it was computed."""
 
     name = "onnxruntime"
     variants: Sequence[str] = (
-        *("fp32", "fp16", "int8"),
-        *(f"{precision}{_GRAPH}" for precision in ("fp32", "fp16")),
-        *(f"{_TENSORRT}{precision}" for precision in ("fp32", "fp16", "int8")),
+        *EXPORTED,
+        *(f"{precision}{_GRAPH}" for precision in (FP32, FP16)),
+        *(f"{_TENSORRT}{precision}" for precision in EXPORTED),
     )
 
     def by_default(self, device: str) -> Sequence[str]:
-        return ("fp32", "fp16", "int8")
+        return EXPORTED
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
         device = workshop.device
@@ -36,38 +37,22 @@ class OnnxRuntimeBackend:
         on_tensorrt, captured = variant.startswith(_TENSORRT), variant.endswith(_GRAPH)
         if device == "cpu" and (on_tensorrt or captured):
             raise BackendUnavailable(f"{variant} needs a GPU", fix="choose --device cuda")
-        if device == "cpu" and precision == "fp16":
+        if device == "cpu" and precision == FP16:
             raise BackendUnavailable("onnxruntime's CPU provider computes FP16 graphs in FP32")
         if device == "cuda" and (reason := gpu_unavailable_reason()):
             raise BackendUnavailable(reason)
-        target = "tensorrt" if on_tensorrt else f"ort-{device}"
-        path = workshop.onnx(setting, precision, target)
-        arguments: dict[str, Any] = {
-            "path": path,
-            "device": device,
-            "threads": workshop.threads_of(setting),
-        }
+        path = workshop.onnx(setting, precision, "tensorrt" if on_tensorrt else f"ort-{device}")
+        threads = workshop.threads_of(setting)
+        arguments: dict[str, Any] = {"path": path, "device": device, "threads": threads}
         if captured:
             arguments["cuda_graph"] = True
         if on_tensorrt:
             arguments["tensorrt"] = TensorRTProvider(precision, path.with_suffix(".ort-tensorrt"))
-        return self._tried(arguments)
-
-    def _tried(self, arguments: dict[str, Any]) -> Recipe:
-        """Open it once: it may not run here, TensorRT builds its engine, and int8 may be fused."""
+        # Open it once: it may not run here, TensorRT builds its engine, and int8 may be fused.
         runner = OnnxRuntimeRunner(**arguments)
         try:
-            manifest = runner.manifest
-            # Kernels of this machine take the place of the file's arithmetic: that is scored apart.
+            # Kernels of this machine replace the file's arithmetic: that is scored separately.
             exact = {**arguments, "exact_qdq": True} if runner.fuses_int8 else None
+            return Recipe(OnnxRuntimeRunner, arguments, path, exact, runner.manifest, graph=path)
         finally:
             runner.close()
-        return Recipe(
-            OnnxRuntimeRunner,
-            arguments,
-            arguments["path"],
-            exact=exact,
-            manifest=plain_manifest(manifest),
-            calibration=manifest.calibration,
-            graph=arguments["path"],
-        )

@@ -6,15 +6,16 @@ import importlib.util
 from collections.abc import Sequence
 
 from bench.backends.base import Recipe
-from bench.backends.cache import Workshop, plain_manifest
+from bench.backends.cache import Workshop
 from bench.record import Setting
+from dabnet.artifact import Artifact
 from dabnet.errors import BackendUnavailable
+from dabnet.precision import EXPORTED
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from dabnet.runtime.trt.product import TENSORRT, find_product
-from dabnet.runtime.trt.runner import TensorRTRunner, read_engine_manifest
+from dabnet.runtime.trt.runner import TensorRTRunner
 
 _GRAPH = "-cuda-graph"
-_PRECISIONS = ("fp32", "fp16", "int8")
 
 
 class TensorRTBackend:
@@ -25,28 +26,22 @@ class TensorRTBackend:
         product: ``tensorrt`` or ``tensorrt_rtx``.
     """
 
-    variants: Sequence[str] = (*_PRECISIONS, *(f"{name}{_GRAPH}" for name in _PRECISIONS))
+    variants: Sequence[str] = (*EXPORTED, *(f"{name}{_GRAPH}" for name in EXPORTED))
 
     def __init__(self, name: str, product: str) -> None:
         self.name, self._product = name, product
 
     def by_default(self, device: str) -> Sequence[str]:
-        # TensorRT always, as its absence is worth a row; TensorRT-RTX where it is installed.
+        # TensorRT always, as its absence is worth a row; TensorRT-RTX if it is installed.
         installed = importlib.util.find_spec(self._product) is not None
         wanted = self._product == TENSORRT or (device == "cuda" and installed)
-        return _PRECISIONS if wanted else ()
+        return EXPORTED if wanted else ()
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
         if reason := gpu_unavailable_reason():
             raise BackendUnavailable(reason)
         product = find_product(self._product)
         engine, source = workshop.engine(setting, variant.removesuffix(_GRAPH), product)
-        manifest, _ = read_engine_manifest(engine)
-        return Recipe(
-            TensorRTRunner,
-            {"engine_path": engine, "cuda_graph": variant.endswith(_GRAPH)},
-            engine,
-            manifest=plain_manifest(manifest),
-            calibration=manifest.calibration,
-            graph=source,
-        )
+        arguments = {"engine_path": engine, "cuda_graph": variant.endswith(_GRAPH)}
+        manifest = Artifact.open(engine).manifest
+        return Recipe(TensorRTRunner, arguments, engine, manifest=manifest, graph=source)

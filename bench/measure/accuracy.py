@@ -1,4 +1,4 @@
-"""What a row's masks are worth: the service that scores one candidate in a process of its own.
+"""Accuracy of a row: the service that scores one candidate in a process of its own.
 
 The reference is scored first and leaves its masks in a folder; every other candidate compares its
 own with those, so that no two backends are ever loaded in one process.
@@ -7,7 +7,7 @@ own with those, so that no two backends are ever loaded in one process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from dabnet.runtime.runner import Runner, Uint8Array
 
 if TYPE_CHECKING:
     from bench.backends.base import Recipe
-    from bench.record import Setting
 
 
 @dataclass(slots=True)
@@ -35,10 +34,10 @@ class Scored:
         names: of the images.
         arithmetic: of what was scored (``RunnerInfo.arithmetic``).
         per_image: confusion matrices, int64 (images, K, K), at the size that is timed.
-        native: the same at the labels' own size; None where no label has another.
-        agreement: share of each image's pixels that the reference says, too; None without one.
+        native: the same at the labels' own size; None if no label has another size.
+        agreement: per image the share of pixels equal to the reference's; None without one.
         timed_agreement, timed: of the masks as timed, with those that are scored, and their
-            confusion matrices; None where the two are one.
+            confusion matrices; None if the two are one.
     """
 
     names: tuple[str, ...]
@@ -50,29 +49,19 @@ class Scored:
     timed: Counts | None = None
 
     def save(self, path: Path) -> None:
-        """Keep it for a run that is stopped and goes on."""
-        arrays = {
-            name: value
-            for name in ("native", "agreement", "timed_agreement", "timed")
-            if (value := getattr(self, name)) is not None
-        }
+        """Keep it for a run that is stopped and continued."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept = {name: value for name, value in values.items() if value is not None}
         with replacing(path) as temporary:
-            np.savez_compressed(
-                temporary,
-                names=np.array(self.names),
-                arithmetic=self.arithmetic,
-                per_image=self.per_image,
-                **arrays,
-            )
+            np.savez_compressed(temporary, **kept)
 
     @classmethod
     def load(cls, path: Path) -> Scored:
         """Return what ``save`` kept."""
         with np.load(path) as kept:
-            texts = ("names", "arithmetic")
-            arrays = {name: kept[name] for name in kept.files if name not in texts}
-            names = tuple(str(name) for name in kept["names"])
-            return cls(names, str(kept["arithmetic"]), **arrays)
+            values = dict(kept)
+        names = tuple(map(str, values.pop("names")))
+        return cls(names, str(values.pop("arithmetic")), **values)
 
 
 @dataclass(slots=True)
@@ -101,29 +90,29 @@ class Scorer:
 
     Args:
         recipe: how to open it.
-        images: what it is scored on, at the size of ``setting``.
-        setting: gives the batch of a call.
+        images: the images, at the size of a call.
+        batch: frames per call.
         masks: folder that gets its masks (``mask_path``) of the images of ``kept``.
-        kept: indices of images.
-        reference: folder of the reference's masks of all images; None where there is none.
+        kept: numbers of images.
+        reference: folder of the reference's masks of all images; None if there is none.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         images: SizedImages,
-        setting: Setting,
+        batch: int,
         masks: Path,
         kept: Iterable[int],
         reference: Path | None,
     ) -> None:
-        self._images, self._setting = images, setting
+        self._images, self._batch = images, batch
         self._masks, self._kept, self._reference = masks, frozenset(kept), reference
         self._scored = recipe.scored()
         self._timed = recipe.opened() if recipe.exact else None
 
     def score(self) -> Scored:
-        """Run all images, in batches of the setting, and compare."""
+        """Run all images in batches, and compare."""
         classes = len(self._images.dataset.labels.classes)
         exact, timed = _Tally(classes), _Tally(classes)
         names: list[str] = []
@@ -151,11 +140,10 @@ class Scorer:
     def _masks_of(
         self, items: Iterator[SizedImage]
     ) -> Iterator[tuple[SizedImage, Uint8Array, Uint8Array | None]]:
-        """Each image with its mask, and with that of what is timed where it is another."""
-        batch = self._setting.batch
-        while group := list(islice(items, batch)):
-            # The last batch is filled up with its last image, again and again.
-            filled = [*group, *[group[-1]] * (batch - len(group))]
+        """Each image with its mask, and with the timed mask if other arithmetic is timed."""
+        while group := list(islice(items, self._batch)):
+            # The last batch is filled up with its last image.
+            filled = [*group, *[group[-1]] * (self._batch - len(group))]
             images = np.stack([item.image for item in filled])
             masks = self._scored.infer(images)
             others = self._timed.infer(images) if self._timed else None

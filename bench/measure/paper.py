@@ -51,7 +51,7 @@ class PaperProtocol:
         self._input = torch.randn(batch, 3, height, width, device=device)
 
     def run(self, warm_up: int = WARM_UP, timed: int = TIMED) -> float:
-        """Seconds a call: one measurement, which the caller repeats."""
+        """Seconds per call: one measurement, which the caller repeats."""
         for _ in range(warm_up):
             self._network(self._input)
         self._synchronize()

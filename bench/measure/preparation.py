@@ -1,11 +1,13 @@
-"""Making ready what is to be run: exports and builds, in a process that is not measured."""
+"""Preparation of what is to be run: exports and builds, in a process that is not measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
-from bench.backends.base import Recipe, backends
+from bench.backends import backends
+from bench.backends.base import Recipe
 from bench.backends.cache import Workshop
 from bench.isolation import Isolated, ProcessFailed, remote_progress
 from bench.measure.request import Request
@@ -21,7 +23,11 @@ class Preparer:
         self._request, self._backends = request, backends()
 
     def prepare(self, name: str, setting: Setting) -> Recipe:
-        """Make one row ready; a ``DabnetError`` says why it cannot be."""
+        """Prepare one row.
+
+        Raises:
+            DabnetError: the reason why the row cannot run.
+        """
         request = self._request
         backend, _, variant = name.partition("-")
         workshop = Workshop(
@@ -39,29 +45,34 @@ class Preparer:
         return self._backends[backend].prepare(variant, setting, workshop)
 
 
-def prepared_recipes(
-    request: Request,
-    logs: Path,
-    progress: ProgressBar,
-    found: Callable[[Setting, str, Recipe | str], None],
-) -> None:
-    """Prepare every row in every setting; ``found`` gets each recipe, or the reason for none.
+class Preparable(Protocol):
+    """A row that gets its recipe, or the reason for none."""
 
-    One process prepares them all, for the time that importing takes; where it dies, the rest is
-    prepared by another.
+    name: str
+    setting: Setting
+    recipe: Recipe | None
+    reason: str
+
+
+def prepared_recipes(
+    request: Request, rows: Iterable[Preparable], logs: Path, progress: ProgressBar
+) -> None:
+    """Prepare every row; a reason that a row has already is kept.
+
+    One process prepares them all, since importing takes time; if it dies, another one goes on.
     """
-    rows = [(setting, name) for setting in request.settings for name in request.names]
+    rows = list(rows)
     helper: Isolated | None = None
     try:
         with progress("preparing", len(rows), "rows") as step:
-            for setting, name in rows:
+            for row in rows:
                 try:
                     if helper is None or not helper.alive:
-                        log = logs / f"preparation-{name}.log"
+                        log = logs / f"preparation-{row.name}.log"
                         helper = Isolated("preparation", Preparer, (request,), log, progress)
-                    found(setting, name, helper.call("prepare", name, setting))
+                    row.recipe = helper.call("prepare", row.name, row.setting)
                 except ProcessFailed as error:
-                    found(setting, name, str(error))
+                    row.reason = row.reason or str(error)
                 step()
     finally:
         if helper is not None:

@@ -1,7 +1,4 @@
-"""What is timed, and how long.
-
-What a run was asked for.
-"""
+"""The request of a run: everything that decides its numbers, and the scenario of its timing."""
 
 from __future__ import annotations
 
@@ -19,9 +16,6 @@ from dabnet.runtime.runner import SCOPES
 
 NAMES = ("latency", "throughput")
 
-# An engine for a large batch may take minutes to load and a compiler minutes to warm up.
-CALL_TIMEOUT_S = 900.0
-
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -30,12 +24,13 @@ class Scenario:
     Attributes:
         name: ``latency``: one call at a time; ``throughput``: batches and concurrent streams.
         scopes: of each row; see ``dabnet.runtime.runner``.
-        rounds: how often each backend has its turn in each scope.
-        min_time_s: least time of all turns of a row in one scope; a turn has at least 3 calls.
-        warmup_s: bound on the warm-up of each row.
-        most_repeats: how many rounds may be repeated because something disturbed them.
-        timeout_s: of one answer of a backend's process, its load and warm-up included.
-        seed: of the order of the backends.
+        rounds: turns of each row in each scope, at least 2: one round has no interval.
+        min_time_s: minimum time of all turns of a row in one scope; a turn has at least 3 calls.
+        warmup_s: maximum time of the warm-up of each row.
+        most_repeats: maximum number of rounds that are repeated because something disturbed them.
+        timeout_s: maximum time of one answer of a row's process; loading an engine for a large
+            batch, or compiling, may take minutes.
+        seed: of the order of the rows.
     """
 
     name: str = "latency"
@@ -44,7 +39,7 @@ class Scenario:
     min_time_s: float = 10.0
     warmup_s: float = 10.0
     most_repeats: int = 5
-    timeout_s: float = CALL_TIMEOUT_S
+    timeout_s: float = 900.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,7 +52,7 @@ class Scenario:
 
     @property
     def turn_s(self) -> float:
-        """Time of one turn."""
+        """Seconds of one turn."""
         return self.min_time_s / self.rounds
 
 
@@ -67,20 +62,20 @@ class Request:
 
     Attributes:
         checkpoint: the file.
-        dataset: whose checkpoint it is, where it does not say so itself.
+        dataset: of a checkpoint that does not name its own.
         names: rows, the reference first.
         settings: sizes, batches and streams, one table each.
-        images: what is scored, at the first setting's size; their data set is also timed.
+        images: scored, at the first setting's size; images of their data set are also timed.
         data_dir: folder of the data set, whose training images calibrate.
         scenario: of the timing.
-        calibration_images: of the training split, for INT8.
+        calibration_images: number of training images for INT8.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of each backend, so that none has more than another.
         cache: folder of exported artifacts and of the machine's peaks.
         output: folder of the record and its reports.
         allow_overlap: score a row on images that calibrated it, and mark it.
         layers: take each row's profile by layer.
-        pictures: how many images to show.
+        pictures: number of images to show.
     """
 
     checkpoint: Path
@@ -99,21 +94,20 @@ class Request:
     layers: bool = False
     pictures: int = 0
 
-    def key(self, checkpoint_sha256: str, fingerprint: str, environment: Mapping[str, str]) -> str:
+    def key(self, checkpoint_sha256: str, environment: Mapping[str, str]) -> str:
         """A number that only a run of the same request on the same machine has.
 
         Args:
             checkpoint_sha256: of the file.
-            fingerprint: of the images (``Dataset.fingerprint``).
             environment: as ``describe_environment`` returns it.
         """
         asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
             "checkpoint": checkpoint_sha256,
             "images": (self.images.description, self.images.size),
-            "fingerprint": fingerprint,
+            "fingerprint": str(self.images.dataset.fingerprint()),
             "cache": "",
             "output": "",
-            # What a moment's load was is no part of the machine.
+            # The load of a moment is no part of the machine.
             "environment": {k: v for k, v in environment.items() if k != "load average"},
         }
         text = json.dumps(asked, sort_keys=True, default=str)

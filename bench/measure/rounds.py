@@ -1,8 +1,8 @@
-"""Interleaved rounds: every backend has its turn in each, in an order that is drawn anew.
+"""Interleaved rounds: every row has its turn in each, in an order that is drawn anew.
 
-Drift of the machine so falls on all alike, and a round compares what ran within seconds of each
-other. A round that something disturbed is repeated, a bounded number of times; after that its turns
-are kept with their marks. Nothing is thrown away: turns of a repeated round stay in the record.
+Drift of the machine thus falls on all alike, and a round compares rows that ran within seconds of
+each other. A round that something disturbed is repeated, up to a maximum number; after that its
+turns are kept with their marks. Turns of a repeated round stay in the record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.measure.request import Scenario
 from bench.record import Telemetry, Turn
 
 MOST_CALLS = 2000
-"""Of a turn: more samples of what takes microseconds would fill the record and say no more."""
+"""Per turn: more samples of calls that take microseconds would only fill the record."""
 
 Turns = dict[str, dict[str, list[Turn]]]
 """Row → scope → turns, in order."""
@@ -36,7 +36,7 @@ class Endpoint(Protocol):
 
 
 class Watch(Protocol):
-    """What the timing needs of ``bench.machine.telemetry.Monitor``."""
+    """The part of ``bench.machine.telemetry.Monitor`` that timing needs."""
 
     def start(self, own_pids: Any) -> None: ...
 
@@ -50,11 +50,11 @@ class Interleaved:
         timers: by row.
         scenario: how long and how often.
         watch: of the machine, during each turn.
-        turns: of an earlier part of this run; rounds go on after them. Grows in place.
+        turns: of an earlier part of this run; rounds continue after them. Grows in place.
 
     Attributes:
         turns: all so far.
-        failures: rows that did not come to their end, and why.
+        failures: rows that did not finish, and why.
     """
 
     def __init__(
@@ -68,28 +68,20 @@ class Interleaved:
         self.turns: Turns = turns if turns is not None else {}
         self.failures: dict[str, str] = {}
         self._per_turn: dict[tuple[str, str], int] = {}
-        known = [
-            turn for scopes in self.turns.values() for each in scopes.values() for turn in each
-        ]
+        lists = [each for scopes in self.turns.values() for each in scopes.values()]
+        known = [turn for each in lists for turn in each]
         self._next = 1 + max((turn.round for turn in known if turn.counted), default=-1)
-        self._repeats = max(
-            (
-                sum(not turn.counted for turn in each)
-                for s in self.turns.values()
-                for each in s.values()
-            ),
-            default=0,
-        )
+        self._repeats = max((sum(not turn.counted for turn in each) for each in lists), default=0)
         ended = max((turn.start_s + turn.wall_s for turn in known), default=0.0)
         self._zero = time.perf_counter() - ended
 
     @property
     def left(self) -> int:
-        """Rounds that are still to be done."""
+        """Number of rounds that are still to be done."""
         return max(0, self._scenario.rounds - self._next)
 
     def warm_up(self, step: Callable[[], None] = lambda: None) -> None:
-        """Bring every row to a steady state, and learn how many calls a turn holds."""
+        """Bring every row to a steady state, and find out how many calls a turn holds."""
         for name in list(self._timers):
             for scope in self._scenario.scopes:
                 seconds = self._call(name, "warm_up", scope, self._scenario.warmup_s)
@@ -143,7 +135,7 @@ class Interleaved:
         )
 
     def _call(self, name: str, method: str, *arguments: Any) -> Any:
-        """The answer of a row's timer; None where it failed, and the row is out from then on."""
+        """The answer of a row's timer; None if it failed, and the row is out from then on."""
         if name not in self._timers:
             return None
         scenario = self._scenario

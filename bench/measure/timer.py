@@ -1,4 +1,4 @@
-"""The timer: it runs in the process of one backend, and knows a runner by its protocol alone."""
+"""The timer: it runs in the process of one row, and knows a runner by its protocol alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.isolation import Isolated
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.runner import HasLayerTimes, LayerTime, Runner, RunnerInfo, Uint8Array
+from dabnet.runtime.runner import (
+    HasLayerTimes,
+    LayerTime,
+    NullRunner,
+    Runner,
+    RunnerInfo,
+    Uint8Array,
+)
 
 if TYPE_CHECKING:
     from bench.backends.base import Recipe
@@ -31,7 +39,7 @@ _TOLERANCE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening a runner took."""
+    """A runner that was opened, and the time it took."""
 
     info: RunnerInfo
     load_s: float
@@ -40,7 +48,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One turn: latency of each call and time of all, and the processor time with what settled."""
+    """One turn: latency of each call, time of all, and processor time with the uncounted calls."""
 
     samples_ns: tuple[int, ...]
     wall_s: float
@@ -54,7 +62,7 @@ class Timer:
         recipe: how to open it.
         inputs: batches uint8 (N, H, W, 3), taken in turn; several, so that no cache of a result
             can flatter a backend.
-        streams: runners at a time, each with a thread of its own.
+        streams: runners at a time, each with its own thread.
     """
 
     def __init__(self, recipe: Recipe, inputs: Sequence[Uint8Array], streams: int = 1) -> None:
@@ -70,14 +78,14 @@ class Timer:
         self._pool = ThreadPoolExecutor(streams) if streams > 1 else None
 
     def opened(self) -> Opened:
-        """What it took to open the first runner."""
+        """The first runner, and the time it took to open it."""
         return self._opened
 
     def warm_up(self, scope: str, bound_s: float) -> float:
-        """Call until the last three windows of time agree within 3 %, or time is up.
+        """Call until the last three windows of time agree within 3 %, or ``bound_s`` is over.
 
         Returns:
-            Seconds a call; with several streams, from the time of all.
+            Seconds per call; with several streams, from the time of all.
         """
         self._calls[scope] = [_call(runner, self._inputs, scope) for runner in self._runners]
         deadline = time.perf_counter() + bound_s
@@ -93,10 +101,10 @@ class Timer:
                 return a_call
 
     def turn(self, scope: str, calls: int) -> Timed:
-        """Make so many calls (on each stream its part) after some that are not counted.
+        """Make ``calls`` calls (each stream its part) after some that are not counted.
 
-        Those let caches, threads and clocks settle after the backend that ran before. They end with
-        the last input, so that no call sees the input of the call before.
+        Those let caches, threads and clocks settle after the row that ran before. They end with the
+        last input, so that no call sees the input of the call before.
         """
         functions, before = self._calls[scope], _cpu_seconds()
         settled = time.perf_counter() + _SETTLE_S
@@ -117,18 +125,18 @@ class Timer:
         return Timed(tuple(int(sample) for sample in samples), wall, _cpu_seconds() - before)
 
     def layer_times(self, calls: int) -> tuple[LayerTime, ...]:
-        """The backend's own profile of so many calls.
+        """The backend's own profile of ``calls`` calls.
 
         Raises:
             BackendUnavailable: it has none.
         """
         runner = self._runners[0]
         if not isinstance(runner, HasLayerTimes):
-            raise BackendUnavailable(f"{runner.info.backend} has no profile by layer")
+            raise BackendUnavailable(f"{runner.info.backend} lacks a profile by layer")
         return runner.layer_times(self._inputs[0], calls)
 
     def host_peak_bytes(self) -> int:
-        """The most memory that this process held."""
+        """Peak memory of this process."""
         status = Path("/proc/self/status")
         if status.is_file():  # ru_maxrss is at least the parent's at the fork
             lines = status.read_text(encoding="ascii", errors="replace").splitlines()
@@ -150,8 +158,23 @@ class Timer:
         return np.concatenate(list(self._pool.map(work, functions)))
 
 
+def harness_ns(size: tuple[int, int], logs: Path, calls: int = 2000) -> float:
+    """Median nanoseconds of a call that does nothing: what the timer adds to each sample.
+
+    It is timed as every row is: in a process of its own, by the same loop.
+    """
+    from bench.backends.base import Recipe
+
+    shape = (1, *size, 3)
+    inputs = [np.full(shape, value, np.uint8) for value in range(4)]
+    arguments = (Recipe(NullRunner, {"shape": shape}, Path("null")), inputs)
+    with Isolated("null", Timer, arguments, logs / "null.log") as timer:
+        timer.call("warm_up", "host", 0.5)
+        return float(np.median(timer.call("turn", "host", calls).samples_ns))
+
+
 def timed_calls(call: Callable[[int], None], times: int) -> NDArray[np.int64]:
-    """Latency of each of so many calls in nanoseconds; a call gets its number."""
+    """Latency of each of ``times`` calls in nanoseconds; a call gets its number."""
     samples = np.empty(times, np.int64)
     for number in range(times):
         start = time.perf_counter_ns()
@@ -161,7 +184,7 @@ def timed_calls(call: Callable[[int], None], times: int) -> NDArray[np.int64]:
 
 
 def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Callable[[int], None]:
-    """Return what one sample times: a function of the number of the call."""
+    """The function that one sample times, of the number of the call."""
     count = len(inputs)
     if scope == "host":
 

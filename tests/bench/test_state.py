@@ -1,4 +1,4 @@
-"""Which rows of a setting are still to be done."""
+"""Rows of a setting: which are still to be done, and what becomes of one."""
 
 from __future__ import annotations
 
@@ -7,28 +7,44 @@ from pathlib import Path
 from bench.backends.base import Recipe
 from bench.measure.timer import Opened
 from bench.record import Peaks, Setting, Turn
-from bench.state import State
+from bench.state import RowState, State
 from dabnet.runtime.runner import NullRunner
 
 SHAPE = (1, 8, 8, 3)
+SETTING = Setting((8, 8))
+
+
+def names(rows: list[RowState]) -> list[str]:
+    return [row.name for row in rows]
 
 
 def test_rows_of_the_paper_are_apart_and_timed_once() -> None:
-    state = State(Setting((8, 8)), ("pytorch-fp32", "pytorch-paper", "null-harness"))
-    state.reasons["null-harness"] = "its process ended"
-    assert state.runnable == ("pytorch-fp32",)
-    state.turns["pytorch-paper"] = {}  # as a stopped run leaves it, before its turn came
-    assert state.of_paper == ("pytorch-paper",)
-    state.turns["pytorch-paper"] = {"paper": [Turn(0, 0.0, 0.1, (10**8,))]}
-    assert state.of_paper == () and state.runnable == ("pytorch-fp32",)
+    state = State.of(SETTING, ("pytorch-fp32", "pytorch-paper", "null-harness"))
+    state.rows["null-harness"].reason = "its process ended"
+    assert names(state.runnable) == ["pytorch-fp32"]
+    # A stopped run leaves the row without a turn, before its turn came.
+    assert names(state.of_paper) == ["pytorch-paper"]
+    state.rows["pytorch-paper"].turns = {"paper": [Turn(0, 0.0, 0.1, (10**8,))]}
+    assert state.of_paper == [] and names(state.runnable) == ["pytorch-fp32"]
 
 
 def test_a_graph_that_cannot_be_counted_costs_the_limit_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "foreign.onnx").write_bytes(b"no graph at all")
-    state = State(Setting((8, 8)), ("foreign-one",))
     graph = tmp_path / "foreign.onnx"
-    state.recipes["foreign-one"] = Recipe(NullRunner, {"shape": SHAPE}, graph, graph=graph)
-    state.opened["foreign-one"] = Opened(NullRunner(SHAPE).info, 0.1, 0.1)
-    state.turns["foreign-one"] = {"device": [Turn(n, 0.0, 0.1, (10**8,)) for n in range(2)]}
-    (row,) = state.rows(Peaks("a processor", 1e10, {"fp32": 1e11}, ""))
+    graph.write_bytes(b"no graph at all")
+    state = State.of(SETTING, ("foreign-one",))
+    foreign = state.rows["foreign-one"]
+    foreign.recipe = Recipe(NullRunner, {"shape": SHAPE}, graph, graph=graph)
+    foreign.opened = Opened(NullRunner(SHAPE).info, 0.1, 0.1)
+    foreign.turns = {"device": [Turn(n, 0.0, 0.1, (10**8,)) for n in range(2)]}
+    foreign.find_limit(Peaks("a processor", 1e10, {"fp32": 1e11}, ""))
+    (row,) = state.record()
     assert row.limit is None and row.timing("device") is not None
+
+
+def test_a_row_is_compared_with_the_reference_and_not_with_itself() -> None:
+    state = State.of(SETTING, ("pytorch-fp32", "other-one"))
+    for row, ns in zip(state.rows.values(), (2 * 10**8, 10**8), strict=True):
+        row.turns = {"host": [Turn(n, 0.0, ns / 1e9, (ns,)) for n in range(2)]}
+    (reference,), (other,) = (row.timings for row in state.record())
+    assert (reference.speed_ratio, reference.verdict) == (None, "")
+    assert other.speed_ratio and (other.speed_ratio.value, other.verdict) == (2.0, "faster")

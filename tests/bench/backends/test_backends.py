@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pickle
 import re
 import subprocess
@@ -19,7 +18,8 @@ import torch
 
 import bench.backends.onnxruntime_backend as onnxruntime_backend
 import bench.backends.tensorrt_backend as tensorrt_backend
-from bench.backends.base import Backend, Recipe, backends, row_names
+from bench.backends import backends, row_names
+from bench.backends.base import Backend, Recipe
 from bench.backends.cache import Workshop
 from bench.isolation import Isolated
 from bench.measure.paper import PaperProtocol
@@ -108,9 +108,8 @@ def test_int8_rows_say_how_they_compute_and_what_calibrated_them(
         if "INT8" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip("no INT8 on this processor")
     recipe = prepared(row, workshop)
-    assert recipe.calibration is not None and recipe.calibration.images == 2
-    assert recipe.manifest["precision"] == "int8"
-    assert json.loads(json.dumps(recipe.manifest)) == recipe.manifest
+    assert recipe.manifest is not None and recipe.manifest.precision == "int8"
+    assert recipe.manifest.calibration is not None and recipe.manifest.calibration.images == 2
     timed, scored = recipe.opened(), recipe.scored()
     if row == "onnxruntime-int8":
         assert scored.info.arithmetic == EXACT
@@ -130,7 +129,8 @@ def test_a_file_is_opened_twice_where_onnxruntime_fuses_it(
         assert (recipe.exact is not None) == fuses
         assert recipe.scored().info.arithmetic == EXACT
         assert recipe.opened().info.arithmetic.startswith("fused int8" if fuses else EXACT)
-        assert recipe.calibration is not None and recipe.calibration.method == "fixed"
+        assert recipe.manifest is not None and recipe.manifest.calibration is not None
+        assert recipe.manifest.calibration.method == "fixed"
 
 
 def test_artifacts_are_made_once_and_again_when_damaged(
@@ -173,7 +173,7 @@ def test_rows_that_need_a_gpu_say_so(workshop: Workshop, monkeypatch: pytest.Mon
     for row in ("onnxruntime-tensorrt-fp16", "onnxruntime-fp32-cuda-graph"):
         assert "needs a GPU; choose --device cuda" in reason(row, workshop)
     assert "a CUDA graph needs a GPU" in reason("pytorch-cuda-graph", workshop)
-    assert "on the CPU here" in reason("openvino-fp32", cuda)
+    assert "on the CPU only" in reason("openvino-fp32", cuda)
     monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda: None)
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -207,8 +207,8 @@ def test_the_papers_protocol_times_the_bare_network(
     given, logits = seen[-1]
     assert (given.dtype, given.shape) == (torch.float32, (1, 3, side, side))
     assert (logits.dtype, logits.shape) == (torch.float32, (1, 11, side, side))
-    assert "one image a call" in reason("pytorch-paper", workshop, Setting(SIZE, batch=2))
-    assert "one image a call" in reason("pytorch-paper", workshop, Setting(SIZE, streams=2))
+    assert "one image per call" in reason("pytorch-paper", workshop, Setting(SIZE, batch=2))
+    assert "one image per call" in reason("pytorch-paper", workshop, Setting(SIZE, streams=2))
 
 
 @pytest.mark.parametrize("row", ["onnxruntime-fp32", "openvino-fp32", "null-harness"])
@@ -314,9 +314,10 @@ def test_engines_are_built_once_for_each_product(
     again = prepared("tensorrtrtx-fp32-cuda-graph", workshop)
     assert built == [recipe.artifact] == [again.artifact]
     assert (recipe.arguments["cuda_graph"], again.arguments["cuda_graph"]) == (False, True)
-    assert recipe.manifest["engine"]["product"] == "tensorrt_rtx"
+    assert recipe.manifest is not None and recipe.manifest.engine is not None
+    assert recipe.manifest.engine.product == "tensorrt_rtx"
     assert recipe.graph is not None and recipe.graph.parent == tmp_path
-    assert tuple(recipe.manifest["input"]["shape"][1:3]) == (HEIGHT, WIDTH)
+    assert recipe.manifest.input.shape[1:3] == (HEIGHT, WIDTH)
 
 
 def test_onnxruntime_on_a_gpu_is_opened_once_before_it_is_timed(

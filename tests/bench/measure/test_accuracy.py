@@ -14,7 +14,6 @@ from PIL import Image
 
 from bench.measure import accuracy
 from bench.measure.accuracy import Scored, Scorer, mask_path
-from bench.record import Setting
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.images import SizedImages
 from dabnet.data.labels import LabelSet
@@ -118,8 +117,7 @@ class Run:
         masks = self.folder / name
         masks.mkdir()
         other = self.folder / reference if reference else None
-        setting = Setting(self.size, self.batch)
-        return Scorer(recipe, images, setting, masks, kept, other).score()
+        return Scorer(recipe, images, self.batch, masks, kept, other).score()
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 from test_accuracy import FakeDataset
 
-from bench.measure.overlap import UNKNOWN, calibrated_on, overlapping, refuse
+from bench.measure.overlap import calibrated_on, overlapping, refuse
+from bench.record import UNKNOWN
 from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.image_files import image_sha256
@@ -34,10 +37,10 @@ def test_an_overlap_is_one_of_pixels() -> None:
     dataset = FakeDataset([(8, 8), (8, 12), (10, 8), (8, 8)])
     hashes = [image_sha256(item.image) for item in dataset.items]
     seen = {
-        "none": calibration("0" * 64),
-        "two": calibration(hashes[1], "0" * 64, hashes[0]),
-        "last": calibration(hashes[3]),
-        "unknown": None,
+        "none": ("0" * 64,),
+        "two": (hashes[1], "0" * 64, hashes[0]),
+        "last": (hashes[3],),
+        "unknown": (),
     }
     steps: list[None] = []
     found = overlapping(seen, SizedImages.first(dataset, (8, 8), 3), lambda: steps.append(None))
@@ -48,22 +51,27 @@ def test_an_overlap_is_one_of_pixels() -> None:
 
 
 def test_a_refusal_names_the_row_how_many_and_one() -> None:
-    refuse({"a": (), "b": ()}, 9, "camvid val")
+    images = SizedImages.first(FakeDataset([(8, 8)] * 9), (8, 8))
+    refuse({"a": (), "b": ()}, images)
     with pytest.raises(InputError) as caught:
-        refuse({"a": (), "b": ("x", "y")}, 9, "camvid val")
+        refuse({"a": (), "b": ("x", "y")}, images)
     assert str(caught.value) == (
-        "b was calibrated on 2 of the 9 images of camvid val that would be scored, such as 'x'; "
+        "b was calibrated on 2 of the 9 images of fake val that would be scored, such as 'x'; "
         "expected images that it has not seen; "
         "calibrate on the training split alone, or mark the row with --allow-overlap"
     )
 
 
 def test_what_it_was_calibrated_on_in_words() -> None:
-    assert calibrated_on("fp32", None) == calibrated_on("fp16", None) == ""
-    assert calibrated_on("int8", calibration("0" * 64)) == "1 images of camvid train"
-    assert calibrated_on("int8", calibration(method="trained")) == ""
+    def words(precision: str, calibration: CalibrationInfo | None) -> str:
+        manifest: Any = SimpleNamespace(precision=precision, calibration=calibration)
+        return calibrated_on(manifest)
+
+    assert words("fp32", None) == words("fp16", None) == ""
+    assert words("int8", calibration("0" * 64)) == "1 images of camvid train"
+    assert words("int8", calibration(method="trained")) == ""
     cache = CalibrationInfo("tensorrt-entropy", "camvid", "unknown", 0)
-    assert calibrated_on("int8", cache) == calibrated_on("int8", None) == UNKNOWN
+    assert words("int8", cache) == words("int8", None) == UNKNOWN
 
 
 def dabnet_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.measure import rounds, timer
 from bench.isolation import ProcessFailed
+from bench.measure import rounds, timer
 from bench.measure.request import Scenario
 from bench.measure.rounds import Interleaved
 from bench.record import Telemetry

@@ -132,5 +132,5 @@ def test_layers_come_from_the_backends_own_profile() -> None:
     first, second = timer_of(Profiled(SHAPE)).layer_times(7)
     assert (first.name, first.kind, first.share) == ("a", "Conv", 0.75)
     assert (second.seconds, second.share) == (1.0, 0.25)
-    with pytest.raises(BackendUnavailable, match="null has no profile by layer"):
+    with pytest.raises(BackendUnavailable, match="null lacks a profile by layer"):
         timer_of(NullRunner(SHAPE)).layer_times(7)
