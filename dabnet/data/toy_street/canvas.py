@@ -1,15 +1,11 @@
-"""The camera, the light and the canvas. Lengths are metres, y points up.
+"""The camera, the light, the canvas and the shapes on it. Lengths are metres, y points up.
 
 Every shape is painted once, far to near, as a number on a single canvas; a table then turns the
 numbers into label values and into colours, so that image and label agree on every pixel. Nothing
 here depends on the image size except the last step from units of image height to pixels.
 
-Colours (red, green, blue; 0…255): mixing, varying, and the palettes that things share.
-
-Geometry of what stands in the street. Lengths are metres.
-
 Solids are frusta with outward faces; flat things (people, signs, lamps) are figures in a plane
-that faces the camera, or nearly so.
+that faces the camera, or nearly so. Colours are (red, green, blue), 0…255.
 """
 
 from __future__ import annotations
@@ -26,12 +22,23 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.labels import TOY_STREET
 
 Rng = np.random.Generator
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]
+Vector = tuple[float, float, float]
+Floats = NDArray[np.float64]
+Texture = NDArray[np.float32]
+Shape = tuple[Colour, Floats]
+Part = tuple[Colour, float, float, float, float]
+"""Colour and span (s0, s1, t0, t1) of a rectangle on a face, as ``panels`` takes it."""
+
+SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
+IGNORE = TOY_STREET.ignore
+
+KERB_HEIGHT = 0.12
 
 
 def from_hex(text: str) -> tuple[Colour, ...]:
     """Return the colours written as words of six hex digits."""
-    return tuple((float(b[0]), float(b[1]), float(b[2])) for b in map(bytes.fromhex, text.split()))
+    return tuple(tuple(map(float, bytes.fromhex(word))) for word in text.split())
 
 
 WALLS = from_hex("8e5442 784838 a88868 c4b8a0 ded8cc 868482 686a70 b07858 5e5246 bac4cc")
@@ -42,25 +49,20 @@ METALS = from_hex("707274 3e4042 969898 36483c 624e3c")
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
     """Return ``a`` moved towards ``b`` by ``amount`` (0…1)."""
     keep = 1.0 - amount
-    return (
-        a[0] * keep + b[0] * amount,
-        a[1] * keep + b[1] * amount,
-        a[2] * keep + b[2] * amount,
-    )
+    return tuple(x * keep + y * amount for x, y in zip(a, b, strict=True))
 
 
 def scaled(colour: Colour, factor: float) -> Colour:
     """Return ``colour`` made brighter or darker."""
-    return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+    return tuple(channel * factor for channel in colour)
 
 
 def varied(rng: Rng, colour: Colour, amount: float = 14.0) -> Colour:
     """Return a colour near ``colour``: a common shift of brightness and a smaller one of hue."""
-    common, r, g, b = (rng.random(4) - 0.5).tolist()
-    return (
-        max(4.0, colour[0] + amount * (2.0 * common + r)),
-        max(4.0, colour[1] + amount * (2.0 * common + g)),
-        max(4.0, colour[2] + amount * (2.0 * common + b)),
+    common, *hues = (rng.random(4) - 0.5).tolist()
+    return tuple(
+        max(4.0, channel + amount * (2.0 * common + hue))
+        for channel, hue in zip(colour, hues, strict=True)
     )
 
 
@@ -69,24 +71,13 @@ def pick(rng: Rng, colours: Sequence[Colour], amount: float = 14.0) -> Colour:
     return varied(rng, colours[int(rng.integers(len(colours)))], amount)
 
 
-Floats = NDArray[np.float64]
-Texture = NDArray[np.float32]
-Vector = tuple[float, float, float]
-
-SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
-IGNORE = TOY_STREET.ignore
-
-
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A pinhole camera that looks along z. Image coordinates are in units of image height.
+    """A pinhole camera, ``height`` over the road, that looks along z.
 
-    Attributes:
-        focal: focal length.
-        horizon: v of the horizon, 0 (top) to 1 (bottom).
-        vanishing: u of the vanishing point, counted from the middle of the image.
-        height: height over the road in metres.
-        bend: the street's sideways shift is ``bend * z**2``.
+    Image coordinates (u, v) are in units of image height, u from the middle, v from the top:
+    ``vanishing`` is u of the vanishing point, ``horizon`` v of the horizon. The street shifts
+    sideways by ``bend * z**2``.
     """
 
     focal: float
@@ -129,25 +120,16 @@ _MOODS: tuple[tuple[Colour, Colour, Colour, float, float, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """Sun, sky and air.
+    """Sun, sky and air."""
 
-    Attributes:
-        sun: unit vector towards the sun.
-        ambient, diffuse: brightness of a face turned away from the sun, and what the sun adds.
-        colour: gain a channel.
-        zenith, haze: colours of the sky overhead and at the horizon; distance fades to ``haze``.
-        visibility: distance in metres at which half of a colour is haze.
-        clouds: contrast of the clouds.
-    """
-
-    sun: Vector
-    ambient: float
-    diffuse: float
-    colour: Colour
+    sun: Vector  # unit vector towards it
+    ambient: float  # brightness of a face turned away from the sun
+    diffuse: float  # what the sun adds at most
+    colour: Colour  # gain per channel
     zenith: Colour
-    haze: Colour
-    visibility: float
-    clouds: float
+    haze: Colour  # of the sky at the horizon, to which distance fades
+    visibility: float  # metres at which half of a colour is haze
+    clouds: float  # their contrast
 
     @classmethod
     def sample(cls, rng: Rng) -> Light:
@@ -170,8 +152,7 @@ class Light:
 
     def facing(self, normal: Vector) -> float:
         """Return the brightness of a face with this unit normal."""
-        s = self.sun
-        cosine = normal[0] * s[0] + normal[1] * s[1] + normal[2] * s[2]
+        cosine = normal[0] * self.sun[0] + normal[1] * self.sun[1] + normal[2] * self.sun[2]
         return self.ambient + self.diffuse * max(0.0, cosine)
 
 
@@ -179,14 +160,12 @@ class Canvas:
     """The canvas of one scene of ``height`` × ``width`` pixels; paint from far to near."""
 
     def __init__(self, camera: Camera, light: Light, height: int, width: int) -> None:
-        self.camera = camera
-        self.light = light
-        self._size = (width, height)
+        self.camera, self.light, self._size = camera, light, (width, height)
         self._index = Image.new("I", self._size, 0)
         self._draw = ImageDraw.Draw(self._index)
         self._shade = Image.new("L", self._size, 255)
         self._shade_draw = ImageDraw.Draw(self._shade)
-        # One row a material: label, red, green, blue, grain, blotch, whether shadows fall on it.
+        # Per material: label, red, green, blue, grain, blotch, whether shadows fall on it.
         self._materials: list[tuple[float, ...]] = [(SKY, *light.haze, 0.0, 0.0, 0.0)]
 
     def material(
@@ -206,14 +185,12 @@ class Canvas:
         """
         light = self.light
         bright = light.facing((0.0, 0.0, -1.0)) if facing is None else facing
-        gain = light.colour
-        lit = (
-            min(250.0, colour[0] * gain[0] * bright),
-            min(250.0, colour[1] * gain[1] * bright),
-            min(250.0, colour[2] * gain[2] * bright),
-        )
-        r, g, b = mix(lit, light.haze, depth / (depth + light.visibility))
-        self._materials.append((label, r, g, b, grain, blotch, float(ground)))
+        lit = [
+            min(250.0, channel * gain * bright)
+            for channel, gain in zip(colour, light.colour, strict=True)
+        ]
+        seen = mix(tuple(lit), light.haze, depth / (depth + light.visibility))
+        self._materials.append((label, *seen, grain, blotch, float(ground)))
         return len(self._materials) - 1
 
     def sky_material(self, colour: Colour, blotch: float) -> int:
@@ -242,6 +219,47 @@ class Canvas:
         """Darken the ground within a polygon (corners, 3) to ``strength`` (0…1)."""
         pixels = self._pixels(self.camera.project(polygon))
         self._shade_draw.polygon(pixels.ravel().tolist(), fill=round(255 * strength))
+
+    def figure(
+        self,
+        label: int,
+        shapes: Sequence[Shape],
+        at: Vector,
+        scale: float = 1.0,
+        yaw: float = 0.0,
+    ) -> None:
+        """Paint plane shapes (colour, points (n, 2)) that stand at ``at``, turned by ``yaw``."""
+        frame = np.array([(scale * math.cos(yaw), 0.0, scale * math.sin(yaw)), (0.0, scale, 0.0)])
+        points = np.concatenate([points for _, points in shapes])
+        projected, first = self.camera.project(points @ frame + at), 0
+        for colour, points in shapes:
+            polygon = projected[first : first + len(points)]
+            self.paint_flat([self.material(label, colour, at[2])], polygon[None])
+            first += len(points)
+
+    def solid(self, label: int, colour: Colour, faces: Floats, yaw: float = 0.0) -> list[int]:
+        """Paint the visible ones of a frustum's five faces and return which they are."""
+        p = self.camera.project(faces)
+        d, e = p[:, 2] - p[:, 0], p[:, 3] - p[:, 1]
+        seen: list[int] = np.flatnonzero(d[:, 0] * e[:, 1] - d[:, 1] * e[:, 0] < 0.0).tolist()
+        c, s = math.cos(yaw), math.sin(yaw)
+        normals: tuple[Vector, ...] = ((s, 0, -c), (c, 0, s), (-s, 0, c), (-c, 0, -s), (0, 1, 0))
+        depth = float(faces[0, :, 2].mean())
+        bright = [self.light.facing(normals[i]) for i in seen]
+        self.paint_flat([self.material(label, colour, depth, b) for b in bright], p[seen])
+        return seen
+
+    def decorate(
+        self,
+        label: int,
+        face: Floats,
+        depth: float,
+        parts: Sequence[Part],
+        facing: float | None = None,
+    ) -> None:
+        """Paint rectangles on a face."""
+        numbers = [self.material(label, colour, depth, facing) for colour, *_ in parts]
+        self.paint(numbers, panels(face, *np.array([span for _, *span in parts]).T))
 
     def develop(self, rng: Rng, textures: tuple[Texture, Texture]) -> tuple[Uint8Array, Uint8Array]:
         """Return image (H, W, 3) and label (H, W), both uint8.
@@ -298,79 +316,34 @@ TRIANGLE = np.array([(-1.0, -0.8), (1.0, -0.8), (0.0, 1.0)])
 DIAMOND = np.array([(0.0, -1.1), (1.1, 0.0), (0.0, 1.1), (-1.1, 0.0)])
 RING = np.concatenate([CIRCLE, CIRCLE[:1], CIRCLE[:1] * 0.84, CIRCLE[::-1] * 0.84])
 
-Shape = tuple[Colour, Floats]
+
+def rectangles(x0: ArrayLike, x1: ArrayLike, y0: ArrayLike, y1: ArrayLike) -> Floats:
+    """Return the corners (n, 4, 2) of n rectangles."""
+    corners = np.empty((np.broadcast(x0, x1, y0, y1).size, 4, 2))
+    corners[:, 0, 0] = corners[:, 3, 0] = x0
+    corners[:, 1, 0] = corners[:, 2, 0] = x1
+    corners[:, 0, 1] = corners[:, 1, 1] = y0
+    corners[:, 2, 1] = corners[:, 3, 1] = y1
+    return corners
 
 
 def rectangle(x0: float, x1: float, y0: float, y1: float) -> Floats:
-    """Return the corners (4, 2) of a rectangle."""
+    """Return the corners (4, 2) of one rectangle."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 
 
-def figure(
-    canvas: Canvas,
-    label: int,
-    shapes: Iterable[Shape],
-    at: Vector,
-    scale: float = 1.0,
-    yaw: float = 0.0,
-) -> None:
-    """Paint plane shapes (colour, points (n, 2)) that stand at ``at``, turned by ``yaw``."""
-    across = scale * np.array([math.cos(yaw), 0.0, math.sin(yaw)])
-    frame = np.array([across, (0.0, scale, 0.0)])
-    shapes = list(shapes)
-    points = np.concatenate([points for _, points in shapes])
-    projected = canvas.camera.project(points @ frame + at)
-    first = 0
-    for colour, points in shapes:
-        corners = projected[first : first + len(points)]
-        canvas.paint_flat([canvas.material(label, colour, at[2])], corners[None])
-        first += len(points)
-
-
-def frustum(
-    low: tuple[float, float, float, float, float], high: tuple[float, float, float, float, float]
-) -> Floats:
-    """Return the five faces (5, 4, 3), ``NEAR`` to ``TOP``, between two (x0, x1, z0, z1, y).
-
-    Corners run bottom left, bottom right, top right, top left as seen from outside.
-    """
-    x0, x1, z0, z1, y = low
-    a, b, c, d = (x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)
-    x0, x1, z0, z1, y = high
-    e, f, g, h = (x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)
-    return np.array(
-        [(a, b, f, e), (b, c, g, f), (c, d, h, g), (d, a, e, h), (e, f, g, h)], dtype=np.float64
-    )
-
-
-def placed(local: Floats, at: Vector, yaw: float) -> Floats:
-    """Turn points (…, 3) by ``yaw`` about the upright axis and move them to ``at``."""
-    c, s = math.cos(yaw), math.sin(yaw)
-    x, y, z = local[..., 0], local[..., 1], local[..., 2]
-    return np.stack([at[0] + c * x - s * z, at[1] + y, at[2] + s * x + c * z], axis=-1)
-
-
-def solid(canvas: Canvas, label: int, colour: Colour, faces: Floats, yaw: float = 0.0) -> list[int]:
-    """Paint the visible ones of a frustum's five faces and return which they are."""
-    p = canvas.camera.project(faces)
-    d, e = p[:, 2] - p[:, 0], p[:, 3] - p[:, 1]
-    seen: list[int] = np.flatnonzero(d[:, 0] * e[:, 1] - d[:, 1] * e[:, 0] < 0.0).tolist()
-    c, s = math.cos(yaw), math.sin(yaw)
-    normals: tuple[Vector, ...] = ((s, 0, -c), (c, 0, s), (-s, 0, c), (-c, 0, -s), (0, 1, 0))
-    depth = float(faces[0, :, 2].mean())
-    bright = [canvas.light.facing(normals[i]) for i in seen]
-    canvas.paint_flat([canvas.material(label, colour, depth, b) for b in bright], p[seen])
-    return seen
+def level(x0: ArrayLike, x1: ArrayLike, y: float, z0: ArrayLike, z1: ArrayLike) -> Floats:
+    """Return level rectangles (n, 4, 3) at height ``y``."""
+    flat = rectangles(x0, x1, z0, z1)
+    corners = np.full((len(flat), 4, 3), y)
+    corners[..., ::2] = flat
+    return corners
 
 
 def panels(face: Floats, s0: ArrayLike, s1: ArrayLike, t0: ArrayLike, t1: ArrayLike) -> Floats:
     """Return rectangles (n, 4, 3) in a face; s runs 0…1 from left to right, t from below."""
-    spans = np.empty((np.broadcast(s0, s1, t0, t1).size, 4, 2, 1))
-    spans[:, 0, 0, 0] = spans[:, 3, 0, 0] = s0
-    spans[:, 1, 0, 0] = spans[:, 2, 0, 0] = s1
-    spans[:, 0, 1, 0] = spans[:, 1, 1, 0] = t0
-    spans[:, 2, 1, 0] = spans[:, 3, 1, 0] = t1
-    s, t = spans[:, :, 0], spans[:, :, 1]
+    spans = rectangles(s0, s1, t0, t1)
+    s, t = spans[..., :1], spans[..., 1:]
     below: Floats = face[0] + s * (face[1] - face[0])
     above: Floats = face[3] + s * (face[2] - face[3])
     return below + t * (above - below)
@@ -380,3 +353,25 @@ def disc(x: float, z: float, rx: float, rz: float) -> Floats:
     """Return an ellipse (12, 3) that lies on the road, for shadows."""
     c = CIRCLE
     return np.stack([x + rx * c[:, 0], np.zeros(12), np.maximum(z + rz * c[:, 1], 1.3)], axis=-1)
+
+
+Ring = tuple[float, float, float, float, float]
+"""x0, x1, z0, z1, y of a level rectangle."""
+
+
+def frustum(low: Ring, high: Ring) -> Floats:
+    """Return the five faces (5, 4, 3), ``NEAR`` to ``TOP``, between two level rectangles.
+
+    Corners run bottom left, bottom right, top right, top left as seen from outside.
+    """
+    below, above = (level(x0, x1, y, z0, z1)[0] for x0, x1, z0, z1, y in (low, high))
+    next_below, next_above = np.roll(below, -1, axis=0), np.roll(above, -1, axis=0)
+    walls = np.stack([below, next_below, next_above, above], axis=1)
+    return np.concatenate([walls, above[None]])
+
+
+def placed(local: Floats, at: Vector, yaw: float) -> Floats:
+    """Turn points (…, 3) by ``yaw`` about the upright axis and move them to ``at``."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    x, y, z = local[..., 0], local[..., 1], local[..., 2]
+    return np.stack([at[0] + c * x - s * z, at[1] + y, at[2] + s * x + c * z], axis=-1)

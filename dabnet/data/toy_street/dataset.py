@@ -1,7 +1,4 @@
-"""Toy street as a dataset.
-
-Toy street on disk, in the layout of CamVid.
-"""
+"""Toy street as a data set, and on disk in the layout of CamVid."""
 
 from __future__ import annotations
 
@@ -14,31 +11,32 @@ from PIL import Image
 
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.labels import TOY_STREET, LabelSet
-from dabnet.data.toy_street.layout import draw_scene
+from dabnet.data.toy_street.scene import draw_scene
 from dabnet.errors import InputError
 from dabnet.files import replacing, writable_directory, write_text
 
-SPLITS = ("train", "val", "trainval", "test")
 SMALLEST_SIDE = 32
+LENGTHS = {"train": 200, "val": 50, "trainval": 250, "test": 50}
 # A stream of random numbers of its own for each split, so that no scene is in two splits.
 STREAMS = {"train": 0, "val": 1, "test": 2}
 
-_DEFAULT_LENGTH = {"train": 200, "val": 50, "trainval": 250, "test": 50}
-
 
 class ToyStreet:
-    """A split of toy street, as ``dabnet.data.dataset.Dataset``; every image is drawn on demand.
+    """A split of toy street; every image is drawn on demand.
 
     Image ``index`` is a function of (seed, split, index, size) alone; other sizes of the same
     shape show the same scene. ``trainval`` is ``train`` followed by ``val``.
 
     Args:
-        split: ``train``, ``val``, ``trainval`` or ``test``.
+        split: one of ``LENGTHS``.
         size: (height, width) of the images in pixels, each at least 32.
-        length: number of images; by default 200, 50, 250 and 50. Four fifths of ``trainval``
+        length: number of images; by default that of ``LENGTHS``. Four fifths of ``trainval``
             (rounded down) are of ``train``.
         seed: a number ≥ 0; another seed gives other scenes.
     """
+
+    name = "toy-street"
+    labels: LabelSet = TOY_STREET
 
     def __init__(
         self,
@@ -47,38 +45,16 @@ class ToyStreet:
         length: int | None = None,
         seed: int = 0,
     ) -> None:
-        if split not in SPLITS:
+        if split not in LENGTHS:
             raise InputError(
-                f"unknown split {split!r} of toy street", "one of " + ", ".join(SPLITS)
+                f"unknown split {split!r} of toy street", "one of " + ", ".join(LENGTHS)
             )
         if length is not None and length < 1:
             raise InputError(f"a toy street of {length} images", "a length of at least 1")
-        self._split = split
-        self._size = _checked_size(size)
-        self._length = _DEFAULT_LENGTH[split] if length is None else length
         if seed < 0:
             raise InputError(f"seed {seed}", "a whole number ≥ 0")
-        self._seed = seed
-
-    @property
-    def name(self) -> str:
-        """The dataset's command-line name."""
-        return "toy-street"
-
-    @property
-    def split(self) -> str:
-        """``train``, ``val``, ``trainval`` or ``test``."""
-        return self._split
-
-    @property
-    def labels(self) -> LabelSet:
-        """Classes, palette and the ignore value."""
-        return TOY_STREET
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of every image."""
-        return self._size
+        self.split, self.size, self._seed = split, _checked_size(size), seed
+        self._length = length or LENGTHS[split]
 
     def fingerprint(self) -> None:
         """Nothing on disk to compare with: what is drawn is the code's."""
@@ -91,19 +67,19 @@ class ToyStreet:
         i = operator.index(index)
         if not 0 <= i < self._length:
             raise IndexError(
-                f"index {i} is outside toy street's {self._split} split of {self._length} images"
+                f"index {i} is outside toy street's {self.split} split of {self._length} images"
             )
-        split = self._split
+        split = self.split
         if split == "trainval":
             of_train = self._length * 4 // 5
             split, i = ("train", i) if i < of_train else ("val", i - of_train)
-        image, label = draw_scene((self._seed, STREAMS[split], i), self._size)
+        image, label = draw_scene((self._seed, STREAMS[split], i), self.size)
         return LabelledImage(f"toy_{split}_{i:05d}", image, label)
 
 
 def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     try:
-        height, width = (operator.index(side) for side in size)
+        height, width = map(operator.index, size)
     except (TypeError, ValueError):
         raise InputError(f"image size {size!r}", "two whole numbers: height, width") from None
     if min(height, width) < SMALLEST_SIDE:
@@ -113,20 +89,13 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-_LENGTHS: Mapping[str, int] = MappingProxyType({"train": 8, "val": 4})
-
-
 def write_camvid_tree(
     directory: str | Path,
     size: tuple[int, int] = (360, 480),
-    splits: Mapping[str, int] = _LENGTHS,
+    splits: Mapping[str, int] = MappingProxyType({"train": 8, "val": 4}),
     seed: int = 0,
 ) -> Path:
-    """Write toy street as PNG files in the layout of CamVid in the DABNet repository.
-
-    A split's images (RGB) go to ``SPLIT/NAME.png``, its labels (8-bit, one channel, label
-    values) to ``SPLITannot/NAME.png``, and ``camvid_SPLIT_list.txt`` has a line
-    ``SPLIT/NAME.png SPLITannot/NAME.png`` for each; ``camvid_trainval_list.txt`` joins two.
+    """Write toy street as PNG files in the layout of ``dabnet.data.camvid``.
 
     Args:
         directory: where to write; it is made if need be.
@@ -137,26 +106,27 @@ def write_camvid_tree(
     Returns:
         the directory.
     """
-    for split in splits:
-        if split not in STREAMS:
-            raise InputError(f"cannot write the split {split!r}", "some of " + ", ".join(STREAMS))
+    if unknown := splits.keys() - STREAMS.keys():
+        raise InputError(
+            f"cannot write the split {min(unknown)!r}", "some of " + ", ".join(STREAMS)
+        )
     datasets = [ToyStreet(split, size, count, seed) for split, count in splits.items()]
     root = writable_directory(directory)
-    lists: dict[str, list[str]] = {"trainval": []}
+    lists = {"trainval": ""}
     for dataset in datasets:
         split = dataset.split
-        folders = (split, f"{split}annot")
-        for folder in folders:
+        lines = ""
+        for folder in (split, f"{split}annot"):
             writable_directory(root / folder)
-        lists[split] = []
-        for item in (dataset[i] for i in range(len(dataset))):
-            names = [f"{folder}/{item.name}.png" for folder in folders]
+        for item in map(dataset.__getitem__, range(len(dataset))):
+            names = f"{split}/{item.name}.png", f"{split}annot/{item.name}.png"
             for name, pixels in zip(names, (item.image, item.label), strict=True):
                 with replacing(root / name) as temporary:
                     Image.fromarray(pixels).save(temporary)
-            lists[split].append(" ".join(names) + "\n")
+            lines += " ".join(names) + "\n"
+        lists[split] = lines
     # The lists come last: they never name a file that is not there.
-    lists["trainval"] = lists.get("train", []) + lists.get("val", [])
+    lists["trainval"] = lists.get("train", "") + lists.get("val", "")
     for split, lines in lists.items():
-        write_text(root / f"camvid_{split}_list.txt", "".join(lines))
+        write_text(root / f"camvid_{split}_list.txt", lines)
     return root
