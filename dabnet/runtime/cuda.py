@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,69 +24,6 @@ from dabnet.errors import BackendUnavailable
 HostArray = NDArray[Any]
 
 _CHECK_DRIVER = "check nvidia-smi; install or update the driver"
-
-
-class CudaGraph(Protocol):
-    """A recorded run, which reads and writes the addresses that it was recorded with."""
-
-    def launch(self, stream: int) -> None: ...
-
-    def close(self) -> None:
-        """Release it. It must not be running."""
-        ...
-
-
-class DeviceMemory(Protocol):
-    """The first GPU. Every call raises BackendUnavailable on a CUDA error.
-
-    Attributes:
-        name: such as ``NVIDIA GeForce GTX 1080 Ti``.
-        compute_capability: (major, minor).
-        driver: its version and the newest CUDA it serves, such as ``580.95.05 (CUDA 13.0)``.
-    """
-
-    name: str
-    compute_capability: tuple[int, int]
-    driver: str
-
-    def allocate(self, nbytes: int) -> int:
-        """Allocate device memory and return its address."""
-        ...
-
-    def free(self, address: int) -> None: ...
-
-    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
-        """Return an uninitialised C-contiguous array in page-locked host memory."""
-        ...
-
-    def free_pinned(self, array: HostArray) -> None:
-        """Release what ``pinned`` gave; the array must not be touched again."""
-        ...
-
-    def create_stream(self) -> int: ...
-
-    def destroy_stream(self, stream: int) -> None: ...
-
-    def synchronize(self, stream: int) -> None: ...
-
-    def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
-        """Start a copy of all of ``source`` (C-contiguous; asynchronous if pinned)."""
-        ...
-
-    def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
-        """Start a copy that fills all of ``target`` (C-contiguous; asynchronous if pinned)."""
-        ...
-
-    def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
-        """Record what ``work`` starts on ``stream``, without running it. Not with pycuda.
-
-        Other threads may allocate meanwhile; this one must not.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give the device back. Memory must have been freed before."""
-        ...
 
 
 def open_device_memory() -> DeviceMemory:
@@ -124,7 +61,15 @@ def gpu_unavailable_reason() -> str | None:
 
 
 class CudaPythonMemory:
-    """``cuda.bindings.runtime``: each call returns (error, results…)."""
+    """The first GPU by ``cuda.bindings.runtime``, whose calls return (error, results…).
+
+    Every call raises BackendUnavailable on a CUDA error.
+
+    Attributes:
+        name: such as ``NVIDIA GeForce GTX 1080 Ti``.
+        compute_capability: (major, minor).
+        driver: its version and the newest CUDA it serves, such as ``580.95.05 (CUDA 13.0)``.
+    """
 
     def __init__(self, runtime: Any) -> None:
         self._cuda = runtime
@@ -132,25 +77,27 @@ class CudaPythonMemory:
         if self.call("cudaGetDeviceCount") == 0:
             raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
         self.call("cudaSetDevice", 0)
-        kinds = runtime.cudaDeviceAttr
         major, minor = (
-            int(self.call("cudaDeviceGetAttribute", kind, 0))
-            for kind in (
-                kinds.cudaDevAttrComputeCapabilityMajor,
-                kinds.cudaDevAttrComputeCapabilityMinor,
-            )
+            getattr(runtime.cudaDeviceAttr, f"cudaDevAttrComputeCapability{part}")
+            for part in ("Major", "Minor")
         )
-        self.compute_capability = (major, minor)
+        attribute = "cudaDeviceGetAttribute"
+        self.compute_capability = (
+            int(self.call(attribute, major, 0)),
+            int(self.call(attribute, minor, 0)),
+        )
         self.name = self.call("cudaGetDeviceProperties", 0).name.decode().strip("\0 ")
         self.driver = _driver_text(int(self.call("cudaDriverGetVersion")))
 
     def allocate(self, nbytes: int) -> int:
+        """Allocate device memory and return its address."""
         return int(self.call("cudaMalloc", nbytes))
 
     def free(self, address: int) -> None:
         self.call("cudaFree", address)
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> HostArray:
+        """Return an uninitialised C-contiguous array in page-locked host memory."""
         kind = np.dtype(dtype)
         nbytes = int(np.prod(shape)) * kind.itemsize
         address = int(self.call("cudaMallocHost", nbytes))
@@ -160,6 +107,7 @@ class CudaPythonMemory:
         return array
 
     def free_pinned(self, array: HostArray) -> None:
+        """Release what ``pinned`` gave; the array must not be touched again."""
         self.call("cudaFreeHost", self._pinned.pop(array.ctypes.data))
 
     def create_stream(self) -> int:
@@ -172,14 +120,20 @@ class CudaPythonMemory:
         self.call("cudaStreamSynchronize", stream)
 
     def copy_to_device(self, address: int, source: HostArray, stream: int) -> None:
+        """Start a copy of all of ``source`` (C-contiguous; asynchronous if pinned)."""
         way = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, way, stream)
 
     def copy_to_host(self, target: HostArray, address: int, stream: int) -> None:
+        """Start a copy that fills all of ``target`` (C-contiguous; asynchronous if pinned)."""
         way = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, way, stream)
 
     def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
+        """Record what ``work`` starts on ``stream``, without running it.
+
+        Other threads may allocate meanwhile; this one must not.
+        """
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
         try:
@@ -190,7 +144,7 @@ class CudaPythonMemory:
             raise
         graph = self.call("cudaStreamEndCapture", stream)
         try:
-            return _CapturedGraph(self, self.call("cudaGraphInstantiate", graph, 0))
+            return CudaGraph(self, self.call("cudaGraphInstantiate", graph, 0))
         finally:
             self.call("cudaGraphDestroy", graph)  # the executable graph stands alone
 
@@ -212,8 +166,8 @@ class CudaPythonMemory:
         return results[0] if results else None
 
 
-class _CapturedGraph:
-    """An executable CUDA graph of cuda-python."""
+class CudaGraph:
+    """A recorded run, which reads and writes the addresses that it was recorded with."""
 
     def __init__(self, memory: CudaPythonMemory, executable: Any) -> None:
         self._memory, self._executable = memory, executable
@@ -222,11 +176,12 @@ class _CapturedGraph:
         self._memory.call("cudaGraphLaunch", self._executable, stream)
 
     def close(self) -> None:
+        """Release it. It must not be running."""
         self._memory.call("cudaGraphExecDestroy", self._executable)
 
 
 class PycudaMemory:
-    """``pycuda.driver``: objects with handles, exceptions for errors."""
+    """The same by ``pycuda.driver``, which has objects with handles, and exceptions for errors."""
 
     def __init__(self, driver: Any) -> None:
         self._cuda = driver
@@ -298,6 +253,9 @@ class PycudaMemory:
             return function(*arguments)
         except self._cuda.Error as error:
             raise BackendUnavailable(f"CUDA failed ({error})") from error
+
+
+DeviceMemory = CudaPythonMemory | PycudaMemory
 
 
 def _driver_text(cuda: int) -> str:

@@ -30,6 +30,7 @@ from dabnet.runtime.runner import (
     layer_times,
 )
 
+CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP = 3
 
 
@@ -209,10 +210,7 @@ def mode_notes(mode: str, device: str) -> tuple[str, ...]:
 
 def _native(precision: str) -> bool:
     """Whether the processor multiplies this 16-bit type, as far as Linux says."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return False
-    flags = cpuinfo.read_text(errors="replace").split()
+    flags = CPUINFO.read_text(errors="replace").split() if CPUINFO.is_file() else []
     return not set(PRECISIONS[precision].cpu_flags).isdisjoint(flags)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from onnx import helper
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
+from dabnet.precision import PRECISIONS
 from dabnet.runtime.manifest import ONNX_KEY, TensorInfo
+from dabnet.runtime.ort.arithmetic import products_saturate
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import HasLayerTimes
 from tests.support.contract_graph import (
@@ -28,12 +31,12 @@ from tests.support.contract_variants import write_dynamic, write_raw
 from tests.support.int8_graph import write_int8
 
 openvino = pytest.importorskip("openvino")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from dabnet.runtime.openvino_runner import OpenVinoRunner  # noqa: E402
+from tests.support.openvino_double import Processor, make_double  # noqa: E402
 
 SHAPE = (1, HEIGHT, WIDTH, 3)
-OFFERED = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def images(seed: int) -> Any:
@@ -64,26 +67,105 @@ def test_info_is_what_was_compiled(tmp_path: Path) -> None:
 
 
 def test_int8_runs_in_integers_and_keeps_the_masks_of_its_file(tmp_path: Path) -> None:
-    if "INT8" not in OFFERED:
-        pytest.skip("no INT8 on this processor")
+    try:
+        OpenVinoRunner(write_int8(tmp_path, fuses=False), "int8", 1)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))  # doubles cover such a processor below
     path = write_int8(tmp_path, fuses=False)
     runner = OpenVinoRunner(path, "int8", 1)
     assert runner.info.arithmetic.startswith("int8 kernels of OpenVINO (Convolution ")
     exact = OnnxRuntimeRunner(path, threads=1, exact_qdq=True)
     same = [(runner.infer(images(i)) == exact.infer(images(i))).mean() for i in range(4)]
-    assert np.mean(same) > 0.97
+    # Where products of bytes saturate at 16 bits (no VNNI), masks may differ in more places.
+    assert np.mean(same) > (0.8 if products_saturate(onnxruntime) else 0.97)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_where_the_processor_has_it(tmp_path: Path, precision: str) -> None:
-    path = write_contract(tmp_path)
-    if precision.upper() not in OFFERED:
-        with pytest.raises(BackendUnavailable, match=rf"OpenVINO computes in fp32.* {precision}$"):
-            OpenVinoRunner(path, precision, 1)
-        return
-    info = OpenVinoRunner(path, precision, 1).info
-    assert info.precision == precision
-    assert precision.removesuffix("16") in info.notes[0]
+def test_half_precision_on_this_processor(tmp_path: Path, precision: str) -> None:
+    """Whatever the processor offers: it computes as it was told, or the runner says why not."""
+    try:
+        info = OpenVinoRunner(write_contract(tmp_path), precision, 1).info
+    except BackendUnavailable as error:
+        assert "OpenVINO computes in fp32" in str(error) or "convolutions of Open" in str(error)
+    else:
+        assert info.precision == precision
+        assert any(kind in info.notes[0] for kind in PRECISIONS[precision].openvino_types)
+
+
+# --- on doubles of other processors -----------------------------------------------------------
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Processor]:
+    def install(**told: Any) -> Processor:
+        processor = Processor(**told)
+        monkeypatch.setitem(sys.modules, "openvino", make_double(processor))
+        return processor
+
+    return install
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", "f16"), ("bf16", "bf16")])
+def test_a_processor_with_half_precision(
+    on: Callable[..., Processor], tmp_path: Path, precision: str, kind: str
+) -> None:
+    processor = on(computes=(kind, kind, kind, "f32"))  # some may stay in FP32
+    info = OpenVinoRunner(write_contract(tmp_path), precision, 1).info
+    assert processor.options[0]["INFERENCE_PRECISION_HINT"] == kind
+    assert (info.precision, info.arithmetic) == (precision, "")
+    assert info.notes == (f"convolutions: 3 {kind}, 1 f32",)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_processor_without_it(
+    on: Callable[..., Processor], tmp_path: Path, precision: str
+) -> None:
+    processor = on(offered=("FP32",))
+    with pytest.raises(BackendUnavailable, match=f"computes in fp32 on .*, not in {precision}"):
+        OpenVinoRunner(write_contract(tmp_path), precision, 1)
+    assert processor.options == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "computes", "message"),
+    [
+        ("fp32", ("f32", "bf16"), "are 3 bf16, 1 f32; expected fp32"),
+        ("fp16", ("f32",), "are 4 f32; expected fp16"),
+        ("bf16", ("f32", "f16"), "are 3 f16, 1 f32; expected bf16"),
+        ("int8", ("f32",), "are 4 f32; expected int8"),
+    ],
+)
+def test_other_types_than_asked_for_are_an_error(
+    on: Callable[..., Processor],
+    tmp_path: Path,
+    precision: str,
+    computes: tuple[str, ...],
+    message: str,
+) -> None:
+    on(computes=computes)
+    path = write_int8(tmp_path, fuses=True) if precision == "int8" else write_contract(tmp_path)
+    with pytest.raises(BackendUnavailable, match=f"the convolutions of OpenVINO {message}"):
+        OpenVinoRunner(path, precision, 1)
+
+
+def test_int8_says_how_many_convolutions_are_in_integers(
+    on: Callable[..., Processor], tmp_path: Path
+) -> None:
+    on(computes=("u8", "i8", "f32"))
+    info = OpenVinoRunner(write_int8(tmp_path, fuses=True), "int8", 1).info
+    assert info.precision == "int8"
+    assert info.arithmetic == "int8 kernels of OpenVINO (Convolution 2)"
+
+
+def test_another_hint_than_asked_for_is_an_error(
+    on: Callable[..., Processor], tmp_path: Path
+) -> None:
+    on(hint="f32", computes=("f16",))
+    with pytest.raises(BackendUnavailable, match="for f32 on CPU with 1 threads; expected f16"):
+        OpenVinoRunner(write_contract(tmp_path), "fp16", 1)
+
+
+# --- staging, layers and files ----------------------------------------------------------------
 
 
 def test_launch_runs_the_staged_input_of_its_index(tmp_path: Path) -> None:
@@ -137,21 +219,6 @@ def test_files_that_it_refuses(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="has the tensors .*uint8.*as its manifest says"):
         OpenVinoRunner(tmp_path / "other.onnx", "fp32", 1)
-
-
-def test_other_types_than_asked_for_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dabnet.runtime import openvino_runner
-
-    ran = [("Convolution", "f32"), ("Convolution", "bf16")]
-    monkeypatch.setattr(openvino_runner, "executed", lambda compiled: ran)
-    with pytest.raises(BackendUnavailable, match="convolutions of OpenVINO are 1 f32, 1 bf16"):
-        OpenVinoRunner(write_contract(tmp_path), "fp32", 1)
-    monkeypatch.setattr(openvino_runner, "executed", lambda compiled: ran[:1])
-    if "INT8" in OFFERED:
-        with pytest.raises(BackendUnavailable, match="are 1 f32; expected int8"):
-            OpenVinoRunner(write_int8(tmp_path, fuses=True), "int8", 1)
 
 
 def test_without_openvino_and_without_the_others(

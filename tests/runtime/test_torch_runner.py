@@ -18,7 +18,7 @@ from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime import torch_runner
 from dabnet.runtime.runner import HasLayerTimes
-from dabnet.runtime.torch_runner import MODES, CapturedCall, TorchRunner
+from dabnet.runtime.torch_runner import MODES, CapturedCall, TorchRunner, mode_notes
 from tests.support.seeded_checkpoint import (
     PREPROCESSING,
     SIZE,
@@ -148,16 +148,29 @@ def test_a_compiler_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
         runner_of(ImageToMask(seeded_network(), PREPROCESSING), "compiled")
 
 
-def test_modes_that_make_no_sense_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modes_that_make_no_sense_here() -> None:
     module = ImageToMask(seeded_network(), PREPROCESSING)
     with pytest.raises(BackendUnavailable, match="a CUDA graph needs a GPU"):
         runner_of(module, "cuda-graph")
     with pytest.raises(InputError, match="mode 'fast'; expected one of eager"):
         runner_of(module, "fast")
-    monkeypatch.setattr(torch_runner, "_native", lambda kind: False)
+
+
+@pytest.mark.parametrize("flags", ["fpu sse2 avx2", "fpu avx512_fp16 amx_bf16", None])
+def test_half_precision_on_other_processors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor : 0\nflags : {flags}\n", encoding="utf-8")
+    monkeypatch.setattr(torch_runner, "CPUINFO", cpuinfo)
+    if flags and "avx512_fp16" in flags:
+        assert mode_notes("fp16", "cpu") == mode_notes("bf16", "cpu") == ()
+        return
     with pytest.raises(BackendUnavailable, match="no FP16 arithmetic"):
-        runner_of(module, "fp16")
-    assert "emulated" in runner_of(module, "bf16").info.notes[1]
+        mode_notes("fp16", "cpu")
+    assert "emulated" in mode_notes("bf16", "cpu")[0]
+    assert mode_notes("fp16", "cuda") == mode_notes("bf16", "cuda") == ()
 
 
 def test_layer_times_name_operators_and_shapes() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dabnet.runtime.ort.placement import CPU, PlacedNode
 
-# Session options (onnxruntime_session_options_config_keys.h): "1" leaves Q/DQ nodes as they are.
+# Session option (onnxruntime_session_options_config_keys.h): "1" leaves Q/DQ nodes as they are.
 EXACT_QDQ = "session.disable_quant_qdq"
 
 # These move or choose bytes: on int8 they give exactly what they would give on the floats.
@@ -37,11 +37,7 @@ _TERMS = 64
 
 
 def fused_nodes(nodes: Iterable[PlacedNode]) -> list[PlacedNode]:
-    """Return the nodes that compute on integers.
-
-    These are the operators for integers (``MatMulInteger``), and whatever gives bytes and does more
-    than move them (``QLinearConv``, a Resize of bytes).
-    """
+    """Return the nodes that compute on integers, and do not only move or choose bytes."""
     return [
         node
         for node in nodes
@@ -51,11 +47,10 @@ def fused_nodes(nodes: Iterable[PlacedNode]) -> list[PlacedNode]:
 
 
 def arithmetic_of(nodes: list[PlacedNode], ort: Any) -> str:
-    """Say how a run computed an int8 graph; ``nodes`` ran, on the module ``ort``.
+    """Say how ``nodes``, which ran on the module ``ort``, computed an int8 graph.
 
-    Returns:
-        ``exact Q/DQ in float32``, or ``fused int8 kernels (QLinearConv 18), which saturate on this
-        CPU``.
+    ``exact Q/DQ in float32``, or ``fused int8 kernels (QLinearConv 18), which saturate on this
+    CPU``.
     """
     if fused := fused_nodes(nodes):
         kinds = Counter(node.op for node in fused)

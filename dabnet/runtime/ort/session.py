@@ -1,7 +1,4 @@
-"""What an ONNX artifact says it is, compared with the graph that onnxruntime loaded.
-
-onnxruntime's execution providers: their names, their settings, and a session on one of them.
-"""
+"""Sessions of onnxruntime: its execution providers, their settings, and the loaded manifest."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dabnet.errors import ArtifactError, BackendUnavailable
+from dabnet.precision import FP16, INT8
 from dabnet.runtime.manifest import (
     DYNAMIC,
     Manifest,
@@ -60,8 +58,10 @@ TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 class TensorRTProvider:
     """Run on TensorRT inside onnxruntime.
 
+    https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
+
     Attributes:
-        precision: of the artifact: ``fp32``, ``fp16`` or ``int8``; which types the builder may use.
+        precision: of the artifact: which types the builder may use.
         cache: folder of the engines that the provider builds, and of its kernel timings.
     """
 
@@ -69,13 +69,10 @@ class TensorRTProvider:
     cache: Path
 
     def options(self) -> dict[str, str]:
-        """The provider's options.
-
-        https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
-        """
+        """The provider's options."""
         return {
-            "trt_fp16_enable": str(int(self.precision == "fp16")),
-            "trt_int8_enable": str(int(self.precision == "int8")),
+            "trt_fp16_enable": str(int(self.precision == FP16)),
+            "trt_int8_enable": str(int(self.precision == INT8)),
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(self.cache),
             "trt_timing_cache_enable": "1",
@@ -88,8 +85,8 @@ def open_session(
     path: Path,
     options: Any,
     device: str,
-    cuda_graph: bool = False,
-    tensorrt: TensorRTProvider | None = None,
+    cuda_graph: bool,
+    tensorrt: TensorRTProvider | None,
 ) -> Any:
     """Return a session whose first provider is the one that was asked for.
 
