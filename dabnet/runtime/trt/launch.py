@@ -119,47 +119,46 @@ class EngineLauncher:
         settings: EngineSettings,
         manifest: Manifest,
         memory: DeviceMemory,
+        stream: int,
         output: int,
     ) -> None:
         self._engine, self._settings, self._manifest = engine, settings, manifest
-        self._memory, self._output = memory, output
+        self._memory, self._stream, self._output = memory, stream, output
         self._graphs: dict[int, _Captured] = {}
         self._context = None if settings.captures else self._new_context()
 
-    def prepare(self, address: int, shape: tuple[int, ...], stream: int) -> None:
+    def prepare(self, address: int, shape: tuple[int, ...]) -> None:
         """Capture the run of an input of ``shape`` at ``address``, if that is wanted and new."""
         old = self._graphs.get(address)
         if not self._settings.captures or (old is not None and old.shape == shape):
             return
-        self._memory.synchronize(stream)
+        self._memory.synchronize(self._stream)
         if old is not None:
             del self._graphs[address]
             old.graph.close()
         context = self._new_context() if old is None else old.context
         # The first run at a shape does work that cannot be captured.
-        self._start(context, address, shape, stream)
-        self._memory.synchronize(stream)
-        graph = self._memory.capture(stream, lambda: self._start(context, address, shape, stream))
+        self._start(context, address, shape)
+        self._memory.synchronize(self._stream)
+        graph = self._memory.capture(self._stream, lambda: self._start(context, address, shape))
         self._graphs[address] = _Captured(context, shape, graph)
 
-    def enqueue(self, address: int, shape: tuple[int, ...], stream: int) -> None:
+    def enqueue(self, address: int, shape: tuple[int, ...]) -> None:
         """Start a run of the input of ``shape`` at ``address``."""
         if self._settings.captures:
-            self.prepare(address, shape, stream)
-            self._graphs[address].graph.launch(stream)
+            self.prepare(address, shape)
+            self._graphs[address].graph.launch(self._stream)
         else:
-            self._start(self._context, address, shape, stream)
+            self._start(self._context, address, shape)
 
-    def profile(
-        self, profiler: Any, address: int, shape: tuple[int, ...], stream: int, runs: int
-    ) -> None:
+    def profile(self, profiler: Any, address: int, shape: tuple[int, ...], runs: int) -> None:
         """Run under a profiler, after one run without it, in a context that no other run has."""
         context = self._new_context(self._engine.create_execution_context())
         for number in range(1 + runs):
             if number == 1:
                 context.profiler = profiler
-            self._start(context, address, shape, stream)
-            self._memory.synchronize(stream)
+            self._start(context, address, shape)
+            self._memory.synchronize(self._stream)
 
     def close(self) -> None:
         """Release graphs and contexts, none of which may be running."""
@@ -171,18 +170,17 @@ class EngineLauncher:
     def _new_context(self, context: Any = None) -> Any:
         context = context or self._settings.create_context(self._engine)
         if context is None:
-            raise BackendUnavailable(
-                "TensorRT gave no execution context", fix="free memory on the GPU"
-            )
+            reason = "TensorRT gave no execution context"
+            raise BackendUnavailable(reason, fix="free memory on the GPU")
         self._set_address(context, self._manifest.output.name, self._output)
         return context
 
-    def _start(self, context: Any, address: int, shape: tuple[int, ...], stream: int) -> None:
+    def _start(self, context: Any, address: int, shape: tuple[int, ...]) -> None:
         name = self._manifest.input.name
         if self._manifest.is_dynamic and not context.set_input_shape(name, shape):
             raise BackendUnavailable(f"TensorRT refused the shape {shape} of {name!r}")
         self._set_address(context, name, address)
-        if not context.execute_async_v3(stream):
+        if not context.execute_async_v3(self._stream):
             raise BackendUnavailable("TensorRT could not start a run")
 
     def _set_address(self, context: Any, name: str, address: int) -> None:

@@ -65,10 +65,9 @@ class Product:
 
     @property
     def is_generation_8(self) -> bool:
-        """Whether this is TensorRT 8: the last that runs on Pascal and that has bindings by index.
+        """Whether this is TensorRT 8: the last that runs on Pascal.
 
-        ``ICudaEngine.num_bindings`` went in TensorRT 10, together with compute capability 6.x
-        (TensorRT 10.0 release notes, removed features).
+        ``ICudaEngine.num_bindings`` and compute capability 6.x went in TensorRT 10 (release notes).
         """
         return hasattr(self.module.ICudaEngine, "num_bindings")
 
@@ -157,7 +156,7 @@ class Messages:
     layer_report: str = ""
 
     def record(self, severity: str, text: str) -> None:
-        """File one message under its ``ILogger.Severity`` name."""
+        """``severity`` is a name of ``ILogger.Severity``."""
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(text)
         elif severity == "WARNING":

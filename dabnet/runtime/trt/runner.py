@@ -86,10 +86,10 @@ class TensorRTRunner:
     def infer(self, images: HostArray) -> HostArray:
         images = self._check.input(images)
         self._upload(self._input, images)
-        self._launcher.enqueue(self._input, images.shape, self._stream)
+        self._launcher.enqueue(self._input, images.shape)
         mask = _view(self._mask, output_shape(self.manifest, images.shape))
         self._memory.copy_to_host(mask, self._output, self._stream)
-        self._memory.synchronize(self._stream)
+        self.synchronize()
         # A copy: the pinned buffer is written by the next call.
         return mask.astype(result_dtype(self.manifest))
 
@@ -103,12 +103,11 @@ class TensorRTRunner:
         self._shapes = [batch.shape for batch in checked]
         for address, batch in zip(self._addresses, checked, strict=False):
             self._upload(address, batch)
-            self._memory.synchronize(self._stream)  # the pinned buffer serves the next batch
-            self._launcher.prepare(address, batch.shape, self._stream)
+            self.synchronize()  # the pinned buffer serves the next batch
+            self._launcher.prepare(address, batch.shape)
 
     def launch(self, index: int) -> None:
-        """Start a run on the staged batch ``index``; its mask stays on the GPU."""
-        self._launcher.enqueue(self._addresses[index], self._shapes[index], self._stream)
+        self._launcher.enqueue(self._addresses[index], self._shapes[index])
 
     def synchronize(self) -> None:
         self._memory.synchronize(self._stream)
@@ -117,10 +116,10 @@ class TensorRTRunner:
         """Time by layer of the engine, as TensorRT's own profiler reports it."""
         images = self._check.input(images)
         self._upload(self._input, images)
-        self._memory.synchronize(self._stream)
+        self.synchronize()
 
         def run(profiler: Any) -> None:
-            self._launcher.profile(profiler, self._input, images.shape, self._stream, calls)
+            self._launcher.profile(profiler, self._input, images.shape, calls)
 
         return engine_layer_times(self._module, self._engine, run, calls)
 
@@ -159,10 +158,10 @@ class TensorRTRunner:
         self._input = self._device(self._image.nbytes)
         self._output = self._device(self._mask.nbytes)
         self._launcher = EngineLauncher(
-            self._engine, self._settings, manifest, memory, self._output
+            self._engine, self._settings, manifest, memory, self._stream, self._output
         )
         held.callback(self._launcher.close)
-        self._launcher.prepare(self._input, self._check.best_shape, self._stream)
+        self._launcher.prepare(self._input, self._check.best_shape)
 
     def _pinned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
         array = self._memory.pinned(shape, dtype)
