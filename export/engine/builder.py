@@ -18,9 +18,10 @@ from dabnet.runtime.trt.layers import layers_from_report, layers_of_engine
 from dabnet.runtime.trt.product import Messages, Product, create, logger_of
 from export.engine.caches import attach_timing_cache
 from export.engine.calibrator import Calibrator
+from export.engine.job import Job
 from export.engine.limits import refuse_slow
 from export.engine.progress import KeptErrors, Phases, interruptible, monitor_handle
-from export.engine.spec import BuildSpec, Job
+from export.engine.spec import BuildSpec
 
 
 @dataclass(frozen=True, slots=True)

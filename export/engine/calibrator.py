@@ -19,8 +19,8 @@ from dabnet.errors import InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
 from dabnet.runtime.manifest import CalibrationInfo
 from export.engine.caches import CalibrationCache
+from export.engine.job import Job
 from export.engine.progress import KeptErrors, Phases
-from export.engine.spec import Job
 
 CALIBRATOR_CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 PHASE = "Calibrating"

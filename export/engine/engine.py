@@ -14,19 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.calibration_file import graph_sha256
+from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
+from dabnet.models import network_named
 from dabnet.runtime.manifest import EngineInfo, Manifest, engine_manifest_path
 from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
 from export.engine.caches import save_timing_cache
+from export.engine.job import ImagesOfSize, Job, Tell
 from export.engine.limits import Card, building_card, dotted, refuse_early
 from export.engine.profile import profile_of
 from export.engine.progress import OpenPhases, no_phases
-from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell
+from export.engine.spec import THIS_GPU, BuildSpec
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
@@ -67,7 +70,7 @@ def build_engine(
     model = load_onnx(onnx_path)
     manifest = manifest_of(model, str(onnx_path))
     _check_precision(manifest, spec, onnx_path)
-    profile = profile_of(manifest.input, manifest.example, spec)
+    profile = profile_of(manifest.input, manifest.example, manifest.stride, spec)
     product = find_product(spec.wanted_product)
     card = building_card(spec)
     refuse_early(spec, product, card.compute_capability, manifest.output.dtype)
@@ -146,7 +149,8 @@ def engine_from_checkpoint(
     card = building_card(build)
     mask_dtype = spec.mask_dtype if spec.head == "mask" else ""
     refuse_early(build, product, card.compute_capability, mask_dtype)
-    profile_of(spec.input_tensor, (spec.batch, *spec.size), build)
+    stride = network_named(load_checkpoint(checkpoint, dataset).model).stride
+    profile_of(spec.input_tensor, (spec.batch, *spec.size), stride, build)
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "model.onnx"
         manifest = export_onnx(

@@ -1,87 +1,107 @@
-"""The request for an engine, and the job that it becomes."""
+"""The request for an engine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dabnet.data.images import SizedImages
 from dabnet.errors import InputError
-from dabnet.models import check_size
 from dabnet.precision import EXPORTED, FP32, INT8
-from dabnet.runtime.manifest import Manifest
-from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX, Product
-from export.engine.progress import OpenPhases
+from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX
+from export.option import Option, option, options_of
 
 CALIBRATORS = ("entropy", "minmax")
-HARDWARE_LEVELS = ("ampere-plus", "same-compute-capability")
 THIS_GPU = "this-gpu"
 
 Shape = tuple[int, int, int]
 """(batch, height, width); the last two in pixels."""
 
-Profile = tuple[tuple[int, ...], ...]
-"""() for a static engine, else the smallest, best and largest shape of the input tensor."""
-
-Tell = Callable[[str], None]
-ImagesOfSize = Callable[[tuple[int, int]], SizedImages]
-"""(height, width) → training images of that size, for an INT8 calibrator."""
-
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:
-    """A request for a TensorRT engine; raises InputError where no machine could meet it.
+    """A TensorRT engine to make: each field is an option of ``dabnet-export trt``.
 
-    Attributes:
-        precision: ``fp32``, ``fp16`` or ``int8``: that of the ONNX file, checked, never converted;
-            with a ``calibrator`` the file is ``fp32`` and the engine ``int8``.
-        target: compute capabilities to build for ahead of time, without such a GPU, such as
-            ``sm86`` or ``sm86,sm89`` (TensorRT-RTX only); None builds for this machine's GPU.
-        workspace_mib: limit of the builder's scratch memory in MiB; None keeps TensorRT's own.
-        product: ``tensorrt`` or ``tensorrt_rtx``; None takes the one that is installed.
-        min_shape, opt_shape, max_shape: the smallest, the best served and the largest input of an
-            ONNX file with dynamic sides; None derives each (``export.engine.profile``).
-        hardware_compatible: ``ampere-plus`` or ``same-compute-capability``: which other GPUs run
-            the engine; None is this GPU's model alone.
-        version_compatible: whether later versions of TensorRT can run the engine.
-        timing_cache: file of kernel timings to read and write; None keeps none.
-        calibrator: ``entropy`` or ``minmax``: TensorRT itself chooses the INT8 ranges of an FP32
-            ONNX file; None takes them from the file's Q/DQ.
-        calibration_cache: file of the calibrator's ranges, read where it exists and written
-            otherwise; None keeps none.
+    Attributes (those whose help does not say it):
+        precision: that of the ONNX file, checked, never converted; with a ``calibrator`` the file
+            is ``fp32`` and the engine ``int8``.
+        target: compute capabilities to build for ahead of time, such as ``sm86`` or ``sm86,sm89``;
+            None builds for this machine's GPU.
+        product: None takes the one that is installed.
+        min_shape, opt_shape, max_shape: None derives each (``export.engine.profile``).
+        hardware_compatible: None is this GPU's model alone.
+        calibrator: None takes the INT8 ranges from the file's Q/DQ.
+
+    Raises:
+        InputError: no machine could meet the request.
     """
 
     precision: str
-    target: str | None = None
-    workspace_mib: int | None = None
-    product: str | None = None
-    min_shape: Shape | None = None
-    opt_shape: Shape | None = None
-    max_shape: Shape | None = None
-    hardware_compatible: str | None = None
-    version_compatible: bool = False
-    timing_cache: Path | None = None
-    calibrator: str | None = None
-    calibration_cache: Path | None = None
+    target: str | None = option(
+        None, "--target", "Card to build for without a GPU, such as sm86 (TensorRT-RTX)."
+    )
+    workspace_mib: int | None = option(
+        None, "--workspace-mib", "Limit of the builder's scratch memory in MiB.", least=1
+    )
+    product: str | None = option(None, "--product", choices=PRODUCTS)
+    min_shape: tuple[int, int, int] | None = option(
+        None,
+        "--min-shape",
+        "Smallest input of an ONNX file with dynamic sides.  [default: batch 1, half the height"
+        " and width of the best]",
+    )
+    opt_shape: tuple[int, int, int] | None = option(
+        None,
+        "--opt-shape",
+        "Input that it is fastest at.  [default: the one it was exported at]",
+    )
+    max_shape: tuple[int, int, int] | None = option(
+        None, "--max-shape", "Largest input.  [default: each side twice the best]"
+    )
+    hardware_compatible: str | None = option(
+        None,
+        "--hardware-compatible",
+        "Other GPUs that run the engine (TensorRT).",
+        choices=("ampere-plus", "same-compute-capability"),
+    )
+    version_compatible: bool = option(
+        False, "--version-compatible", "Later versions run it too (TensorRT)."
+    )
+    timing_cache: Path | None = option(  # noqa: RUF009 (a declaration)
+        None,
+        "--timing-cache",
+        "File of kernel timings, read and written: later builds are faster (TensorRT).",
+    )
+    calibrator: str | None = option(
+        None,
+        "--int8-calibrator",
+        "TensorRT 8 and 10 choose the INT8 ranges of an FP32 ONNX file themselves.",
+        choices=CALIBRATORS,
+    )
+    calibration_cache: Path | None = option(  # noqa: RUF009 (a declaration)
+        None,
+        "--calibration-cache",
+        "File of the calibrator's ranges, read if it exists, written otherwise.",
+    )
 
     def __post_init__(self) -> None:
-        for what, value, choices in (
-            ("precision", self.precision, EXPORTED),
-            ("product", self.product, PRODUCTS),
-            ("hardware compatibility", self.hardware_compatible, HARDWARE_LEVELS),
-            ("INT8 calibrator", self.calibrator, CALIBRATORS),
-        ):
-            if value is not None and value not in choices:
-                raise InputError(f"{what} {value!r}", f"one of {', '.join(choices)}")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"a workspace of {self.workspace_mib} MiB", "1 or more")
+        Option("--precision", choices=EXPORTED).check(self.precision)
+        for name, (asked, _) in options_of(self).items():
+            asked.check(getattr(self, name))
         for shape in self.shapes.values():
-            if shape[0] < 1:
-                raise InputError(f"shape {'x'.join(map(str, shape))}", "a batch of at least 1")
-            check_size(*shape[1:])
-        self._check_calibrator()
+            if min(shape) < 1:
+                raise InputError(f"shape {'x'.join(map(str, shape))}", "sides of at least 1")
+        if self.calibrator and self.precision != INT8:
+            raise InputError(
+                f"an INT8 calibrator with precision {self.precision!r}",
+                "int8",
+                "leave --int8-calibrator out, or pass --precision int8",
+            )
+        if self.calibration_cache and not self.calibrator:
+            raise InputError(
+                f"the calibration cache {str(self.calibration_cache)!r} without a calibrator",
+                f"--int8-calibrator {' or '.join(CALIBRATORS)} with it",
+            )
         if self.target is not None:
             self._check_target(self.target)
 
@@ -114,19 +134,6 @@ class BuildSpec:
         levels = ("hardware" if level == "ampere-plus" else level,) if level else ()
         return (*levels, "version") if self.version_compatible else levels
 
-    def _check_calibrator(self) -> None:
-        if self.calibrator and self.precision != INT8:
-            raise InputError(
-                f"an INT8 calibrator with precision {self.precision!r}",
-                "int8",
-                "leave --int8-calibrator out, or pass --precision int8",
-            )
-        if self.calibration_cache and not self.calibrator:
-            raise InputError(
-                f"the calibration cache {str(self.calibration_cache)!r} without a calibrator",
-                f"--int8-calibrator {' or '.join(CALIBRATORS)} with it",
-            )
-
     def _check_target(self, target: str) -> None:
         names = target.split(",")
         if not all(re.fullmatch(r"sm\d{2,3}", name) for name in names):
@@ -148,25 +155,3 @@ class BuildSpec:
         else:
             return
         raise InputError(f"--target {target!r}", expected, fix)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Everything that one run of the builder needs.
-
-    Attributes:
-        onnx_path, manifest, graph_sha256: the ONNX file, the manifest inside it, its graph's hash.
-        spec, product, profile: what to build, with which TensorRT, for which input shapes.
-        images: for a calibrator; None where its cache must do.
-        tell, phases: where progress goes: in words, and as phases of the builder.
-    """
-
-    onnx_path: Path
-    manifest: Manifest
-    graph_sha256: str
-    spec: BuildSpec
-    product: Product
-    profile: Profile
-    images: ImagesOfSize | None
-    tell: Tell
-    phases: OpenPhases

@@ -15,7 +15,7 @@ from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
 from dabnet.intervals import mean_bounds
 from dabnet.metrics import Counts, class_iou, confusion, mean_iou
-from export.verify.sides import Compared, Logits
+from export.verify.sides import Logits, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ class Verification:
 
 
 def verify(
-    a: Compared,
-    b: Compared,
+    a: Side,
+    b: Side,
     images: SizedImages,
     worst: int = 0,
     progress: Callable[[], None] = lambda: None,
@@ -148,7 +148,7 @@ def verify(
     Raises:
         DabnetError: an image cannot be read, or an artifact gives what its manifest excludes.
     """
-    classes = a.declared.classes
+    classes = a.classes
     matrix: Counts = np.zeros((len(classes), len(classes)), np.int64)
     logits = _LogitSums()
     per_image: list[ImageAgreement] = []
@@ -163,8 +163,8 @@ def verify(
         kept = sorted(kept, key=lambda picture: picture.agreement)[:worst]
         progress()
     found = Verification(
-        a.in_words,
-        b.in_words,
+        a.record(),
+        b.record(),
         images.description,
         images.size,
         classes,
@@ -191,11 +191,11 @@ class _LogitSums:
     image: str = ""
     reason: str = ""
 
-    def add(self, name: str, *sides: tuple[Compared, Logits | None]) -> None:
+    def add(self, name: str, *sides: tuple[Side, Logits | None]) -> None:
         """Add both sides' logits (K, h, w) of one image; without them there is a reason instead."""
         known = [(side, logits) for side, logits in sides if logits is not None]
         if len(known) < len(sides):
-            silent = (str(side.declared.path) for side, logits in sides if logits is None)
+            silent = (str(side.path) for side, logits in sides if logits is None)
             self.reason = f"no logits can be read from {' and '.join(silent)}"
             return
         a, b = (logits for _, logits in known)
@@ -205,7 +205,7 @@ class _LogitSums:
         for side, logits in known:
             if not np.isfinite(logits).all():
                 raise ArtifactError(
-                    f"{str(side.declared.path)!r} gives NaN or infinite logits on {name!r}",
+                    f"{str(side.path)!r} gives NaN or infinite logits on {name!r}",
                     "finite logits",
                     "its arithmetic overflows: export it again in fp32",
                 )

@@ -1,7 +1,4 @@
-"""What ``dabnet-export verify`` prints: tables and lines for a terminal.
-
-Pictures of where two artifacts differ, for a person to look at.
-"""
+"""Tables and lines of ``dabnet-export verify`` for a terminal, and pictures of the worst images."""
 
 from __future__ import annotations
 
@@ -21,7 +18,12 @@ from dabnet.pictures import overlay, panel
 from dabnet.tables import line, percent, row, table
 from export.verify.layers import LayerReport, Parting, TensorDifference
 from export.verify.masks import Picture, Verification
-from export.verify.sides import Declared
+from export.verify.sides import Side
+
+DIFFERENT = (255, 0, 255)
+"""Magenta, on a picture that is otherwise grey."""
+
+DIMMED = 0.45
 
 
 def print_verification(console: Console, found: Verification) -> None:
@@ -35,14 +37,11 @@ def print_verification(console: Console, found: Verification) -> None:
     line(console, f"{found.images} at {height}x{width}")
     console.print(_agreement_table(found))
     console.print(_class_table(found))
-    if found.logits is None:
+    if (logits := found.logits) is None:
         line(console, f"logits: {found.no_logits}")
         return
-    sqnr = "equal" if found.logits.sqnr_db is None else f"SQNR {found.logits.sqnr_db:.1f} dB"
-    line(
-        console,
-        f"logits: largest |difference| {found.logits.max_abs:.4g} ({found.logits.image}), {sqnr}",
-    )
+    sqnr = "equal" if logits.sqnr_db is None else f"SQNR {logits.sqnr_db:.1f} dB"
+    line(console, f"logits: largest |difference| {logits.max_abs:.4g} ({logits.image}), {sqnr}")
 
 
 def _agreement_table(found: Verification) -> Table:
@@ -53,22 +52,21 @@ def _agreement_table(found: Verification) -> Table:
     row(made, "median", percent(float(np.median(shares))))
     row(made, "5th percentile", percent(float(np.percentile(shares, 5))))
     row(made, "worst", percent(found.worst.agreement), found.worst.name)
-    identical = int((shares == 1).sum())
-    row(made, "images without a difference", f"{identical} of {len(shares)}")
+    row(made, "images without a difference", f"{int((shares == 1).sum())} of {len(shares)}")
     return made
 
 
 def _class_table(found: Verification) -> Table:
     """IoU of the two masks of each class: a small class is lost in the mean over pixels."""
-    ious, matrix = class_iou(found.matrix), found.matrix
-    pixels = max(1, int(matrix.sum()))
+    pixels = max(1, int(found.matrix.sum()))
     made = table("class", "IoU of A and B %", "pixels in A %", "in B %")
-    for index, name in enumerate(found.classes):
-        iou = "–" if np.isnan(ious[index]) else percent(float(ious[index]))
-        shares = (int(matrix[index].sum()) / pixels, int(matrix[:, index].sum()) / pixels)
-        row(made, name, iou, *(f"{100 * share:.2f}" for share in shares))
+    in_a, in_b = found.matrix.sum(1) / pixels, found.matrix.sum(0) / pixels
+    columns = zip(found.classes, class_iou(found.matrix), in_a, in_b, strict=True)
+    for name, iou, *shares in columns:
+        text = "–" if np.isnan(iou) else percent(float(iou))
+        row(made, name, text, *(f"{100 * share:.2f}" for share in shares))
     made.add_section()
-    row(made, "mean", percent(float(mean_iou(matrix))))
+    row(made, "mean", percent(float(mean_iou(found.matrix))))
     return made
 
 
@@ -86,7 +84,8 @@ def print_layers(console: Console, report: LayerReport) -> None:
     if report.parting is None:
         line(console, f"the graphs do not part: no relative error above {report.tolerance:g}")
         return
-    _print_parting(console, report.parting, report.tolerance)
+    for text in _parting_lines(report.parting, report.tolerance):
+        line(console, text)
     if (behind := report.rejoins) is not None:
         line(
             console,
@@ -95,44 +94,38 @@ def print_layers(console: Console, report: LayerReport) -> None:
         )
 
 
-def _print_parting(console: Console, parting: Parting, tolerance: float) -> None:
-    line(console, f"they part at {parting.tensor} (relative error above {tolerance:g})")
-    line(console, f"  in A computed by {parting.node_a}")
-    line(console, f"  in B computed by {parting.node_b}")
+def _parting_lines(parting: Parting, tolerance: float) -> list[str]:
+    lines = [
+        f"they part at {parting.tensor} (relative error above {tolerance:g})",
+        f"  in A computed by {parting.node_a}",
+        f"  in B computed by {parting.node_b}",
+    ]
     for read in parting.inputs:
         names = read.a if read.a == read.b else f"{read.a} / {read.b}"
-        line(console, f"    reads {names}: {_state(read)}")
-    if not parting.inputs:
-        line(console, "    they read no float tensor that can be compared")
-
-
-def _state(read: TensorDifference) -> str:
-    if read.relative_error == 0:
-        return "equal"
-    if read.relative_error is None:
-        return f"{list(read.shape_a)} in A, {list(read.shape_b)} in B, or not finite"
-    return f"relative error {read.relative_error:.2e}"
+        if read.relative_error is None:
+            state = f"{list(read.shape_a)} in A, {list(read.shape_b)} in B, or not finite"
+        else:
+            equal = read.relative_error == 0
+            state = "equal" if equal else f"relative error {read.relative_error:.2e}"
+        lines.append(f"    reads {names}: {state}")
+    return lines if parting.inputs else [*lines, "    they read no float tensor to compare"]
 
 
 def _cells(tensor: TensorDifference) -> tuple[str, ...]:
     if tensor.shape_a != tensor.shape_b:
         return tensor.a, f"{list(tensor.shape_a)} / {list(tensor.shape_b)}", "–", "–"
-    relative, largest = (
-        "–" if value is None else f"{value:.2e}"
-        for value in (tensor.relative_error, tensor.max_abs)
-    )
+    values = (tensor.relative_error, tensor.max_abs)
+    relative, largest = ("–" if value is None else f"{value:.2e}" for value in values)
     equal = "equal" if tensor.relative_error == 0 else "–"
-    sqnr = equal if tensor.sqnr_db is None else f"{tensor.sqnr_db:.1f}"
-    return tensor.a, relative, largest, sqnr
+    return (
+        tensor.a,
+        relative,
+        largest,
+        equal if tensor.sqnr_db is None else f"{tensor.sqnr_db:.1f}",
+    )
 
 
-DIFFERENT = (255, 0, 255)
-"""Magenta, on a picture that is otherwise grey."""
-
-DIMMED = 0.45
-
-
-def save_worst(a: Declared, b: Declared, pictures: Sequence[Picture], folder: Path) -> list[Path]:
+def save_worst(a: Side, b: Side, pictures: Sequence[Picture], folder: Path) -> list[Path]:
     """Write a panel of each picture, image | A | B | where they differ, and return the paths.
 
     Files are ``worst_01_NAME.png`` on, the worst first.
@@ -143,13 +136,14 @@ def save_worst(a: Declared, b: Declared, pictures: Sequence[Picture], folder: Pa
     for number, picture in enumerate(pictures, start=1):
         stem = re.sub(r"[^\w.-]+", "_", str(Path(picture.name).with_suffix("")))
         path = folder / f"worst_{number:02}_{stem}.png"
+        image, share = picture.image, 1 - picture.agreement
         shown = [
-            (picture.name, picture.image),
-            (f"A: {a.path.name}", overlay(picture.image, picture.mask_a, labels)),
-            (f"B: {b.path.name}", overlay(picture.image, picture.mask_b, labels)),
+            (picture.name, image),
+            (f"A: {a.path.name}", overlay(image, picture.mask_a, labels)),
+            (f"B: {b.path.name}", overlay(image, picture.mask_b, labels)),
             (
-                f"differ: {100 * (1 - picture.agreement):.3f} % of pixels",
-                differing(picture.image, picture.mask_a, picture.mask_b),
+                f"differ: {100 * share:.3f} % of pixels",
+                differing(image, picture.mask_a, picture.mask_b),
             ),
         ]
         with replacing(path) as temporary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,85 +10,160 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.artifact import DEFAULT_SIZE, ENGINE, ONNX, Artifact, open_artifact
+from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.labels import Colour
 from dabnet.errors import ArtifactError, InputError
 from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
 from dabnet.models import check_size, network_named
 from dabnet.precision import FP16, FP32
-from dabnet.runtime.manifest import DYNAMIC, Manifest
+from dabnet.runtime.manifest import DYNAMIC
 from dabnet.runtime.runner import Runner
 from export.onnx_file import load_onnx
 
 if TYPE_CHECKING:
     import torch
 
-    from dabnet.checkpoint import Checkpoint
-
 Logits = NDArray[np.float32]
-LogitsOf = Callable[[NDArray[Any]], Logits | None]
-"""An artifact's input → the coarse logits (K, h, w) behind its mask of the first image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """An artifact's own description, before it is loaded.
+class Side:
+    """One artifact: its own description, and after ``load`` its masks and logits.
+
+    Args:
+        path: a checkpoint, an ONNX file or an engine, each with its manifest.
+        dataset: of a checkpoint that names none.
 
     Attributes:
-        path: the file.
         kind: ``checkpoint``, ``onnx`` or ``engine``.
         precision: such as ``fp32``; a checkpoint's is that of PyTorch.
         classes, palette: names and colours by class index.
         shape: (N, H, W) of its images, -1 for a side that each call chooses; a checkpoint takes
             any.
         size: (height, width) of its example; None for a checkpoint.
-        content: its manifest, or the checkpoint itself.
+
+    Raises:
+        DabnetError: the file is missing, damaged or carries no manifest.
     """
 
-    path: Path
-    kind: str
-    precision: str
-    classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
-    shape: tuple[int, int, int]
-    size: tuple[int, int] | None
-    content: Manifest | Checkpoint
+    def __init__(self, path: Path, dataset: str | None = None) -> None:
+        artifact = Artifact.open(path)
+        self.path, self.kind = path, artifact.kind
+        self.manifest, self.size = artifact.manifest, artifact.size
+        self._artifact = artifact
+        self._logits_of: Callable[[NDArray[Any]], Logits | None] = lambda _: None
+        if self.manifest is not None:
+            self.precision = self.manifest.precision
+            self.classes, self.palette = self.manifest.classes, self.manifest.palette
+            self.shape = self.manifest.input.sides
+            return
+        from dabnet.checkpoint import load_checkpoint  # two ONNX files need no torch
+
+        self._checkpoint = load_checkpoint(path, dataset)
+        self.precision, self.shape = FP32, (DYNAMIC, DYNAMIC, DYNAMIC)
+        self.classes = self._checkpoint.labels.classes
+        self.palette = self._checkpoint.labels.palette
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) where it takes only one."""
         return None if DYNAMIC in self.shape[1:] else (self.shape[1], self.shape[2])
 
+    def load(self, size: tuple[int, int]) -> None:
+        """Prepare it for images of (height, width): PyTorch and onnxruntime on the CPU.
 
-def declare(path: Path, dataset: str | None = None) -> Declared:
-    """Read what ``path`` is; ``dataset`` as for ``dabnet.checkpoint.load_checkpoint``.
+        Raises:
+            DabnetError: it cannot be loaded, or this machine lacks its backend.
+        """
+        if self.manifest is None:
+            self._runner: Runner = self._torch_runner((1, *size, 3))
+            return
+        # Artifacts are compared, not this CPU's int8 kernels.
+        self._runner = self._artifact.runner(exact_qdq=self.kind == ONNX)
+        if self.kind == ONNX:
+            self._read_logits()
 
-    Raises:
-        DabnetError: the file is missing, damaged or carries no manifest.
-    """
-    artifact = Artifact.open(path)
-    kind, manifest = artifact.kind, artifact.manifest
-    if manifest is None:
-        from dabnet.checkpoint import load_checkpoint  # two ONNX files need no torch
+    def run(self, image: Uint8Array) -> tuple[Uint8Array, Logits | None]:
+        """Return the mask uint8 (H, W) of an image uint8 (H, W, 3), RGB, and the coarse logits.
 
-        found = load_checkpoint(path, dataset)
-        any_shape = (DYNAMIC, DYNAMIC, DYNAMIC)
-        labels = found.labels
-        return Declared(path, kind, FP32, labels.classes, labels.palette, any_shape, None, found)
-    return Declared(
-        path,
-        kind,
-        manifest.precision,
-        manifest.classes,
-        manifest.palette,
-        manifest.input.sides,
-        manifest.size,
-        manifest,
-    )
+        Logits are float32 (K, h, w); None where the artifact keeps them to itself.
+
+        Raises:
+            ArtifactError: the mask holds a class that the artifact does not name.
+        """
+        images = self.given(image)
+        found = self._runner.infer(images)[0]  # a mask (H, W), or logits (K, H, W)
+        mask = (found.argmax(axis=0) if found.ndim == 3 else found).astype(np.uint8, copy=False)
+        if int(mask.max()) >= len(self.classes):
+            raise ArtifactError(
+                f"{str(self.path)!r} predicts class {int(mask.max())}",
+                f"0 to {len(self.classes) - 1}, the classes it names",
+                "export it again",
+            )
+        return mask, self._logits_of(images)
+
+    def given(self, image: Uint8Array) -> NDArray[Any]:
+        """One image uint8 (H, W, 3), RGB, as the artifact takes it, repeated to fill its batch.
+
+        Returns:
+            uint8 (N, H, W, 3), or preprocessed float32 (N, 3, H, W) where its input is float.
+        """
+        images = np.repeat(image[None], max(1, self.shape[0]), axis=0)
+        if self.manifest is None or self.manifest.input.dtype == "uint8":
+            return images
+        preprocessing = self.manifest.preprocessing
+        mean, scale = np.array([preprocessing.mean_rgb, preprocessing.scale], np.float32)
+        return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
+
+    def record(self) -> dict[str, str]:
+        """Plain values for JSON: what was compared, by what, and what its reader must know."""
+        info, note = self._runner.info, ""
+        if (self.kind, self.precision) == (ONNX, FP16):
+            note = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
+        return {
+            "file": str(self.path),
+            "kind": self.kind,
+            "precision": self.precision,
+            "backend": f"{info.backend} {info.version}, {info.device}",
+            "note": note,
+        }
+
+    def close(self) -> None:
+        """Release what ``load`` took."""
+        self._runner.close()
+
+    def _torch_runner(self, shape: tuple[int, int, int, int]) -> Runner:
+        import torch
+
+        from dabnet.models.image_to_mask import ImageToMask
+        from dabnet.runtime.torch_runner import TorchRunner
+
+        network = self._checkpoint.network()
+        kept: list[Logits] = []
+
+        def keep(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
+            kept[:] = [logits[0].numpy()]
+
+        # The very logits of the mask, without a second run.
+        logits = network_named(self._checkpoint.model).logits
+        network.get_submodule(logits).register_forward_hook(keep)
+        self._logits_of = lambda _: kept[0]
+        module = ImageToMask(network, self._checkpoint.preprocessing)
+        return TorchRunner(module, shape, torch.device("cpu"))
+
+    def _read_logits(self) -> None:
+        """In a second session: the mask stays that of the file, whatever a new output changes."""
+        assert self.manifest is not None
+        model, tensor = ir.from_proto(load_onnx(self.path)), self.manifest.input.name
+        name = self.manifest.logits or logits_tensor(model)
+        if name not in set(computed(model)):
+            return
+        session = cpu_session(ending_at(model, [name]), repr(str(self.path)), optimised=True)
+        self._logits_of = lambda images: session.run(None, {tensor: images})[0][0].astype(
+            np.float32
+        )
 
 
-def common_size(a: Declared, b: Declared, wanted: tuple[int, int] | None) -> tuple[int, int]:
+def common_size(a: Side, b: Side, wanted: tuple[int, int] | None) -> tuple[int, int]:
     """The (height, width) at which both run, after a check that they can be compared at all.
 
     ``wanted``, else the size that one of them has fixed, else the example of B, else of A.
@@ -103,17 +177,18 @@ def common_size(a: Declared, b: Declared, wanted: tuple[int, int] | None) -> tup
             "the same classes in the same order",
             "compare artifacts of one data set",
         )
-    fixed = {artifact.fixed_size: artifact for artifact in (a, b) if artifact.fixed_size}
+    fixed = {side.fixed_size: side for side in (a, b) if side.fixed_size}
     if len(fixed) > 1:
         raise InputError(
-            " and ".join(f"{str(x.path)!r} takes {_size(size)}" for size, x in fixed.items()),
+            " and ".join(f"{str(x.path)!r} takes {h}x{w}" for (h, w), x in fixed.items()),
             "artifacts of one size",
             "export both with the same --size",
         )
-    for size, artifact in fixed.items():
-        if wanted not in (None, size):
+    for size, side in fixed.items():
+        if wanted and wanted != size:
             raise InputError(
-                f"--size {_size(wanted)}, but {str(artifact.path)!r} takes {_size(size)} only",
+                f"--size {wanted[0]}x{wanted[1]}, but {str(side.path)!r} takes"
+                f" {size[0]}x{size[1]} only",
                 fix="leave --size out, or export at that size",
             )
         wanted = size
@@ -122,133 +197,6 @@ def common_size(a: Declared, b: Declared, wanted: tuple[int, int] | None) -> tup
     return size
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """An artifact that is ready to run, one image at a time.
-
-    Attributes:
-        declared: its own description.
-        run: uint8 (H, W, 3), RGB → mask uint8 (H, W), and coarse logits float32 (K, h, w), or None
-            where the artifact keeps them to itself.
-        backend: what runs it, in words.
-        close: releases it.
-        note: what the reader of its numbers must know.
-    """
-
-    declared: Declared
-    run: Callable[[Uint8Array], tuple[Uint8Array, Logits | None]]
-    backend: str
-    close: Callable[[], None]
-    note: str = ""
-
-    @property
-    def in_words(self) -> dict[str, str]:
-        """For a record: its file, kind, precision, backend and note."""
-        declared = self.declared
-        return {
-            "file": str(declared.path),
-            "kind": declared.kind,
-            "precision": declared.precision,
-            "backend": self.backend,
-            "note": self.note,
-        }
-
-
-def open_any(declared: Declared, size: tuple[int, int]) -> Compared:
-    """Load an artifact for images of (height, width): PyTorch and onnxruntime on the CPU.
-
-    Raises:
-        DabnetError: it cannot be loaded, or this machine lacks its backend.
-    """
-    batch = max(1, declared.shape[0])
-    runner: Runner
-    if not isinstance(declared.content, Manifest):
-        runner, logits_of = _checkpoint(declared.content, (batch, *size, 3))
-    else:
-        # Artifacts are compared, not this CPU's int8 kernels.
-        runner = open_artifact(declared.path, exact_qdq=declared.kind == ONNX)
-        logits_of = _no_logits if declared.kind == ENGINE else _logits_of_onnx(declared)
-
-    def run(image: Uint8Array) -> tuple[Uint8Array, Logits | None]:
-        images = given(declared, image)
-        found = runner.infer(images)[0]  # a mask (H, W), or logits (K, H, W)
-        mask = (found.argmax(axis=0) if found.ndim == 3 else found).astype(np.uint8, copy=False)
-        if int(mask.max()) >= len(declared.classes):
-            raise ArtifactError(
-                f"{str(declared.path)!r} predicts class {int(mask.max())}",
-                f"0 to {len(declared.classes) - 1}, the classes it names",
-                "export it again",
-            )
-        return mask, logits_of(images)
-
-    note = ""
-    if (declared.kind, declared.precision) == (ONNX, FP16):
-        note = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
-    info = runner.info
-    backend = f"{info.backend} {info.version}, {info.device}"
-    return Compared(declared, run, backend, runner.close, note)
-
-
-def given(declared: Declared, image: Uint8Array) -> NDArray[Any]:
-    """One image uint8 (H, W, 3), RGB, as the artifact takes it, repeated to fill its batch.
-
-    Returns:
-        uint8 (N, H, W, 3), or preprocessed float32 (N, 3, H, W) for an artifact with float input.
-    """
-    images = np.repeat(image[None], max(1, declared.shape[0]), axis=0)
-    manifest = declared.content
-    if not isinstance(manifest, Manifest) or manifest.input.dtype == "uint8":
-        return images
-    preprocessing = manifest.preprocessing
-    mean, scale = np.array([preprocessing.mean_rgb, preprocessing.scale], np.float32)
-    return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
-
-
-def _checkpoint(
-    checkpoint: Checkpoint, shape: tuple[int, int, int, int]
-) -> tuple[Runner, LogitsOf]:
-    import torch
-
-    from dabnet.models.image_to_mask import ImageToMask
-    from dabnet.runtime.torch_runner import TorchRunner
-
-    network = checkpoint.network()
-    kept: list[Logits] = []
-
-    def keep(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
-        kept[:] = [logits[0].numpy()]
-
-    # The very logits of the mask, without a second run.
-    network.get_submodule(network_named(checkpoint.model).logits).register_forward_hook(keep)
-    module = ImageToMask(network, checkpoint.preprocessing)
-    return TorchRunner(module, shape, torch.device("cpu")), lambda _: kept[0]
-
-
-def _logits_of_onnx(declared: Declared) -> LogitsOf:
-    """A second session: the mask stays that of the file as it is, whatever a new output changes."""
-    assert isinstance(declared.content, Manifest)
-    tensor = declared.content.input.name
-    model = ir.from_proto(load_onnx(declared.path))
-    name = declared.content.logits or logits_tensor(model)
-    if name not in set(computed(model)):
-        return _no_logits
-    session = cpu_session(ending_at(model, [name]), repr(str(declared.path)), optimised=True)
-
-    def logits_of(images: NDArray[Any]) -> Logits:
-        (logits,) = session.run(None, {tensor: images})
-        return np.asarray(logits[0], np.float32)
-
-    return logits_of
-
-
-def _no_logits(_: NDArray[Any]) -> None:
-    return None
-
-
-def _classes(declared: Declared) -> str:
-    names = declared.classes
+def _classes(side: Side) -> str:
+    names = side.classes
     return f"{len(names)} classes ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-
-
-def _size(size: tuple[int, int] | None) -> str:
-    return f"{size[0]}x{size[1]}" if size else "any size"

@@ -1,12 +1,14 @@
-"""What each version is told: every precision, every option, and no name that it lacks."""
+"""Every precision and option reaches each version, and no name that it lacks."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from dabnet.errors import BuildError
+from dabnet.runtime.manifest import Manifest
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
 from tests.support.engine_builds import (
@@ -29,7 +31,7 @@ OPTIONS = {
     "versions": {"version_compatible": True},
     "timings": {"timing_cache": "cache"},
 }
-LACKING = {  # what a version has no names for, or names without effect
+LACKING = {  # a version lacks the names, or they have no effect
     **{("same card", version): "expected ampere-plus" for version in (OLD, "10.0.1")},
     ("same card", RTX): "expected TensorRT for hardware-compatible engines",
     ("ampere", RTX): "name all cards in --target",
@@ -38,36 +40,77 @@ LACKING = {  # what a version has no names for, or names without effect
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+everywhere = pytest.mark.parametrize(
+    ("version", "precision", "option"),
+    [
+        (version, precision, option)
+        for version, precision, option in itertools.product(VERSIONS, READS, OPTIONS)
+        if (option, version) not in LACKING
+    ],
+)
+
+
+@pytest.fixture
+def built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, precision: str, option: str
+) -> tuple[Scenario, Manifest]:
+    """What the builder was told, and the manifest."""
+    scenario = scenario_of(precision)
+    spec = spec_of(tmp_path, precision, option)
+    return scenario, build(monkeypatch, tmp_path, version, spec, scenario, (8, 6))
+
+
+def spec_of(folder: Path, precision: str, option: str) -> BuildSpec:
+    options = dict(OPTIONS[option])
+    if "timing_cache" in options:
+        options["timing_cache"] = folder / "timings"
+    return BuildSpec(precision, **options)
+
+
 @pytest.mark.parametrize("precision", READS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_each_version_is_told(
+@pytest.mark.parametrize(("option", "version"), LACKING)
+def test_what_a_version_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, precision: str, option: str
 ) -> None:
     scenario = scenario_of(precision)
-    options = dict(OPTIONS[option])
-    if "timing_cache" in options:
-        options["timing_cache"] = tmp_path / "timings"
-    spec = BuildSpec(precision, **options)
-    if (option, version) in LACKING:
-        with pytest.raises(BuildError, match=LACKING[option, version]):
-            build(monkeypatch, tmp_path, version, spec, scenario, (8, 6))
-        assert scenario.calls == []
-        return
-    manifest = build(monkeypatch, tmp_path, version, spec, scenario, (8, 6))
+    spec = spec_of(tmp_path, precision, option)
+    with pytest.raises(BuildError, match=LACKING[option, version]):
+        build(monkeypatch, tmp_path, version, spec, scenario, (8, 6))
+    assert scenario.calls == []
+
+
+@everywhere
+def test_what_each_version_is_told_of_precision(
+    built: tuple[Scenario, Manifest], version: str, precision: str, option: str
+) -> None:
+    scenario, _ = built
     old = version == OLD
     assert scenario.called("create_network") == [{"EXPLICIT_BATCH" if old else "STRONGLY_TYPED"}]
     flags = [precision.upper()] if old and precision != "fp32" else []
     flags += ["VERSION_COMPATIBLE"] if option == "versions" else []
     assert scenario.called("set_flag") == flags
     assert scenario.called("clear_flag") == (["TF32"] if precision == "fp32" else [])
+
+
+@everywhere
+def test_what_each_version_is_told_of_options(
+    built: tuple[Scenario, Manifest], version: str, precision: str, option: str
+) -> None:
+    scenario, _ = built
     assert [v.name for v in scenario.called("profiling_verbosity")] == ["DETAILED"]
     assert scenario.called("WORKSPACE") == ([512 << 20] if option == "workspace" else [])
     level = {"same card": ["SAME_COMPUTE_CAPABILITY"], "ampere": ["AMPERE_PLUS"]}.get(option, [])
     assert [v.name for v in scenario.called("hardware_compatibility_level")] == level
     assert scenario.called("engine_host_code_allowed") == ([True] if option == "versions" else [])
     assert scenario.called("set_compute_capability") == (["CURRENT"] if version == RTX else [])
-    assert bool(scenario.called("progress_monitor")) is (not old)
+    assert bool(scenario.called("progress_monitor")) is (version != OLD)
+
+
+@everywhere
+def test_what_is_written_of_each_version(
+    built: tuple[Scenario, Manifest], tmp_path: Path, version: str, precision: str, option: str
+) -> None:
+    _, manifest = built
     assert manifest.engine is not None
     assert manifest.engine.layers_by_type == FOUND[precision]
     recorded = {"same card": "same-compute-capability", "ampere": "hardware", "versions": "version"}

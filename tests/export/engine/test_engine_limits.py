@@ -48,7 +48,9 @@ def test_a_card_without_fast_arithmetic(
     if version in ("11.4.0", "rtx-1.7.1"):
         build(monkeypatch, tmp_path, version, BuildSpec(precision), scenario)
         return
-    with pytest.raises(BuildError, match=f"{precision} on a GPU that lacks.*platform_has_fast_{precision}"):
+    with pytest.raises(
+        BuildError, match=f"{precision} on a GPU that lacks.*platform_has_fast_{precision}"
+    ):
         build(monkeypatch, tmp_path, version, BuildSpec(precision), scenario, (7, 0))
     assert nothing_was_written(tmp_path)
 

@@ -37,16 +37,16 @@ STATIC = file_of((1, 32, 64), (1, 32, 64))
 def test_what_follows_from_the_file(
     file: File, options: dict[str, Shape], expected: tuple[Shape, ...]
 ) -> None:
-    profile = profile_of(*file, BuildSpec("fp32", **options))
+    profile = profile_of(*file, 8, BuildSpec("fp32", **options))
     assert profile == tuple((*shape, 3) for shape in expected)
 
 
 def test_float_input_has_its_channels_elsewhere() -> None:
     tensor = TensorInfo("image", "float32", (-1, 3, 64, -1))
-    profile = profile_of(tensor, (1, 64, 96), BuildSpec("fp32", max_shape=(4, 64, 96)))
+    profile = profile_of(tensor, (1, 64, 96), 8, BuildSpec("fp32", max_shape=(4, 64, 96)))
     assert profile == ((1, 3, 64, 48), (1, 3, 64, 96), (4, 3, 64, 96))
     with pytest.raises(InputError, match=r"--opt-shape 1x72x96; expected \?x64x\?"):
-        profile_of(tensor, (1, 64, 96), BuildSpec("fp32", opt_shape=(1, 72, 96)))
+        profile_of(tensor, (1, 64, 96), 8, BuildSpec("fp32", opt_shape=(1, 72, 96)))
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,13 @@ def test_float_input_has_its_channels_elsewhere() -> None:
         (STATIC, {"max_shape": (2, 32, 64)}, "--max-shape for .* fixed shape 1x32x64"),
         (BATCH, {"max_shape": (8, 360, 488)}, r"--max-shape 8x360x488; expected \?x360x480"),
         (ALL, {"max_shape": (1, 256, 512)}, "over 1x512x1024 .best. to 1x256x512"),
+        (ALL, {"min_shape": (1, 100, 96)}, "--min-shape 1x100x96; expected .* multiples of 8"),
         (ALL, {"min_shape": (2, 8, 8)}, "from 2x8x8 over 1x512x1024"),
     ],
 )
 def test_shapes_that_do_not_fit(file: File, options: dict[str, Shape], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        profile_of(*file, BuildSpec("fp32", **options))
+        profile_of(*file, 8, BuildSpec("fp32", **options))
 
 
 sides = st.tuples(
@@ -71,7 +72,7 @@ sides = st.tuples(
 @given(best=sides, dynamic=st.sets(st.integers(0, 2), min_size=1))
 def test_a_profile_of_any_file_is_in_order(best: Shape, dynamic: set[int]) -> None:
     shape = tuple(-1 if place in dynamic else side for place, side in enumerate(best))
-    smallest, middle, largest = profile_of(*file_of(shape, best), BuildSpec("fp32"))
+    smallest, middle, largest = profile_of(*file_of(shape, best), 8, BuildSpec("fp32"))
     assert middle == (*best, 3)
     for place, (least, side, most) in enumerate(zip(smallest, middle, largest, strict=True)):
         assert least <= side <= most

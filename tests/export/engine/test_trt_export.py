@@ -17,7 +17,7 @@ from export.engine.spec import BuildSpec
 from export.spec import ExportSpec
 from tests.support.contract_graph import contract_manifest, write_contract
 from tests.support.engine_builds import install, scenario_of, write_dynamic
-from tests.support.seeded_checkpoint import no_bar
+from tests.support.seeded_checkpoint import no_bar, write_checkpoint
 
 SIZE = (32, 64)
 
@@ -44,7 +44,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Exported:
 
 def from_checkpoint(folder: Path, build: BuildSpec) -> Manifest:
     return trt_export.engine_from_checkpoint(
-        folder / "model.pth",
+        write_checkpoint(folder),
         folder / "model.engine",
         ExportSpec(SIZE, build.onnx_precision, calibration_images=2),
         build,
@@ -81,7 +81,7 @@ def test_what_cannot_be_built_is_not_exported(
     with pytest.raises(DabnetError, match=message):
         from_checkpoint(tmp_path, build)
     assert exported.specs == []
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".pth"]
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.16.1"])

@@ -1,7 +1,8 @@
-"""Comparing two artifacts: numbers against their definitions, and against artifacts on the disk."""
+"""Comparison of two artifacts: numbers against their definitions, and artifacts on the disk."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,44 +23,59 @@ from export.onnx_export import export_onnx
 from export.spec import ExportSpec
 from export.verify.masks import verify
 from export.verify.report import DIFFERENT, differing, save_worst
-from export.verify.sides import Compared, Declared, common_size, declare, open_any
+from export.verify.sides import Side, common_size
 from tests.support.contract_graph import CLASSES, contract_manifest, write_contract
 from tests.support.listed_images import sized_images
 from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
 
 
-def declared(name: str, shape: tuple[int, int, int] = (1, 16, 24), **changes: object) -> Declared:
-    manifest = contract_manifest()
-    made = Declared(
-        Path(name), "onnx", "fp32", manifest.classes, manifest.palette, shape, shape[1:], manifest
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+class Told(Side):
+    """A side that is what the test says, and gives ``masks`` and ``logits`` one after the other."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int, int] = (1, 16, 24),
+        masks: np.ndarray | None = None,
+        logits: np.ndarray | None = None,
+        **changes: object,
+    ) -> None:
+        manifest = contract_manifest()
+        self.path, self.kind, self.precision = Path(name), "onnx", "fp32"
+        self.classes, self.palette = manifest.classes, manifest.palette
+        self.shape, self.size = shape, shape[1:]
+        self._masks, self._logits, self._place = masks, logits, itertools.count()
+        vars(self).update(changes)
+
+    def run(self, image: Uint8Array) -> tuple[Uint8Array, np.ndarray | None]:
+        assert self._masks is not None
+        index = next(self._place)
+        return self._masks[index], None if self._logits is None else self._logits[index]
+
+    def record(self) -> dict[str, str]:
+        return {"file": str(self.path)}
 
 
-def listed(masks: np.ndarray, logits: np.ndarray | None) -> Compared:
-    """An artifact that gives ``masks`` and ``logits`` one after the other."""
-    place = iter(range(len(masks)))
-
-    def run(image: Uint8Array) -> tuple[Uint8Array, np.ndarray | None]:
-        index = next(place)
-        return masks[index], None if logits is None else logits[index]
-
-    return Compared(declared("x.onnx"), run, "none", lambda: None)
+def listed(masks: np.ndarray, logits: np.ndarray | None) -> Told:
+    return Told("x.onnx", masks=masks, logits=logits)
 
 
 def some_images(count: int) -> SizedImages:
     return sized_images([(f"i{n}", np.zeros((16, 24, 3), np.uint8)) for n in range(count)])
 
 
-def test_numbers_are_those_of_their_definitions() -> None:
+def two_sets_of_masks() -> tuple[np.ndarray, np.ndarray]:
+    """Masks (6, 16, 24) that differ in a tenth of the pixels, but for image 3."""
     random = np.random.default_rng(2)
     a = random.integers(0, CLASSES - 1, (6, 16, 24), np.uint8)  # the last class never occurs
     b = np.where(random.random(a.shape) < 0.1, (a + 1) % (CLASSES - 1), a).astype(np.uint8)
     b[3] = a[3]
-    logits_a = random.normal(size=(6, CLASSES, 2, 3)).astype(np.float32)
-    logits_b = logits_a + random.normal(scale=0.01, size=logits_a.shape).astype(np.float32)
-    found, kept = verify(listed(a, logits_a), listed(b, logits_b), some_images(6), worst=2)
+    return a, b
 
+
+def test_agreement_is_that_of_its_definition() -> None:
+    a, b = two_sets_of_masks()
+    found, kept = verify(listed(a, None), listed(b, None), some_images(6), worst=2)
     shares = (a == b).reshape(6, -1).mean(1)
     assert found.shares == pytest.approx(shares)
     assert found.agreement == pytest.approx(shares.mean())
@@ -69,6 +85,10 @@ def test_numbers_are_those_of_their_definitions() -> None:
     assert interval is not None
     assert shares.min() < interval[0] < shares.mean() < interval[1] <= 1
 
+
+def test_iou_of_each_class_is_that_of_its_definition() -> None:
+    a, b = two_sets_of_masks()
+    found, _ = verify(listed(a, None), listed(b, None), some_images(6))
     record = found.record()
     for index, entry in enumerate(record["classes"]):
         either, both = ((a == index) | (b == index)).sum(), ((a == index) & (b == index)).sum()
@@ -76,11 +96,18 @@ def test_numbers_are_those_of_their_definitions() -> None:
         assert (entry["pixels_a"], entry["pixels_b"]) == ((a == index).sum(), (b == index).sum())
     assert record["classes"][-1]["iou"] is None
 
+
+def test_difference_of_logits_is_that_of_its_definition() -> None:
+    random = np.random.default_rng(2)
+    masks = np.zeros((6, 16, 24), np.uint8)
+    a = random.normal(size=(6, CLASSES, 2, 3)).astype(np.float32)
+    b = a + random.normal(scale=0.01, size=a.shape).astype(np.float32)
+    found, _ = verify(listed(masks, a), listed(masks, b), some_images(6))
     assert found.logits is not None
-    apart = np.abs(logits_b.astype(np.float64) - logits_a)
+    apart = np.abs(b.astype(np.float64) - a)
     assert found.logits.max_abs == apart.max()
     assert found.logits.image == f"i{apart.reshape(6, -1).max(1).argmax()}"
-    noise_power = np.square(apart).sum() / np.square(logits_a.astype(np.float64)).sum()
+    noise_power = np.square(apart).sum() / np.square(a.astype(np.float64)).sum()
     assert found.logits.sqnr_db == pytest.approx(-10 * np.log10(noise_power))
 
 
@@ -115,8 +142,10 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"checkpoint": checkpoint, "onnx": exported, "faulty": folder / "faulty.onnx"}
 
 
-def opened(path: Path) -> Compared:
-    return open_any(declare(path), SIZE)
+def opened(path: Path, size: tuple[int, int] = SIZE) -> Side:
+    side = Side(path)
+    side.load(size)
+    return side
 
 
 def test_a_checkpoint_and_its_onnx_file(artifacts: dict[str, Path]) -> None:
@@ -164,8 +193,7 @@ def test_float_images_logits_and_sides_that_a_call_chooses(
         path = tmp_path / "other.onnx"
         spec = ExportSpec(SIZE, check_images=1, **changes)
         export_onnx(artifacts["checkpoint"], path, spec, progress=no_bar)
-        declaration = declare(path)
-        assert common_size(declaration, declare(artifacts["onnx"]), None) == SIZE
+        assert common_size(Side(path), Side(artifacts["onnx"]), None) == SIZE
         mask, found = opened(path).run(image)
         assert (mask == expected).mean() > 0.999
         assert logits is not None
@@ -174,9 +202,8 @@ def test_float_images_logits_and_sides_that_a_call_chooses(
 
 def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
     path = write_contract(tmp_path)
-    declaration = declare(path)
-    size = common_size(declaration, declaration, None)
-    mask, logits = open_any(declaration, size).run(noise((1, *size, 3), 1)[0])
+    size = common_size(Side(path), Side(path), None)
+    mask, logits = opened(path, size).run(noise((1, *size, 3), 1)[0])
     assert logits is not None
     assert (mask.shape, logits.shape) == (size, (CLASSES, 16, 32))
     model = onnx.load(path)
@@ -185,31 +212,31 @@ def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
     onnx.helper.set_model_props(model, {ONNX_KEY: two.to_json()})
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match="predicts class .*; expected 0 to 1"):
-        open_any(declare(path), size).run(noise((1, *size, 3), 1)[0])
+        opened(path, size).run(noise((1, *size, 3), 1)[0])
 
 
 @pytest.mark.parametrize(
     ("a", "b", "wanted", "size"),
     [
-        (declared("a"), declared("b", shape=(4, 16, 24)), None, (16, 24)),
-        (declared("a", shape=(-1, -1, -1), size=(32, 32)), declared("b"), None, (16, 24)),
-        (declared("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + ((64, 8), (64, 8)),
-        (declared("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + (None, (32, 32)),
-        (declared("a", shape=(-1, -1, -1), size=None),) * 2 + (None, (512, 1024)),
-        (declared("a"), declared("b", shape=(1, 16, 32)), None, "'a' takes 16x24 and 'b' takes"),
-        (declared("a"), declared("b"), (8, 8), "--size 8x8, but 'b' takes 16x24 only"),
-        (declared("a", shape=(1, -1, -1), size=None),) * 2 + ((9, 8), "multiples of 8"),
-        (declared("a"), declared("b", classes=("x", "y")), None, "5 classes .* 2 classes"),
+        (Told("a"), Told("b", shape=(4, 16, 24)), None, (16, 24)),
+        (Told("a", shape=(-1, -1, -1), size=(32, 32)), Told("b"), None, (16, 24)),
+        (Told("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + ((64, 8), (64, 8)),
+        (Told("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + (None, (32, 32)),
+        (Told("a", shape=(-1, -1, -1), size=None),) * 2 + (None, (512, 1024)),
+        (Told("a"), Told("b", shape=(1, 16, 32)), None, "'a' takes 16x24 and 'b' takes"),
+        (Told("a"), Told("b"), (8, 8), "--size 8x8, but 'b' takes 16x24 only"),
+        (Told("a", shape=(1, -1, -1), size=None),) * 2 + ((9, 8), "multiples of 8"),
+        (Told("a"), Told("b", classes=("x", "y")), None, "5 classes .* 2 classes"),
         (
-            declared("a"),
-            declared("b", classes=tuple(f"class {i}" for i in (1, 0, 2, 3, 4))),
+            Told("a"),
+            Told("b", classes=tuple(f"class {i}" for i in (1, 0, 2, 3, 4))),
             None,
             "the same classes in the same order",
         ),
     ],
 )
 def test_the_size_at_which_two_artifacts_meet(
-    a: Declared, b: Declared, wanted: tuple[int, int] | None, size: tuple[int, int] | str
+    a: Side, b: Side, wanted: tuple[int, int] | None, size: tuple[int, int] | str
 ) -> None:
     if isinstance(size, str):
         with pytest.raises(InputError, match=size):
@@ -255,7 +282,7 @@ def test_pictures_show_where_the_masks_differ(tmp_path: Path) -> None:
     coloured = (shown != shown[..., :1]).any(-1)
     np.testing.assert_array_equal(coloured, a[0] != b[0])
     assert tuple(shown[4, 10]) == DIFFERENT
-    (path,) = save_worst(declared("a.onnx"), declared("b.onnx"), kept, tmp_path)
+    (path,) = save_worst(Told("a.onnx"), Told("b.onnx"), kept, tmp_path)
     assert path.name == "worst_01_sub_scene_1.png"
     sheet = np.asarray(Image.open(path))
     assert (sheet == DIFFERENT).all(-1).sum() == 2

@@ -94,24 +94,41 @@ def test_bad_input_is_one_line(workplace: Path, tmp_path_factory: pytest.TempPat
         assert result.stdout == "", case
 
 
-def test_verify_two_onnx_files(workplace: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compared(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two ONNX files that differ in one weight, compared: the folder of outputs, and stdout."""
+    folder = tmp_path_factory.mktemp("compared")
     arguments = ["verify", FP32, "faulty.onnx", "--images", "images", "--layers"]
-    outputs = ["--output", str(tmp_path / "worst"), "--worst", "2", "--json", str(tmp_path / "r")]
+    outputs = ["--output", str(folder / "worst"), "--worst", "2", "--json", str(folder / "r")]
     done = dabnet_export(*arguments, *outputs, folder=workplace)
     assert (done.returncode, done.stderr) == (0, "")
-    record = json.loads((tmp_path / "r").read_text())
-    assert f"3 images of images at {HEIGHT}x{WIDTH}" in done.stdout
-    assert f"{100 * record['agreement']['mean']:.3f}" in done.stdout
+    return folder, done.stdout
+
+
+def test_verify_two_onnx_files(compared: tuple[Path, str]) -> None:
+    folder, said = compared
+    record = json.loads((folder / "r").read_text())
+    assert f"3 images of images at {HEIGHT}x{WIDTH}" in said
+    assert f"{100 * record['agreement']['mean']:.3f}" in said
     assert 0 < record["agreement"]["mean"] < 1
     assert [entry["name"] for entry in record["classes"]] == [f"class {i}" for i in range(CLASSES)]
     assert sum(entry["pixels_a"] for entry in record["classes"]) == 3 * HEIGHT * WIDTH
     assert record["logits"]["max_abs"] > 0
+
+
+def test_verify_names_where_the_graphs_part(compared: tuple[Path, str]) -> None:
+    folder, said = compared
+    record = json.loads((folder / "r").read_text())
     assert record["layers"]["parting"]["node_b"] == "third (Conv)"
-    assert "they part at third " in done.stdout
-    assert "reads second: equal" in done.stdout
-    order = sorted(record["per_image"], key=lambda image: image["agreement"])
-    pictures = sorted(path.name for path in (tmp_path / "worst").iterdir())
-    assert pictures == [
+    assert "they part at third " in said
+    assert "reads second: equal" in said
+
+
+def test_verify_draws_the_worst_images(compared: tuple[Path, str]) -> None:
+    folder, _ = compared
+    images = json.loads((folder / "r").read_text())["per_image"]
+    order = sorted(images, key=lambda image: image["agreement"])
+    assert sorted(path.name for path in (folder / "worst").iterdir()) == [
         f"worst_0{place}_{Path(image['name']).stem}.png"
         for place, image in enumerate(order[:2], start=1)
     ]

@@ -1,21 +1,23 @@
-"""What ``inspect`` reads from each kind of artifact, and that its JSON keys stay."""
+"""Everything ``inspect`` reads from each kind of file, under JSON keys that stay."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from rich.console import Console
 
-import export.inspection.artifact as inspect_artifact_module
-from dabnet.checkpoint import load_checkpoint
+import export.inspection
+from calibration.calibration_file import Calibration, Subject, save_calibration
+from calibration.histogram import StreamingHistogram
+from calibration.ranges import METHODS
 from dabnet.errors import ArtifactError, DabnetError, InputError
 from dabnet.files import sha256_of_file
-from dabnet.models.summary import summarise
 from dabnet.runtime.manifest import (
     Agreement,
     EngineInfo,
@@ -23,18 +25,15 @@ from dabnet.runtime.manifest import (
     PassInfo,
     engine_manifest_path,
 )
-from export.inspection.artifact import Inspection, inspect_artifact
-from export.inspection.report import print_inspection
+from export.inspection import Inspection, inspect_file, print_inspection
 from tests.support.contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
 from tests.support.seeded_checkpoint import write_checkpoint
 from tests.support.tensorrt_double import PLAN, Scenario, inspector_json, make_double
 
 KEYS = [
-    *("file", "kind", "bytes", "sha256", "manifest", "checkpoint", "inputs", "outputs"),
-    *("operators", "precisions", "layers", "parameters", "example", "multiply_adds", "opset"),
-    *("ir_version", "producer", "notes", "format"),
+    *("file", "kind", "bytes", "sha256", "manifest", "inputs", "outputs"),
+    *("precisions", "layers", "ranges", "notes", "format"),
 ]
-LAYER_KEYS = ["name", "operator", "precision", "output_shape", "parameters", "multiply_adds"]
 
 
 def printed(found: Inspection, layers: bool = False) -> str:
@@ -45,70 +44,79 @@ def printed(found: Inspection, layers: bool = False) -> str:
 
 
 def test_json_has_the_documented_keys(tmp_path: Path) -> None:
-    record = json.loads(json.dumps(inspect_artifact(write_contract(tmp_path)).record()))
+    record = json.loads(json.dumps(asdict(inspect_file(write_contract(tmp_path)))))
     assert list(record) == KEYS
-    assert list(record["layers"][0]) == LAYER_KEYS
+    assert list(record["layers"][0]) == ["name", "operator", "precision"]
     assert record["inputs"] == [
         {"name": "image", "dtype": "uint8", "shape": [1, HEIGHT, WIDTH, 3]},
     ]
     assert record["outputs"] == [{"name": "mask", "dtype": "uint8", "shape": [1, HEIGHT, WIDTH]}]
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert Manifest.from_json(json.dumps(record["manifest"]), "record") == contract_manifest()
-    documented = inspect_artifact_module.Inspection.__doc__ or ""
-    assert all(key in documented for key in KEYS)
+    assert all(key in str(Inspection.__doc__) for key in KEYS)
 
 
 def test_an_onnx_file(tmp_path: Path) -> None:
     path = write_contract(tmp_path, "int8")
-    found = inspect_artifact(path)
-    model = onnx.load(path)
-    assert found.operators == {
-        kind: sum(node.op_type == kind for node in model.graph.node)
-        for kind in {node.op_type for node in model.graph.node}
-    }
+    found = inspect_file(path)
     assert (found.bytes, found.sha256) == (path.stat().st_size, sha256_of_file(path))
-    assert (found.precisions, found.opset, found.ir_version) == ({"int8": 4}, {"ai.onnx": 17}, 8)
-    assert found.example == (1, HEIGHT, WIDTH)
+    assert found.precisions == {"int8": 4}
     text = printed(found, layers=True)
     for expected in (
-        "ranges         fixed of 1 images of noise train",
-        "DequantizeLinear      8",
-        "third        Conv      int8         1x16x16x32         160             0.07",
-        f"{found.parameters:,} parameters",
-        f"1x{HEIGHT}x{WIDTH} (NxHxW)",
+        "calibration.method          fixed",
+        "calibration.split           train",
+        f"image   input      uint8  1, {HEIGHT}, {WIDTH}, 3",
+        "int8              4",
+        "third        Conv      int8",
     ):
         assert expected in text, text
+    assert "third" not in printed(found)
 
 
 def test_an_onnx_file_of_another_tool_with_open_sides(tmp_path: Path) -> None:
     path = write_contract(tmp_path)
-    fixed = inspect_artifact(path)
     model = onnx.load(path)
     del model.metadata_props[:]
-    for axis, side in enumerate(("batch", "height", "width")):
-        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = side
+    sides = model.graph.input[0].type.tensor_type.shape.dim
+    sides[0].dim_param, sides[1].dim_param = "batch", "height"
+    sides[2].ClearField("dim_value")
     onnx.save(model, path)
-    found = inspect_artifact(path)
-    assert (found.manifest, found.example, found.multiply_adds) == (None, None, None)
-    assert found.inputs[0].shape == ("batch", "height", "width", 3)
+    found = inspect_file(path)
+    assert found.manifest is None
+    assert found.inputs[0]["shape"] == ("batch", "height", "?", 3)
+    assert found.precisions == {"fp32": 4}
     assert "no manifest" in printed(found)
-    assert "name one with --size" in printed(found)
-    at_size = inspect_artifact(path, (HEIGHT, WIDTH))
-    assert at_size.example == (1, HEIGHT, WIDTH)
-    assert at_size.multiply_adds == fixed.multiply_adds
 
 
 def test_a_checkpoint(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path)
-    found = inspect_artifact(path, (64, 96))
-    rows = summarise(load_checkpoint(path).network(), (64, 96))
-    assert found.multiply_adds == sum(row.multiply_adds for row in rows)
-    assert found.parameters == sum(row.parameters for row in rows)
-    assert found.operators["Conv2d"] == 60
-    assert found.checkpoint is not None
-    assert found.checkpoint["model"] == "dabnet"
-    assert found.checkpoint["dataset"] == "toy-street"
-    assert "dabnet, trained on toy-street, epoch 0" in printed(found)
+    found = inspect_file(write_checkpoint(tmp_path))
+    assert found.precisions == {"fp32": 60}
+    assert found.layers[0] == {
+        "name": "init_conv.0.conv",
+        "operator": "Conv2d",
+        "precision": "fp32",
+    }
+    assert found.manifest is not None
+    assert found.manifest["model"] == "dabnet"
+    assert "dataset                     toy-street" in printed(found)
+
+
+def test_a_calibration(tmp_path: Path) -> None:
+    seen = StreamingHistogram()
+    seen.update(np.linspace(-1, 3, 1000, dtype=np.float32))
+    subject = Subject("ab" * 32, "cd" * 32, "tensorrt", (512, 1024))
+    origins = {"one.png": "0" * 64, "two.png": "1" * 64}
+    file = tmp_path / "calibration.json"
+    save_calibration(Calibration(subject, "camvid", "train", origins, {"conv": seen}), file)
+    found = inspect_file(file)
+    assert found.kind == "calibration"
+    assert found.manifest is not None
+    assert (found.manifest["split"], found.manifest["images"]) == ("train", 2)
+    assert list(found.ranges["conv"]) == ["minimum", "maximum", *METHODS]
+    assert found.ranges["conv"]["minmax"] == found.ranges["conv"]["maximum"] == 3
+    text = printed(found, layers=True)
+    for expected in ("graph_sha256                cdcdcdcdcdcd", "camvid", "conv         -1"):
+        assert expected in text, text
 
 
 def write_engine(folder: Path, version: str) -> Path:
@@ -134,19 +142,20 @@ def test_an_engine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """All that its manifest says; why its layers were not read again."""
     for product in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, product, None)
-    found = inspect_artifact(write_engine(tmp_path, "10.16.1"))
+    found = inspect_file(write_engine(tmp_path, "10.16.1"))
     assert found.precisions == {"int8": 3, "fp16": 2}
-    assert (found.layers, found.parameters, found.multiply_adds) == ((), None, None)
+    assert found.layers == ()
     text = printed(found)
     for expected in (
         "the package 'tensorrt' is not installed",
-        "tensorrt 10.16.1 for this-gpu",
-        "RTX 3090, compute capability 8.6, driver 580",
-        "smallest 1x32x64x3, best 1x64x64x3, largest 4x96x96x3",
-        "other GPUs",
-        "prelu, 7 places (exact to 1e-6)",
-        "its ONNX file gives 99.000 %",
-        "abababababab",
+        "engine.version              10.16.1",
+        "engine.gpu                  RTX 3090",
+        "engine.profile              1, 32, 64, 3; 1, 64, 64, 3; 4, 96, 96, 3",
+        "engine.compatibility        hardware",
+        "passes                      prelu, 7, exact to 1e-6",
+        "agreement.mean              0.99",
+        "agreement: that of the ONNX file it was built from",
+        "onnx_sha256                 abababababab\n",
     ):
         assert expected in text, text
 
@@ -158,11 +167,11 @@ def test_an_engine_where_its_tensorrt_and_a_gpu_are(
     scenario = Scenario(inspector=inspector_json("Int8", "Half", "Half"), loads=loads)
     double = make_double("10.16.1", scenario)
     monkeypatch.setitem(sys.modules, "tensorrt", double)
-    monkeypatch.setattr(inspect_artifact_module, "gpu_unavailable_reason", lambda: None)
-    found = inspect_artifact(write_engine(tmp_path, double.__version__))
+    monkeypatch.setattr(export.inspection, "gpu_unavailable_reason", lambda: None)
+    found = inspect_file(write_engine(tmp_path, double.__version__))
     if loads:
         assert found.precisions == {"fp16": 2, "int8": 1}
-        assert [(x.name, x.operator, x.precision) for x in found.layers] == [
+        assert [tuple(layer.values()) for layer in found.layers] == [
             ("layer 0", "CaskConvolution", "int8"),
             ("layer 1", "CaskConvolution", "fp16"),
             ("layer 2", "CaskConvolution", "fp16"),
@@ -171,7 +180,7 @@ def test_an_engine_where_its_tensorrt_and_a_gpu_are(
         assert "layer 2" in printed(found, layers=True)
     else:
         assert found.precisions == {"int8": 3, "fp16": 2}
-        assert "tensorrt refuses it: Serialization assertion failed" in printed(found)
+        assert "tensorrt 10.16.1 refuses it: Serialization assertion failed" in printed(found)
 
 
 def test_what_cannot_be_inspected(tmp_path: Path) -> None:
@@ -181,6 +190,7 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "damaged.onnx")
     (tmp_path / "lonely.engine").write_bytes(PLAN)
     (tmp_path / "empty.onnx").touch()
+    (tmp_path / "broken.json").write_text("{")
     (tmp_path / "some.bin").write_bytes(b"\x00" * 100)
     onnx.save_model(
         onnx.load(path),
@@ -199,7 +209,5 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
         ("nowhere.onnx", InputError, "no file at"),
     ):
         with pytest.raises(DabnetError, match=message) as raised:
-            inspect_artifact(tmp_path / name)
+            inspect_file(tmp_path / name)
         assert isinstance(raised.value, kind)
-    with pytest.raises(InputError, match=f"--size 8x8, but .* takes {HEIGHT}x{WIDTH} only"):
-        inspect_artifact(path, (8, 8))

@@ -1,0 +1,228 @@
+"""Description of a file without running it: checkpoint, ONNX file, engine or calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from rich.console import Console
+
+from calibration.calibration_file import is_calibration, load_calibration
+from calibration.ranges import METHODS
+from dabnet.artifact import CHECKPOINT, ONNX, Artifact
+from dabnet.errors import BackendUnavailable
+from dabnet.files import sha256_of_file
+from dabnet.graph.facts import summarise_graph
+from dabnet.precision import FP32, PRECISIONS
+from dabnet.runtime.cuda import gpu_unavailable_reason
+from dabnet.runtime.manifest import ONNX_KEY, carried_manifest, read_engine_manifest
+from dabnet.runtime.trt.layers import named_layers
+from dabnet.runtime.trt.product import create, find_product, logger_of
+from dabnet.tables import line, row, table
+from export.onnx_file import load_onnx
+
+# TensorRT's names of types, as an artifact's precision is written.
+_PRECISIONS = {precision.tensorrt: precision.name for precision in PRECISIONS.values()}
+
+_DIGITS = 12  # of a hash in the terminal
+_LONG = ("palette", "image_sha256", "recipe")  # in the JSON alone
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Everything that ``dabnet-export inspect`` prints; its JSON has these keys.
+
+    Attributes:
+        file, bytes, sha256: the file; of an engine without the manifest beside it.
+        kind: ``checkpoint``, ``onnx``, ``engine`` or ``calibration``.
+        manifest: what the file says of itself; None for an ONNX file of another tool.
+        inputs, outputs: name, dtype and shape of each tensor; of a checkpoint its network's. A side
+            that may change is its name, "?" or -1.
+        precisions: number of layers by the type they compute in.
+        layers: name, operator and precision of those with weights; of an engine of all, () where
+            it cannot be read here.
+        ranges: minimum, maximum and threshold by each method of each tensor of a calibration.
+        notes: what else the reader must know.
+        format: version of this record.
+    """
+
+    file: str
+    kind: str
+    bytes: int
+    sha256: str
+    manifest: dict[str, Any] | None = None
+    inputs: tuple[dict[str, Any], ...] = ()
+    outputs: tuple[dict[str, Any], ...] = ()
+    precisions: dict[str, int] = field(default_factory=dict)
+    layers: tuple[dict[str, str], ...] = ()
+    ranges: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format: int = 2
+
+
+def inspect_file(path: Path, dataset: str | None = None) -> Inspection:
+    """Read what ``path`` is. Neither a GPU nor TensorRT is needed; with both, more is known.
+
+    ``dataset`` is that of a checkpoint which names none.
+
+    Raises:
+        DabnetError: the file is missing, empty or damaged.
+    """
+    kind = "calibration" if is_calibration(path) else Artifact.open(path).kind
+    if kind == "calibration":
+        facts = _calibration(path)
+    elif kind == CHECKPOINT:
+        facts = _checkpoint(path, dataset)
+    else:
+        facts = _onnx(path) if kind == ONNX else _engine(path)
+    if layers := facts.get("layers"):
+        facts["precisions"] = dict(Counter(layer["precision"] for layer in layers).most_common())
+    return Inspection(str(path), kind, path.stat().st_size, sha256_of_file(path), **facts)
+
+
+def _calibration(path: Path) -> dict[str, Any]:
+    found = load_calibration(path)
+    thresholds = {method: found.ranges(method) for method in METHODS}
+    origin = {"dataset": found.dataset, "split": found.split, "images": len(found.images)}
+    return {
+        "manifest": {**dataclasses.asdict(found.subject), **origin},
+        "ranges": {
+            name: {"minimum": histogram.minimum, "maximum": histogram.maximum}
+            | {method: thresholds[method][name] for method in METHODS}
+            for name, histogram in found.histograms.items()
+        },
+    }
+
+
+def _checkpoint(path: Path, dataset: str | None) -> dict[str, Any]:
+    from torch import nn  # the other kinds are read without torch
+
+    from dabnet.checkpoint import load_checkpoint
+
+    found = load_checkpoint(path, dataset)
+    classes = found.labels.classes
+    names = ("model", "dataset", "epoch", "metrics", "recipe")
+    shape = {"image": ("N", 3, "H", "W"), "logits": ("N", len(classes), "H", "W")}
+    image, logits = ({"name": n, "dtype": "float32", "shape": s} for n, s in shape.items())
+    return {
+        "manifest": {**{name: getattr(found, name) for name in names}, "classes": classes},
+        "inputs": (image,),
+        "outputs": (logits,),
+        "layers": tuple(
+            _layer(name, type(module).__name__, FP32)
+            for name, module in found.network().named_modules()
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+        ),
+        "notes": ("carries a training state, for --resume",) if found.training else (),
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    model = ir.from_proto(load_onnx(path))
+    properties, inputs = model.metadata_props, model.graph.inputs
+    ours = ONNX_KEY in properties
+    layers = summarise_graph(model, None).layers
+    return {
+        "manifest": dataclasses.asdict(carried_manifest(properties, str(path))) if ours else None,
+        "inputs": tuple(_tensor(value) for value in inputs if not value.is_initializer()),
+        "outputs": tuple(map(_tensor, model.graph.outputs)),
+        "layers": tuple(_layer(x.name, x.operator, x.precision) for x in layers),
+        "notes": () if ours else ("no manifest: not written by dabnet-export",),
+    }
+
+
+def _tensor(value: ir.Value) -> dict[str, Any]:
+    sides = (side if isinstance(side, int) else side.value or "?" for side in value.shape or ())
+    dtype = value.dtype.numpy().name if value.dtype else "unknown"
+    return {"name": value.name, "dtype": dtype, "shape": tuple(sides)}
+
+
+def _layer(name: str, operator: str, precision: str) -> dict[str, str]:
+    """``precision`` is an artifact's, or the name of one of TensorRT's types."""
+    precision = _PRECISIONS.get(precision, precision.lower())
+    return {"name": name, "operator": operator, "precision": precision}
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    manifest, engine = read_engine_manifest(path)
+    layers, source = [], "read from the engine on this GPU"
+    try:
+        layers = _layers_of_engine(path, engine.product, engine.version)
+    except BackendUnavailable as error:
+        source = f"as read back when it was built (not here: {str(error).split(';')[0]})"
+    counts = engine.layers_by_type.items()
+    return {
+        "manifest": dataclasses.asdict(manifest),
+        "inputs": (dataclasses.asdict(manifest.input),),
+        "outputs": (dataclasses.asdict(manifest.output),),
+        "precisions": {_layer("", "", kind)["precision"]: count for kind, count in counts},
+        "layers": tuple(_layer(*layer) for layer in layers),
+        "notes": (f"layers: {source}", "agreement: that of the ONNX file it was built from"),
+    }
+
+
+def _layers_of_engine(path: Path, product_name: str, version: str) -> list[tuple[str, str, str]]:
+    """Name, kind and type of each layer; [] of an engine that was built without their details.
+
+    Raises:
+        BackendUnavailable: TensorRT of this version, or a GPU that loads the engine, is not here.
+    """
+    product = find_product(product_name)
+    if product.version != version:
+        raise BackendUnavailable(f"{product} is installed")
+    if reason := gpu_unavailable_reason():
+        raise BackendUnavailable(reason)
+    with logger_of(product).collect() as messages:
+        engine = create(product, "Runtime").deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise BackendUnavailable(f"{product} refuses it: {messages.first_error()}")
+        return named_layers(product.module, engine)
+
+
+def print_inspection(console: Console, found: Inspection, layers: bool = False) -> None:
+    """Print every section that holds something; ``layers`` lists each layer or range too."""
+    line(console, f"{found.file}  {found.kind}, {found.bytes / 1e6:.2f} MB")
+    for name, text in _lines({"sha256": found.sha256, **(found.manifest or {})}):
+        line(console, f"  {name:<28}{text}")
+    for note in found.notes:
+        line(console, f"  {note}")
+    tensors = table("tensor", "direction", "type", "shape", left=("direction", "type", "shape"))
+    for direction, those in (("input", found.inputs), ("output", found.outputs)):
+        for tensor in those:
+            row(tensors, tensor["name"], direction, tensor["dtype"], _text(tensor["shape"]))
+    counts = table("computes in", "layers")
+    for precision, count in found.precisions.items():
+        row(counts, precision, str(count))
+    each = table("layer", "operator", "computes in", left=("operator", "computes in"))
+    for layer in found.layers if layers else ():
+        row(each, *layer.values())
+    ranges = table("tensor", "minimum", "maximum", *METHODS)
+    for name, values in found.ranges.items() if layers else ():
+        row(ranges, name, *(f"{value:.4g}" for value in values.values()))
+    for section in (tensors, counts, each, ranges):
+        if section.row_count:
+            console.print(section)
+
+
+def _lines(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """Name and text of each value that is not empty; those of a nested object under its name."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{within}{key}.")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+            yield from ((within + key, _text([x for x in v.values() if x != ""])) for v in value)
+        elif value not in (None, "", (), []) and key not in _LONG:
+            yield within + key, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(part, (list, tuple)) for part in value)
+        return ("; " if nested else ", ").join(map(_text, value))
+    return value[:_DIGITS] if re.fullmatch("[0-9a-f]{64}", str(value)) else str(value)

@@ -1,1 +1,0 @@
-"""Description of an artifact without running it."""
