@@ -17,7 +17,7 @@ from dabnet.console import Size
 from dabnet.data.toy_street import write_camvid_tree
 from tests.support import ROOT
 
-COMMANDS = ("dabnet", "export", "bench")
+COMMANDS = ("dabnet.cli", "export.cli.main", "bench.cli.main")
 
 
 def python(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -32,8 +32,8 @@ def python(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str
     )
 
 
-def cli(package: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return python(f"from {package}.cli import main; main()", *words, cwd=cwd)
+def cli(module: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return python(f"from {module} import main; main()", *words, cwd=cwd)
 
 
 def assert_one_line(stderr: str, *expected: str) -> None:
@@ -64,24 +64,24 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
 
 
 @pytest.mark.parametrize(
-    ("package", "words", "expected"),
+    ("module", "words", "expected"),
     [
-        ("dabnet", ["--no-such-option"], "No such option"),
-        ("dabnet", ["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
-        ("dabnet", ["--input-size", "512"], "expected HEIGHTxWIDTH"),
-        ("dabnet", ["--seed", str(2**70)], "not in the range"),
-        ("dabnet", ["--data-dir", "nowhere"], "no directory at 'nowhere'"),
-        ("dabnet", ["--resume", "notes.txt"], "cannot be read as a checkpoint"),
-        ("export", [], "Missing command"),
-        ("export", ["onnx"], "Missing argument 'CHECKPOINT'"),
-        ("bench", [], "Missing argument 'CHECKPOINT'"),
+        ("dabnet.cli", ["--no-such-option"], "No such option"),
+        ("dabnet.cli", ["--dataset", "kitti"], "'kitti' is not one of 'camvid', 'cityscapes'"),
+        ("dabnet.cli", ["--input-size", "512"], "expected HEIGHTxWIDTH"),
+        ("dabnet.cli", ["--seed", str(2**70)], "not in the range"),
+        ("dabnet.cli", ["--data-dir", "nowhere"], "no directory at 'nowhere'"),
+        ("dabnet.cli", ["--resume", "notes.txt"], "cannot be read as a checkpoint"),
+        ("export.cli.main", [], "Missing command"),
+        ("export.cli.main", ["onnx"], "Missing argument 'CHECKPOINT'"),
+        ("bench.cli.main", [], "Missing argument 'CHECKPOINT'"),
     ],
 )
 def test_bad_input_of_a_real_process_is_one_line_and_code_2(
-    here: Path, package: str, words: list[str], expected: str
+    here: Path, module: str, words: list[str], expected: str
 ) -> None:
     before = snapshot(here)
-    done = cli(package, *words, cwd=here)
+    done = cli(module, *words, cwd=here)
     assert done.returncode == 2
     assert_one_line(done.stderr, expected)
     assert done.stdout == ""
@@ -130,7 +130,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 HELP = """
 import sys
-from {package}.cli import main
+from {module} import main
 try:
     main()
 except SystemExit as stop:
@@ -141,16 +141,16 @@ sys.stderr.write(f"code {{code}}, loaded {{sorted(heavy & set(sys.modules))}}")
 
 
 @pytest.mark.parametrize(
-    ("package", "words"),
+    ("module", "words"),
     [
-        *((package, ["--help"]) for package in COMMANDS),
-        *((package, ["--version"]) for package in COMMANDS),
-        ("export", ["onnx", "-h"]),
-        ("export", ["trt", "-h"]),
+        *((module, ["--help"]) for module in COMMANDS),
+        *((module, ["--version"]) for module in COMMANDS),
+        ("export.cli.main", ["onnx", "-h"]),
+        ("export.cli.main", ["trt", "-h"]),
     ],
 )
-def test_help_is_light(tmp_path: Path, package: str, words: list[str]) -> None:
-    done = python(HELP.format(package=package), *words, cwd=tmp_path)
+def test_help_is_light(tmp_path: Path, module: str, words: list[str]) -> None:
+    done = python(HELP.format(module=module), *words, cwd=tmp_path)
     assert done.stderr == "code 0, loaded []"
     assert ("Usage:" in done.stdout) == ("--version" not in words)
 
