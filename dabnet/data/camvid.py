@@ -11,79 +11,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dabnet.data.dataset import LabelledImage
-from dabnet.data.image_files import fingerprint_of, read_image, read_label, require_same_size
-from dabnet.data.labels import CAMVID, LabelSet
+from dabnet.data.image_files import FilePairs
+from dabnet.data.labels import CAMVID
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
-SPLITS = ("train", "val", "trainval", "test")
 
+class CamVid(FilePairs):
+    """One split of CamVid; ``directory`` holds the list files."""
 
-class CamVid:
-    """One split of CamVid, read from disk at each access.
-
-    Args:
-        directory: the folder that holds the list files.
-        split: one of ``SPLITS``.
-    """
-
-    name = "camvid"
-    labels: LabelSet = CAMVID
+    name, labels, splits = "camvid", CAMVID, ("train", "val", "trainval", "test")
 
     def __init__(self, directory: str | Path, split: str) -> None:
         self.directory = existing_directory(directory, "the CamVid folder")
-        if split not in SPLITS:
-            raise InputError(f"unknown split {split!r}", "one of " + ", ".join(SPLITS))
-        self.split = split
-        self._pairs = self._read_list()
-
-    def fingerprint(self) -> str:
-        return fingerprint_of(path for pair in self._pairs for path in pair)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        image_path, label_path = self._pairs[index]
-        image = read_image(image_path)
-        label = read_label(label_path, self.labels)
-        require_same_size(image, label, label_path)
-        return LabelledImage(image_path.stem, image, label)
+        super().__init__(split)
+        self.pairs = self._read_list()
 
     def _read_list(self) -> list[tuple[Path, Path]]:
-        list_file = self.directory / f"camvid_{self.split}_list.txt"
+        lists = {split: self.directory / f"camvid_{split}_list.txt" for split in self.splits}
+        list_file = lists[self.split]
         if not list_file.is_file():
-            present = [s for s in SPLITS if (self.directory / f"camvid_{s}_list.txt").is_file()]
+            present = [split for split, file in lists.items() if file.is_file()]
             raise InputError(
                 f"the {self.split} split is not in {str(self.directory)!r} (no {list_file.name})",
                 "the CamVid layout of the README",
                 f"splits that are there: {', '.join(present) or 'none'}",
             )
+        form = "'image label', two paths, per line"
         try:
             lines = list_file.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{str(list_file)!r} is not text", "one 'image label' a line", "copy it again"
-            ) from error
+            raise InputError(f"{str(list_file)!r} is not text", form, "copy it again") from error
         pairs = []
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
+            paths = [self.directory / name for name in line.split()]
+            if not paths:
                 continue
-            names = line.split()
-            if len(names) != 2:
-                raise InputError(
-                    f"line {number} of {str(list_file)!r} is {line!r}", "'image label', two paths"
-                )
-            image, label = (self.directory / name for name in names)
-            for path in (image, label):
+            if len(paths) != 2:
+                raise InputError(f"line {number} of {str(list_file)!r} is {line!r}", form)
+            for path in paths:
                 if not path.is_file():
                     raise InputError(
                         f"{str(path)!r}, named in line {number} of {list_file.name}, is missing",
                         "every listed file to be there",
                         "copy the data set again",
                     )
-            pairs.append((image, label))
+            pairs.append((paths[0], paths[1]))
         if not pairs:
-            raise InputError(f"{str(list_file)!r} lists no images", "one 'image label' a line")
+            raise InputError(f"{str(list_file)!r} lists no images", form)
         return pairs

@@ -14,19 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dabnet.data.dataset import LabelledImage, Uint8Array
-from dabnet.data.image_files import (
-    fingerprint_of,
-    read_image,
-    read_label,
-    read_label_values,
-    require_same_size,
-)
-from dabnet.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID, LabelSet
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.image_files import FilePairs, read_label, read_label_values
+from dabnet.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
-SPLITS = ("train", "val", "trainval")
 IMAGE_ENDING = "_leftImg8bit.png"
 TRAIN_IDS_ENDING = "_gtFine_labelTrainIds.png"
 IDS_ENDING = "_gtFine_labelIds.png"
@@ -34,19 +27,17 @@ IDS_ENDING = "_gtFine_labelIds.png"
 _TRAIN_ID_OF = np.array(CITYSCAPES_ID_TO_TRAIN_ID, np.uint8)
 
 
-class Cityscapes:
-    """One split of Cityscapes, read from disk at each access, in the order of its file names.
+class Cityscapes(FilePairs):
+    """One split of Cityscapes in the order of its file names; ``trainval`` is train, then val.
 
     Args:
         directory: the folder that holds ``leftImg8bit`` and ``gtFine``.
-        split: one of ``SPLITS``; ``trainval`` is train, then val.
 
     Raises:
         InputError: a folder, the split's images or the label of an image is missing.
     """
 
-    name = "cityscapes"
-    labels: LabelSet = CITYSCAPES
+    name, labels, splits = "cityscapes", CITYSCAPES, ("train", "val", "trainval")
 
     def __init__(self, directory: str | Path, split: str) -> None:
         self.directory = existing_directory(directory, "the Cityscapes folder")
@@ -54,30 +45,20 @@ class Cityscapes:
             # The download has a gtFine/test, but its label images hold ignored ids only.
             raise InputError(
                 "the test split of Cityscapes has no public labels",
-                "one of " + ", ".join(SPLITS),
+                "one of " + ", ".join(self.splits),
                 "its scores are to be had from the Cityscapes server only",
             )
-        if split not in SPLITS:
-            raise InputError(f"unknown split {split!r}", "one of " + ", ".join(SPLITS))
-        self.split = split
+        super().__init__(split)
         parts = ("train", "val") if split == "trainval" else (split,)
-        self._pairs = [pair for part in parts for pair in self._find_pairs(part)]
+        self.pairs = [pair for part in parts for pair in self._find_pairs(part)]
 
-    def fingerprint(self) -> str:
-        return fingerprint_of(path for pair in self._pairs for path in pair)
+    def read_label(self, path: Path) -> Uint8Array:
+        if path.name.endswith(TRAIN_IDS_ENDING):
+            return read_label(path, self.labels)
+        return read_label_ids(path)
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        image_path, label_path = self._pairs[index]
-        image = read_image(image_path)
-        if label_path.name.endswith(TRAIN_IDS_ENDING):
-            label = read_label(label_path, self.labels)
-        else:
-            label = read_label_ids(label_path)
-        require_same_size(image, label, label_path)
-        return LabelledImage(image_path.name.removesuffix(IMAGE_ENDING), image, label)
+    def name_of(self, image: Path) -> str:
+        return image.name.removesuffix(IMAGE_ENDING)
 
     def _find_pairs(self, part: str) -> list[tuple[Path, Path]]:
         """Return the (image, label) paths of ``train`` or ``val``."""

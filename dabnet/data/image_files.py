@@ -1,24 +1,69 @@
-"""Reading the images and label images of a dataset; whatever is wrong names its file.
-
-A name for the pixels of an image, by which two splits are searched for the same picture.
-"""
+"""Images and label images on disk; whatever is wrong names its file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dabnet.data.dataset import Uint8Array
+from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
 
 
+class FilePairs:
+    """A split whose images and labels are files, read at each access.
+
+    A data set says its ``name``, ``labels`` and ``splits``, finds the files of a split, and may
+    override how a label is read and what an image is called.
+
+    Args:
+        split: one of ``splits``.
+
+    Raises:
+        InputError: the split is unknown.
+    """
+
+    name: str
+    labels: LabelSet
+    splits: tuple[str, ...]
+
+    def __init__(self, split: str) -> None:
+        if split not in self.splits:
+            raise InputError(f"unknown split {split!r}", "one of " + ", ".join(self.splits))
+        self.split = split
+        self.pairs: Sequence[tuple[Path, Path]] = ()
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(path for pair in self.pairs for path in pair)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        image_path, label_path = self.pairs[index]
+        image, label = read_image(image_path), self.read_label(label_path)
+        if image.shape[:2] != label.shape:
+            raise InputError(
+                f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
+                f"the size of its image, {image.shape[0]}x{image.shape[1]}",
+            )
+        return LabelledImage(self.name_of(image_path), image, label)
+
+    def read_label(self, path: Path) -> Uint8Array:
+        """Return a label image, uint8 (H, W), whose values are classes or ignore."""
+        return read_label(path, self.labels)
+
+    def name_of(self, image: Path) -> str:
+        """Return what an image is called."""
+        return image.stem
+
+
 def read_image(path: Path) -> Uint8Array:
-    """Read an image of 8 bits a channel as uint8 (H, W, 3), RGB.
+    """Read an image of 8 bits per channel as uint8 (H, W, 3), RGB.
 
     Raises:
         InputError: the file is missing, damaged or no image, or has more bits.
@@ -27,7 +72,7 @@ def read_image(path: Path) -> Uint8Array:
     if picture.mode.startswith(("I", "F")):  # converting would clip at 255, not scale
         raise InputError(
             f"{str(path)!r} has mode {picture.mode}",
-            "8 bits a channel",
+            "8 bits per channel",
             "convert it to an 8-bit image",
         )
     return np.array(picture.convert("RGB"))
@@ -54,34 +99,16 @@ def read_label_values(path: Path) -> Uint8Array:
     """Read a label image of any 8-bit coding as it is, uint8 (H, W).
 
     Raises:
-        InputError: the file is missing, damaged, or not of one byte a pixel.
+        InputError: the file is missing, damaged, or not of one byte per pixel.
     """
     picture = _open(path)
     if picture.mode not in ("L", "P"):
         raise InputError(
             f"{str(path)!r} has mode {picture.mode}",
-            "a label image of one byte a pixel (mode L or P)",
+            "a label image of one byte per pixel (mode L or P)",
             "colour-coded labels must be converted to class indices",
         )
     return np.array(picture)
-
-
-def require_same_size(image: Uint8Array, label: Uint8Array, label_path: Path) -> None:
-    """Raise ``InputError`` unless label (H, W) covers image (H, W, 3) pixel by pixel."""
-    if image.shape[:2] != label.shape:
-        raise InputError(
-            f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
-            f"the size of its image, {image.shape[0]}x{image.shape[1]}",
-        )
-
-
-def fingerprint_of(paths: Iterable[Path]) -> str:
-    """Return names, sizes and times of change of files: cheap, and enough."""
-    lines = []
-    for path in paths:
-        status = path.stat()
-        lines.append(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}")
-    return "\n".join(lines)
 
 
 def _open(path: Path) -> Image.Image:
@@ -93,6 +120,15 @@ def _open(path: Path) -> Image.Image:
         raise InputError(
             f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
         ) from error
+
+
+def fingerprint_of(paths: Iterable[Path]) -> str:
+    """Return names, sizes and times of change of files: cheap, and enough."""
+    lines = []
+    for path in paths:
+        status = path.stat()
+        lines.append(f"{path.parent.name}/{path.name} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(lines)
 
 
 def image_sha256(image: Uint8Array) -> str:

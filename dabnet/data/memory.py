@@ -9,7 +9,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from dabnet.data.dataset import Dataset, LabelledImage
-from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,23 +60,10 @@ class OnHost:
     """A dataset held in the host's memory; each image is read once."""
 
     def __init__(self, dataset: Dataset) -> None:
+        self.name, self.split, self.labels = dataset.name, dataset.split, dataset.labels
+        self.fingerprint = dataset.fingerprint
         self._dataset = dataset
         self._items: list[LabelledImage | None] = [None] * len(dataset)
-
-    @property
-    def name(self) -> str:
-        return self._dataset.name
-
-    @property
-    def split(self) -> str:
-        return self._dataset.split
-
-    @property
-    def labels(self) -> LabelSet:
-        return self._dataset.labels
-
-    def fingerprint(self) -> str | None:
-        return self._dataset.fingerprint()
 
     def fill(self, progress: Callable[[], None] = lambda: None) -> None:
         """Read what is not yet held: before processes are forked, each of which would."""

@@ -1,12 +1,11 @@
-"""What training must know of a split beforehand: class shares and the mean colour."""
+"""Class shares and mean colour of a split, which training must know beforehand."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from dabnet.data.dataset import Dataset
 from dabnet.data.memory import read_ahead
 from dabnet.errors import DabnetError
-from dabnet.files import writable_directory, write_text
+from dabnet.files import writable_directory
 from dabnet.preprocessing import Triple
+from dabnet.records import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ def count_pixels(
     return SplitCounts(tuple(class_pixels.tolist()), tuple(colour_sum.tolist()), pixels)
 
 
+COUNTS = Codec(SplitCounts, "file of pixel counts", "dabnet-train", "delete it")
+
+
 class CountsCache:
     """Counts kept in a folder by what was counted: a changed image or label is counted anew."""
 
@@ -73,15 +76,11 @@ class CountsCache:
         """Return what was counted of this very split, or None."""
         file = self._file(dataset)
         try:
-            values = json.loads(file.read_text(encoding="utf-8")) if file else None
-            if values is None:
-                return None
-            counts = SplitCounts(
-                tuple(values["class_pixels"]), tuple(values["colour_sum"]), values["pixels"]
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # absent or damaged: it is counted anew
-        return counts if len(counts.class_pixels) == len(dataset.labels.classes) else None
+            counts = COUNTS.read(file) if file else None
+        except DabnetError:  # absent or damaged: it is counted anew
+            return None
+        fits = counts and len(counts.class_pixels) == len(dataset.labels.classes)
+        return counts if fits else None
 
     def store(self, dataset: Dataset, counts: SplitCounts) -> None:
         """Keep the counts of a split that has a fingerprint, where the folder can be written."""
@@ -90,7 +89,7 @@ class CountsCache:
         with suppress(DabnetError):
             if file is not None:
                 writable_directory(file.parent)
-                write_text(file, json.dumps(asdict(counts)) + "\n")
+                COUNTS.write(counts, file)
 
     def _file(self, dataset: Dataset) -> Path | None:
         fingerprint = dataset.fingerprint()

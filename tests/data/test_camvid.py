@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dabnet.data.camvid import CamVid, read_label
+from dabnet.data.camvid import CamVid
+from dabnet.data.image_files import read_label
 from dabnet.data.labels import CAMVID
 from dabnet.data.registry import open_dataset
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
@@ -100,7 +101,7 @@ def test_a_label_of_another_mode_is_refused(tree: Path, mode: str) -> None:
     Image.new(mode, (SIZE[1], SIZE[0])).save(first_label(tree))
     # Older releases of Pillow read 16-bit PNGs as mode I.
     shown = "I(;16)?" if mode == "I;16" else mode
-    with pytest.raises(InputError, match=f"has mode {shown}; expected .*one byte a pixel"):
+    with pytest.raises(InputError, match=f"has mode {shown}; expected .*one byte per pixel"):
         CamVid(tree, "val")[0]
 
 
