@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from dabnet.artifact import open_artifact
+from dabnet.artifact import CHECKPOINT, ENGINE, ONNX, Artifact, open_artifact
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.trt import runner as tensorrt_runner
 from dabnet.runtime.trt.runner import TensorRTRunner
 from tests.support import ROOT
-from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
+from tests.support.contract_graph import HEIGHT, WIDTH, contract_model, write_contract
 from tests.support.engine_files import images, info_of, install, scenario_for, write_engine
 from tests.support.tensorrt_double import FakeDeviceMemory
 
@@ -125,3 +126,38 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         open_artifact(tmp_path / "none.onnx")
     with pytest.raises(InputError, match="is a directory"):
         open_artifact(tmp_path)
+
+
+# --- what a file is ---------------------------------------------------------------------------
+
+
+def test_the_kind_is_known_by_name_and_by_what_lies_beside(tmp_path: Path) -> None:
+    for name in ("m.onnx", "M.ONNX", "m.engine", "m.plan", "m.trt", "m.pth", "m.bin", "beside.bin"):
+        (tmp_path / name).write_bytes(b"anything")
+    (tmp_path / "beside.bin.json").write_text("{}")
+    engines = {"m.engine", "m.plan", "m.trt", "beside.bin"}
+    kinds = {path.name: Artifact.open(path).kind for path in tmp_path.iterdir()}
+    assert {name for name, kind in kinds.items() if kind == ENGINE} == engines
+    assert {name for name, kind in kinds.items() if kind == ONNX} == {"m.onnx", "M.ONNX"}
+    assert kinds["m.pth"] == kinds["m.bin"] == CHECKPOINT
+
+
+def test_what_an_artifact_says_of_itself(tmp_path: Path) -> None:
+    onnx_file = Artifact.open(write_contract(tmp_path))
+    assert onnx_file.manifest == OnnxRuntimeRunner(onnx_file.path).manifest
+    assert onnx_file.size == (HEIGHT, WIDTH)
+    engine = Artifact.open(write_engine(tmp_path, info_of("10.16.1")))
+    assert engine.manifest is not None and engine.manifest.engine == info_of("10.16.1")
+    (tmp_path / "m.pth").write_bytes(b"anything")
+    checkpoint = Artifact.open(tmp_path / "m.pth")
+    assert checkpoint.manifest is None and checkpoint.size is None
+
+
+def test_an_onnx_file_that_says_nothing(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"not what it should be")
+    with pytest.raises(ArtifactError, match="damaged.onnx' cannot be read as ONNX"):
+        Artifact.open(damaged).manifest  # noqa: B018
+    onnx.save(contract_model(), str(tmp_path / "bare.onnx"))
+    with pytest.raises(ArtifactError, match="bare.onnx' carries no manifest"):
+        Artifact.open(tmp_path / "bare.onnx").manifest  # noqa: B018
