@@ -9,7 +9,8 @@ import click
 
 from dabnet.console import CONTEXT, progress_bar
 from dabnet.errors import InputError
-from export.cli.options import FILE, output_option, refuse_typed, source_options, spec_options
+from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
+from export.spec import ExportSpec
 
 if TYPE_CHECKING:
     from calibration.calibration_file import Calibration
@@ -21,7 +22,7 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
 @click.argument("sources", nargs=-1, required=True, type=FILE)
 @output_option
 @source_options
-@spec_options(only=("size", "optimize_for", "mask_dtype", "batch"))
+@request_options(ExportSpec, only=("size", "optimize_for", "mask_dtype", "batch"))
 @click.option(
     "--images",
     "folder",
@@ -108,7 +109,6 @@ def _collected(
 ) -> Calibration:
     from dabnet.data.images import Unreadable
     from export.collect import collected
-    from export.spec import ExportSpec
 
     unreadable = Unreadable(skip_unreadable)
     calibration = collected(

@@ -12,15 +12,11 @@ from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.inspect import inspect_command
-from export.cli.options import (
-    FILE,
-    build_options,
-    output_option,
-    refuse_typed,
-    source_options,
-    spec_options,
-)
+from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
 from export.cli.verify import verify_command
+from export.engine.spec import BuildSpec
+from export.option import options_of
+from export.spec import ExportSpec
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -33,7 +29,7 @@ def export_group() -> None:
 @click.argument("checkpoint", type=FILE)
 @output_option
 @source_options
-@spec_options()
+@request_options(ExportSpec)
 def onnx_command(
     checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
 ) -> None:
@@ -42,7 +38,6 @@ def onnx_command(
     The file is compared with PyTorch on real images before it is written.
     """
     from export.onnx_export import export_onnx
-    from export.spec import ExportSpec
 
     manifest = export_onnx(
         checkpoint,
@@ -62,37 +57,31 @@ def onnx_command(
 @click.option(
     "--precision", type=click.Choice(EXPORTED), help="[default: fp32, or the ONNX file's]"
 )
-@build_options
+@request_options(BuildSpec)
 @source_options
-@spec_options(without=("size", "precision", "optimize_for"))
+@request_options(ExportSpec, without=("size", "precision", "optimize_for"))
 def trt_command(
     source: Path,
     output: Path,
     size: tuple[int, int] | None,
     precision: str | None,
-    product: str | None,
     dataset: str | None,
     data_dir: Path | None,
     **values: Any,
 ) -> None:
     """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
-    from dataclasses import fields
-
-    from export.engine.engine import engine_from_checkpoint, engine_from_onnx, is_onnx
+    from dabnet.artifact import ONNX, Artifact
+    from export.engine.engine import engine_from_checkpoint, engine_from_onnx
     from export.engine.progress import phase_bars
-    from export.engine.spec import BuildSpec
-    from export.onnx_file import load_onnx, manifest_of
-    from export.spec import ExportSpec
 
-    values["product"] = product.replace("-", "_") if product else None
-    what = {f.name: values.pop(f.name) for f in fields(BuildSpec) if f.name in values}
-    from_onnx = is_onnx(source)
-    if precision is None and what["calibrator"]:
-        precision = INT8
-    elif precision is None:
-        precision = manifest_of(load_onnx(source), str(source)).precision if from_onnx else FP32
+    artifact = Artifact.open(source)
+    carried = artifact.manifest if artifact.kind == ONNX else None
+    if precision is None:
+        found = carried.precision if carried else FP32
+        precision = INT8 if values["calibrator"] else found
+    what = {name: values.pop(name) for name in options_of(BuildSpec)}
     build = BuildSpec(precision, **what)
-    if from_onnx:
+    if carried:
         count = values.pop("calibration_images")
         refuse_typed(
             [*values, "dataset"],

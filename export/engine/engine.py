@@ -178,11 +178,6 @@ def calibrator_images(
     return lambda size: calibration_source(dataset, data_dir, count, size)
 
 
-def is_onnx(path: Path) -> bool:
-    """Whether ``path`` names an ONNX file (by suffix) rather than a checkpoint."""
-    return existing_file(path, "a checkpoint or an ONNX file").suffix.lower() == ".onnx"
-
-
 def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
     """Caches are written at the end: those that cannot be are refused at the start."""
     taken = {output.resolve(): "the engine", engine_manifest_path(output).resolve(): "its manifest"}
