@@ -1,8 +1,9 @@
-"""The check of an artifact: the share of mask pixels that equal PyTorch's."""
+"""The check of an artifact before it is written: the share of mask pixels that equal PyTorch's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from dabnet.checkpoint import Checkpoint
+from dabnet.console import ProgressBar
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.images import SizedImages
+from dabnet.data.images import check_source
 from dabnet.data.transforms import resize_image
 from dabnet.errors import BuildError
+from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Agreement
@@ -24,55 +28,54 @@ from export.spec import ExportSpec
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def agreement_with_pytorch(
+def required_agreement(
     model: onnx.ModelProto,
-    module: ImageToMask,
+    checkpoint: Checkpoint,
+    data_dir: Path | None,
     spec: ExportSpec,
-    stride: int,
-    images: SizedImages,
-    progress: Callable[[], None] = lambda: None,
+    progress: ProgressBar,
 ) -> Agreement:
     """Compare the masks of a graph on onnxruntime's CPU provider with PyTorch FP32's.
 
     An FP16 graph runs node by node, each tensor rounded to FP16: in one session that provider
     would compute in FP32. Where a call chooses the size or the batch, one image is also run at
-    another size and twice in a batch.
+    another size and in a larger batch.
 
     Args:
         model: the graph as it will be written.
-        module: the reference: uint8 images → mask.
+        checkpoint: the network that it must agree with.
+        data_dir: folder of the data set, whose ``val`` is read; None draws toy street scenes.
         spec: the request that ``model`` was made for.
-        stride: of the network.
-        images: at the size of ``spec``.
-        progress: called after each of them.
+        progress: shows a bar.
+
+    Raises:
+        BuildError: they agree on fewer pixels than ``spec`` requires.
     """
-    run = _runner(model)
-    shares = []
-    for number, image in enumerate(item.image for item in images):
-        shares.append(_share(run, module, spec, image, spec.batch))
-        if number == 0 and spec.dynamic_size:
-            shares.append(_share(run, module, spec, _resized(image, stride), spec.batch))
-        if number == 0 and spec.dynamic_batch:
-            shares.append(_share(run, module, spec, image, spec.batch + 1))
-        progress()
-    return Agreement(images.description, float(np.mean(shares)), float(min(shares)))
-
-
-def require(agreement: Agreement, least: float, precision: str) -> None:
-    """Raise BuildError if an artifact agrees with PyTorch on too few pixels to be written."""
-    if agreement.mean >= least:
-        return
-    fix = (
-        "more --calibration-images or another --calibration-method may help"
-        if precision == INT8
-        else "this is a fault of the export: please report it"
-    )
-    raise BuildError(
-        f"the {precision} artifact agrees with PyTorch on {100 * agreement.mean:.3f} % of pixels"
-        f" ({agreement.images}); nothing was written",
-        f"at least {100 * least:g} %",
-        f"{fix}, or lower --min-agreement",
-    )
+    images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
+    reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    run, stride, shares = _runner(model), network_named(checkpoint.model).stride, []
+    with progress("comparing with PyTorch", len(images)) as step:
+        for number, image in enumerate(item.image for item in images):
+            shares.append(_share(run, reference, spec, image, spec.batch))
+            if number == 0 and spec.dynamic_size:
+                shares.append(_share(run, reference, spec, _resized(image, stride), spec.batch))
+            if number == 0 and spec.dynamic_batch:
+                shares.append(_share(run, reference, spec, image, spec.batch + 1))
+            step()
+    agreement = Agreement(images.description, float(np.mean(shares)), float(min(shares)))
+    if agreement.mean < spec.required_agreement:
+        fix = (
+            "more --calibration-images or another --calibration-method may help"
+            if spec.precision == INT8
+            else "this is a fault of the export: please report it"
+        )
+        raise BuildError(
+            f"the {spec.precision} artifact agrees with PyTorch on {100 * agreement.mean:.3f} % of"
+            f" pixels ({agreement.images}); nothing was written",
+            f"at least {100 * spec.required_agreement:g} %",
+            f"{fix}, or lower --min-agreement",
+        )
+    return agreement
 
 
 def _runner(model: onnx.ModelProto) -> Run:

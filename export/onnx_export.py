@@ -18,14 +18,14 @@ import torch
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.images import check_source, range_source
+from dabnet.data.images import range_source
 from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask, node_scope
 from dabnet.precision import FP16, INT8
 from dabnet.runtime.manifest import DYNAMIC, Manifest, PassInfo, TensorInfo
-from export.agreement import agreement_with_pytorch, require
+from export.agreement import required_agreement
 from export.graph.tensors import largest_activations
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.passes.float16 import to_float16
@@ -65,8 +65,7 @@ def export_onnx(
     """
     output = writable_target(output, checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
-    network = network_named(checkpoint.model)
-    network.check_size(*spec.size)
+    network_named(checkpoint.model).check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
     graph = float_graph(checkpoint, spec)  # trace → passes
     model, calibration, largest = graph.model, None, None
@@ -74,8 +73,9 @@ def export_onnx(
         from export.int8.quantise import Int8Export  # an export of floats loads none of it
 
         source = (checkpoint, sha256, data_dir)
-        int8 = Int8Export(graph.model, graph.logits, *source, spec, progress).run(reports or output)
-        model, calibration, largest = int8.model, int8.info, int8.largest
+        int8 = Int8Export(graph.model, graph.logits, *source, spec, progress)
+        model, ranges = int8.run(reports or output)
+        calibration, largest = ranges.info, ranges.largest
     model, passes = optimize(
         model, spec.optimize_for, spec.precision, quantized=True, without=spec.without_passes
     )
@@ -96,11 +96,7 @@ def export_onnx(
     # The graph is checked as it will be written; only the agreement is added to its manifest.
     trial = with_manifest(model, manifest)
     check_onnx(trial)
-    images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
-    reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
-    with progress("comparing with PyTorch", len(images)) as step:
-        agreement = agreement_with_pytorch(trial, reference, spec, network.stride, images, step)
-    require(agreement, spec.required_agreement, spec.precision)
+    agreement = required_agreement(trial, checkpoint, data_dir, spec, progress)
     manifest = replace(manifest, agreement=agreement)
     save_onnx(with_manifest(model, manifest), output)
     return manifest

@@ -1,4 +1,4 @@
-"""Which convolutions to leave in float so that int8 keeps to an accuracy budget.
+"""The search for the convolutions that stay in float, so that int8 keeps to an accuracy budget.
 
 1. Each convolution alone is made int8, and the noise it adds to the logits is measured.
 2. From all of them in int8, those go to float that cost most accuracy for the time they save, one
@@ -12,27 +12,23 @@ Every measurement is kept, so that an interrupted search goes on where it was.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from dabnet.errors import InputError
-from dabnet.files import write_text
-from dabnet.intervals import Interval
-from export.int8.trial import Outcome
-
-VERSION = 1
+from dabnet.errors import DabnetError, InputError
+from dabnet.records import Codec
+from export.int8.trial import Int8Trial, Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The most that int8 may cost.
+    """The maximum cost of int8.
 
     Attributes:
         max_drop: mIoU points of 100 below FP32; None: any.
-        max_disagreement: percent of pixels that differ from FP32; None: any.
+        max_disagreement: percentage of pixels that differ from FP32; None: any.
     """
 
     max_drop: float | None = None
@@ -45,18 +41,9 @@ class Budget:
         )
 
 
-class Trial(Protocol):
-    """What ``export.int8.trial.Int8Trial`` is to the search."""
-
-    layers: tuple[str, ...]
-
-    def only(self, layer: str) -> Outcome: ...
-    def without(self, float_layers: Collection[str]) -> Outcome: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LayerEffect:
-    """One convolution: what int8 does to accuracy in it alone, and the time it saves."""
+    """Of one convolution: the outcome of int8 in it alone, and the time that int8 saves there."""
 
     layer: str
     outcome: Outcome
@@ -65,7 +52,7 @@ class LayerEffect:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One set of convolutions in float: what was measured, and the modelled time."""
+    """One set of convolutions in float: the measured outcome, and the modelled time."""
 
     float_layers: tuple[str, ...]
     outcome: Outcome
@@ -87,33 +74,52 @@ class Search:
     chosen: Choice
 
 
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """The file of a search: every outcome by what was measured, and what they depend on."""
+
+    version: int
+    key: str
+    measured: dict[str, Outcome]
+
+
+_NOTES = Codec(
+    _Notes,
+    "search for an accuracy budget",
+    "dabnet-export",
+    "delete it",
+    version=("version", 1),
+    one_line_each=("measured",),
+)
+
+
 class Notebook:
     """Measurements by what was measured, kept in a file after each.
 
     Args:
-        path: of the file; None keeps none.
-        key: of graph, ranges and images; measurements of another key are not taken.
+        path: of the file; None keeps none. One that is damaged, or of another key, starts anew.
+        key: of graph, ranges and images, on which every measurement depends.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
-        self._path, self._key = path, key
-        self._found: dict[str, Outcome] = {}
-        if path is not None and path.exists():
-            self._found = _read(path, key)
+        self._path, self._notes = path, _Notes(1, key, {})
+        if path is not None:
+            with suppress(DabnetError):
+                found = _NOTES.read(path)
+                self._notes = found if found.key == key else self._notes
 
     def get(self, what: str, measure: Callable[[], Outcome]) -> Outcome:
         """Return the outcome that is written under ``what``, or measure and write it."""
-        if what not in self._found:
-            self._found[what] = measure()
+        measured = self._notes.measured
+        if what not in measured:
+            measured[what] = measure()
             if self._path is not None:
-                plain = {name: asdict(outcome) for name, outcome in self._found.items()}
-                content = {"version": VERSION, "key": self._key, "measured": plain}
-                write_text(self._path, json.dumps(content, indent=1))
-        return self._found[what]
+                _NOTES.write(self._notes, self._path)
+        return measured[what]
 
 
 def search(
-    trial: Trial,
+    trial: Int8Trial,
     gain_s: Callable[[str], float],
     seconds: Callable[[Collection[str]], float],
     budget: Budget,
@@ -154,7 +160,7 @@ def search(
     if not budget.holds(chosen.outcome):
         raise InputError(
             f"with every convolution in float, {chosen.outcome.drop.value:.2f} mIoU points and"
-            f" {chosen.outcome.disagreement:.2f} % of pixels are lost to what else is rounded",
+            f" {chosen.outcome.disagreement:.2f} % of pixels are lost to the other rounded tensors",
             "a budget that this placement can keep",
             "choose --placement conv-inputs, or a larger budget",
         )
@@ -168,21 +174,7 @@ def search(
 
 
 def _harm(effect: LayerEffect) -> tuple[bool, float]:
-    """What saves no time goes first, by its noise; then noise for each second saved."""
+    """A layer that saves no time goes first, by its noise; then noise per second saved."""
     if effect.gain_s <= 0:
         return True, effect.outcome.noise
     return False, effect.outcome.noise / effect.gain_s
-
-
-def _read(path: Path, key: str) -> dict[str, Outcome]:
-    """The measurements of a file; none where it is damaged, or of something else."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if (content["version"], content["key"]) != (VERSION, key):
-            return {}
-        return {
-            what: Outcome(Interval(**raw["drop"]), raw["disagreement"], raw["noise"])
-            for what, raw in content["measured"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}

@@ -49,15 +49,6 @@ class Ranges:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Graph:
-    """A graph with Q/DQ, its record for the manifest, and ``Ranges.largest``."""
-
-    model: onnx.ModelProto
-    info: CalibrationInfo
-    largest: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Int8Export:
     """The way of one FP32 graph to INT8.
 
@@ -78,8 +69,8 @@ class Int8Export:
     spec: ExportSpec
     progress: ProgressBar
 
-    def run(self, reports: Path) -> Int8Graph:
-        """Choose ranges and layers and insert Q/DQ.
+    def run(self, reports: Path) -> tuple[onnx.ModelProto, Ranges]:
+        """Choose ranges and layers; return the graph with Q/DQ, and the ranges that it has.
 
         Args:
             reports: the file beside which the tables of an accuracy budget go.
@@ -93,8 +84,8 @@ class Int8Export:
         float_layers = self.spec.float_layers
         if self.spec.has_budget:
             float_layers = self._layers_within_budget(ranges, reports)
-        model = self._quantised(ranges, float_layers)
-        return Int8Graph(model, replace(ranges.info, float_layers=float_layers), ranges.largest)
+        info = replace(ranges.info, float_layers=float_layers)
+        return self._quantised(ranges, float_layers), replace(ranges, info=info)
 
     def ranges(self) -> Ranges:
         """Take the ranges of training, of ``spec.calibration_file``, or of training images.

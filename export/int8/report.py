@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from dabnet.files import replacing, write_text
 from dabnet.intervals import Interval
-from export.int8.budget import Budget, Choice, LayerEffect, Search
+from export.int8.budget import Budget, Choice, Search
 from export.int8.cost import CostModel
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#7a7a7a"
+
+_TEXT = """\
+# INT8 within {budget}
+
+{verdict}
+
+Drop is FP32's mIoU less INT8's in points, with its 95 % interval over the held-out training\
+ images; time is the roofline model of the convolutions on a {card}.
+
+| convolutions in float | drop [95 %] | pixels that differ % | modelled time µs | |
+|---|---|---|---|---|
+{choices}
+
+In float: {layers}.
+
+Each convolution alone in INT8, the rest in FP32, the most harmful for the time it saves first:
+
+| convolution | noise of the logits dB | drop [95 %] | pixels that differ % | saves µs |
+|---|---|---|---|---|
+{effects}
+"""
 
 
 def save_report(found: Search, budget: Budget, cost: CostModel, table: Path, plot: Path) -> None:
@@ -18,50 +42,40 @@ def save_report(found: Search, budget: Budget, cost: CostModel, table: Path, plo
 
 
 def markdown(found: Search, budget: Budget, cost: CostModel) -> str:
-    """The choices that were measured, then what int8 does in each convolution alone."""
-    lines = [
-        f"# INT8 within {describe(budget)}",
-        "",
-        f"{verdict(found, cost)}",
-        "",
-        "Drop is FP32's mIoU less INT8's in points, with its 95 % interval over the held-out"
-        f" training images; time is the roofline model of the convolutions on a {cost.card.name}.",
-        "",
-        "| convolutions in float | drop [95 %] | pixels that differ % | modelled time µs | |",
-        "|---|---|---|---|---|",
-    ]
-    for choice in found.choices:
-        mark = "**chosen**" if choice == found.chosen else ""
-        outcome = choice.outcome
-        lines.append(
-            f"| {len(choice.float_layers)} | {_interval(outcome.drop)}"
-            f" | {outcome.disagreement:.3f} | {1e6 * choice.seconds:.1f} | {mark} |"
+    """The choices that were measured, then the effect of int8 in each convolution alone."""
+    limits = [(budget.max_drop, "mIoU points"), (budget.max_disagreement, "% of pixels")]
+    choices = [
+        (
+            len(choice.float_layers),
+            _interval(choice.outcome.drop),
+            f"{choice.outcome.disagreement:.3f}",
+            f"{1e6 * choice.seconds:.1f}",
+            "**chosen**" if choice == found.chosen else "",
         )
-    chosen = found.chosen.float_layers
-    lines += ["", f"In float: {', '.join(chosen) or 'none'}.", ""]
-    lines += [
-        "Each convolution alone in INT8, the rest in FP32, the most harmful for the time it saves"
-        " first:",
-        "",
-        "| convolution | noise of the logits dB | drop [95 %] | pixels that differ % | saves µs |",
-        "|---|---|---|---|---|",
-        *(_layer_row(effect) for effect in found.effects),
+        for choice in found.choices
     ]
-    return "\n".join(lines) + "\n"
-
-
-def describe(budget: Budget) -> str:
-    """Such as ``0.3 mIoU points``."""
-    parts = []
-    if budget.max_drop is not None:
-        parts.append(f"{budget.max_drop:g} mIoU points")
-    if budget.max_disagreement is not None:
-        parts.append(f"{budget.max_disagreement:g} % of pixels")
-    return " and ".join(parts)
+    effects = [
+        (
+            effect.layer,
+            f"{_decibel(effect.outcome.noise):.1f}",
+            _interval(effect.outcome.drop),
+            f"{effect.outcome.disagreement:.3f}",
+            f"{1e6 * effect.gain_s:.2f}",
+        )
+        for effect in found.effects
+    ]
+    return _TEXT.format(
+        budget=" and ".join(f"{most:g} {unit}" for most, unit in limits if most is not None),
+        verdict=verdict(found, cost),
+        card=cost.card.name,
+        choices=_rows(choices),
+        layers=", ".join(found.chosen.float_layers) or "none",
+        effects=_rows(effects),
+    )
 
 
 def verdict(found: Search, cost: CostModel) -> str:
-    """Whether the model expects INT8 to pay on this card, and what to ship where it does not."""
+    """Whether the model expects INT8 to pay on this card, and which one to ship otherwise."""
     rest = cost.card.rest
     ratio = cost.seconds(cost.layers) / found.chosen.seconds
     text = (
@@ -76,16 +90,21 @@ def verdict(found: Search, cost: CostModel) -> str:
     return f"{text}. Measure it on your card with dabnet-bench before you ship it."
 
 
-def _layer_row(effect: LayerEffect) -> str:
-    outcome = effect.outcome
-    return (
-        f"| {effect.layer} | {_decibel(outcome.noise)} | {_interval(outcome.drop)}"
-        f" | {outcome.disagreement:.3f} | {1e6 * effect.gain_s:.2f} |"
-    )
+def pareto(choices: tuple[Choice, ...]) -> list[Choice]:
+    """The choices that no other beats in both time and drop, fastest first."""
+    front: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.seconds, c.outcome.drop.value)):
+        if not front or choice.outcome.drop.value < front[-1].outcome.drop.value:
+            front.append(choice)
+    return front
 
 
-def _decibel(noise: float) -> str:
-    return f"{10 * math.log10(noise):.1f}" if noise > 0 else "-inf"
+def _rows(rows: Iterable[Iterable[object]]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _decibel(noise: float) -> float:
+    return 10 * math.log10(noise) if noise > 0 else -math.inf
 
 
 def _interval(value: Interval) -> str:
@@ -94,65 +113,36 @@ def _interval(value: Interval) -> str:
 
 def _plot(found: Search, budget: Budget, cost: CostModel, path: Path) -> None:
     """Left: every choice, drop against time, with the Pareto front. Right: the noisiest layers."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     times = [1e6 * choice.seconds for choice in found.choices]
     drops = [choice.outcome.drop for choice in found.choices]
     errors = [[d.value - d.low for d in drops], [d.high - d.value for d in drops]]
-    left.errorbar(
-        times, [d.value for d in drops], yerr=errors, fmt="o", ms=4, lw=0.8, color="#7a7a7a"
-    )
-    front = pareto(found.choices)
-    left.step(
-        [1e6 * c.seconds for c in front],
-        [c.outcome.drop.value for c in front],
-        where="post",
-        color="#0072b2",
-        label="Pareto front",
-    )
+    left.errorbar(times, [d.value for d in drops], errors, fmt="o", ms=4, lw=0.8, color=_GREY)
+    front = [(1e6 * c.seconds, c.outcome.drop.value) for c in pareto(found.choices)]
+    left.step(*zip(*front, strict=True), where="post", color=_BLUE, label="Pareto front")
     chosen = found.chosen
-    left.plot(
-        1e6 * chosen.seconds,
-        chosen.outcome.drop.value,
-        "D",
-        ms=9,
-        color="#d55e00",
-        label=f"chosen: {len(chosen.float_layers)} in float",
-    )
+    mark = {"ms": 9, "color": _ORANGE, "label": f"chosen: {len(chosen.float_layers)} in float"}
+    left.plot(1e6 * chosen.seconds, chosen.outcome.drop.value, "D", **mark)
     if budget.max_drop is not None:
-        left.axhline(budget.max_drop, color="#d55e00", lw=0.8, ls="--", label="budget")
-    left.set(
-        xlabel=f"modelled time of the convolutions on a {cost.card.name}, µs",
-        ylabel="drop, mIoU points",
-    )
+        left.axhline(budget.max_drop, color=_ORANGE, lw=0.8, ls="--", label="budget")
+    left.set_xlabel(f"modelled time of the convolutions on a {cost.card.name}, µs")
+    left.set_ylabel("drop, mIoU points")
     left.legend(fontsize=8)
+
     loudest = sorted(found.effects, key=lambda effect: effect.outcome.noise)[-20:]
+    decibels = [_decibel(max(effect.outcome.noise, 1e-12)) for effect in loudest]
     right.barh(
         [effect.layer.replace("DAB_", "") for effect in loudest],
-        [10 * math.log10(max(effect.outcome.noise, 1e-12)) + 120 for effect in loudest],
+        [value + 120 for value in decibels],
         left=-120,
-        color=["#d55e00" if e.layer in chosen.float_layers else "#0072b2" for e in loudest],
+        color=[_ORANGE if e.layer in chosen.float_layers else _BLUE for e in loudest],
     )
-    quietest = 10 * math.log10(max(loudest[0].outcome.noise, 1e-12))
-    right.set_xlim(quietest - 3, 10 * math.log10(max(loudest[-1].outcome.noise, 1e-12)) + 1)
-    right.set(
-        xlabel="noise of the logits, dB",
-        title="INT8 in one convolution alone; orange: left in float",
-    )
-    right.title.set_fontsize(9)
+    right.set_xlim(decibels[0] - 3, decibels[-1] + 1)
+    right.set_xlabel("noise of the logits, dB")
+    right.set_title("INT8 in one convolution alone; orange: left in float", fontsize=9)
     right.tick_params(axis="y", labelsize=7)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-
-
-def pareto(choices: tuple[Choice, ...]) -> list[Choice]:
-    """Those that no other choice beats in both time and drop, fastest first."""
-    front: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.seconds, c.outcome.drop.value)):
-        if not front or choice.outcome.drop.value < front[-1].outcome.drop.value:
-            front.append(choice)
-    return front
