@@ -27,10 +27,7 @@ DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Name, numpy dtype name and shape of a graph input or output.
-
-    A side that each call chooses is ``DYNAMIC`` (-1).
-    """
+    """Name, numpy dtype name and shape of a graph's input or output; sides may be ``DYNAMIC``."""
 
     name: str
     dtype: str
@@ -177,11 +174,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> Manifest:
-        """Read what ``to_json`` wrote; ``source`` names the file in the error.
-
-        Raises:
-            ArtifactError: it is damaged, or of another format.
-        """
+        """Read what ``to_json`` wrote, or raise ArtifactError, in which ``source`` is the file."""
         return MANIFEST.parse(text, source)
 
 
@@ -197,11 +190,7 @@ MANIFEST = Codec(
 
 
 def carried_manifest(properties: Mapping[str, str], source: str) -> Manifest:
-    """Return the manifest among an ONNX file's ``metadata_props``; ``source`` names the file.
-
-    Raises:
-        ArtifactError: there is none, or it is damaged or of another format.
-    """
+    """Return the manifest among an ONNX file's ``metadata_props``, or raise ArtifactError."""
     if ONNX_KEY not in properties:
         raise ArtifactError(
             f"{source} carries no manifest",
@@ -217,11 +206,7 @@ def engine_manifest_path(engine: Path) -> Path:
 
 
 def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
-    """Return the manifest beside an engine, and what it says about the build.
-
-    Raises:
-        ArtifactError: there is none, it is damaged or of another format, or not of an engine.
-    """
+    """Return the manifest beside an engine and its part on the build, or raise ArtifactError."""
     path = engine_manifest_path(engine)
     fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine}"
     if not path.is_file():

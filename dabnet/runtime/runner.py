@@ -106,10 +106,7 @@ class HasLayerTimes(Protocol):
     """A ``Runner`` that reports where its time goes."""
 
     def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
-        """Run ``calls`` times under the backend's profiler; the longest layer comes first.
-
-        Profiling slows the calls down: its times are for comparing layers, and a row's own time is
-        never taken from them.
+        """Run ``calls`` times under the backend's profiler, which slows them down.
 
         Raises:
             BackendUnavailable: this backend has no profile here; the message says why.
@@ -210,25 +207,17 @@ def import_backend(package: str, extra: str) -> Any:
         raise MissingPackage(package, extra) from error
 
 
-class NullRunner:
-    """Returns an empty mask at once: timing it measures the harness itself."""
+class NullRunner(Runner):
+    """Returns an empty mask at once, and nothing else: timing it measures the harness itself."""
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self.info = RunnerInfo("null", "", "none", "none", shape)
+        self._info = RunnerInfo("null", "", "none", "none", shape)
         self._masks = np.zeros(shape[:3], np.uint8)
 
+    @property
+    def info(self) -> RunnerInfo:
+        return self._info
+
     def infer(self, images: Uint8Array) -> Uint8Array:
-        check_images(images, self.info.shape)
+        check_images(images, self._info.shape)
         return self._masks
-
-    def stage(self, batches: Sequence[Uint8Array]) -> None:
-        pass
-
-    def launch(self, index: int) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

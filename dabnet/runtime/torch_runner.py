@@ -249,10 +249,9 @@ def torch_layer_times(
 ) -> tuple[LayerTime, ...]:
     """Profile ``calls`` runs after one that is not counted, with ``torch.profiler``.
 
-    Returns:
-        On the CPU the operators' own time, without that of operators which they call. On CUDA the
-        time of the kernels, by the operator that launched them or, where none did (a CUDA graph is
-        replayed as a whole), by kernel.
+    On the CPU: the operators' own time, without that of operators which they call. On CUDA: the
+    time of the kernels, by the operator that launched them or, where none did (a CUDA graph is
+    replayed as a whole), by kernel.
     """
     run()
     synchronize()

@@ -51,7 +51,7 @@ def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
     """Let the session that the block creates with ``options`` write a trace.
 
     Yields a function that takes the session, after its last run, and returns the nodes that ran, in
-    order. Outside of the block nothing of the trace is left, on disk or in the session.
+    order. After the block nothing of the trace is left, on disk or in the session.
     """
     with tempfile.TemporaryDirectory(prefix="dabnet-trace-") as folder:
         options.enable_profiling = True

@@ -22,11 +22,7 @@ from dabnet.runtime.ort.placement import CPU
 
 
 def manifest_of_session(session: Any, source: str) -> Manifest:
-    """Return the manifest of a loaded artifact, whose tensors are those that it declares.
-
-    Raises:
-        ArtifactError: there is none, it is damaged, or the graph has other tensors.
-    """
+    """Return the manifest that a loaded graph carries; ArtifactError if its tensors differ."""
     manifest = carried_manifest(session.get_modelmeta().custom_metadata_map, source)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     require_tensors(manifest, [*map(_tensor, inputs)], [*map(_tensor, outputs)], source)

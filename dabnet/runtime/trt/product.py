@@ -172,8 +172,8 @@ class Messages:
 class CollectingLogger:
     """The one logger of a TensorRT module, whose messages go to whoever collects at the time.
 
-    TensorRT keeps a single logger per process and ignores any later one while a builder, runtime
-    or refitter is alive (it says so in a warning), so there is one for each module.
+    TensorRT keeps a single logger per process and ignores any later one while a builder or a
+    runtime is alive, so there is one for each module.
     """
 
     def __init__(self, module: Any) -> None:
