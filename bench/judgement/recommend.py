@@ -36,69 +36,40 @@ class Bounds:
     max_memory_mb: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of a row: its text says how it meets its bound."""
-
-    name: str
-    unit: str
-    value: Interval | None
-    bound: float | None
-    at_least: bool = False
-
-    @property
-    def missed(self) -> bool:
-        """Whether the estimate misses the bound; an unknown one does."""
-        return self.bound is not None and (self.value is None or self._beyond(self.value.value))
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"{self.name} unknown"
-        value, low, high = self.value.value, self.value.low, self.value.high
-        interval = f" [{low:.2f}, {high:.2f}]" if low < high < math.inf else ""
-        text = f"{self.name} {value:.2f}{interval} {self.unit}"
-        if self.missed:
-            return f"{text} (misses {self.bound:g} by {abs(value - (self.bound or 0)):.2f})"
-        unsure = self._beyond(low if self.at_least else high)
-        return f"{text} (meets {self.bound:g} by its estimate only)" if unsure else text
-
-    def _beyond(self, value: float) -> bool:
-        return self.bound is not None and (
-            value < self.bound if self.at_least else value > self.bound
-        )
-
-
 def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | None, list[str]]:
     """The row of a setting to ship (None if none meets the bounds), and the reasons, line by line.
 
     The fastest; of rows that rounds do not tell from it the most accurate; of those that images do
     not tell from that one the smallest file.
     """
-    fitting, others, excluded = [], [], []
     rows = [row for row in report.rows if row.setting == setting and not row.timing(PAPER)]
-    for row in sorted(rows, key=lambda row: _median_ms(row, bounds)):
-        timing = row.timing(bounds.scope)
-        reason = _unfit(row) or ("" if timing else f"not timed in scope {bounds.scope}")
-        if reason or not timing:
-            excluded.append(f"  {row.name}: not considered: {reason}")
+    timings = {row.name: row.timing(bounds.scope) for row in rows}
+    rows.sort(key=lambda row: _median_ms(timings[row.name]))
+    fitting: list[tuple[Row, Timing]] = []
+    lines, excluded = [], []
+    for row in rows:
+        timing, reason = timings[row.name], _unfit(row)
+        if timing is None or reason:
+            why = reason or f"not timed in scope {bounds.scope}"
+            excluded.append(f"  {row.name}: not considered: {why}")
             continue
         figures = _figures(row, timing, bounds)
-        text = f"{row.name}: {', '.join(map(str, figures))}{''.join(_notes(row, timing, bounds))}"
-        if any(figure.missed for figure in figures):
-            others.append(f"  misses: {text}")
-        else:
-            fitting.append(row)
-            others.append(f"  meets: {text}")
+        missed = any(missed for _, missed in figures)
+        texts = (text for text, _ in figures)
+        notes = "".join(_notes(row, timing, bounds.percentile))
+        lines.append(f"  {'misses' if missed else 'meets'}: {row.name}: {', '.join(texts)}{notes}")
+        if not missed:
+            fitting.append((row, timing))
     if bounds.min_miou is None:
         excluded.append("  note: accuracy was not bounded: add --min-miou")
     if not report.complete:
         excluded.append("  note: the record is of a run that was stopped before its end")
     where = f"({setting}, scope {bounds.scope})"
     if not fitting:
-        return None, [f"nothing meets the bounds {where}", *others, *excluded]
-    chosen, why = _best(fitting, bounds)
+        return None, [f"nothing meets the bounds {where}", *lines, *excluded]
+    chosen, why = _best(fitting)
     first = [f"ship {chosen.name} ({chosen.artifact}) {where}", f"  because {why}"]
-    return chosen, [*first, *others, *excluded]
+    return chosen, [*first, *lines, *excluded]
 
 
 def chosen_setting(
@@ -133,8 +104,7 @@ def percentile_ms(timing: Timing, percentile: str) -> Interval:
     return interval_around(value, [np.percentile(samples, rank) for samples in counted])
 
 
-def _median_ms(row: Row, bounds: Bounds) -> float:
-    timing = row.timing(bounds.scope)
+def _median_ms(timing: Timing | None) -> float:
     return timing.latency.p50_ms if timing and timing.latency else math.inf
 
 
@@ -148,42 +118,58 @@ def _unfit(row: Row) -> str:
     return row.reason
 
 
-def _figures(row: Row, timing: Timing, bounds: Bounds) -> list[Figure]:
+def _figures(row: Row, timing: Timing, bounds: Bounds) -> list[tuple[str, bool]]:
+    """Each figure of a row as text, and whether it misses its bound."""
     miou = row.score.miou if row.score else None
     percent = Interval(100 * miou.value, 100 * miou.low, 100 * miou.high) if miou else None
-    least = None if bounds.min_miou is None else 100 * bounds.min_miou
+    minimum = None if bounds.min_miou is None else 100 * bounds.min_miou
     latency = percentile_ms(timing, bounds.percentile)
     peak = (row.footprint.device_peak_bytes or row.footprint.host_peak_bytes or 0) / 1e6
     memory = Interval(peak, peak, peak) if peak else None
     return [
-        Figure("mIoU", "%", percent, least, at_least=True),
-        Figure(bounds.percentile, "ms", latency, bounds.max_latency_ms),
-        Figure("peak memory", "MB", memory, bounds.max_memory_mb),
+        _figure("mIoU", "%", percent, minimum, sign=-1),
+        _figure(bounds.percentile, "ms", latency, bounds.max_latency_ms),
+        _figure("peak memory", "MB", memory, bounds.max_memory_mb),
     ]
 
 
-def _best(fitting: list[Row], bounds: Bounds) -> tuple[Row, str]:
+def _figure(
+    name: str, unit: str, value: Interval | None, bound: float | None, sign: int = 1
+) -> tuple[str, bool]:
+    """Text and whether the estimate misses the bound, a maximum (``sign`` 1) or minimum (-1)."""
+    if value is None:
+        return f"{name} unknown", bound is not None
+    interval = f" [{value.low:.2f}, {value.high:.2f}]" if value.low < value.high < math.inf else ""
+    text = f"{name} {value.value:.2f}{interval} {unit}"
+    if bound is None:
+        return text, False
+    over, worst = (sign * (v - bound) for v in (value.value, value.high if sign > 0 else value.low))
+    if over > 0:
+        return f"{text} (misses {bound:g} by {over:.2f})", True
+    return f"{text} (meets {bound:g} by its estimate only)" if worst > 0 else text, False
+
+
+def _best(fitting: list[tuple[Row, Timing]]) -> tuple[Row, str]:
     """The row to ship of those that meet the bounds, the fastest first, and what decided."""
-    if len(fitting) == 1:
-        return fitting[0], "it is the only row that meets the bounds"
-    equal = [fitting[0], *(row for row in fitting[1:] if _as_fast(row, fitting[0], bounds.scope))]
+    (fastest, its), *others = fitting
+    equal = [fastest]
+    for row, timing in others:
+        ratio = speed_ratio(its.turns, timing.turns)
+        if ratio and verdict(ratio) == "indistinguishable":
+            equal.append(row)
+    if not others:
+        return fastest, "it is the only row that meets the bounds"
     if len(equal) == 1:
-        return fitting[0], f"it is the fastest of {len(fitting)} that meet the bounds"
+        return fastest, f"it is the fastest of {len(fitting)} that meet the bounds"
     accurate = max(equal, key=lambda row: row.score.miou.value if row.score else -1)
     level = [row for row in equal if row is accurate or not _less_accurate(row, accurate)]
     chosen = min(level, key=lambda row: row.footprint.artifact_bytes or math.inf)
     names = ", ".join(row.name for row in equal if row is not chosen)
-    decided = "it is the smallest of those whose accuracy the images do not tell apart"
+    smallest = "it is the smallest of those whose accuracy the images do not tell apart"
     return chosen, (
         f"of {len(fitting)} that meet the bounds none is surely faster (the rounds do not tell its"
-        f" speed from {names}), and {'it is the most accurate' if len(level) == 1 else decided}"
+        f" speed from {names}), and {'it is the most accurate' if len(level) == 1 else smallest}"
     )
-
-
-def _as_fast(row: Row, fastest: Row, scope: str) -> bool:
-    timings = [each.timing(scope) for each in (fastest, row)]
-    ratio = speed_ratio(*(timing.turns if timing else () for timing in timings))
-    return ratio is not None and verdict(ratio) == "indistinguishable"
 
 
 def _less_accurate(row: Row, best: Row) -> bool:
@@ -193,12 +179,12 @@ def _less_accurate(row: Row, best: Row) -> bool:
     return miou_change(best.score, row.score, paired=True).high < 0
 
 
-def _notes(row: Row, timing: Timing, bounds: Bounds) -> Iterator[str]:
+def _notes(row: Row, timing: Timing, percentile: str) -> Iterator[str]:
     """What whoever ships this row must know."""
     if timing.marks:
         yield f"; its timing was {', '.join(timing.marks)}: measure again in quiet"
-    if timing.latency and timing.latency.calls < _CALLS_FOR[bounds.percentile]:
-        yield f"; {bounds.percentile} of {timing.latency.calls} calls is a guess"
+    if timing.latency and timing.latency.calls < _CALLS_FOR[percentile]:
+        yield f"; {percentile} of {timing.latency.calls} calls is a guess"
     if row.score and row.accuracy and row.accuracy.timed_miou is not None:
         timed = f"{100 * row.accuracy.timed_miou:.2f} %"
         yield f"; the timed kernels have mIoU {timed}, and other arithmetic was scored"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from test_accuracy import FakeDataset
 
 from bench.measure.overlap import calibrated_on, overlapping, refuse
 from bench.record import UNKNOWN
@@ -26,6 +25,7 @@ from dabnet.data.toy_street.dataset import write_camvid_tree
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import CalibrationInfo
 from tests.support import ROOT
+from tests.support.fake_dataset import FakeDataset
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 
@@ -91,39 +91,56 @@ def dabnet_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_bench_refuses_an_overlap_and_marks_it_on_request(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def overlapping_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CamVid]:
     """Two of the images to score are training images: one listed twice, one a copy as BMP."""
     pytest.importorskip("onnxruntime")
-    drawn = load_checkpoint(write_checkpoint(tmp_path, decisive=True))
+    folder = tmp_path_factory.mktemp("overlap")
+    drawn = load_checkpoint(write_checkpoint(folder, decisive=True))
     ours = replace(drawn, dataset="camvid", labels=label_set("camvid"))
-    save_checkpoint(ours, tmp_path / "seeded.pth")
-    data = write_camvid_tree(tmp_path / "data", SIZE, {"train": 4, "val": 3})
+    save_checkpoint(ours, folder / "seeded.pth")
+    data = write_camvid_tree(folder / "data", SIZE, {"train": 4, "val": 3})
     train = CamVid(data, "train")
     Image.fromarray(train[2].image).save(data / "val" / "copy.bmp")
     with (data / "camvid_val_list.txt").open("a", encoding="utf-8") as stream:
         lines = (data / "camvid_train_list.txt").read_text(encoding="utf-8").splitlines()
         stream.write(f"{lines[1]}\nval/copy.bmp {lines[2].split()[1]}\n")
+    return folder, train
 
-    refused = dabnet_bench(tmp_path)
+
+def accuracies(folder: Path, output: str) -> list[dict[str, Any]]:
+    record = json.loads((folder / output / "bench.json").read_text(encoding="utf-8"))
+    return [row["accuracy"] for row in record["rows"]]
+
+
+def test_bench_refuses_an_overlap(overlapping_folder: tuple[Path, CamVid]) -> None:
+    folder, train = overlapping_folder
+    refused = dabnet_bench(folder, "--output", "refused")
     assert (refused.returncode, refused.stdout) == (2, "")
     (line,) = (line for line in refused.stderr.splitlines() if line.startswith("error: "))
     assert "onnxruntime-int8 was calibrated on 2 of the 5 images of camvid val" in line
     assert repr(train[1].name) in line and "--allow-overlap" in line
-    assert not (tmp_path / "runs/bench/bench.json").exists()
+    assert not (folder / "refused/bench.json").exists()
 
-    clean = dabnet_bench(tmp_path, "--max-images", "3")  # the overlap is among those not scored
+
+def test_an_overlap_among_images_that_are_not_scored_is_none(
+    overlapping_folder: tuple[Path, CamVid],
+) -> None:
+    folder, _ = overlapping_folder
+    clean = dabnet_bench(folder, "--output", "clean", "--max-images", "3")
     assert clean.returncode == 0, clean.stderr
-    record = json.loads((tmp_path / "runs/bench/bench.json").read_text(encoding="utf-8"))
-    reference, int8 = (row["accuracy"] for row in record["rows"])
+    reference, int8 = accuracies(folder, "clean")
     assert (reference["calibrated_on"], int8["calibrated_on"]) == ("", "4 images of camvid train")
     assert int8["overlap"] == [] and "†" not in clean.stdout
 
-    marked = dabnet_bench(tmp_path, "--allow-overlap")
+
+def test_bench_marks_an_overlap_on_request(overlapping_folder: tuple[Path, CamVid]) -> None:
+    folder, train = overlapping_folder
+    marked = dabnet_bench(folder, "--output", "marked", "--allow-overlap")
     assert marked.returncode == 0, marked.stderr
-    record = json.loads((tmp_path / "runs/bench/bench.json").read_text(encoding="utf-8"))
-    reference, int8 = (row["accuracy"] for row in record["rows"])
+    reference, int8 = accuracies(folder, "marked")
     assert reference["overlap"] == [] and int8["overlap"] == [train[1].name, "copy"]
-    table = (tmp_path / "runs/bench/bench.md").read_text(encoding="utf-8")
+    table = (folder / "marked/bench.md").read_text(encoding="utf-8")
     rows: dict[str, list[str]] = {}
     for cells in (line.split("|") for line in table.splitlines() if "|" in line):
         rows.setdefault(cells[1].strip(), cells)  # of the first table
