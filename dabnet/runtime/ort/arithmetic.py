@@ -1,4 +1,4 @@
-"""How onnxruntime computes an int8 graph: as its Q/DQ nodes say, or in integer kernels.
+"""The arithmetic of an int8 graph on onnxruntime: as its Q/DQ nodes say, or in integer kernels.
 
 Where both sides of an operator are rounded, onnxruntime replaces DequantizeLinear → operator →
 QuantizeLinear by one integer kernel, such as QLinearConv. Such a kernel rounds its bias and its

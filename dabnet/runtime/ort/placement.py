@@ -1,4 +1,4 @@
-"""Which nodes of an onnxruntime session ran, where and for how long, read from its trace.
+"""The nodes of an onnxruntime session that ran, where and for how long, read from its trace.
 
 onnxruntime places a node on the CPU where the provider that was asked for has no kernel for it,
 without a word. Its profiler names the provider of every node that ran

@@ -1,4 +1,4 @@
-"""Which TensorRT is installed, and its logger.
+"""The TensorRT that is installed, and its logger.
 
 ``tensorrt`` (8.6, 10, 11) and ``tensorrt_rtx`` share one API with small differences. Those are met
 by attribute (``hasattr(module.BuilderFlag, "INT8")``), never by version number: RTX counts its own
