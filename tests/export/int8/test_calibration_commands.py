@@ -89,7 +89,7 @@ BAD = {
     ),
     "sixteen bits": (
         ["calibration", "m.pth", "-o", "x", "--images", "deep", *SMALL],
-        "deep/1.png' has mode I;16; expected 8 bits a channel",
+        "deep/1.png' has mode I;16; expected 8 bits per channel",
     ),
     "too many unreadable": (
         [
