@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.histogram import NonFiniteError, StreamingHistogram
 from calibration.stepwise import StepwiseGraph
+from dabnet.data.memory import read_ahead, usable_cores
 from dabnet.errors import BuildError, InputError
 
 # Called after each item of the iterable with the number of items done and the item's name.
@@ -58,67 +56,30 @@ def collect(
     total = {name: StreamingHistogram() for name in names}
     adding = Lock()
 
-    def count(image: str, batch: NDArray[np.uint8]) -> None:
+    def count(item: Image) -> str:
+        image, batch = item
         for part in parts(image, batch, graph.input_shape):
             for tensor, values in graph.run(part):
                 statistics = StreamingHistogram()
-                _update(statistics, values, tensor, image)
+                try:
+                    statistics.update(values)
+                except NonFiniteError as error:
+                    raise BuildError(
+                        f"{error.kind} in tensor {tensor!r} on image {image!r}",
+                        "finite activations in FP32",
+                        "check the checkpoint: its training may have diverged",
+                    ) from error
                 with adding:
                     total[tensor].merge(statistics)
+        return image
 
-    threads = threads or min(MOST_THREADS, _cores())
-    for done, name in enumerate(_each(count, batches, threads), start=1):
+    threads = threads or min(MOST_THREADS, usable_cores())
+    # One more than there are threads: the next image is read while the others run.
+    done = read_ahead(count, batches, threads, ahead=threads + 1)
+    for number, name in enumerate(done, start=1):
         if progress is not None:
-            progress(done, name)
+            progress(number, name)
     return total
-
-
-def _update(
-    statistics: StreamingHistogram,
-    values: NDArray[np.float32],
-    tensor: str,
-    image: str,
-) -> None:
-    try:
-        statistics.update(values)
-    except NonFiniteError as error:
-        raise BuildError(
-            f"{error.kind} in tensor {tensor!r} on image {image!r}",
-            "finite activations in FP32",
-            "check the checkpoint: its training may have diverged",
-        ) from error
-
-
-def _each(
-    call: Callable[[str, NDArray[np.uint8]], None], batches: Iterable[Image], threads: int
-) -> Iterator[str]:
-    """Call it with each item, ``threads`` at a time; yield their names in the order of the items.
-
-    An error is that of the first item that has one.
-    """
-    pool = ThreadPoolExecutor(threads)
-    try:
-        pending: deque[tuple[str, Future[None]]] = deque()
-        for name, batch in batches:
-            pending.append((name, pool.submit(call, name, batch)))
-            del batch
-            # One more than there are threads: the next image is read while the others run.
-            if len(pending) > threads:
-                name, future = pending.popleft()
-                future.result()
-                yield name
-        for name, future in pending:
-            future.result()
-            yield name
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def parts(

@@ -24,22 +24,34 @@ DEVICE_SHARE = 0.4
 """A split up to this share of a GPU's free memory is held there."""
 
 
+Index = TypeVar("Index")
 Item = TypeVar("Item")
 
 
-def read_ahead(read: Callable[[int], Item], indices: Iterable[int]) -> Iterator[Item]:
+def read_ahead(
+    read: Callable[[Index], Item],
+    indices: Iterable[Index],
+    threads: int | None = None,
+    ahead: int | None = None,
+) -> Iterator[Item]:
     """Yield ``read(index)`` of ``indices`` in order, by as many threads as there are cores.
 
-    Decoding a PNG releases Python's lock, so threads read in parallel. At most two images per
-    thread wait to be taken.
+    Decoding a PNG releases Python's lock, so threads read in parallel.
+
+    Args:
+        read: safe to call from several threads at a time.
+        indices: taken one at a time.
+        threads: None takes as many as there are cores, at most 16.
+        ahead: maximum number of items that are read or wait to be taken; None: two per thread,
+            and none on a single core.
     """
-    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
-    if threads < 2:
+    threads = threads or min(MOST_THREADS, usable_cores())
+    if threads < 2 and ahead is None:
         yield from map(read, indices)
         return
     remaining = iter(indices)
     with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(read, i) for i in islice(remaining, 2 * threads)]
+        waiting = [pool.submit(read, i) for i in islice(remaining, ahead or 2 * threads)]
         try:
             while waiting:
                 item = waiting.pop(0).result()
@@ -48,6 +60,13 @@ def read_ahead(read: Callable[[int], Item], indices: Iterable[int]) -> Iterator[
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def bytes_needed(dataset: Dataset) -> int:

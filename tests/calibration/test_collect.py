@@ -96,7 +96,7 @@ def test_one_image_is_read_ahead_of_those_that_run(threads) -> None:
         ahead.append(len(read) - done)
 
     collect(small_net(), stream(), ["x"], threads=threads, progress=progress)
-    assert max(ahead) == threads
+    assert max(ahead) == threads + 1
     assert len(ahead) == 9
 
 
