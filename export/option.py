@@ -33,7 +33,7 @@ class Option:
             return
         if self.choices and value not in self.choices:
             raise InputError(f"{self.name} {value!r}", "one of " + ", ".join(self.choices))
-        if self.least is not None and value < self.least:
+        if self.least is not None and not value >= self.least:
             raise InputError(f"{self.name} {value}", f"at least {self.least:g}")
         if self.most is not None and not value <= self.most:
             raise InputError(f"{self.name} {value}", f"at most {self.most:g}")

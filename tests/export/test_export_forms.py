@@ -108,18 +108,3 @@ def test_fp16_keeps_the_contract_and_the_mask(tmp_path: Path) -> None:
     names = [name for node in model.graph.node for name in node.output]
     values = StepwiseSession(model).run(names, {"image": image})
     assert all(np.isfinite(value).all() for value in values)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ({"precision": "fp16", "optimize_for": "ort-cpu"}, "computes in FP32 all the same"),
-        ({"precision": "int8", "input": "float"}, "expected uint8 input"),
-        ({"optimize_for": "gpu"}, "'gpu'; expected one of portable, ort-cpu"),
-        ({"precision": "bf16"}, "'bf16'; expected one of fp32, fp16, int8"),
-        ({"head": "argmax"}, "'argmax'; expected one of mask, logits"),
-    ],
-)
-def test_impossible_requests(spec: dict[str, str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ExportSpec(SIZE, **spec)
