@@ -9,6 +9,7 @@ import click
 
 from dabnet import __version__
 from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.inspect import inspect_command
@@ -71,7 +72,7 @@ def trt_command(
 ) -> None:
     """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
     from dabnet.artifact import ONNX, Artifact
-    from export.engine.engine import engine_from_checkpoint, engine_from_onnx
+    from export.engine.engine import build_engine, calibrator_images, engine_from_checkpoint
     from export.engine.progress import phase_bars
 
     artifact = Artifact.open(source)
@@ -79,8 +80,7 @@ def trt_command(
     if precision is None:
         found = carried.precision if carried else FP32
         precision = INT8 if values["calibrator"] else found
-    what = {name: values.pop(name) for name in options_of(BuildSpec)}
-    build = BuildSpec(precision, **what)
+    build = BuildSpec(precision, **{name: values.pop(name) for name in options_of(BuildSpec)})
     if carried:
         count = values.pop("calibration_images")
         refuse_typed(
@@ -89,16 +89,14 @@ def trt_command(
             "a checkpoint, which is exported with them",
             "leave them out, or export the ONNX file again with: dabnet-export onnx",
         )
-        manifest = engine_from_onnx(
-            source,
-            output,
-            build,
-            size,
-            _tell,
-            phases=phase_bars,
-            data_dir=data_dir,
-            calibration_images=count,
-        )
+        if size and size != carried.size:
+            raise InputError(
+                f"--size {size[0]}x{size[1]}",
+                f"{carried.size[0]}x{carried.size[1]}, the size of {str(source)!r}",
+                "leave --size out, or export another ONNX file",
+            )
+        images = calibrator_images(build, carried.dataset, data_dir, count)
+        manifest = build_engine(source, output, build, _tell, phases=phase_bars, images=images)
     else:
         values |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
         manifest = engine_from_checkpoint(

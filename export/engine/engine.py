@@ -97,33 +97,6 @@ def build_engine(
     return manifest
 
 
-def engine_from_onnx(
-    onnx_path: Path,
-    output: Path,
-    build: BuildSpec,
-    size: tuple[int, int] | None = None,
-    tell: Tell | None = None,
-    *,
-    phases: OpenPhases = no_phases,
-    data_dir: Path | None = None,
-    calibration_images: int = 48,
-) -> Manifest:
-    """Build the engine of an ONNX artifact; a ``size`` that is not the file's is an error.
-
-    ``data_dir`` and ``calibration_images`` are for an INT8 calibrator: the folder of the training
-    images, and how many to take.
-    """
-    manifest = manifest_of(load_onnx(onnx_path), str(onnx_path))
-    if size and size != manifest.size:
-        raise InputError(
-            f"--size {size[0]}x{size[1]}",
-            f"{manifest.size[0]}x{manifest.size[1]}, the size of {str(onnx_path)!r}",
-            "leave --size out, or export another ONNX file",
-        )
-    images = calibrator_images(build, manifest.dataset, data_dir, calibration_images)
-    return build_engine(onnx_path, output, build, tell, phases=phases, images=images)
-
-
 def engine_from_checkpoint(
     checkpoint: Path,
     output: Path,
