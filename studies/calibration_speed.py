@@ -4,40 +4,71 @@
 
 The same graph, images and tensors (every float32 one), each row in a process of its own:
 
-- ours: statistics of which all four methods' ranges are computed;
+- ours: statistics from which the ranges of all four methods are computed;
 - onnxruntime MinMax, Percentile (2,048 bins), Entropy (128 bins): its calibrators with their
-  defaults, fed all images before they collect (together), or one image a collection (one by one).
+  defaults; they get all images before they collect (together), or collect for each (one by one).
 
-Seconds are from the files of graph and images to the statistics; those to the ranges stand apart.
-Memory is the most the process held. A process over the limit is stopped, and its row says so.
+Seconds are from the files of graph and images to the statistics; those to the ranges are separate.
+Memory is the peak of the process. A process over the limit is stopped, and its row says so.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import subprocess
-import sys
+import os
+import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-from calibration_rows import OURS, ROWS, Measurement
-from study import input_options, keep, markdown
+import numpy as np
+import onnx
+import study
+from int8_peers import Reader
+from numpy.typing import NDArray
+from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
-from bench.machine.environment import describe_environment
-from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
-from dabnet.checkpoint import load_checkpoint
-from dabnet.console import CONTEXT, progress_bar, run
+from bench.isolation import Isolated, ProcessFailed
+from bench.machine.telemetry import CpuWatch
+from bench.measure.timer import peak_bytes
+from calibration.collect import collect
+from calibration.ranges import METHODS, symmetric_range
+from dabnet.console import progress_bar, run
 from dabnet.data.images import range_source
-from dabnet.errors import InputError
-from export.onnx_export import export_onnx
-from export.spec import ExportSpec
+
+Image = NDArray[np.uint8]
 
 WATCH_SECONDS = 0.05
 GB = 1e9
+
+OURS = "ours"
+PEERS = ("MinMax", "Percentile", "Entropy")
+# The calibrators of onnxruntime get all images and collect once, or collect for each image.
+TOGETHER, ONE_BY_ONE = "together", "one by one"
+ROWS = (OURS, *(f"onnxruntime {peer}, {way}" for peer in PEERS for way in (TOGETHER, ONE_BY_ONE)))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Cost of one row.
+
+    Attributes:
+        collect_seconds: from the files of graph and images to all statistics.
+        cpu_seconds: of all cores, in that time.
+        ranges_seconds: from the statistics to the ranges; ours are those of four methods.
+        peak_bytes: peak resident memory of the process, its libraries included.
+        tensors: names of the tensors, sorted.
+    """
+
+    collect_seconds: float
+    cpu_seconds: float
+    ranges_seconds: float
+    peak_bytes: int
+    tensors: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +78,7 @@ class Row:
     Attributes:
         name: one of ``ROWS``.
         images: how many it was given.
-        measured: None where it did not finish.
+        measured: None if it did not finish.
         reason: why not.
     """
 
@@ -57,74 +88,100 @@ class Row:
     reason: str = ""
 
 
-class Counts(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """Numbers above 0 with commas between them."""
+class Calibration:
+    """The service of a row, one of ``ROWS``; it has no state."""
 
-    name = "N,N,…"
+    def measure(self, row: str, graph: Path, images: Path, count: int) -> Measurement:
+        """Calibrate on the npy files of a folder, taken in turn until ``count`` were read."""
+        stream: Iterator[Image] = map(np.load, islice(cycle(sorted(images.iterdir())), count))
+        start, start_cpu = time.perf_counter(), time.process_time()
+        phases = self._ours(graph, stream) if row == OURS else self._peer(row, graph, stream)
+        next(phases)
+        collected, cpu_seconds = time.perf_counter(), time.process_time() - start_cpu
+        tensors = sorted(next(phases))
+        seconds = collected - start, cpu_seconds, time.perf_counter() - collected
+        return Measurement(*seconds, peak_bytes(), tensors)
 
-    def convert(self, value: object, param: object, ctx: object) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            counts = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            counts = ()
-        if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is not a list of numbers above 0, such as 8,32")
-        return counts
+    def _ours(self, graph: Path, images: Iterator[Image]) -> Iterator[list[str]]:
+        """Collect, then compute the ranges; yields the tensors after each."""
+        model = onnx.load(graph)
+        named = ((str(number), image) for number, image in enumerate(images))
+        histograms = collect(model, named, float_tensors(model))
+        yield list(histograms)
+        for histogram in histograms.values():
+            for method in METHODS:
+                symmetric_range(histogram, method)
+        yield list(histograms)
+
+    def _peer(self, row: str, graph: Path, images: Iterator[Image]) -> Iterator[list[str]]:
+        """As ``_ours``, with a calibrator of onnxruntime and its defaults."""
+        method, way = row.removeprefix("onnxruntime ").split(", ")
+        model = onnx.load(graph)
+        feeds = ({model.graph.input[0].name: image[None]} for image in images)
+        with TemporaryDirectory() as folder:
+            calibrator = create_calibrator(
+                graph,
+                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=CalibrationMethod[method],
+            )
+            for some in [feeds] if way == TOGETHER else (iter([feed]) for feed in feeds):
+                calibrator.collect_data(Reader(some))
+            yield float_tensors(model)
+            yield [name for name, _ in calibrator.compute_data().items()]
+
+
+def float_tensors(model: onnx.ModelProto) -> list[str]:
+    """Every float32 tensor that a node computes, which is what onnxruntime takes by default."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.output)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    return [name for node in graph.node for name in node.output if name in floats]
 
 
 def run_row(name: str, count: int, graph: Path, images: Path, limit_bytes: float) -> Row:
     """Run one row in its own process, and stop it if it holds more than the limit."""
-    result = graph.with_name("result.json")
-    result.unlink(missing_ok=True)
-    script = Path(__file__).with_name("calibration_rows.py")
-    words = [sys.executable, str(script), name, str(graph), str(images), str(count), str(result)]
-    with graph.with_name("stderr.txt").open("w+", encoding="utf-8") as errors:
-        child = subprocess.Popen(words, stderr=errors)
-        try:
-            while child.poll() is None:
-                time.sleep(WATCH_SECONDS)
-                if _resident_bytes(child.pid) > limit_bytes:
-                    return Row(name, count, None, f"stopped: over {limit_bytes / GB:g} GB")
-        finally:
-            child.kill()
-            child.wait()
-        errors.seek(0)
-        last = (errors.read().strip().splitlines() or ["no message"])[-1]
-    if child.returncode != 0 or not result.exists():
-        return Row(name, count, None, f"failed ({child.returncode}): {last}")
-    return Row(name, count, Measurement(**json.loads(result.read_text(encoding="utf-8"))))
-
-
-def _resident_bytes(process: int) -> int:
-    """What a process holds now; 0 where it is gone, or where nobody knows."""
+    reason = ""
     try:
-        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
-    except OSError:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            Isolated(name, Calibration, (), graph.with_name("row.log")) as row,
+        ):
+            answer = pool.submit(row.call, "measure", name, graph, images, count)
+            while not wait([answer], WATCH_SECONDS).done:
+                if not reason and resident_bytes(row.pid) > limit_bytes:
+                    reason = f"stopped: over {limit_bytes / GB:g} GB"
+                    os.kill(row.pid, signal.SIGKILL)
+            return Row(name, count, answer.result())
+    except ProcessFailed as error:
+        return Row(name, count, None, reason or str(error))
+
+
+def resident_bytes(process: int) -> int:
+    """Present memory of a process; 0 if it is gone, or not known (proc_pid_statm(5))."""
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError):
         return 0
-    resident = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return 1024 * int(resident[0].split()[1]) if resident else 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown; a time is compared with ours on as many images."""
-    headings = ("calibrator", "images", "seconds", "s per image", "CPU s per image")
-    headings += ("s to ranges", "peak GB", "time to ours")
+    headings = ["calibrator", "images", "seconds", "s per image", "CPU s per image"]
+    headings += ["s to ranges", "peak GB", "time to ours"]
     cells = []
     ours = {row.images: row.measured for row in rows if row.name == OURS}
     for row in rows:
         found, reference = row.measured, ours.get(row.images)
-        if found is None:
-            cells.append([row.name, str(row.images), row.reason])
-            continue
-        seconds = found.collect_seconds
-        ratio = f"{seconds / reference.collect_seconds:.2f}" if reference else ""
-        numbers = [f"{seconds:.1f}", f"{seconds / row.images:.2f}"]
-        numbers += [f"{found.cpu_seconds / row.images:.2f}", f"{found.ranges_seconds:.1f}"]
-        numbers += [f"{found.peak_bytes / GB:.2f}", ratio]
+        numbers = [row.reason]
+        if found is not None:
+            seconds = found.collect_seconds
+            numbers = [f"{seconds:.1f}", f"{seconds / row.images:.2f}"]
+            numbers += [f"{found.cpu_seconds / row.images:.2f}", f"{found.ranges_seconds:.1f}"]
+            numbers += [f"{found.peak_bytes / GB:.2f}"]
+            numbers += [f"{seconds / reference.collect_seconds:.2f}" if reference else ""]
         cells.append([row.name, str(row.images), *numbers])
-    return markdown(headings, cells)
+    return study.markdown(headings, cells)
 
 
 def require_same_tensors(rows: list[Row]) -> int:
@@ -135,64 +192,54 @@ def require_same_tensors(rows: list[Row]) -> int:
     return len(sets.pop()) if sets else 0
 
 
-def write_inputs(
-    checkpoint: Path, data_dir: Path | None, size: tuple[int, int], count: int, folder: Path
-) -> tuple[Path, Path, str]:
-    """Write the graph and ``count`` training images, again and again where there are fewer.
-
-    Returns:
-        Both files, and what the images are.
-    """
-    graph, images = folder / "graph.onnx", folder / "images.bin"
-    spec = ExportSpec(size, check_images=1)
-    export_onnx(checkpoint, graph, spec, data_dir=data_dir, progress=progress_bar)
-    source = range_source(load_checkpoint(checkpoint).dataset, data_dir, count, size)
-    if len(source) == 0:
-        raise InputError("a data set without training images", "at least one")
-    with images.open("wb") as stream, progress_bar("writing images", count) as step:
-        for item in itertools.islice(itertools.cycle(source), count):
-            stream.write(item.image.tobytes())
+def write_images(inputs: study.Inputs, count: int, folder: Path) -> str:
+    """Write at most ``count`` training images as npy files, and return what they are."""
+    source = range_source(inputs.dataset, inputs.data_dir, count, inputs.size)
+    folder.mkdir()
+    with progress_bar("writing images", len(source)) as step:
+        for number, item in enumerate(source):
+            np.save(folder / f"{number:06d}.npy", item.image)
             step()
-    return graph, images, source.description
+    return source.description
 
 
-@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
-@input_options
-@click.option("--images", "counts", type=Counts(), default="8,32", show_default=True)
+def _counts(_: object, __: object, text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = (0,)
+    if min(counts) < 1:
+        raise click.BadParameter(f"{text!r} is not a list of numbers above 0, such as 8,32")
+    return counts
+
+
+@study.command
+@click.option(
+    "--images", "counts", metavar="N,N,…", callback=_counts, default="8,32", show_default=True
+)
 @click.option(
     "--row", "names", type=click.Choice(ROWS), multiple=True, default=ROWS, help="[default: all]"
 )
 @click.option("--memory-limit-gb", type=click.FloatRange(0, min_open=True), default=16.0)
-def benchmark(
-    checkpoint: Path,
-    data_dir: Path | None,
-    size: tuple[int, int],
-    counts: tuple[int, ...],
-    names: tuple[str, ...],
-    memory_limit_gb: float,
-    record: Path | None,
+def main(
+    inputs: study.Inputs, counts: tuple[int, ...], names: tuple[str, ...], memory_limit_gb: float
 ) -> None:
     rows = []
     with TemporaryDirectory() as folder:
-        made = write_inputs(checkpoint, data_dir, size, max(counts), Path(folder))
-        graph, images, description = made
+        graph = inputs.export(Path(folder) / "graph.onnx")
+        images = Path(folder) / "images"
+        description = write_images(inputs, max(counts), images)
         watch = CpuWatch()
         with progress_bar("calibrating", len(counts) * len(names), unit="rows") as step:
-            for count, name in itertools.product(counts, names):
+            for count, name in product(counts, names):
                 rows.append(run_row(name, count, graph, images, memory_limit_gb * GB))
                 step()
         foreign = watch.foreign_cores()
-    tensors = require_same_tensors(rows)
-    facts = describe_environment()
+    facts = f"{require_same_tensors(rows)} tensors, {description} in turn"
     click.echo(table(rows))
-    click.echo(
-        f"\n{checkpoint.name}, {size[0]}x{size[1]}, {tensors} tensors, {description} in turn;"
-        f" {facts['processor']}, ONNX Runtime {facts['onnxruntime']}"
-    )
-    if foreign is not None and foreign > DISTURBED_CORES:
-        click.echo(f"DISTURBED: other processes used {foreign:.2f} cores; repeat it when quiet")
-    keep(record, size, {"foreign_cores": foreign, "rows": [asdict(row) for row in rows]})
+    content = {"size": inputs.size, "foreign_cores": foreign, "rows": [asdict(r) for r in rows]}
+    study.conclude(f"{inputs.subject}, {facts}", inputs.record, content, cores=foreign)
 
 
 if __name__ == "__main__":
-    run(benchmark)
+    run(main)

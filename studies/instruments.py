@@ -18,36 +18,35 @@ import json
 import resource
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import numpy as np
-from study import Service, disturbed, input_options, keep, markdown, opened, ratio_text, timed
+import study
 
 from bench.backends.base import Recipe
 from bench.isolation import ProcessFailed
-from bench.machine.environment import describe_environment
-from bench.measure.harness import harness_ns
 from bench.measure.request import Scenario
-from bench.measure.timer import LEAST_CALLS, Timed, Timer
-from bench.statistics import speed_ratio, verdict
-from dabnet.checkpoint import load_checkpoint
-from dabnet.console import CONTEXT, progress_bar, run
-from dabnet.data.images import check_source
+from bench.measure.timer import LEAST_CALLS, Timed, Timer, harness_ns
+from bench.record.timing import speed_ratio
+from bench.statistics import verdict
+from dabnet.console import progress_bar, run
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
 from dabnet.intervals import Interval
+from dabnet.runtime.manifest import read_engine_manifest
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import NullRunner, Uint8Array
-from dabnet.runtime.trt.check import read_engine_manifest
 from dabnet.runtime.trt.runner import TensorRTRunner
-from export.onnx_export import export_onnx
-from export.spec import ExportSpec
+
+WARM_UP_CALLS = 20
+SLOWER = 1.02
+"""Factor of the time of a row that does more work."""
 
 
 class Spin(NullRunner):
@@ -80,28 +79,31 @@ class Slowed(OnnxRuntimeRunner):
         return masks
 
 
-class _Loop:
-    """Times whole turns: clock, calls, clock."""
+class Loop:
+    """Times whole turns: clock, calls, clock. ``call`` gets the number of the call."""
 
     def __init__(self, call: Callable[[int], Any]) -> None:
         self._call = call
 
     def warm_up(self, scope: str, bound_s: float) -> float:
-        self.turn(scope, 20)
-        return self.turn(scope, 20).wall_s / 20
+        self.turn(scope, WARM_UP_CALLS)
+        return self.turn(scope, WARM_UP_CALLS).wall_s / WARM_UP_CALLS
 
     def turn(self, scope: str, calls: int) -> Timed:
-        call, before = self._call, cpu_seconds()
-        call(-1)
-        start = time.perf_counter()
+        before = cpu_seconds()
+        self._call(-1)
+        samples, wall = self._samples(calls)
+        return Timed(samples, wall, cpu_seconds() - before)
+
+    def _samples(self, calls: int) -> tuple[tuple[int, ...], float]:
+        call, start = self._call, time.perf_counter()
         for number in range(calls):
             call(number)
         wall = time.perf_counter() - start
-        mean = round(1e9 * wall / calls)
-        return Timed((mean,) * calls, wall, cpu_seconds() - before)
+        return (round(1e9 * wall / calls),) * calls, wall
 
 
-class BareLoop(_Loop):
+class BareLoop(Loop):
     """Calls a ``Spin`` and nothing else."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
@@ -110,34 +112,24 @@ class BareLoop(_Loop):
         super().__init__(lambda number: runner.infer(images[number % 4]))
 
 
-class PlainLoop:
+class PlainLoop(Loop):
     """``session.run`` on numpy arrays, with the clock around each call: what is in most scripts."""
 
     def __init__(self, path: Path, images: Sequence[Uint8Array], threads: int) -> None:
         session = _session(path, threads)
         name = session.get_inputs()[0].name
+        super().__init__(lambda number: session.run(None, {name: images[number % len(images)]}))
 
-        def call(number: int) -> Any:
-            return session.run(None, {name: images[number % len(images)]})
-
-        self._call: Callable[[int], Any] = call
-
-    def warm_up(self, scope: str, bound_s: float) -> float:
-        self.turn(scope, 20)
-        return float(np.median(self.turn(scope, 20).samples_ns)) / 1e9
-
-    def turn(self, scope: str, calls: int) -> Timed:
-        before = cpu_seconds()
-        self._call(-1)
+    def _samples(self, calls: int) -> tuple[tuple[int, ...], float]:
         samples, begin = [], time.perf_counter()
         for number in range(calls):
             start = time.perf_counter_ns()
             self._call(number)
             samples.append(time.perf_counter_ns() - start)
-        return Timed(tuple(samples), time.perf_counter() - begin, cpu_seconds() - before)
+        return tuple(samples), time.perf_counter() - begin
 
 
-class PerfTestLoop(_Loop):
+class PerfTestLoop(Loop):
     """One input and one output, bound once, and the call repeated.
 
     As ``onnxruntime_perf_test`` does by default (onnxruntime/test/perftest/README.md).
@@ -168,9 +160,6 @@ def cpu_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
-WARM_UP_CALLS = 20
-
-
 class TrtexecLoop:
     """Each turn is a run of trtexec, of which GPU Compute Time is taken.
 
@@ -199,7 +188,7 @@ class TrtexecLoop:
 
     def turn(self, scope: str, calls: int) -> Timed:
         calls, before = max(LEAST_CALLS, calls), cpu_seconds()
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             times = Path(folder) / "times.json"
             words = [*self._command, f"--iterations={calls}", f"--exportTimes={times}"]
             self._run(words)
@@ -224,10 +213,6 @@ class TrtexecLoop:
             raise BackendUnavailable(f"{words[0]} failed: {reason}")
 
 
-MS = 1_000_000
-SLOWER = 1.02
-
-
 class Comparison:
     """Pairs of services, timed in interleaved rounds.
 
@@ -240,109 +225,113 @@ class Comparison:
         self._scenario, self._folder = scenario, folder
         self.disturbed = 0
 
-    def ratio(self, reference: Service, candidate: Service, scope: str = "host") -> Interval:
+    def ratio(
+        self, reference: study.Service, candidate: study.Service, scope: str = "host"
+    ) -> Interval:
         """How many times faster the candidate is."""
         services = {"reference": reference, "candidate": candidate}
-        with opened(services, self._folder) as (timers, reasons):
+        with study.opened(services, self._folder) as (timers, reasons):
             if reasons:
                 raise ProcessFailed("; ".join(reasons.values()))
-            turns = timed(timers, replace(self._scenario, scopes=(scope,)))
-        self.disturbed += disturbed(turns)
+            turns = study.timed(timers, replace(self._scenario, scopes=(scope,)))
+        self.disturbed += study.disturbed(turns)
         found = speed_ratio(turns["reference"], turns["candidate"])
         if found is None:
-            raise RuntimeError("fewer than two rounds")
+            raise ProcessFailed("fewer than two rounds")
         return found
 
 
-@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
-@input_options
+Figures = Mapping[str, Any]
+"""Names of pairs → how many times faster; ``null_ns``; ``equal`` and ``slower``: of each pair."""
+
+
+def measured(
+    inputs: study.Inputs,
+    scenario: Scenario,
+    threads: int,
+    pairs: int,
+    engine: Path | None,
+    trtexec: str,
+) -> tuple[Figures, int]:
+    """Return the figures, and how many turns others disturbed."""
+    with TemporaryDirectory() as made:
+        folder, images = Path(made), inputs.images(4)
+        path = inputs.export(folder / "graph.onnx", optimize_for="ort-cpu")
+
+        def row(runner: Callable[..., Any], **arguments: Any) -> study.Service:
+            return Timer, (Recipe(runner, arguments, path), images)
+
+        spin: dict[str, Any] = {"shape": (1, *inputs.size, 3), "seconds": 1e-3}
+        ours = row(OnnxRuntimeRunner, path=path, threads=threads)
+        slowed = row(Slowed, path=path, threads=threads, factor=SLOWER)
+        by_hand, bound = ((loop, (path, images, threads)) for loop in (PlainLoop, PerfTestLoop))
+        compared: dict[str, tuple[study.Service, study.Service, str]] = {
+            "a 1 ms call: harness to a bare loop": ((BareLoop, (spin,)), row(Spin, **spin), "host"),
+            "onnxruntime: harness to a loop by hand": (by_hand, ours, "host"),
+            "onnxruntime: harness to a bound call, repeated": (bound, ours, "host"),
+        }
+        if engine is not None:
+            theirs = TrtexecLoop, (engine, trtexec)
+            on_gpu = row(TensorRTRunner, engine_path=engine)
+            compared["TensorRT: harness to trtexec's GPU Compute Time"] = theirs, on_gpu, "device"
+        comparison, equal, slower = Comparison(scenario, folder), list[Any](), list[Any]()
+        figures: dict[str, Any] = {"null_ns": harness_ns(inputs.size, folder)}
+        with progress_bar("comparing", len(compared) + 2 * pairs, "pairs") as step:
+            for name, pair in compared.items():
+                figures[name] = comparison.ratio(*pair)
+                step()
+            for candidate, found in ((ours, equal), (slowed, slower)) * pairs:
+                found.append(comparison.ratio(ours, candidate))
+                step()
+    return figures | {"equal": equal, "slower": slower}, comparison.disturbed
+
+
+def text(figures: Figures) -> str:
+    """Return the table of the pairs as Markdown, and a sentence for each other figure."""
+    compared = {name: found for name, found in figures.items() if isinstance(found, Interval)}
+    rows = [[name, study.ratio_text(found, 4)] for name, found in compared.items()]
+    if not any(name.startswith("TensorRT") for name in compared):
+        rows.append(["TensorRT: harness to trtexec", "not compared: name an engine (--engine)"])
+    null, equal, slower = figures["null_ns"], figures["equal"], figures["slower"]
+    same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
+    found = sum(verdict(ratio) == "slower" for ratio in slower)
+    spread = 100 * float(np.std([np.log(ratio.value) for ratio in equal]))
+    return (
+        f"{study.markdown(('what', 'speed ratio [95 %]'), rows)}\n\n"
+        f"a call of the null runner: {null:.0f} ns, {100 * null / 1e6:.3f} % of 1 ms\n"
+        f"the same artifact as two rows: indistinguishable in {same} of {len(equal)}"
+        f" (their ratios differ by {spread:.2f} %, standard deviation)\n"
+        f"{100 * (SLOWER - 1):.0f} % more work in one of them: found in {found} of {len(slower)}"
+    )
+
+
+@study.command
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rounds", type=click.IntRange(2), default=30, show_default=True)
 @click.option("--min-time", type=click.FloatRange(0.01), default=5.0, show_default=True)
 @click.option("--pairs", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--engine", type=click.Path(path_type=Path), help="Also TensorRT, on this engine.")
 @click.option("--trtexec", default="trtexec", show_default=True, help="The program.")
-def benchmark(
-    checkpoint: Path,
-    data_dir: Path | None,
-    size: tuple[int, int],
+def main(
+    inputs: study.Inputs,
     threads: int,
     rounds: int,
     min_time: float,
     pairs: int,
     engine: Path | None,
     trtexec: str,
-    record: Path | None,
 ) -> None:
     if engine is not None:
         existing_file(engine, "an engine written by dabnet-export")
         if shutil.which(trtexec) is None:
             raise InputError(f"no program {trtexec!r}", "trtexec", "name its file with --trtexec")
     scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=min_time)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        path = folder / "graph.onnx"
-        spec = ExportSpec(size, optimize_for="ort-cpu", check_images=1)
-        export_onnx(checkpoint, path, spec, data_dir=data_dir, progress=progress_bar)
-        dataset = load_checkpoint(checkpoint).dataset
-        images = [item.image[None] for item in check_source(dataset, data_dir, 4, size)]
-        comparison = Comparison(scenario, folder)
-        figures: dict[str, Any] = {"null_ns": harness_ns(size, folder)}
-
-        def row(runner: Callable[..., Any], **arguments: Any) -> Service:
-            return Timer, (Recipe(runner, arguments, path), images)
-
-        spin: dict[str, Any] = {"shape": (1, *size, 3), "seconds": 1e-3}
-        ours = row(OnnxRuntimeRunner, path=path, threads=threads)
-        slowed = row(Slowed, path=path, threads=threads, factor=SLOWER)
-        ratios: dict[str, tuple[Service, Service]] = {
-            "a 1 ms call: harness to a bare loop": ((BareLoop, (spin,)), row(Spin, **spin)),
-            "onnxruntime: harness to a loop by hand": ((PlainLoop, (path, images, threads)), ours),
-            "onnxruntime: harness to a bound call, repeated": (
-                (PerfTestLoop, (path, images, threads)),
-                ours,
-            ),
-        }
-        scopes = dict.fromkeys(ratios, "host")
-        if engine is not None:
-            name = "TensorRT: harness to trtexec's GPU Compute Time"
-            ratios[name] = (
-                (TrtexecLoop, (engine, trtexec)),
-                row(TensorRTRunner, engine_path=engine),
-            )
-            scopes[name] = "device"
-        equal, slower = [], []
-        with progress_bar("comparing", len(ratios) + 2 * pairs, "pairs") as step:
-            for name, pair in ratios.items():
-                figures[name] = comparison.ratio(*pair, scope=scopes[name])
-                step()
-            for _ in range(pairs):
-                equal.append(comparison.ratio(ours, ours))
-                step()
-                slower.append(comparison.ratio(ours, slowed))
-                step()
-    rows = [[name, ratio_text(figures[name], 4)] for name in ratios]
-    if engine is None:
-        rows.append(["TensorRT: harness to trtexec", "not compared: name an engine (--engine)"])
-    click.echo(markdown(("what", "speed ratio [95 %]"), rows))
-    null = figures["null_ns"]
-    click.echo(f"\na call of the null runner: {null:.0f} ns, {100 * null / MS:.3f} % of 1 ms")
-    same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
-    found = sum(verdict(ratio) == "slower" for ratio in slower)
-    spread = 100 * float(np.std([np.log(ratio.value) for ratio in equal]))
-    click.echo(
-        f"the same artifact as two rows: indistinguishable in {same} of {pairs}"
-        f" (their ratios differ by {spread:.2f} %, standard deviation)"
-    )
-    click.echo(f"{100 * (SLOWER - 1):.0f} % more work in one of them: found in {found} of {pairs}")
-    facts = describe_environment()
-    click.echo(
-        f"{checkpoint.name}, {size[0]}x{size[1]}, {threads} threads, {rounds} rounds and"
-        f" {min_time:g} s a row; {facts['processor']}, ONNX Runtime {facts['onnxruntime']};"
-        f" turns that others disturbed: {comparison.disturbed}"
-    )
-    keep(record, size, {"equal": equal, "slower": slower, **figures})
+    figures, turns = measured(inputs, scenario, threads, pairs, engine, trtexec)
+    click.echo(text(figures))
+    facts = f"{threads} threads, {rounds} rounds and {min_time:g} s per row"
+    content = {"size": inputs.size, **figures}
+    study.conclude(f"{inputs.subject}, {facts}", inputs.record, content, turns=turns)
 
 
 if __name__ == "__main__":
-    run(benchmark)
+    run(main)

@@ -1,35 +1,40 @@
 """INT8 graphs of other tools, with their defaults.
 
 Each tool runs in a process of its own: some change onnx and onnxruntime for whoever imports them,
-and some keep every activation of every image in memory. That process is this file, run as
-
-    python studies/int8_peers.py nncf fp32.onnx images.npy int8.onnx
+and some keep every activation of every image in memory.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dabnet.errors import BuildError, MissingPackage
-
-NOT_INSTALLED = 3
+from bench.isolation import Isolated
+from dabnet.errors import MissingPackage
 
 Quantise = Callable[[str, Any, str], None]
 """(FP32 file, images uint8 (N, H, W, 3), file to write) → the file is written."""
 
 
+class Reader:
+    """Feeds a tool of onnxruntime: has the method of its ``CalibrationDataReader``."""
+
+    def __init__(self, feeds: Iterator[dict[str, Any]]) -> None:
+        self._feeds = feeds
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
 def quantize_static(model: str, images: Any, output: str) -> None:
     """https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"""
     tool = importlib.import_module("onnxruntime.quantization")
-    tool.quantize_static(model, output, _reader(tool, images))
+    tool.quantize_static(model, output, Reader({"image": image[None]} for image in images))
 
 
 def preprocessed_quantize_static(model: str, images: Any, output: str) -> None:
@@ -67,51 +72,32 @@ PEERS: dict[str, tuple[str, Quantise]] = {
 """Row → its package, and what is called."""
 
 
-def quantised_by(name: str, model: Path, images: Path, output: Path) -> str:
-    """Let the tool of row ``name`` write ``output``, and return its package and version.
+class Tool:
+    """The service of a row, one of ``PEERS``."""
+
+    def __init__(self, row: str) -> None:
+        self._package, self._quantise = PEERS[row]
+
+    def write(self, model: str, images: str, output: str) -> str:
+        """Write ``output``, and return the package and its version."""
+        try:
+            version = importlib.metadata.version(self._package)
+            self._quantise(model, np.load(images, mmap_mode="r"), output)
+        except ImportError as error:  # also of what the package needs and leaves to an extra
+            raise MissingPackage(self._package, "peers") from error
+        return f"{self._package} {version}"
+
+
+def quantised_by(row: str, model: Path, images: Path, output: Path) -> str:
+    """Let the tool of a row write ``output``, and return its package and version.
 
     Args:
+        row: one of ``PEERS``.
         model: FP32 ONNX with the input ``image``, uint8 (1, H, W, 3).
         images: npy file, uint8 (N, H, W, 3).
 
     Raises:
-        MissingPackage: the tool, or what it needs, is not installed.
-        BuildError: it failed; the message is its last line.
+        ProcessFailed: it failed, or something that it needs is not installed.
     """
-    package, _ = PEERS[name]
-    words = [name, str(model), str(images), str(output)]
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
-    if done.returncode == NOT_INSTALLED:
-        raise MissingPackage(package, "peers")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise BuildError(f"it failed ({lines[-1][:200]})")
-    return f"{package} {importlib.metadata.version(package)}"
-
-
-def main(name: str, model: str, images: str, output: str) -> int:
-    """The process of one tool."""
-    package, quantise = PEERS[name]
-    try:
-        importlib.metadata.version(package)
-        quantise(model, np.load(images, mmap_mode="r"), output)
-    except ImportError as error:  # also of what the package needs and leaves to an extra
-        print(error, file=sys.stderr)
-        return NOT_INSTALLED
-    return 0
-
-
-def _reader(tool: Any, images: Any) -> Any:
-    class Reader(tool.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self._left, None)
-            return None if image is None else {"image": image[None]}
-
-    return Reader()
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    with Isolated(row, Tool, (row,), output.with_suffix(".log")) as tool:
+        return str(tool.call("write", str(model), str(images), str(output)))

@@ -17,23 +17,22 @@ images are drawn scenes, written as PNG files in CamVid's layout.
 from __future__ import annotations
 
 import random
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import study
 import torch
-from study import keep, markdown, ratio_text, record_option
 from torch import Tensor
 
-from bench.machine.environment import describe_environment
-from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
+from bench.machine.telemetry import CpuWatch
 from bench.statistics import paired_ratio
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
@@ -70,15 +69,14 @@ class Turn:
         return self.images / self.seconds
 
 
-class Bench:
+class Rows:
     """The learner that all rows train with, and the batches that each feeds it."""
 
     def __init__(self, spec: TrainingSpec, dataset: Dataset) -> None:
-        self.spec, self.recipe = spec, spec.recipe
-        self.held = on_host_if_small(dataset)
+        self.spec, self.recipe, self.steps_done = spec, spec.recipe, 0
+        held, labels = on_host_if_small(dataset), dataset.labels
         with progress_bar("reading the images", len(dataset)) as step:
-            counts = count_pixels(self.held, range(len(dataset)), step)
-        labels = dataset.labels
+            counts = count_pixels(held, range(len(dataset)), step)
         self.learner = Learner(
             spec,
             len(labels.classes),
@@ -92,28 +90,26 @@ class Bench:
         self.augmentation = Augmentation(
             self.recipe.input_size, self.recipe.scales, (red, green, blue), labels.ignore
         )
-        paths: dict[str, tuple[str, Dataset]] = {"plain": ("workers", dataset)}
-        paths["workers"] = ("workers", self.held)
-        if fits_on(spec.device, dataset):
-            paths["device"] = ("device", self.held)
         pixels, truth = next(iter(self._batches("workers", dataset)))
         fixed = pixels.to(spec.device), truth.to(spec.device)
-        self.rows: dict[str, Callable[[], Iterable[Batch]]] = {
-            row: partial(self._batches, *path) for row, path in paths.items()
+        self.sources: dict[str, Callable[[], Iterable[Batch]]] = {
+            "plain": partial(self._batches, "workers", dataset),
+            "workers": partial(self._batches, "workers", held),
         }
-        self.rows["no data"] = lambda: repeat(fixed)
-        self.steps_done = 0
+        if fits_on(spec.device, dataset):
+            self.sources["device"] = partial(self._batches, "device", held)
+        self.sources["no data"] = partial(repeat, fixed)
 
     def _batches(self, path: str, dataset: Dataset) -> Iterable[Batch]:
-        order = BatchOrder(len(dataset), self.recipe.batch_size, MANY_EPOCHS, self.spec.seed)
         spec = self.spec
+        order = BatchOrder(len(dataset), self.recipe.batch_size, MANY_EPOCHS, spec.seed)
         return batches(
             path, dataset, self.augmentation, order, spec.device, spec.workers, shown=False
         )
 
     def turn(self, row: str, warm_up: int, steps: int) -> Turn:
         """Train ``steps`` steps on fresh batches of a row, after ``warm_up`` uncounted ones."""
-        source = iter(self.rows[row]())
+        source = iter(self.sources[row]())
         self._train(islice(source, warm_up))
         start = time.perf_counter()
         waited = self._train(islice(source, steps))
@@ -141,26 +137,18 @@ class Bench:
 def table(turns: dict[str, list[Turn]]) -> str:
     """Return the rows as Markdown; the speed-up over ``plain`` is paired over rounds."""
 
-    def per_image(row: str) -> list[float]:
-        return [turn.seconds / turn.images for turn in turns[row]]
-
-    def median(row: str) -> float:
-        return statistics.median(turn.images_per_s for turn in turns[row])
-
-    headings = ("data path", "images/s, median [min, max]", "waits", "of the most")
-    headings += ("speed to plain [95 %]",)
+    seconds = {row: [turn.seconds / turn.images for turn in own] for row, own in turns.items()}
+    rates = {row: [turn.images_per_s for turn in own] for row, own in turns.items()}
     cells = []
     for row, own in turns.items():
-        rates = [turn.images_per_s for turn in own]
+        middle = median(rates[row])
         waits = sum(turn.waited for turn in own) / sum(turn.seconds for turn in own)
-        if row == "plain":
-            compared = "reference"
-        else:
-            compared = ratio_text(paired_ratio(per_image("plain"), per_image(row)))
-        share = median(row) / median("no data")
-        rate = f"{median(row):.2f} [{min(rates):.2f}, {max(rates):.2f}]"
-        cells.append([row, rate, f"{100 * waits:.1f} %", f"{100 * share:.0f} %", compared])
-    return markdown(headings, cells)
+        compared = study.ratio_text(paired_ratio(seconds["plain"], seconds[row]))
+        cells.append([row, f"{middle:.2f} [{min(rates[row]):.2f}, {max(rates[row]):.2f}]"])
+        cells[-1] += [f"{100 * waits:.1f} %", f"{100 * middle / median(rates['no data']):.0f} %"]
+        cells[-1] += ["reference" if row == "plain" else compared]
+    headings = ("data path", "images/s, median [min, max]", "waits", "of the most")
+    return study.markdown((*headings, "speed to plain [95 %]"), cells)
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
@@ -175,8 +163,8 @@ def table(turns: dict[str, list[Turn]]) -> str:
 @click.option("--num-workers", type=click.IntRange(0), help="[default: 4 with a GPU, 0 without]")
 @click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Per turn.")
-@record_option
-def benchmark(
+@study.record_option
+def main(
     dataset: str,
     data_dir: Path | None,
     device: str,
@@ -203,37 +191,29 @@ def benchmark(
         channels_last=channels_last,
         compile=compile,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         tree = data_dir or write_camvid_tree(folder, splits={"train": 48, "val": 1})
-        bench = Bench(spec, open_dataset(dataset, "train", tree))
-        turns: dict[str, list[Turn]] = {row: [] for row in bench.rows}
+        rows = Rows(spec, open_dataset(dataset, "train", tree))
+        turns: dict[str, list[Turn]] = {row: [] for row in rows.sources}
         watch = CpuWatch()
         warm_up = 2 * spec.workers + 2  # as many batches as workers make ahead, and two
         with progress_bar("training", rounds * len(turns), unit="turns") as step:
             for number in range(rounds):
-                order = list(turns)
-                random.Random(number).shuffle(order)
-                for row in order:
-                    turns[row].append(bench.turn(row, warm_up, steps))
+                for row in random.Random(number).sample(list(turns), len(turns)):
+                    turns[row].append(rows.turn(row, warm_up, steps))
                     step()
-    foreign = watch.foreign_cores()
-    recipe, facts = spec.recipe, describe_environment()
+    recipe, foreign = spec.recipe, watch.foreign_cores()
     click.echo(table(turns))
-    height, width = recipe.input_size
-    click.echo(
-        f"\n{dataset}, {'drawn scenes' if data_dir is None else 'its own images'},"
-        f" crops of {height}x{width}, batch {recipe.batch_size}, amp {recipe.amp},"
-        f" {spec.workers} workers, {rounds} rounds of {steps} steps; {chosen},"
-        f" {facts['gpu'] if on_gpu else facts['processor']}, PyTorch {torch.__version__}"
+    facts = (
+        f"{dataset}, {'drawn scenes' if data_dir is None else 'its own images'}, crops of"
+        f" {recipe.input_size[0]}x{recipe.input_size[1]}, batch {recipe.batch_size}, amp"
+        f" {recipe.amp}, {spec.workers} workers, {rounds} rounds of {steps} steps; {chosen}"
     )
-    if foreign is not None and foreign > DISTURBED_CORES:
-        click.echo(
-            f"DISTURBED: other processes used {foreign:.2f} cores; repeat it on a quiet machine"
-        )
     kept = {row: [asdict(turn) for turn in own] for row, own in turns.items()}
-    content = {"recipe": recipe.to_dict(), "foreign_cores": foreign, "turns": kept}
-    keep(record, recipe.input_size, content)
+    content = {"size": recipe.input_size, "foreign_cores": foreign, "turns": kept}
+    content |= {"recipe": recipe.to_dict()}
+    study.conclude(facts, record, content, cores=foreign)
 
 
 if __name__ == "__main__":
-    run(benchmark)
+    run(main)

@@ -137,14 +137,7 @@ class Timer:
 
     def host_peak_bytes(self) -> int:
         """Peak memory of this process."""
-        status = Path("/proc/self/status")
-        if status.is_file():  # ru_maxrss is at least the parent's at the fork
-            lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-            peak = [line for line in lines if line.startswith("VmHWM:")]
-            if peak:
-                return 1024 * int(peak[0].split()[1])
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_bytes()
 
     def _timed(self, functions: list[Callable[[int], None]], each: int) -> NDArray[np.int64]:
         if self._pool is None:
@@ -156,6 +149,18 @@ class Timer:
             return timed_calls(call, each)
 
         return np.concatenate(list(self._pool.map(work, functions)))
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss is at least the parent's at the fork
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        peak = [line for line in lines if line.startswith("VmHWM:")]
+        if peak:
+            return 1024 * int(peak[0].split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def harness_ns(size: tuple[int, int], logs: Path, calls: int = 2000) -> float:

@@ -1,4 +1,4 @@
-"""The benchmark of exports runs, and what it prints is what it measured."""
+"""The study of exports prints what it measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.study_runs import run_benchmark
+from tests.support.study_runs import run_study
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--rounds", "2", "--round-seconds", "0.05", "--threads", "1"]
     words += ["--no-compiled", "--profile", "--json", "speed.json"]
-    done = run_benchmark("export_speed", *words, cwd=tmp_path)
+    done = run_study("export_speed", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "speed.json").read_text())
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]

@@ -1,4 +1,4 @@
-"""The benchmark of the instruments says what it measured; that it is good is not asserted."""
+"""The study of the instruments prints what it measured; that it is good is not asserted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.study_runs import run_benchmark
+from tests.support.study_runs import run_study
 
 
 def test_every_comparison_has_its_line(tmp_path: Path) -> None:
     words = ["--size", "32x64", "--rounds", "2", "--min-time", "0.05", "--pairs", "1"]
-    done = run_benchmark("instruments", *words, "--json", "found.json", cwd=tmp_path)
+    done = run_study("instruments", *words, "--json", "found.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "found.json").read_text())
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]
@@ -38,7 +38,7 @@ def test_an_engine_or_a_program_that_is_not_there_is_said_at_once(
     if made:
         (tmp_path / "model.engine").write_bytes(b"plan")
     words = ["--engine", "model.engine", "--trtexec", "no-such-program"]
-    done = run_benchmark("instruments", *words, cwd=tmp_path)
+    done = run_study("instruments", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert ("no program 'no-such-program'" if made else "no file at 'model.engine'") in done.stderr

@@ -1,25 +1,24 @@
-"""The benchmark of INT8 runs, and what it prints is what it measured."""
+"""The study of INT8 prints what it measured."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.isolation import ProcessFailed
 from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS
+from dabnet.errors import MissingPackage
 from dabnet.metrics import mean_iou
-from tests.support.study_runs import ROOT, run_benchmark
+from tests.support.study_runs import ROOT, run_study
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--images", "3", "--calibration-images", "2", "--threads", "1"]
-    done = run_benchmark("int8_accuracy", *words, "--json", "int8.json", cwd=tmp_path)
+    done = run_study("int8_accuracy", *words, "--json", "int8.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "int8.json").read_text())
     rows, reasons = record["rows"], record["reasons"]
@@ -55,24 +54,26 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
         assert name in rows or "pip install '.[peers]'" in table[name][0]
 
 
-def test_a_tool_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
-    """In its own process, so that nothing of it is left here."""
+def test_a_tool_that_fails_is_a_row_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    from int8_peers import quantised_by
+
     np.save(tmp_path / "images.npy", np.zeros((1, 8, 8, 3), np.uint8))
     (tmp_path / "model.onnx").write_bytes(b"no graph")
-    program = (
-        "import int8_peers, sys; from pathlib import Path\n"
-        "int8_peers.quantised_by('onnxruntime quantize_static', Path('model.onnx'),"
-        " Path('images.npy'), Path('out.onnx'))"
-    )
-    path = f"{ROOT}{os.pathsep}{ROOT / 'studies'}"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("dabnet.errors.BuildError: it failed (")
-    assert not (tmp_path / "out.onnx").exists()
+    files = [tmp_path / name for name in ("model.onnx", "images.npy", "out.onnx")]
+    with pytest.raises(ProcessFailed, match="^failed: [A-Za-z]+: "):
+        quantised_by("onnxruntime quantize_static", *files)
+    assert not files[-1].exists()
+
+
+def test_a_tool_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    import int8_peers
+
+    monkeypatch.setitem(int8_peers.PEERS, "absent", ("no-such-package", print))
+    with pytest.raises(MissingPackage, match="no-such-package.*peers"):
+        int8_peers.Tool("absent").write("model.onnx", "images.npy", "out.onnx")

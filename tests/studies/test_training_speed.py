@@ -1,4 +1,4 @@
-"""The benchmark of training runs, and what it prints is what it measured."""
+"""The study of training prints what it measured."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import statistics
 from pathlib import Path
 
-from tests.support.study_runs import run_benchmark
+from tests.support.study_runs import run_study
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--input-size", "32x32", "--batch-size", 2, "--rounds", 2, "--steps", 2]
-    done = run_benchmark(
+    done = run_study(
         "training_speed",
         *words,
         "--num-workers",
@@ -23,7 +23,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "speed.json").read_text())
     assert record["recipe"]["input_size"] == [32, 32]
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == ["| plain", "| workers", "| device", "| no data"]
     for row, (_, turns) in zip(rows, record["turns"].items(), strict=True):
         assert len(turns) == 2
@@ -36,7 +36,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    done = run_benchmark("training_speed", "--dataset", "cityscapes", cwd=tmp_path)
+    done = run_study("training_speed", "--dataset", "cityscapes", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no --data-dir for cityscapes; expected its folder")
     assert done.stderr.count("\n") == 1

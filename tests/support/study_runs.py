@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support import ROOT
 
 
-def run_benchmark(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_study(name: str, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run ``studies/NAME.py`` with these words in ``cwd``, on one thread."""
     return subprocess.run(
         [sys.executable, str(ROOT / "studies" / f"{name}.py"), *map(str, words)],
