@@ -160,53 +160,66 @@ def test_a_target_that_the_builder_does_not_know(workplace: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_from_checkpoint_to_engine(workplace: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
-    exported = dabnet_export(
-        "onnx", str(workplace / "seeded.pth"), "-o", "model.onnx", *SMALL, folder=tmp_path
+@pytest.fixture(scope="module")
+def exported(
+    workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """An ONNX file alone in its folder, and what the command said."""
+    folder = tmp_path_factory.mktemp("exported")
+    done = dabnet_export(
+        "onnx", str(workplace / "seeded.pth"), "-o", "model.onnx", *SMALL, folder=folder
     )
-    assert exported.returncode == 0, exported.stderr
-    onnx_path = tmp_path / "model.onnx"
-    assert list(tmp_path.iterdir()) == [onnx_path]
-    manifest = manifest_of(load_onnx(onnx_path), "model.onnx")
-    agreement = manifest.agreement
+    assert done.returncode == 0, done.stderr
+    return folder / "model.onnx", done
+
+
+def test_an_export_says_what_it_wrote(
+    exported: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    path, done = exported
+    assert list(path.parent.iterdir()) == [path]
+    agreement = manifest_of(load_onnx(path), "model.onnx").agreement
     assert agreement is not None
-    assert exported.stdout.splitlines() == [
-        f"model.onnx  ({onnx_path.stat().st_size / 1e6:.1f} MB)",
+    assert done.stdout.splitlines() == [
+        f"model.onnx  ({path.stat().st_size / 1e6:.1f} MB)",
         "  dabnet on toy-street, fp32, 64x96, batch 1, opset 17",
         f"  agrees with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
         f" (worst image {100 * agreement.worst:.3f} %; 8 images of toy-street val)",
     ]
 
+
+def test_an_engine_of_an_onnx_file(
+    workplace: Path, exported: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
     built = dabnet_export(
-        "trt", "model.onnx", "-o", "model.engine", "--target", "sm86", folder=tmp_path
+        "trt", str(exported[0]), "-o", "model.engine", "--target", "sm86", folder=tmp_path
     )
     assert built.returncode == 0, built.stderr
     engine, beside = tmp_path / "model.engine", tmp_path / "model.engine.json"
-    assert sorted(tmp_path.iterdir()) == [engine, beside, onnx_path]
+    assert sorted(tmp_path.iterdir()) == [engine, beside]
     assert engine.stat().st_size > 500_000
     stored = Manifest.from_json(beside.read_text(encoding="utf-8"), "beside")
-    assert stored.onnx_sha256 == sha256_of_file(onnx_path)
+    assert stored.onnx_sha256 == sha256_of_file(exported[0])
     assert stored.checkpoint_sha256 == sha256_of_file(workplace / "seeded.pth")
-    assert stored.engine is not None
+    assert stored.engine is not None and stored.agreement is not None
     assert (stored.engine.product, stored.engine.target) == ("tensorrt_rtx", "sm86")
     assert stored.engine.layers_by_type.get("Float", 0) >= 60  # at least the convolutions
     # The engine cannot run here, and the line says which file was compared.
-    assert (
-        f"  its ONNX file agrees with PyTorch FP32 on {100 * agreement.mean:.3f} %" in built.stdout
-    )
+    share = f"{100 * stored.agreement.mean:.3f} %"
+    assert f"  its ONNX file agrees with PyTorch FP32 on {share}" in built.stdout
     assert re.search(r"  tensorrt_rtx \S+ for sm86; layers: \d+ Float", built.stdout)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["onnx", "--help"], ["trt", "--help"]])
-def test_help_loads_no_framework(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["", "onnx", "trt", "calibration", "inspect", "verify"])
+def test_help_loads_no_framework(command: str, tmp_path: Path) -> None:
     """Half a second of ``--help`` is lost with the first import of torch."""
     program = (
         "import sys; import export.cli.main\n"
         "try: export.cli.main.main()\n"
         "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     )
-    result = run_python(program, *arguments, folder=tmp_path)
+    result = run_python(program, *command.split(), "--help", folder=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "Usage:" in result.stdout
     assert "heavy: []" in result.stdout

@@ -28,44 +28,63 @@ from tests.support.exported_artifacts import evenly_spaced, layers_in_network, p
 from tests.support.seeded_checkpoint import SIZE, no_bar, seeded_network
 
 
-def test_qdq_stands_only_before_convolutions(
-    artifacts: dict[str, tuple[Path, Manifest]],
-) -> None:
-    model = onnx.load(artifacts["int8"][0])
-    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    by_output = producers(model)
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert len(convolutions) == layers_in_network(torch.nn.Conv2d)
-    readers: dict[str, list[tuple[str, int]]] = {}
-    for node in model.graph.node:
-        for position, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node.op_type, position))
+class Int8File:
+    """The INT8 artifact, by what its tests ask."""
 
-    activations = set()
-    for node in convolutions:
-        image, weight = by_output[node.input[0]], by_output[node.input[1]]
-        assert (image.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
-        pair = by_output[image.input[0]]
-        assert pair.op_type == "QuantizeLinear"
+    def __init__(self, path: Path) -> None:
+        self.nodes = list(onnx.load(path).graph.node)
+        initializers = onnx.load(path).graph.initializer
+        self.constants = {item.name: numpy_helper.to_array(item) for item in initializers}
+        self.by_output = producers(onnx.load(path))
+        self.convolutions = [node for node in self.nodes if node.op_type == "Conv"]
+
+    def readers(self, name: str) -> list[tuple[str, int]]:
+        """Operator and place of each input that reads a tensor."""
+        return [
+            (node.op_type, place)
+            for node in self.nodes
+            for place, read in enumerate(node.input)
+            if read == name
+        ]
+
+
+@pytest.fixture(scope="module")
+def int8(artifacts: dict[str, tuple[Path, Manifest]]) -> Int8File:
+    return Int8File(artifacts["int8"][0])
+
+
+def test_every_convolution_reads_rounded_data(int8: Int8File) -> None:
+    assert len(int8.convolutions) == layers_in_network(torch.nn.Conv2d)
+    for node in int8.convolutions:
+        image = int8.by_output[node.input[0]]
+        pair = int8.by_output[image.input[0]]
+        assert (image.op_type, pair.op_type) == ("DequantizeLinear", "QuantizeLinear")
         assert pair.input[1:] == image.input[1:]  # one scale, one zero point
-        assert constants[pair.input[1]].shape == ()
-        activations.add(image.output[0])
+        assert int8.constants[pair.input[1]].shape == ()
 
-        stored, scales = constants[weight.input[0]], constants[weight.input[1]]
+
+def test_every_convolution_has_int8_weights_and_float_biases(int8: Int8File) -> None:
+    for node in int8.convolutions:
+        weight = int8.by_output[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        stored, scales = int8.constants[weight.input[0]], int8.constants[weight.input[1]]
         assert stored.dtype == np.int8 and np.abs(stored.astype(int)).max() == 127
         assert scales.dtype == np.float32 and scales.shape == (len(stored),)
         assert {a.name: a.i for a in weight.attribute} == {"axis": 0}
         for bias in node.input[2:]:
-            assert constants[bias].dtype == np.float32
+            assert int8.constants[bias].dtype == np.float32
 
-    for node in model.graph.node:
+
+def test_qdq_stands_only_before_convolutions(int8: Int8File) -> None:
+    activations = {node.input[0] for node in int8.convolutions}
+    for node in int8.nodes:
         if node.op_type == "QuantizeLinear":
-            assert readers[node.output[0]] == [("DequantizeLinear", 0)]
+            assert int8.readers(node.output[0]) == [("DequantizeLinear", 0)]
         if node.op_type == "DequantizeLinear":
             position = 0 if node.output[0] in activations else 1
-            assert set(readers[node.output[0]]) == {("Conv", position)}
+            assert set(int8.readers(node.output[0])) == {("Conv", position)}
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            zero = constants[node.input[2]]
+            zero = int8.constants[node.input[2]]
             assert zero.dtype == np.int8 and not zero.any()
 
 
