@@ -21,7 +21,7 @@ from bench.machine.telemetry import Monitor
 from bench.measure.accuracy import Scored, Scorer
 from bench.measure.overlap import Overlaps, overlapping, refuse
 from bench.measure.paper import PaperProtocol
-from bench.measure.preparation import prepared_recipes
+from bench.measure.preparation import prepared
 from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
 from bench.measure.timer import Timer, harness_ns
@@ -131,7 +131,13 @@ class Session:
         return True
 
     def _prepare(self) -> None:
-        prepared_recipes(self._request, self._rows, self._logs, self._progress)
+        asked = [(row.name, row.setting) for row in self._rows]
+        found = prepared(self._request, asked, self._logs, self._progress)
+        for row, recipe in zip(self._rows, found, strict=True):
+            if isinstance(recipe, str):
+                row.reason = row.reason or recipe
+            else:
+                row.recipe = recipe
         if not any(row.recipe for row in self._rows):
             rows = self._states[0].rows.values()
             reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows)

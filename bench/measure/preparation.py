@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from bench.backends import backends
 from bench.backends.base import Recipe
@@ -45,35 +45,22 @@ class Preparer:
         return self._backends[backend].prepare(variant, setting, workshop)
 
 
-class Preparable(Protocol):
-    """A row that gets its recipe, or the reason for none."""
-
-    name: str
-    setting: Setting
-    recipe: Recipe | None
-    reason: str
-
-
-def prepared_recipes(
-    request: Request, rows: Iterable[Preparable], logs: Path, progress: ProgressBar
-) -> None:
-    """Prepare every row; a reason that a row has already is kept.
+def prepared(
+    request: Request, rows: Sequence[tuple[str, Setting]], logs: Path, progress: ProgressBar
+) -> Iterator[Recipe | str]:
+    """Yield the recipe of each row, or the reason why it cannot run.
 
     One process prepares them all, since importing takes time; if it dies, another one goes on.
     """
-    rows = list(rows)
     helper: Isolated | None = None
-    try:
-        with progress("preparing", len(rows), "rows") as step:
-            for row in rows:
-                try:
-                    if helper is None or not helper.alive:
-                        log = logs / f"preparation-{row.name}.log"
-                        helper = Isolated("preparation", Preparer, (request,), log, progress)
-                    row.recipe = helper.call("prepare", row.name, row.setting)
-                except ProcessFailed as error:
-                    row.reason = row.reason or str(error)
-                step()
-    finally:
-        if helper is not None:
-            helper.close()
+    with contextlib.ExitStack() as stack, progress("preparing", len(rows), "rows") as step:
+        for name, setting in rows:
+            try:
+                if helper is None or not helper.alive:
+                    log = logs / f"preparation-{name}.log"
+                    made = Isolated("preparation", Preparer, (request,), log, progress)
+                    helper = stack.enter_context(made)
+                yield helper.call("prepare", name, setting)
+            except ProcessFailed as error:
+                yield str(error)
+            step()

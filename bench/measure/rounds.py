@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from bench.isolation import ProcessFailed
-from bench.machine.telemetry import marks
+from bench.isolation import Isolated, ProcessFailed
+from bench.machine.telemetry import Monitor, marks
 from bench.measure.request import Scenario
-from bench.record import Telemetry, Turn
+from bench.record import Turn
 
 MOST_CALLS = 2000
 """Per turn: more samples of calls that take microseconds would only fill the record."""
@@ -26,28 +26,11 @@ Turns = dict[str, dict[str, list[Turn]]]
 """Row → scope → turns, in order."""
 
 
-class Endpoint(Protocol):
-    """A ``bench.measure.timer.Timer`` in a process of its own: see ``bench.isolation.Isolated``."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any: ...
-
-
-class Watch(Protocol):
-    """The part of ``bench.machine.telemetry.Monitor`` that timing needs."""
-
-    def start(self, own_pids: Any) -> None: ...
-
-    def stop(self, own_cpu_s: float) -> Telemetry: ...
-
-
 class Interleaved:
     """The rounds of one setting.
 
     Args:
-        timers: by row.
+        timers: by row, each a ``bench.measure.timer.Timer`` in its own process.
         scenario: how long and how often.
         watch: of the machine, during each turn.
         turns: of an earlier part of this run; rounds continue after them. Grows in place.
@@ -59,9 +42,9 @@ class Interleaved:
 
     def __init__(
         self,
-        timers: Mapping[str, Endpoint],
+        timers: Mapping[str, Isolated],
         scenario: Scenario,
-        watch: Watch,
+        watch: Monitor,
         turns: Turns | None = None,
     ) -> None:
         self._timers, self._scenario, self._watch = dict(timers), scenario, watch
