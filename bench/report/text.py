@@ -89,15 +89,16 @@ def _cell(column: Column, line: Line) -> str:
     return f"{value} {rest}".rstrip()
 
 
-def accuracy_grids(report: Report) -> list[Grid]:
+def accuracy_grids(report: Report) -> dict[Setting, Grid]:
     """IoU of each class and category with its difference to FP32; settings of equal scores once."""
-    grids: list[Grid] = []
+    grids: dict[Setting, Grid] = {}
     for setting in report.settings:
-        rows = [row for row in rows_of(report, setting) if row.accuracy and row.accuracy.score]
-        height, width = setting.size
-        grid = _accuracy_grid(report, rows, f"accuracy at {height}x{width}, %")
-        if rows and not any((grid.headings, grid.lines) == (g.headings, g.lines) for g in grids):
-            grids.append(grid)
+        rows = [row for row in rows_of(report, setting) if row.score]
+        grid = _accuracy_grid(report, rows, "accuracy at {}x{}, %".format(*setting.size))
+        if rows and all(
+            (grid.headings, grid.lines) != (g.headings, g.lines) for g in grids.values()
+        ):
+            grids[setting] = grid
     return grids
 
 
@@ -164,7 +165,7 @@ def markdown(report: Report) -> str:
         lines += [*failed, ""] if failed else []
     lines += [*(f"- {_text(note)}" for note in notes(report)), ""]
     costs = (cost_grid(report, setting) for setting in report.settings)
-    for grid in (*costs, *accuracy_grids(report), layer_grid(report)):
+    for grid in (*costs, *accuracy_grids(report).values(), layer_grid(report)):
         lines += _section(grid)
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -205,7 +206,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         for reason in reasons(report, setting):
             tables.line(console, reason)
     costs = (cost_grid(report, setting) for setting in report.settings)
-    for grid in (*costs, *accuracy_grids(report), layer_grid(report)):
+    for grid in (*costs, *accuracy_grids(report).values(), layer_grid(report)):
         _print(console, grid)
     for note in notes(report):
         console.print(note, markup=False)

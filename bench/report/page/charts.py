@@ -1,50 +1,75 @@
-"""Charts of a record: accuracy against speed, latencies, and turns over time.
+"""Charts of a record as inline SVG: accuracy against speed, latencies, and turns over time.
 
-Each shows one setting in a viewBox ``width`` px wide, and is "" where there is nothing to draw.
-Colour and shape of a mark stand for the backend, its filling for the variant.
+Each shows one scope of one setting, or is "" where there is nothing to draw. matplotlib draws it;
+font, ink and palette come from the style sheet of the page. Colour and shape of a mark stand for
+the backend, its filling for the variant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib import rc_context, rcParams, ticker, transforms
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from numpy.typing import ArrayLike, NDArray
 
 from bench.record import Report, Setting, Timing, Turn
 from bench.report.columns import rows_of
-from bench.report.figures import elided, milliseconds, percent, rate
-from bench.report.page.figure import INK, ON_PAGE, PALETTE, SOFT, Chart, clean, fit, style
+from bench.report.figures import elided, milliseconds, rates, shares
 from bench.statistics import pareto_front
 from dabnet.intervals import Interval
-from dabnet.runtime.runner import SCOPES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
 Marks = Mapping[str, dict[str, Any]]
 
-WIDE, NARROW = 1000, 358
-"""Widths in px for a desktop and a phone; letters scaled for one do not suit the other."""
-
-_LANE = 76
-"""Height in px of a row's part of a chart."""
+WIDTH, LANE, FONT = 450, 70, 13
+"""px of a chart, of a row in it and of its letters; the page shows it 340 to 520 px wide."""
+NAME = 36
+"""Characters of a row's name that are written; its tooltip has all."""
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f87")
+"""Okabe and Ito's colours (2008), which the colour-blind can tell apart, and a grey."""
+INK, SOFT, HAIR = "#010101", "#020202", "#030303"
+ON_PAGE = {colour: f"var(--k{n})" for n, colour in enumerate(PALETTE)} | {
+    INK: "currentColor",
+    SOFT: "var(--soft)",
+    HAIR: "var(--line)",
+}
+"""Colour in matplotlib → colour on the page, whose style sheet may choose another in the dark."""
 _SHAPES, _FILLINGS = "os^DvPh", ("full", "none", "left", "bottom", "right", "top")
 _PERCENTILES: Marks = {
-    "p50": {"marker": "|", "markersize": 20, "markeredgewidth": 2.6},
-    "p95": {"marker": "v", "fillstyle": "none"},
-    "p99": {"marker": "v"},
+    "p50": {"marker": "|", "markersize": 18, "markeredgewidth": 2.6},
+    "p95": {"marker": "v", "markersize": 6, "fillstyle": "none"},
+    "p99": {"marker": "v", "markersize": 6},
 }
 _TURNS: Marks = {
     "counted": {"marker": "o"},
-    "disturbed": {"marker": "^", "markerfacecolor": PALETTE[4]},
-    "throttled": {"marker": "s", "markerfacecolor": PALETTE[4]},
+    "disturbed": {"marker": "^", "markersize": 8, "markerfacecolor": PALETTE[4]},
+    "throttled": {"marker": "s", "markersize": 7, "markerfacecolor": PALETTE[4]},
     "not counted": {"marker": "x", "markersize": 9},
 }
+_SOFT = ("axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "legend.labelcolor")
+_STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("axes.spines.left", "axes.spines.right", "axes.spines.top"), False),
+    **dict.fromkeys(("text.parse_math", "legend.frameon", "xtick.bottom", "ytick.left"), False),
+    **dict.fromkeys((*_SOFT, "xtick.color", "ytick.color"), SOFT),
+    **{"axes.titlelocation": "left", "xaxis.labellocation": "right", "axes.facecolor": "none"},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": HAIR, "text.color": INK},
+    **{"font.size": FONT, "axes.titlesize": FONT, "lines.markersize": 5, "svg.fonttype": "none"},
+}
+
+
+# --- looks ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,48 +90,114 @@ def looks(report: Report) -> dict[str, Look]:
 
 def _look(backend: int, variant: int) -> Look:
     colour, shape = PALETTE[backend % len(PALETTE)], _SHAPES[backend % len(_SHAPES)]
-    filling = _FILLINGS[variant % len(_FILLINGS)]
+    filling: Any = _FILLINGS[variant % len(_FILLINGS)]
+    ink = f'stroke="{ON_PAGE[colour]}"'
+    paths = f'<path fill="none" {ink} d="{_path(shape, "full")}"/>'
+    if filling != "none":
+        paths += f'<path fill="{ON_PAGE[colour]}" {ink} d="{_path(shape, filling)}"/>'
+    sign = f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{paths}</svg>'
     marker = {"marker": shape, "fillstyle": filling, "markerfacecoloralt": "none", "color": colour}
-    sign = _path(shape, filling, ON_PAGE[colour]) + _path(shape, "full", ON_PAGE[colour], "none")
-    sign = f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{sign}</svg>'
     return Look(ON_PAGE[colour], sign, {**marker, "linestyle": "none"})
 
 
-def _path(shape: str, filling: Any, ink: str, fill: str = "") -> str:
-    """Return a marker of matplotlib as an SVG path within 16 px."""
-    from matplotlib.markers import MarkerStyle
-    from matplotlib.transforms import Affine2D
-
+def _path(shape: str, filling: Any) -> str:
+    """Return a marker of matplotlib as the path of an SVG of 16 px."""
     mark = MarkerStyle(shape, filling)
-    path = mark.get_path().transformed(mark.get_transform() + Affine2D().scale(11, -11))
+    path = mark.get_path().transformed(mark.get_transform() + transforms.Affine2D().scale(11, -11))
     letters = {path.MOVETO: "M", path.LINETO: "L", path.CURVE3: "Q", path.CURVE4: "C"}
-    d = "".join(
+    return "".join(
         letters[code] + " ".join(f"{v + 8:.1f}" for v in points) if code in letters else "Z"
         for points, code in path.iter_segments()
     )
-    fill = fill or (ink if mark.is_filled() else "none")
-    return f'<path d="{d}" style="fill:{fill};stroke:{ink}"/>'
 
 
-def _name(chart: Chart, look: Look, name: str, left: float, top: float) -> None:
-    """Write a row's name after its mark, at those px from the upper left corner."""
-    from matplotlib.lines import Line2D
-    from matplotlib.transforms import IdentityTransform
-
-    in_px, y = IdentityTransform(), chart.height - top
-    chart.figure.add_artist(Line2D([left], [y], **look.marker, markersize=8, transform=in_px))
-    short = elided(clean(name), 44)
-    text = chart.figure.text(left + 12, y, short, va="center_baseline", transform=in_px)
-    chart.explain(text, name)
+# --- a figure as an element of the page -------------------------------------------------------
 
 
-def _legend(chart: Chart, marks: Marks) -> None:
-    from matplotlib.lines import Line2D
+def _axes(height: int) -> Axes:
+    """Return axes of that height in px, in a figure that has room for what is written around."""
+    whole = height + 74
+    figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
+    return figure.add_axes((52 / WIDTH, 44 / whole, 1 - 66 / WIDTH, height / whole))
 
-    lines = [Line2D([], [], color=INK, ls="none", label=name, **m) for name, m in marks.items()]
-    chart.figure.legend(
-        handles=lines, loc="upper right", ncols=4, borderaxespad=0, columnspacing=1, handlelength=1
-    )
+
+def clean(text: str) -> str:
+    """Replace line breaks, control characters and marks that change the direction of text."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _tip(text: str) -> str:
+    """Return the id by which ``_svg`` gives an artist its tooltip."""
+    return f"tip {clean(text)}"
+
+
+def _svg(axes: Axes, title: str, said: str) -> str:
+    """Return the figure as an element of a page; its title and ``said`` are read out instead."""
+    file, unsaid = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    rcParams["svg.hashsalt"] = title  # ids are those of no other chart
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's font may have it
+        figure.savefig(file, format="svg", metadata=unsaid)
+    root = ElementTree.fromstring(file.getvalue())
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    for node in list(root.iter()):
+        _adapt(node)
+    for definitions in root.findall("defs"):  # a style for all elements, and clip paths
+        root.remove(definitions)
+    size = {"viewBox": f"0 0 {width} {height}", "font-size": str(FONT)}
+    label = clean(f"{title}. {said}")
+    root.attrib = {"class": "chart", **size, "role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _adapt(node: ElementTree.Element) -> None:
+    """Make an element of matplotlib's file one of a page: short, with colours of the page."""
+    node.tag, node.tail = node.tag.rpartition("}")[2], None
+    found = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
+    for mark in node.findall("{*}use"):  # of one artist, which all look alike
+        found["style"] = mark.attrib.pop("style", "")
+    if node.tag != "text":
+        node.text = None
+    if found.get("id", "").startswith("tip "):
+        ElementTree.SubElement(node, "title").text = found["id"][4:]
+    look = re.sub("#[0-9a-f]{6}", lambda c: ON_PAGE.get(c[0], c[0]), found.pop("style", ""))
+    look = re.sub(r"font-[a-z]+: [^;]*;? ?", "", look)
+    kept = ("id", "href", "d", "x", "y") if node.tag == "path" else ("href", "x", "y")
+    node.attrib = {key: found[key].replace(" \n", "") for key in kept if key in found}
+    for key in node.attrib.keys() & {"d", "x", "y"}:
+        node.set(key, re.sub(r"-?\d+\.\d+", lambda n: f"{float(n[0]):.1f}", node.attrib[key]))
+    if look:
+        node.set("style", look)
+
+
+def fit(axes: Axes, name: str, values: ArrayLike) -> None:
+    """Make an axis (x or y) hold the values; logarithmic if the greatest is over 4 × the least."""
+    low, high = float(np.min(values)), float(np.max(values))
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    if low > 1e-9 and high > 4 * low:
+        room = (high / low) ** 0.08
+        steps = (1, 1.5, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5) if high < 200 * low else (1,)
+        axes.set(**{f"{name}scale": "log", f"{name}lim": (low / room, high * room)})
+        axis.set_major_locator(ticker.LogLocator(subs=steps, numticks=6))
+    else:
+        room = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+        axes.set(**{f"{name}lim": (low - room, high + room)})
+        axis.set_major_locator(ticker.MaxNLocator(6, steps=(1, 2, 5, 10)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:.6g}".replace("-", "−"))
+
+
+def _name(
+    axes: Axes, look: Look | None, name: str, x: float, y: float, transform: transforms.Transform
+) -> None:
+    """Write a row's name after its mark."""
+    place: dict[str, Any] = {"transform": transform, "clip_on": False, "zorder": 4}
+    if look:
+        axes.plot(x, y, **look.marker, markersize=8, **place)
+    short = elided(clean(name), NAME)
+    axes.text(x + 10, y, short, va="center_baseline", gid=_tip(name), **place)
 
 
 # --- accuracy against speed -------------------------------------------------------------------
@@ -121,11 +212,7 @@ class Point:
     miou: Interval
 
     def __str__(self) -> str:
-        fps, miou = self.fps, self.miou
-        return (
-            f"{self.name}: {rate(fps.value)} FPS [{rate(fps.low)}, {rate(fps.high)}], mIoU"
-            f" {percent(miou.value)} % [{percent(miou.low)}, {percent(miou.high)}]"
-        )
+        return f"{self.name}: FPS {rates(self.fps)}, mIoU % {shares(self.miou)}"
 
 
 def chart_scope(report: Report, setting: Setting) -> str:
@@ -137,75 +224,64 @@ def chart_scope(report: Report, setting: Setting) -> str:
 def points(report: Report, scope: str, setting: Setting) -> list[Point]:
     """The rows with both an mIoU and FPS of that scope."""
     return [
-        Point(row.name, timing.fps, row.accuracy.score.miou)
+        Point(row.name, timing.fps, row.score.miou)
         for row in rows_of(report, setting)
-        if (timing := row.timing(scope)) and timing.fps and row.accuracy and row.accuracy.score
+        if (timing := row.timing(scope)) and timing.fps and row.score
     ]
 
 
-def front(report: Report, scope: str, setting: Setting) -> list[str]:
-    """Names of the rows on the Pareto front of FPS and mIoU, the slowest first."""
-    return [point.name for point in _front(points(report, scope, setting))]
-
-
-def _front(drawn: Sequence[Point]) -> list[Point]:
+def front(drawn: Sequence[Point]) -> list[Point]:
+    """The points on the Pareto front of FPS and mIoU, the slowest first."""
     return [drawn[n] for n in pareto_front([(p.fps.value, p.miou.value) for p in drawn])]
 
 
-@style()
-def scatter(report: Report, scope: str, setting: Setting, width: int = WIDE) -> str:
+@rc_context(_STYLE)
+def scatter(report: Report, scope: str, setting: Setting) -> str:
     """Accuracy against speed with 95 % intervals, and the Pareto front as stairs."""
     drawn, look = points(report, scope, setting), looks(report)
-    if not drawn or scope not in SCOPES:
+    if not drawn:
         return ""
-    chart = Chart(width, max(340 if width < 600 else 400, 34 * len(drawn)))
-    axes = chart.axes(46, 34, width - 14, chart.height - 42)
+    axes = _axes(max(320, 32 * len(drawn)))
     x = np.array([(p.fps.low, p.fps.value, p.fps.high) for p in drawn])
     y = np.array([(p.miou.low, p.miou.value, p.miou.high) for p in drawn]) * 100
-    fit(axes, "x", x, 0.12, 9 if width > 600 else 4)
-    fit(axes, "y", y, 0.08, 6)
+    fit(axes, "x", x)
+    fit(axes, "y", y)
     axes.set(xlabel=f"frames/s, scope {scope}", title="mIoU %")
-    stairs, left = [], axes.get_xlim()[0]
-    best = _front(drawn)
+    stairs, left, best = [], axes.get_xlim()[0], front(drawn)
     for point in best:
         stairs += [(left, 100 * point.miou.value), (point.fps.value, 100 * point.miou.value)]
         left = point.fps.value
     stairs.append((left, axes.get_ylim()[0]))
     axes.plot(*np.transpose(stairs), color=SOFT, linewidth=1.5, linestyle=(0, (5, 4)))
-    lines = list(pairwise(stairs))
     for point, fps, miou in zip(drawn, x, y, strict=True):
         marker = look[point.name].marker
         axes.plot(fps[[0, 2]], miou[[1, 1]], marker="|", markersize=8, color=marker["color"])
         axes.plot(fps[[1, 1]], miou[[0, 2]], marker="_", markersize=8, color=marker["color"])
-        chart.explain(axes.plot(fps[1], miou[1], **marker, ms=11, zorder=3)[0], str(point))
-        lines += [((fps[0], miou[1]), (fps[2], miou[1])), ((fps[1], miou[0]), (fps[1], miou[2]))]
-    _label(chart, axes, drawn, look, np.array(lines))
+        axes.plot(fps[1], miou[1], **marker, markersize=11, zorder=3, gid=_tip(str(point)))
+    _label(axes, drawn, look)
     names = ", ".join(point.name for point in best)
     title = f"mIoU against frames per second, scope {scope}, {setting}"
-    return chart.svg(title, f"{'; '.join(map(str, drawn))}. On the Pareto front: {names}.")
+    return _svg(axes, title, f"{'; '.join(map(str, drawn))}. On the Pareto front: {names}.")
 
 
-def _label(
-    chart: Chart, axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look], lines: Floats
-) -> None:
+def _label(axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look]) -> None:
     """Write names with their marks beside the points, with a leader where they had to move away.
 
-    A name must not lie on names and marks; to lie on one of the ``lines``, (n, 2 ends, 2) in units
-    of the axes, costs as much as to move a little.
+    A name must not lie on names and marks; to lie on a line costs as much as to move a little.
     """
-    from matplotlib.transforms import IdentityTransform
-
-    in_px, to_px, frame = IdentityTransform(), axes.transData.transform, axes.bbox.extents
+    in_px, to_px, frame = (
+        transforms.IdentityTransform(),
+        axes.transData.transform,
+        axes.bbox.extents,
+    )
     places = to_px([(point.fps.value, 100 * point.miou.value) for point in drawn])
     crowded = np.hstack((places - 9, places + 9))
-    ends = to_px(lines.reshape(-1, 2)).reshape(-1, 2, 2)
+    lines = (to_px(line.get_xydata()) for line in axes.get_lines())
+    ends = np.array([pair for line in lines for pair in pairwise(line)])
     covered = np.hstack((ends.min(1) - 2, ends.max(1) + 2))
     for n in np.argsort(-places[:, 1], kind="stable"):
         x, y = places[n]
-        name = elided(clean(drawn[n].name), 22 if chart.width < 600 else 46)
-        text = axes.text(0, 0, name, va="center_baseline", transform=in_px, zorder=4)
-        chart.explain(text, drawn[n].name)
-        wide = text.get_window_extent().width + 14  # the mark is left of it
+        wide = 16 + 0.6 * FONT * min(len(drawn[n].name), NAME)  # with the mark left of it
         starts = x + np.array((12, -12 - wide, -wide / 2, 40, -40 - wide))
         left, up = map(np.ravel, np.meshgrid(starts, y + 8 * np.arange(-26, 27)))
         boxes = np.stack((left, up - 8, left + wide, up + 8), axis=1)
@@ -215,9 +291,7 @@ def _label(
         cost += 20 * _overlap(boxes, crowded) + 0.4 * _overlap(boxes, covered)
         box = boxes[cost.argmin()]
         crowded = np.vstack((crowded, box))
-        text.set_position((box[0] + 14, box[1] + 8))
-        marker = look[drawn[n].name].marker
-        axes.plot(box[0] + 5, box[1] + 8, **marker, transform=in_px, zorder=4)
+        _name(axes, look[drawn[n].name], drawn[n].name, box[0] + 5, box[1] + 8, in_px)
         end = np.clip((x, y), box[:2], box[2:])
         if np.hypot(*(end - (x, y))) > 16:
             axes.plot((x, end[0]), (y, end[1]), color=SOFT, linewidth=0.8, transform=in_px)
@@ -230,7 +304,20 @@ def _overlap(boxes: Floats, others: Floats) -> Floats:
     return np.asarray((high - low).clip(0).prod(2).sum(1))
 
 
-# --- latencies --------------------------------------------------------------------------------
+# --- a lane per row ---------------------------------------------------------------------------
+
+
+def _lanes(look: Mapping[str, Look], names: Collection[str], marks: Marks) -> Axes:
+    """Return axes in px from the top, with a lane per name and a legend of the marks."""
+    axes = _axes(LANE * len(names))
+    axes.set(ylim=(LANE * len(names), 0), yticks=())
+    place = transforms.blended_transform_factory(transforms.IdentityTransform(), axes.transData)
+    for n, name in enumerate(names):
+        _name(axes, look.get(name), name, 12, LANE * n + 12, place)
+    lines = [Line2D([], [], color=INK, ls="none", label=name, **m) for name, m in marks.items()]
+    room: dict[str, Any] = {"borderaxespad": 0, "columnspacing": 1, "handlelength": 1}
+    axes.legend(handles=lines, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), **room)
+    return axes
 
 
 def counted_ms(timing: Timing) -> Floats:
@@ -239,78 +326,35 @@ def counted_ms(timing: Timing) -> Floats:
     return np.sort(np.concatenate([np.array(s, np.float64) for s in samples])) / 1e6
 
 
-def _samples(report: Report, scope: str, setting: Setting) -> dict[str, Floats]:
-    """Row name → latencies in ms; those of ``paper`` are means of many calls and left out."""
-    timed = [(row.name, row.timing(scope)) for row in rows_of(report, setting) if scope in SCOPES]
-    return {name: counted_ms(timing) for name, timing in timed if timing}
-
-
 def _percentiles(name: str, ms: Floats) -> str:
     p50, p95, p99 = (milliseconds(float(p)) for p in np.percentile(ms, (50, 95, 99)))
     return f"{name}: p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, {len(ms)} calls"
 
 
-@style()
-def latencies(report: Report, scope: str, setting: Setting, width: int = WIDE) -> str:
+@rc_context(_STYLE)
+def latencies(report: Report, scope: str, setting: Setting) -> str:
     """Box and strip of each row: quartiles, p50, p95, p99 and single calls."""
-    timed, look = _samples(report, scope, setting), looks(report)
+    rows, look = rows_of(report, setting), looks(report)
+    timed = {row.name: counted_ms(timing) for row in rows if (timing := row.timing(scope))}
     if not timed:
         return ""
-    chart = Chart(width, _LANE * len(timed) + 72)
-    axes = chart.axes(10, 30, width - 10, chart.height - 42)
-    fit(axes, "x", [(ms[0], ms[-1]) for ms in timed.values()], 0.04, 10 if width > 600 else 5)
+    axes = _lanes(look, timed, _PERCENTILES)
+    fit(axes, "x", [(ms[0], ms[-1]) for ms in timed.values()])
     scale = ", logarithmic" if axes.get_xscale() == "log" else ""
-    axes.set(ylim=(_LANE * len(timed), 0), xlabel=f"ms per call, scope {scope}{scale}", yticks=())
+    axes.set_xlabel(f"ms per call, scope {scope}{scale}")
     for n, (name, ms) in enumerate(timed.items()):
-        y, colour = _LANE * n + 40, look[name].marker["color"]
+        y, colour = LANE * n + 44, look[name].marker["color"]
         p25, p50, p75, p95, p99 = np.percentile(ms, (25, 50, 75, 95, 99))
         axes.plot(ms[[0, -1]], (y, y), color=SOFT, linewidth=1)
         strip = np.append(np.percentile(ms, np.linspace(0, 100, 101), method="nearest"), ms[-20:])
         strokes = np.meshgrid((y + 10, y + 16, np.nan), np.unique(strip))
         axes.plot(strokes[1].ravel(), strokes[0].ravel(), color=colour, linewidth=1)
-        (box,) = axes.barh(y, p75 - p25, 14, p25, facecolor=colour, edgecolor=INK, linewidth=0.8)
-        chart.explain(box, _percentiles(name, ms))
-        axes.plot((p95, p99), (y, y), "|", color=INK, markersize=14)
+        tip = _tip(_percentiles(name, ms))
+        axes.barh(y, p75 - p25, 14, p25, facecolor=colour, edgecolor=INK, linewidth=0.8, gid=tip)
         for place, (key, mark) in zip((p50, p95, p99), _PERCENTILES.items(), strict=True):
-            axes.plot(place, y if key == "p50" else y - 12, color=INK, **mark)
-        _name(chart, look[name], name, 12, 40 + _LANE * n)
-    _legend(chart, _PERCENTILES)
+            axes.plot(place, y if key == "p50" else y - 10, color=INK, **mark)
     said = "; ".join(_percentiles(name, ms) for name, ms in timed.items())
-    return chart.svg(f"Latencies of single calls, scope {scope}, {setting}", said)
-
-
-@style()
-def distributions(report: Report, setting: Setting, width: int = WIDE) -> str:
-    """Share of the calls within each latency: a panel per row, a line per scope."""
-    scopes = {scope: _samples(report, scope, setting) for scope in SCOPES}
-    names = [
-        r.name for r in rows_of(report, setting) if any(r.name in of for of in scopes.values())
-    ]
-    if not names:
-        return ""
-    look, columns = looks(report), 3 if width > 600 else 1
-    wide, high, said = width // columns, 190, ""
-    chart = Chart(width, high * -(-len(names) // columns))
-    shares = np.unique((*np.linspace(0, 100, 41), 95, 97, 98, 99, 99.5))
-    for n, name in enumerate(names):
-        left, top = n % columns * wide, n // columns * high
-        axes = chart.axes(left + 40, top + 40, left + wide - 14, top + high - 48)
-        axes.set(ylim=(0, 100), yticks=(0, 50, 100), xlabel="ms per call")
-        axes.set_title("% of calls within")
-        timed = {scope: of[name] for scope, of in scopes.items() if name in of}
-        fit(axes, "x", [(ms[0], ms[-1]) for ms in timed.values()], 0.03, 4)
-        for scope, ms in timed.items():
-            dash, colour = "-" if scope == "host" else "--", look[name].marker["color"]
-            (line,) = axes.plot(np.percentile(ms, shares), shares, dash, color=colour, lw=2)
-            marked = (50, 95, 99)
-            axes.plot(np.percentile(ms, marked), marked, "o", color=INK, ms=6, fillstyle="none")
-            chart.explain(line, f"scope {scope}, {_percentiles(name, ms)}")
-            said += f"scope {scope}, {_percentiles(name, ms)}; "
-        _name(chart, look[name], name, left + 8, top + 10)
-    return chart.svg(f"Latencies of each row, {setting}", said)
-
-
-# --- turns over time --------------------------------------------------------------------------
+    return _svg(axes, f"Latencies of single calls, scope {scope}, {setting}", said)
 
 
 def _median_ms(turn: Turn) -> float:
@@ -319,8 +363,8 @@ def _median_ms(turn: Turn) -> float:
 
 def _turn(turn: Turn) -> str:
     words = [*turn.marks, *turn.telemetry.throttled, *([] if turn.counted else ["not counted"])]
-    marks = f" ({', '.join(words)})" if words else ""
-    return f"round {turn.round} at {turn.start_s:.1f} s: {milliseconds(_median_ms(turn))} ms{marks}"
+    at = f"round {turn.round} at {turn.start_s:.1f} s: {milliseconds(_median_ms(turn))} ms"
+    return f"{at} ({', '.join(words)})"
 
 
 def _summary(name: str, turns: Sequence[Turn]) -> str:
@@ -330,64 +374,61 @@ def _summary(name: str, turns: Sequence[Turn]) -> str:
     return f"{name}: medians of {len(turns)} turns {least} to {greatest} ms{''.join(odd)}"
 
 
-@style()
-def rounds(report: Report, scope: str, setting: Setting, width: int = WIDE) -> str:
+@rc_context(_STYLE)
+def rounds(report: Report, scope: str, setting: Setting) -> str:
     """Median latency of each turn over the time of the run, and the clocks of the machine."""
-    timings = [(row, timing) for row in report.rows for timing in row.timings]
     timed = {
         row.name: turns
-        for row, timing in timings
-        if timing.scope == scope in SCOPES and row.setting == setting
+        for row in rows_of(report, setting)
+        for timing in row.timings
+        if timing.scope == scope
         if (turns := [turn for turn in timing.turns if turn.samples_ns])
     }
     if not timed:
         return ""
-    ends = [t.start_s + t.wall_s for _, of in timings if of.scope in SCOPES for t in of.turns]
-    clocks = {key: _clock(timed, key) for key in ("cpu_mhz", "gpu_mhz")}
-    clocks = {key: found for key, found in clocks.items() if found}
-    look, many = looks(report), len(timed) + len(clocks)
-    chart = Chart(width, 30 + _LANE * many + 42)
-    lanes = [chart.axes(56, 54 + _LANE * n, width - 12, 26 + _LANE * (n + 1)) for n in range(many)]
-    for axes in lanes:
-        axes.set_xlim(0, max(*ends, 1e-3))
-        axes.tick_params(labelbottom=axes is lanes[-1])
-    for n, (name, turns) in enumerate(timed.items()):
-        _draw_turns(chart, lanes[n], turns, look[name].marker["color"])
-        _name(chart, look[name], name, 12, 40 + _LANE * n)
-    for axes, (key, found) in zip(lanes[len(timed) :], clocks.items(), strict=True):
-        axes.set_title(f"{key[:3].upper()} clock, MHz")
-        at, names, mhz = zip(*found, strict=True)
-        fit(axes, "y", mhz, 0.2, 3)
-        axes.plot(at, mhz, color=SOFT, linewidth=0.6)
-        axes.scatter(at, mhz, 14, [look[name].marker["color"] for name in names], zorder=3)
-    lanes[-1].set_xlabel("s since the timing began")
-    _legend(chart, _TURNS)
+    turns, look = [turn for of in timed.values() for turn in of], looks(report)
+    clocks = {"CPU clock, MHz": "cpu_mhz", "GPU clock, MHz": "gpu_mhz"}
+    clocks = {k: v for k, v in clocks.items() if any(getattr(t.telemetry, v) for t in turns)}
+    axes = _lanes(look, [*timed, *clocks], _TURNS)
+    ends = min(turn.start_s for turn in turns) - 1, max(turn.start_s for turn in turns) + 1
+    axes.set(xlim=ends, xlabel=f"s since the timing began, scope {scope}")
+    for n, (name, of) in enumerate(timed.items()):
+        _draw_turns(axes, n, of, look[name].marker["color"])
+    for n, key in enumerate(clocks.values(), len(timed)):
+        y = _scale(axes, n, [mhz for t in turns if (mhz := getattr(t.telemetry, key))])
+        for name, of in timed.items():
+            known = [(t.start_s, y(mhz)) for t in of if (mhz := getattr(t.telemetry, key))]
+            axes.plot(*np.reshape(known, (-1, 2)).T, "o", ms=3, color=look[name].marker["color"])
     said = "; ".join(_summary(name, turns) for name, turns in timed.items())
-    return chart.svg(f"Median ms per call over time, scope {scope}, {setting}", said)
+    return _svg(axes, f"Median ms per call over time, scope {scope}, {setting}", said)
 
 
-def _clock(timed: Mapping[str, Sequence[Turn]], key: str) -> list[tuple[float, str, float]]:
-    """(start in s, row, MHz) of each turn whose clock is known, in the order of time."""
-    turns = [(turn, name) for name, turns in timed.items() for turn in turns]
-    known = [(t.start_s, name, getattr(t.telemetry, key)) for t, name in turns]
-    return sorted(clock for clock in known if clock[2] is not None)
+def _scale(axes: Axes, lane: int, values: Sequence[float]) -> Callable[[float], float]:
+    """Return a function that places values in a lane, whose ends get ticks.
+
+    A lane holds at least ± 2 % of the median, in which noise looks small.
+    """
+    middle = float(np.median(values))
+    low, high = min(*values, 0.98 * middle), max(*values, 1.02 * middle)
+    ends = LANE * (lane + 1) - 5, LANE * lane + 30
+    texts = [text.get_text() for text in axes.get_yticklabels()]
+    axes.set_yticks([*axes.get_yticks(), *ends], [*texts, f"{low:.4g}", f"{high:.4g}"])
+    return lambda value: float(np.interp(value, (low, high), ends))
 
 
-def _draw_turns(chart: Chart, axes: Axes, turns: Sequence[Turn], colour: str) -> None:
+def _draw_turns(axes: Axes, lane: int, turns: Sequence[Turn], colour: str) -> None:
     """Dots, triangles (disturbed) and squares (throttled); hollow and crossed if not counted."""
-    medians = [_median_ms(turn) for turn in turns]
-    centre = float(np.median(medians))
-    fit(axes, "y", [*medians, 0.98 * centre, 1.02 * centre], 0.1, 3)  # noise looks small
-    counted = [(turn.start_s, _median_ms(turn)) for turn in turns if turn.counted]
-    axes.plot(*np.reshape(counted, (-1, 2)).T, color=SOFT, linewidth=1)
-    kinds: dict[tuple[str, bool], list[Turn]] = {}
-    for turn in turns:
-        mark = "throttled" if "throttled" in turn.marks else "disturbed"
-        kinds.setdefault((mark if turn.marks else "counted", turn.counted), []).append(turn)
-    for (kind, counts), alike in kinds.items():
-        places = [turn.start_s for turn in alike], [_median_ms(turn) for turn in alike]
-        look = {"color": INK, "ls": "none", "markerfacecolor": colour, **_TURNS[kind]}
-        look |= {} if counts else {"markerfacecolor": "none"}
-        chart.explain(axes.plot(*places, **look)[0], *map(_turn, alike))
-        if not counts:
-            axes.plot(*places, color=INK, ls="none", **_TURNS["not counted"])
+    y = _scale(axes, lane, [_median_ms(turn) for turn in turns])
+    places = [(turn.start_s, y(_median_ms(turn))) for turn in turns]
+    counted = [place for turn, place in zip(turns, places, strict=True) if turn.counted]
+    at, height = np.reshape(counted, (-1, 2)).T
+    axes.plot(at, height, color=SOFT, linewidth=1)
+    axes.plot(at, height, "o", color=colour)
+    for turn, (at, height) in zip(turns, places, strict=True):
+        kind = "throttled" if "throttled" in turn.marks else "disturbed"
+        mark = {"color": INK, **_TURNS[kind if turn.marks else "counted"]}
+        mark |= {} if turn.counted else {"markerfacecolor": "none"}
+        if turn.marks or not turn.counted:
+            axes.plot(at, height, **mark, gid=_tip(_turn(turn)))
+        if not turn.counted:
+            axes.plot(at, height, color=INK, **_TURNS["not counted"])

@@ -7,12 +7,10 @@ later. A policy in its head forbids the browser to load anything.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
@@ -38,9 +36,8 @@ def html_page(report: Report, folder: Path | None = None) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    for text in (figures.milliseconds, figures.number, figures.parts, figures.percent):
+    for text in (figures.milliseconds, figures.parts, figures.percent):
         environment.filters[text.__name__] = text
-    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
     shown: dict[str, dict[str, str]] = {}
     missing = []
     for picture in report.pictures:
@@ -63,6 +60,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
         columns=columns,
         looks=charts.looks(report),
         remarks=_remarks,
+        verdicts=_verdicts,
         REFERENCE=REFERENCE,
         SCOPES=SCOPES,
     )
@@ -99,8 +97,7 @@ def _remarks(line: Line) -> Iterator[str]:
 # --- what stands out --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """A row that stands out: by what, its figure with the interval, and what else to know."""
 
     title: str
@@ -115,38 +112,53 @@ def cards(report: Report, setting: Setting) -> Iterator[Card]:
     A row whose difference to the reference may be chance (its interval holds 0) is not called the
     most accurate.
     """
-    rows, scope = rows_of(report, setting), charts.chart_scope(report, setting)
-    speeds = {row.name: t.fps for row in rows if (t := row.timing(scope)) and t.fps}
-    if not speeds:
-        return
-    rows.sort(key=lambda row: -speeds[row.name].value if row.name in speeds else 0.0)
-    card = partial(_card, scope=scope)
-    yield card(f"Fastest, scope {scope}", rows[0], f"{figures.rates(speeds[rows[0].name])} FPS")
-    scores = {row.name: row.accuracy.score for row in rows if row.accuracy and row.accuracy.score}
+    scope = charts.chart_scope(report, setting)
+    speeds = {r.name: t.fps for r in rows_of(report, setting) if (t := r.timing(scope)) and t.fps}
+    rows = [row for row in rows_of(report, setting) if row.name in speeds]
+    rows.sort(key=lambda row: -speeds[row.name].value)
+    for row in rows[:1]:
+        figure = f"{figures.rates(speeds[row.name])} FPS"
+        yield Card(f"Fastest, scope {scope}", row, figure, _more(row, scope))
+    scores = {row.name: row.score for row in rows if row.score}
     changes = {name: score.miou_difference for name, score in scores.items()}
     ties = [row for row in rows if (d := changes.get(row.name)) and d.low <= 0 <= d.high]
     if told := [row for row in rows if row.name in scores and row not in ties]:
         best = max(told, key=lambda row: scores[row.name].miou.value)
-        more = f"{len(ties)} rows do not differ from it beyond chance; fastest: "
-        tied = more + ties[0].name if ties and best.name == REFERENCE else ""
-        yield card("Highest mIoU", best, f"{figures.shares(scores[best.name].miou)} %", more=tied)
-    if sized := [row for row in rows if row.name in speeds and row.footprint.artifact_bytes]:
+        more = _more(best, scope)
+        if ties and best.name == REFERENCE:
+            more += (
+                f"; {len(ties)} rows do not differ from it beyond chance; fastest: {ties[0].name}"
+            )
+        yield Card("Highest mIoU", best, f"{figures.shares(scores[best.name].miou)} %", more)
+    if sized := [row for row in rows if row.footprint.artifact_bytes]:
         small = min(sized, key=lambda row: row.footprint.artifact_bytes)
         size = figures.megabytes(small.footprint.artifact_bytes, 2)
-        yield card("Smallest file", small, f"{size} MB")
+        yield Card("Smallest file", small, f"{size} MB", _more(small, scope))
 
 
-def _card(title: str, row: Row, figure: str, scope: str, more: str = "") -> Card:
-    """A card that also compares the row with the reference and says what is wrong with it."""
-    score, timing = row.accuracy.score if row.accuracy else None, row.timing(scope)
+def _more(row: Row, scope: str) -> str:
+    """How a row compares with the reference, and what is wrong with it."""
+    timing = row.timing(scope)
     parts = ["the reference of this setting"] if row.name == REFERENCE else []
     if timing and timing.speed_ratio:
         parts.append(f"{figures.ratio(timing.speed_ratio)} the speed of PyTorch: {timing.verdict}")
-    if score and score.miou_difference:
-        parts.append(f"mIoU {figures.points(score.miou_difference)} points to FP32")
+    if row.score and row.score.miou_difference:
+        parts.append(f"mIoU {figures.points(row.score.miou_difference)} points to FP32")
     if timing and marked(timing):
         parts.append(f"{TIMING_MARK} turns marked")
     if is_marked(row):
         parts.append(f"{CALIBRATION_MARK} calibration overlaps, or may overlap, the score")
-    parts += [more] if more else []
-    return Card(title, row, figure, "; ".join([*parts, *(["failed"] if row.reason else [])]))
+    return "; ".join([*parts, *(["failed"] if row.reason else [])])
+
+
+def _verdicts(report: Report, setting: Setting) -> Iterator[str]:
+    """The lines below the cards of a setting."""
+    drawn = charts.points(report, charts.chart_scope(report, setting), setting)
+    if best := ", ".join(point.name for point in charts.front(drawn)):
+        yield (
+            f"No row beats these in both FPS and mIoU: {best} (point values; the intervals say"
+            " which differences are real)."
+        )
+    rows = rows_of(report, setting)
+    if failed := [row for row in rows if row.reason]:
+        yield f"{len(failed)} of {len(rows)} rows did not run, or failed: see below the table."
