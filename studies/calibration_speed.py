@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 import click
 import numpy as np
 import onnx
+import onnx_ir as ir
 import study
 from int8_peers import Reader
 from numpy.typing import NDArray
@@ -73,14 +74,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table.
-
-    Attributes:
-        name: one of ``ROWS``.
-        images: how many it was given.
-        measured: None if it did not finish.
-        reason: why not.
-    """
+    """One of ``ROWS`` on a number of images; ``measured`` is None if it did not finish."""
 
     name: str
     images: int
@@ -106,7 +100,7 @@ class Calibration:
         """Collect, then compute the ranges; yields the tensors after each."""
         model = onnx.load(graph)
         named = ((str(number), image) for number, image in enumerate(images))
-        histograms = collect(model, named, float_tensors(model))
+        histograms = collect(ir.from_proto(model), named, float_tensors(model))
         yield list(histograms)
         for histogram in histograms.values():
             for method in METHODS:

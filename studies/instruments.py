@@ -19,11 +19,12 @@ import resource
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -45,7 +46,7 @@ from dabnet.runtime.runner import NullRunner, Uint8Array
 from dabnet.runtime.trt.runner import TensorRTRunner
 
 WARM_UP_CALLS = 20
-SLOWER = 1.02
+MORE_WORK = 1.02
 """Factor of the time of a row that does more work."""
 
 
@@ -104,12 +105,11 @@ class Loop:
 
 
 class BareLoop(Loop):
-    """Calls a ``Spin`` and nothing else."""
+    """Calls a runner and nothing else."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        runner = Spin(**arguments)
-        images = [np.zeros(arguments["shape"], np.uint8)] * 4
-        super().__init__(lambda number: runner.infer(images[number % 4]))
+    def __init__(self, recipe: Recipe, images: Sequence[Uint8Array]) -> None:
+        runner = recipe.opened()
+        super().__init__(lambda number: runner.infer(images[number % len(images)]))
 
 
 class PlainLoop(Loop):
@@ -213,95 +213,74 @@ class TrtexecLoop:
             raise BackendUnavailable(f"{words[0]} failed: {reason}")
 
 
-class Comparison:
-    """Pairs of services, timed in interleaved rounds.
+class Pair(NamedTuple):
+    """Two services that are compared, in one scope."""
 
-    Args:
-        scenario: rounds and time of each pair.
-        folder: for the processes' output.
-    """
-
-    def __init__(self, scenario: Scenario, folder: Path) -> None:
-        self._scenario, self._folder = scenario, folder
-        self.disturbed = 0
-
-    def ratio(
-        self, reference: study.Service, candidate: study.Service, scope: str = "host"
-    ) -> Interval:
-        """How many times faster the candidate is."""
-        services = {"reference": reference, "candidate": candidate}
-        with study.opened(services, self._folder) as (timers, reasons):
-            if reasons:
-                raise ProcessFailed("; ".join(reasons.values()))
-            turns = study.timed(timers, replace(self._scenario, scopes=(scope,)))
-        self.disturbed += study.disturbed(turns)
-        found = speed_ratio(turns["reference"], turns["candidate"])
-        if found is None:
-            raise ProcessFailed("fewer than two rounds")
-        return found
+    reference: study.Service
+    candidate: study.Service
+    scope: str = "host"
 
 
-Figures = Mapping[str, Any]
-"""Names of pairs → how many times faster; ``null_ns``; ``equal`` and ``slower``: of each pair."""
+EQUAL, SLOWER = "equal", "slower"
+"""Names of the pairs that are compared several times: one artifact twice, and with more work."""
 
 
-def measured(
-    inputs: study.Inputs,
-    scenario: Scenario,
-    threads: int,
-    pairs: int,
-    engine: Path | None,
-    trtexec: str,
-) -> tuple[Figures, int]:
-    """Return the figures, and how many turns others disturbed."""
-    with TemporaryDirectory() as made:
-        folder, images = Path(made), inputs.images(4)
-        path = inputs.export(folder / "graph.onnx", optimize_for="ort-cpu")
+def pairs_of(
+    inputs: study.Inputs, threads: int, engine: Path | None, trtexec: str, folder: Path
+) -> dict[str, Pair]:
+    """Export into ``folder``, and return what is compared, by name."""
+    images = inputs.images(4)
+    path = inputs.export(folder / "graph.onnx", optimize_for="ort-cpu")
 
-        def row(runner: Callable[..., Any], **arguments: Any) -> study.Service:
-            return Timer, (Recipe(runner, arguments, path), images)
+    def row(runner: Callable[..., Any], **arguments: Any) -> study.Service:
+        return Timer, (Recipe(runner, arguments, path), images)
 
-        spin: dict[str, Any] = {"shape": (1, *inputs.size, 3), "seconds": 1e-3}
-        ours = row(OnnxRuntimeRunner, path=path, threads=threads)
-        slowed = row(Slowed, path=path, threads=threads, factor=SLOWER)
-        by_hand, bound = ((loop, (path, images, threads)) for loop in (PlainLoop, PerfTestLoop))
-        compared: dict[str, tuple[study.Service, study.Service, str]] = {
-            "a 1 ms call: harness to a bare loop": ((BareLoop, (spin,)), row(Spin, **spin), "host"),
-            "onnxruntime: harness to a loop by hand": (by_hand, ours, "host"),
-            "onnxruntime: harness to a bound call, repeated": (bound, ours, "host"),
-        }
-        if engine is not None:
-            theirs = TrtexecLoop, (engine, trtexec)
-            on_gpu = row(TensorRTRunner, engine_path=engine)
-            compared["TensorRT: harness to trtexec's GPU Compute Time"] = theirs, on_gpu, "device"
-        comparison, equal, slower = Comparison(scenario, folder), list[Any](), list[Any]()
-        figures: dict[str, Any] = {"null_ns": harness_ns(inputs.size, folder)}
-        with progress_bar("comparing", len(compared) + 2 * pairs, "pairs") as step:
-            for name, pair in compared.items():
-                figures[name] = comparison.ratio(*pair)
-                step()
-            for candidate, found in ((ours, equal), (slowed, slower)) * pairs:
-                found.append(comparison.ratio(ours, candidate))
-                step()
-    return figures | {"equal": equal, "slower": slower}, comparison.disturbed
+    spin = row(Spin, shape=(1, *inputs.size, 3), seconds=1e-3)
+    ours = row(OnnxRuntimeRunner, path=path, threads=threads)
+    slowed = row(Slowed, path=path, threads=threads, factor=MORE_WORK)
+    by_hand, bound = ((loop, (path, images, threads)) for loop in (PlainLoop, PerfTestLoop))
+    pairs = {
+        "a 1 ms call: harness to a bare loop": Pair((BareLoop, spin[1]), spin),
+        "onnxruntime: harness to a loop by hand": Pair(by_hand, ours),
+        "onnxruntime: harness to a bound call, repeated": Pair(bound, ours),
+    }
+    if engine is not None:
+        theirs = TrtexecLoop, (engine, trtexec)
+        on_gpu = row(TensorRTRunner, engine_path=engine)
+        name = "TensorRT: harness to trtexec's GPU Compute Time"
+        pairs[name] = Pair(theirs, on_gpu, "device")
+    return pairs | {EQUAL: Pair(ours, ours), SLOWER: Pair(ours, slowed)}
 
 
-def text(figures: Figures) -> str:
+def ratio_of(pair: Pair, scenario: Scenario, folder: Path) -> tuple[Interval, int]:
+    """How many times faster the candidate is, and the number of turns that others disturbed."""
+    services = {"reference": pair.reference, "candidate": pair.candidate}
+    with study.opened(services, folder) as (timers, reasons):
+        if reasons:
+            raise ProcessFailed("; ".join(reasons.values()))
+        turns = study.timed(timers, replace(scenario, scopes=(pair.scope,)))
+    found = speed_ratio(turns["reference"], turns["candidate"])
+    if found is None:
+        raise ProcessFailed("fewer than two rounds")
+    return found, study.disturbed(turns)
+
+
+def text(ratios: Mapping[str, list[Interval]], null_ns: float) -> str:
     """Return the table of the pairs as Markdown, and a sentence for each other figure."""
-    compared = {name: found for name, found in figures.items() if isinstance(found, Interval)}
-    rows = [[name, study.ratio_text(found, 4)] for name, found in compared.items()]
+    compared = [name for name in ratios if name not in (EQUAL, SLOWER)]
+    rows = [[name, study.ratio_text(ratios[name][0], 4)] for name in compared]
     if not any(name.startswith("TensorRT") for name in compared):
         rows.append(["TensorRT: harness to trtexec", "not compared: name an engine (--engine)"])
-    null, equal, slower = figures["null_ns"], figures["equal"], figures["slower"]
+    equal, slower = ratios[EQUAL], ratios[SLOWER]
     same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
     found = sum(verdict(ratio) == "slower" for ratio in slower)
     spread = 100 * float(np.std([np.log(ratio.value) for ratio in equal]))
     return (
         f"{study.markdown(('what', 'speed ratio [95 %]'), rows)}\n\n"
-        f"a call of the null runner: {null:.0f} ns, {100 * null / 1e6:.3f} % of 1 ms\n"
+        f"a call of the null runner: {null_ns:.0f} ns, {100 * null_ns / 1e6:.3f} % of 1 ms\n"
         f"the same artifact as two rows: indistinguishable in {same} of {len(equal)}"
         f" (their ratios differ by {spread:.2f} %, standard deviation)\n"
-        f"{100 * (SLOWER - 1):.0f} % more work in one of them: found in {found} of {len(slower)}"
+        f"{100 * (MORE_WORK - 1):.0f} % more work in one of them: found in {found} of {len(slower)}"
     )
 
 
@@ -326,11 +305,24 @@ def main(
         if shutil.which(trtexec) is None:
             raise InputError(f"no program {trtexec!r}", "trtexec", "name its file with --trtexec")
     scenario = Scenario(scopes=("host",), rounds=rounds, min_time_s=min_time)
-    figures, turns = measured(inputs, scenario, threads, pairs, engine, trtexec)
-    click.echo(text(figures))
-    facts = f"{threads} threads, {rounds} rounds and {min_time:g} s per row"
-    content = {"size": inputs.size, **figures}
-    study.conclude(f"{inputs.subject}, {facts}", inputs.record, content, turns=turns)
+    ratios, disturbed = defaultdict[str, list[Interval]](list), 0
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        compared = pairs_of(inputs, threads, engine, trtexec, folder)
+        null_ns = harness_ns(inputs.size, folder)
+        names = [name for name in compared if name not in (EQUAL, SLOWER)]
+        names += [EQUAL, SLOWER] * pairs
+        with progress_bar("comparing", len(names), "pairs") as step:
+            for name in names:
+                found, turns = ratio_of(compared[name], scenario, folder)
+                ratios[name].append(found)
+                disturbed += turns
+                step()
+    click.echo(text(ratios, null_ns))
+    facts = f"{inputs.subject}, {threads} threads, {rounds} rounds and {min_time:g} s per row"
+    kept = {n: own if n in (EQUAL, SLOWER) else own[0] for n, own in ratios.items()}
+    content = {"size": inputs.size, "null_ns": null_ns, **kept}
+    study.conclude(facts, inputs.record, content, turns=disturbed)
 
 
 if __name__ == "__main__":
