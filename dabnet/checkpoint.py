@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from dabnet import __version__
-from dabnet.data.labels import LabelSet, label_set
+from dabnet.data.labels import LabelSet
+from dabnet.data.registry import label_set
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import existing_file, replacing
 from dabnet.models import NETWORKS, build_model, network_named

@@ -9,7 +9,7 @@ import click
 
 from dabnet import __version__
 from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
-from dabnet.data.registry import DATASET_NAMES
+from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model, network_named
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @click.command(context_settings=CONTEXT)
 @click.version_option(__version__)
-@click.option("--dataset", type=click.Choice(DATASET_NAMES), help="[default: camvid]")
+@click.option("--dataset", type=click.Choice(list(DATASETS)), help="[default: camvid]")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--model", type=click.Choice(list(NETWORKS)), help="[default: dabnet]")
 @click.option(
@@ -248,20 +248,13 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
 
     from dabnet.checkpoint import load_checkpoint
     from dabnet.training.recipes import Recipe
+    from dabnet.training.spec import state_of
 
     stored = load_checkpoint(resume, dataset)
-    values: dict[str, Any] = {"dataset": stored.dataset, "model": stored.model}
-    if stored.recipe:
-        values |= asdict(Recipe.from_dict(stored.recipe))
-    if stored.training:
-        run = stored.training
-        values["train_type"] = run["split"]
-        values |= {
-            name: run[name]
-            for name in ("seed", "eval_every", "compile", "channels_last")
-            if name in run
-        }
-    return values
+    run = state_of(stored, resume)
+    kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
+    of_run = {"dataset": stored.dataset, "model": stored.model, "train_type": run.split}
+    return asdict(Recipe.from_dict(stored.recipe)) | of_run | kept
 
 
 def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
@@ -269,7 +262,7 @@ def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
 
     import torchinfo
 
-    from dabnet.data.labels import label_set
+    from dabnet.data.registry import label_set
 
     network_named(model).check_size(*size)
     found = torchinfo.summary(

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dabnet.data.labels import CAMVID, CITYSCAPES
+from dabnet.data.camvid import CAMVID
+from dabnet.data.cityscapes import CITYSCAPES
 from dabnet.errors import ArtifactError, DabnetError, InputError
 from dabnet.models import build_model
 from dabnet.preprocessing import Preprocessing

@@ -9,7 +9,7 @@ import click
 from bench.cli.reports import PATH, REPORT_COMMANDS, SHOWN
 from dabnet import __version__
 from dabnet.console import CONTEXT, Size, options, run
-from dabnet.data.registry import DATASET_NAMES
+from dabnet.data.registry import DATASETS
 
 if TYPE_CHECKING:
     from bench.measure.request import Request
@@ -42,7 +42,7 @@ _what = options(
 _images = options(
     click.option(
         "--dataset",
-        type=click.Choice(DATASET_NAMES),
+        type=click.Choice(list(DATASETS)),
         help="Images to score and time.  [default: the checkpoint's]",
     ),
     click.option("--data-dir", type=PATH, help="Folder of the data set."),
@@ -126,8 +126,7 @@ def _request(asked: dict[str, Any]) -> Request:
     from bench.measure.request import Request, Scenario
     from dabnet.checkpoint import load_checkpoint
     from dabnet.data.images import ImageFolder, SizedImages
-    from dabnet.data.labels import label_set
-    from dabnet.data.registry import open_dataset
+    from dabnet.data.registry import label_set, open_dataset
     from dabnet.files import writable_directory
     from dabnet.torch_device import torch_device
 

@@ -12,9 +12,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from dabnet.data.image_files import FilePairs
-from dabnet.data.labels import CAMVID
+from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
+
+CAMVID = LabelSet.of(
+    {
+        "sky": (128, 128, 128),
+        "building": (128, 0, 0),
+        "pole": (192, 192, 128),
+        "road": (128, 64, 128),
+        "pavement": (60, 40, 222),
+        "tree": (128, 128, 0),
+        "sign": (192, 128, 128),
+        "fence": (64, 64, 128),
+        "car": (64, 0, 128),
+        "pedestrian": (64, 64, 0),
+        "bicyclist": (0, 128, 192),
+    },
+    ignore=11,
+)
 
 
 class CamVid(FilePairs):

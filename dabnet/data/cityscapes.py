@@ -16,7 +16,7 @@ import numpy as np
 
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.image_files import FilePairs, read_label, read_label_values
-from dabnet.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
+from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
@@ -24,6 +24,54 @@ IMAGE_ENDING = "_leftImg8bit.png"
 TRAIN_IDS_ENDING = "_gtFine_labelTrainIds.png"
 IDS_ENDING = "_gtFine_labelIds.png"
 
+# Class order, colours and categories: cityscapesScripts, helpers/labels.py (trainId 0 to 18).
+CITYSCAPES = LabelSet.of(
+    {
+        "road": (128, 64, 128),
+        "sidewalk": (244, 35, 232),
+        "building": (70, 70, 70),
+        "wall": (102, 102, 156),
+        "fence": (190, 153, 153),
+        "pole": (153, 153, 153),
+        "traffic light": (250, 170, 30),
+        "traffic sign": (220, 220, 0),
+        "vegetation": (107, 142, 35),
+        "terrain": (152, 251, 152),
+        "sky": (70, 130, 180),
+        "person": (220, 20, 60),
+        "rider": (255, 0, 0),
+        "car": (0, 0, 142),
+        "truck": (0, 0, 70),
+        "bus": (0, 60, 100),
+        "train": (0, 80, 100),
+        "motorcycle": (0, 0, 230),
+        "bicycle": (119, 11, 32),
+    },
+    ignore=255,
+    categories=(
+        ("flat", (0, 1)),
+        ("construction", (2, 3, 4)),
+        ("object", (5, 6, 7)),
+        ("nature", (8, 9)),
+        ("sky", (10,)),
+        ("human", (11, 12)),
+        ("vehicle", (13, 14, 15, 16, 17, 18)),
+    ),
+)
+
+# The train id of each label id 0 to 33, same file. The 34th label, license plate (-1), is never
+# drawn: those pixels keep the label of the vehicle (preparation/json2labelImg.py).
+# fmt: off
+CITYSCAPES_ID_TO_TRAIN_ID = (
+    255, 255, 255, 255, 255, 255, 255,  # unlabeled … ground
+    0, 1, 255, 255,                     # road, sidewalk; parking, rail track
+    2, 3, 4, 255, 255, 255,             # building, wall, fence; guard rail, bridge, tunnel
+    5, 255, 6, 7,                       # pole; polegroup; traffic light, traffic sign
+    8, 9, 10,                           # vegetation, terrain, sky
+    11, 12,                             # person, rider
+    13, 14, 15, 255, 255, 16, 17, 18,   # car, truck, bus; caravan, trailer; train … bicycle
+)
+# fmt: on
 _TRAIN_ID_OF = np.array(CITYSCAPES_ID_TO_TRAIN_ID, np.uint8)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 
 from dabnet.console import CONTEXT
-from dabnet.data.labels import LABEL_SETS
+from dabnet.data.registry import DATASETS
 
 
 @click.command("inspect", context_settings=CONTEXT)
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="List every layer; of a calibration, every range.")
 @click.option(
-    "--dataset", type=click.Choice(list(LABEL_SETS)), help="Of a checkpoint that names none."
+    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
 def inspect_command(file: Path, layers: bool, dataset: str | None, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from dabnet.console import Command, Size, options
-from dabnet.data.labels import LABEL_SETS
+from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from export.option import options_of
 
@@ -21,7 +21,7 @@ output_option = click.option("-o", "--output", type=FILE, required=True, help="F
 source_options = options(
     click.option(
         "--dataset",
-        type=click.Choice(list(LABEL_SETS)),
+        type=click.Choice(list(DATASETS)),
         help="Classes, palette and preprocessing of a checkpoint that carries none.",
     ),
     click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dabnet.console import CONTEXT, Size, progress_bar
-from dabnet.data.labels import LABEL_SETS
+from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from export.cli.options import FILE
 
@@ -38,7 +38,7 @@ DEFAULT_SCENES = 8
 )
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
 @click.option(
-    "--dataset", type=click.Choice(list(LABEL_SETS)), help="Of a checkpoint that names none."
+    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
 )
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
@@ -133,13 +133,12 @@ def _require_onnx(*sides: Side) -> None:
 
 
 def _layers(a: Side, b: Side, images: SizedImages, tolerance: float) -> LayerReport:
-    import onnx_ir as ir
 
     from export.onnx_file import load_onnx
     from export.verify.layers import compare_layers
 
     first = images[0]
-    graph_a, graph_b = (ir.from_proto(load_onnx(side.path)) for side in (a, b))
+    graph_a, graph_b = (load_onnx(side.path) for side in (a, b))
     given = (a.given(first.image), b.given(first.image))
     return compare_layers(graph_a, graph_b, first.name, given, tolerance, progress=progress_bar)
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dabnet.data.camvid import CamVid
+from dabnet.data.camvid import CAMVID, CamVid
 from dabnet.data.image_files import read_label
-from dabnet.data.labels import CAMVID
 from dabnet.data.registry import open_dataset
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
 from dabnet.errors import InputError

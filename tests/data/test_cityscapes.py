@@ -10,9 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dabnet.data.cityscapes import Cityscapes, read_label_ids
+from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID, Cityscapes, read_label_ids
 from dabnet.data.image_files import read_label
-from dabnet.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
 from dabnet.metrics import category_iou, class_iou, confusion, mean_iou

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from dabnet.data.camvid import CAMVID as TOY_STREET
 from dabnet.data.dataset import LabelledImage
-from dabnet.data.labels import TOY_STREET
 from dabnet.data.memory import OnDevice, OnHost, on_host_if_small, read_ahead
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import InputError

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dabnet.data.camvid import CAMVID as TOY_STREET
 from dabnet.data.dataset import Dataset
-from dabnet.data.labels import TOY_STREET
 from dabnet.data.toy_street import ToyStreet, draw_scene, write_camvid_tree
 from dabnet.errors import InputError
-from tests.support import ROOT
+from tests.support.processes import run_python
 
 SMALL = (120, 160)
 
@@ -39,13 +37,7 @@ def test_a_fresh_process_draws_the_same_pixels() -> None:
         item = dataset[7]
         dataset[0]
     here = hashlib.sha256(item.image.tobytes() + item.label.tobytes()).hexdigest()
-    there = subprocess.run(
-        [sys.executable, "-c", HASH_IN_FRESH_PROCESS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    there = run_python(HASH_IN_FRESH_PROCESS)
     assert there.stdout == here
 
 

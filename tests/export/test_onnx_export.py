@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dabnet.checkpoint import load_checkpoint
-from dabnet.data.labels import label_set
+from dabnet.data.registry import label_set
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dabnet.checkpoint import Checkpoint, save_checkpoint
-from dabnet.data.labels import label_set
+from dabnet.data.registry import label_set
 from dabnet.models import build_model
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from dabnet.data.camvid import CAMVID
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.labels import TOY_STREET
 
 Rng = np.random.Generator
 Colour = tuple[float, ...]
@@ -31,7 +31,7 @@ Part = tuple[Colour, float, float, float, float]
 """Colour and span (s0, s1, t0, t1) of a rectangle on a face, as ``panels`` takes it."""
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
-IGNORE = TOY_STREET.ignore
+IGNORE = CAMVID.ignore
 
 KERB_HEIGHT = 0.12
 

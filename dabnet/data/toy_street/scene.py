@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+import dabnet.data.toy_street.things as draw
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.toy_street import things as draw
 from dabnet.data.toy_street.canvas import (
     BUILDING,
     KERB_HEIGHT,

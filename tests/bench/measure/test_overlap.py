@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +18,12 @@ from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.image_files import image_sha256
 from dabnet.data.images import SizedImages
-from dabnet.data.labels import label_set
+from dabnet.data.registry import label_set
 from dabnet.data.toy_street.dataset import write_camvid_tree
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import CalibrationInfo
-from tests.support import ROOT
 from tests.support.fake_dataset import FakeDataset
+from tests.support.processes import DABNET_BENCH, run_python
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 
@@ -80,15 +78,7 @@ def dabnet_bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
         *("--backend", "pytorch-fp32", "--backend", "onnxruntime-int8", "--device", "cpu"),
         *("--rounds", "2", "--min-time", "0.1", "--threads", "1", "--calibration-images"),
     )
-    return subprocess.run(
-        [sys.executable, "-c", "from bench.cli.main import main; main()", *words, "4", *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_python(DABNET_BENCH, *words, "4", *more, folder=folder)
 
 
 @pytest.fixture(scope="module")
