@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing
+from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
 from bench.report import figures
-from bench.report.figures import NONE
+from bench.report.figures import NONE, milliseconds, number, percent
 from bench.statistics import verdict
 from dabnet.intervals import Interval
 
@@ -25,8 +25,59 @@ TIMING_MARK = "‡"
 SPEED, COST, MORE, LIMIT = "speed", "cost", "more", "limit"
 """Tables: accuracy beside speed; what a row costs; more (the page only); the machine's limit."""
 
+_COMPARED = ("miou_difference", "speed_ratio")
+"""Attributes that compare a row with the reference, which lacks them."""
 _OF_PAPER = ("artifact", "FPS", "p50", "note")
 """Headings of ``SPEED`` that hold in the scope ``paper``: its samples are means of 100 calls."""
+
+
+# --- what a row says --------------------------------------------------------------------------
+
+
+def rows_of(report: Report, setting: Setting) -> list[Row]:
+    """The rows of one setting, in order."""
+    return [row for row in report.rows if row.setting == setting]
+
+
+def counted(timing: Timing | None) -> list[Turn]:
+    """The turns that its figures are made of."""
+    return [turn for turn in timing.turns if turn.counted] if timing else []
+
+
+def marked(timing: Timing | None) -> int:
+    """Number of counted turns with a mark."""
+    return sum(1 for turn in counted(timing) if turn.marks)
+
+
+def is_marked(row: Row) -> bool:
+    """Whether its score is, or may be, of images that calibrated it."""
+    accuracy = row.accuracy
+    return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
+
+
+def failure(row: Row) -> str:
+    """Why a row has no result, or not all of it; "" for a sound one."""
+    if not row.reason or row.reason.startswith("failed: "):
+        return row.reason
+    return ("failed: " if row.info else "not run: ") + row.reason
+
+
+def reasons(report: Report, setting: Setting) -> list[str]:
+    """Why rows have no result, or not all of it: one line per reason."""
+    names: dict[str, list[str]] = {}
+    for row in rows_of(report, setting):
+        if row.reason:
+            names.setdefault(failure(row), []).append(row.name)
+    return [f"{', '.join(rows)}: {reason}" for reason, rows in names.items()]
+
+
+def shown_timings(row: Row) -> list[Timing | None]:
+    """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
+    first, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
+    return [first or paper, *([paper] if paper and first else [])]
+
+
+# --- a column ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +103,13 @@ class Line:
         """The scope ``device`` of the row, whatever that of the line is."""
         return self.row.timing("device")
 
+    def at(self, path: str) -> Any:
+        """The attribute at the end of ``path``; None where one on the way is None."""
+        found: Any = self
+        for name in path.split("."):
+            found = None if found is None else getattr(found, name)
+        return found
+
 
 Value = Callable[[Line], Any]
 
@@ -68,7 +126,6 @@ class Column:
         text: of a value; ``str`` makes a column of words, set to the left.
         table: the table that shows it.
         brief: whether terminal and Markdown leave out the interval, which the page shows.
-        base: path of what the reference must have for its cell to read "reference".
         mark: beside the text of a line, or "".
     """
 
@@ -79,13 +136,7 @@ class Column:
     text: Callable[[Any], str] = str
     table: str = ""
     brief: bool = False
-    base: str = ""
     mark: Callable[[Line], str] = lambda line: ""
-
-    @property
-    def is_words(self) -> bool:
-        """Whether it holds words rather than figures."""
-        return self.text is str
 
     @property
     def title(self) -> str:
@@ -94,46 +145,18 @@ class Column:
 
     def of(self, line: Line) -> Any:
         """The value of a line; None where the record has none."""
-        return _at(line, self.value) if isinstance(self.value, str) else self.value(line)
+        return line.at(self.value) if isinstance(self.value, str) else self.value(line)
 
     def cell(self, line: Line) -> str:
         """The text of a line with its mark; a dash for what the record does not hold."""
         if line.is_paper and self.table == SPEED and self.heading not in _OF_PAPER:
             return NONE
         value = self.of(line)
-        if value is None:
-            is_base = self.base and line.row.name == REFERENCE and _at(line, self.base) is not None
-            return "reference" if is_base else NONE
-        return f"{self.text(value)} {self.mark(line)}".rstrip()
-
-
-def _at(line: Line, path: str) -> Any:
-    """The attribute at the end of ``path``; None where one on the way is None."""
-    found: Any = line
-    for name in path.split("."):
-        found = None if found is None else getattr(found, name)
-    return found
-
-
-# --- what a row says --------------------------------------------------------------------------
-
-
-def failure(row: Row) -> str:
-    """Why a row has no result, or not all of it; "" for a sound one."""
-    if not row.reason or row.reason.startswith("failed: "):
-        return row.reason
-    return ("failed: " if row.info else "not run: ") + row.reason
-
-
-def is_marked(row: Row) -> bool:
-    """Whether its score is, or may be, of images that calibrated it."""
-    accuracy = row.accuracy
-    return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
-
-
-def marked(timing: Timing, counted: bool = True) -> int:
-    """Number of turns with a mark, of those that are counted or of those that are not."""
-    return sum(1 for turn in timing.turns if turn.marks and turn.counted is counted)
+        if value is not None:
+            return f"{self.text(value)} {self.mark(line)}".rstrip()
+        of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
+        is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
+        return "reference" if is_base else NONE
 
 
 def _note(line: Line) -> str:
@@ -150,19 +173,18 @@ def _agreement(line: Line) -> float | None:
 
 def _agreement_text(share: float) -> str:
     """100.000 only where no pixel differs."""
-    return figures.percent(share if share == 1 else min(share, 0.99999), 3)
+    return percent(share if share == 1 else min(share, 0.99999), 3)
 
 
 def _category(line: Line) -> float | None:
-    score = line.row.accuracy.score if line.row.accuracy else None
-    known = [iou for iou in score.category_iou if iou is not None] if score else []
+    known = [iou for iou in (line.at("row.score.category_iou") or ()) if iou is not None]
     return sum(known) / len(known) if known else None
 
 
 def _seconds(name: str, scope: str = "timing") -> Value:
     """A latency in seconds, by default of the line's own timing."""
     path = f"{scope}.latency.{name}_ms"
-    return lambda line: None if (found := _at(line, path)) is None else found / 1000
+    return lambda line: None if (found := line.at(path)) is None else found / 1000
 
 
 def _turns(count: Callable[[Timing], int]) -> Value:
@@ -171,32 +193,28 @@ def _turns(count: Callable[[Timing], int]) -> Value:
 
 def _energy_per_frame_j(line: Line) -> float | None:
     """Energy of the GPU over the frames of the counted turns; None unless known of each turn."""
-    counted = [turn for turn in line.timing.turns if turn.counted] if line.timing else []
-    energies = [turn.telemetry.gpu_energy_j for turn in counted]
-    known = [energy for energy in energies if energy is not None]
-    frames = line.row.setting.batch * sum(len(turn.samples_ns) for turn in counted)
-    return sum(known) / frames if frames and len(known) == len(counted) else None
+    turns = counted(line.timing)
+    known = [j for turn in turns if (j := turn.telemetry.gpu_energy_j) is not None]
+    frames = line.row.setting.batch * sum(len(turn.samples_ns) for turn in turns)
+    return sum(known) / frames if frames and len(known) == len(turns) else None
 
 
 def _clock(line: Line) -> tuple[str, float] | None:
     """Mean clock in MHz of the counted turns: of the GPU where one computed, else of the cores."""
-    counted = [turn.telemetry for turn in line.timing.turns if turn.counted] if line.timing else []
-    gpu = [t.gpu_mhz for t in counted if t.gpu_mhz is not None]
-    cpu = [t.cpu_mhz for t in counted if t.cpu_mhz is not None]
+    telemetry = [turn.telemetry for turn in counted(line.timing)]
+    gpu = [t.gpu_mhz for t in telemetry if t.gpu_mhz is not None]
+    cpu = [t.cpu_mhz for t in telemetry if t.cpu_mhz is not None]
     if gpu and not (line.row.info and line.row.info.device.startswith("cpu")):
         return "GPU", float(np.mean(gpu))
     return ("CPU", float(np.mean(cpu))) if cpu else None
 
 
 def _clock_text(clock: tuple[str, float]) -> str:
-    return f"{clock[0]} {figures.number(clock[1], 2, 1e-3)}"
+    return f"{clock[0]} {number(clock[1], 2, 1e-3)}"
 
 
-def _artifact_bytes(line: Line) -> int | None:
+def _file_bytes(line: Line) -> int | None:
     return line.row.footprint.artifact_bytes or None
-
-
-# --- the columns ------------------------------------------------------------------------------
 
 
 def _calibration(line: Line) -> str:
@@ -204,15 +222,15 @@ def _calibration(line: Line) -> str:
 
 
 def _disturbance(line: Line) -> str:
-    return TIMING_MARK if line.timing and marked(line.timing) else ""
+    return TIMING_MARK if marked(line.timing) else ""
 
 
 def _ms(seconds: float) -> str:
-    return figures.milliseconds(1000 * seconds)
+    return milliseconds(1000 * seconds)
 
 
 def _number(decimals: int = 2, scale: float = 1.0) -> Callable[[float], str]:
-    return lambda value: figures.number(value, decimals, scale)
+    return lambda value: number(value, decimals, scale)
 
 
 def _speed(ratio: Interval) -> str:
@@ -224,12 +242,11 @@ def _csv(key: str, value: str | Value) -> Column:
     return Column(key, "", "", value)
 
 
-_PERCENT, _MB = figures.percent, figures.megabytes
-_SCORE, _NATIVE, _COST = "row.accuracy.score", "row.accuracy.native_score", "row.footprint"
+_MB, _DIFFERENCE = _number(0, 1e-6), "row.score.miou_difference"
+_NATIVE, _COST = "row.accuracy.native_score", "row.footprint"
 
 NAME = Column("", "artifact", "", "name")
 """The first column of every table."""
-
 COLUMNS: tuple[Column, ...] = (
     _csv("name", "row.name"),
     _csv("height", lambda line: line.row.setting.size[0]),
@@ -244,15 +261,11 @@ COLUMNS: tuple[Column, ...] = (
     _csv("artifact", "row.artifact"),
     _csv("scope", lambda line: line.timing.scope if line.timing else ""),
     # Accuracy.
-    Column("miou", "mIoU", "%", f"{_SCORE}.miou", figures.shares, SPEED, True, mark=_calibration),
-    Column(
-        *("miou_difference", "Δ to FP32", "points [95 %]", f"{_SCORE}.miou_difference"),
-        *(figures.points, SPEED),
-        base=_SCORE,
-    ),
+    Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, mark=_calibration),
+    Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),
     Column("agreement", "agrees", "%", _agreement, _agreement_text, SPEED),
-    Column("", "category IoU", "%", _category, _PERCENT, MORE),
-    Column("pixel_accuracy", "pixels right", "%", f"{_SCORE}.pixel_accuracy", _PERCENT, MORE),
+    Column("", "category IoU", "%", _category, percent, MORE),
+    Column("pixel_accuracy", "pixels right", "%", "row.score.pixel_accuracy", percent, MORE),
     Column("native_miou", "mIoU at labels' size", "%", f"{_NATIVE}.miou", figures.shares, MORE),
     _csv("native_miou_difference", f"{_NATIVE}.miou_difference"),
     _csv("native_pixel_accuracy", f"{_NATIVE}.pixel_accuracy"),
@@ -271,22 +284,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("p99_s", "p99", "ms", _seconds("p99"), _ms, SPEED),
     _csv("iqr_s", _seconds("iqr")),
     Column("", "device p50", "ms", _seconds("p50", "device"), _ms, SPEED),
-    Column(
-        *("speed_ratio", "speed to PyTorch", "[95 %]", "timing.speed_ratio", _speed, SPEED),
-        base="timing.latency",
-    ),
-    Column(
-        *("", "device speed to PyTorch", "[95 %]", "device.speed_ratio", _speed, MORE),
-        base="device.latency",
-    ),
+    Column("speed_ratio", "speed to PyTorch", "[95 %]", "timing.speed_ratio", _speed, SPEED),
+    Column("", "device speed to PyTorch", "[95 %]", "device.speed_ratio", _speed, MORE),
     _csv("verdict", "timing.verdict"),
-    _csv("rounds", _turns(lambda timing: sum(turn.counted for turn in timing.turns))),
-    _csv("rounds_repeated", _turns(lambda timing: sum(not turn.counted for turn in timing.turns))),
+    _csv("rounds", _turns(lambda timing: len(counted(timing)))),
+    _csv("rounds_repeated", _turns(lambda timing: len(timing.turns) - len(counted(timing)))),
     _csv("rounds_marked", _turns(marked)),
     Column("limit_share", "% of limit", "", "row.limit.share", _number(0, 100), SPEED),
     Column("", "note", "", _note, table=SPEED),
     # Cost.
-    Column("artifact_bytes", "file", "MB", _artifact_bytes, _number(2, 1e-6), COST),
+    Column("artifact_bytes", "file", "MB", _file_bytes, _number(2, 1e-6), COST),
     Column("load_s", "load", "s", f"{_COST}.load_s", _number(), COST),
     Column("first_inference_s", "first call", "s", f"{_COST}.first_inference_s", _number(3), COST),
     Column("host_peak_bytes", "host peak", "MB", f"{_COST}.host_peak_bytes", _MB, COST),
@@ -303,40 +310,17 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-# --- tables -----------------------------------------------------------------------------------
-
-
-def rows_of(report: Report, setting: Setting) -> list[Row]:
-    """The rows of one setting, in order."""
-    return [row for row in report.rows if row.setting == setting]
-
-
-def did_not_run(row: Row) -> bool:
-    """Whether it has a reason and no figure at all."""
-    return bool(row.reason) and not (row.accuracy or any(t.latency for t in row.timings))
-
-
-def shown_timings(row: Row) -> list[Timing | None]:
-    """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
-    first = row.timing("host") or row.timing("device")
-    paper = row.timing(PAPER)
-    return [first or paper, *([paper] if paper and first else [])]
-
-
-class Table(NamedTuple):
-    """Columns and lines; ``column.cell(line)`` is a cell."""
-
-    columns: list[Column]
-    lines: list[Line]
-
-
-def table(report: Report, setting: Setting, *names: str) -> Table:
+def table(report: Report, setting: Setting, *names: str) -> tuple[list[Column], list[Line]]:
     """The rows of one setting that ran, with the columns of the tables of those names.
 
     ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
     too. Other tables leave out columns and rows of which the record holds nothing.
     """
-    rows = [row for row in rows_of(report, setting) if not did_not_run(row)]
+    rows = [
+        row
+        for row in rows_of(report, setting)
+        if not row.reason or row.accuracy or any(timing.latency for timing in row.timings)
+    ]
     columns = [column for column in COLUMNS if column.table in names]
     if SPEED in names:
         lines = [Line(row, timing) for row in rows for timing in shown_timings(row)]
@@ -344,13 +328,4 @@ def table(report: Report, setting: Setting, *names: str) -> Table:
         lines = [Line(row, shown_timings(row)[0]) for row in rows]
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
-    return Table([NAME, *columns] if lines else [], lines)
-
-
-def reasons(report: Report, setting: Setting) -> list[str]:
-    """Why rows have no result, or not all of it: one line per reason."""
-    names: dict[str, list[str]] = {}
-    for row in rows_of(report, setting):
-        if row.reason:
-            names.setdefault(failure(row), []).append(row.name)
-    return [f"{', '.join(rows)}: {reason}" for reason, rows in names.items()]
+    return [NAME, *columns] if lines else [], lines

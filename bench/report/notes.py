@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.record import PAPER, Report, Row, Timing, Turn
+from bench.record import PAPER, Report, Row, Timing
 from bench.record.timing import speed_ratio
-from bench.report import figures
-from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, is_marked, rows_of
+from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, counted, is_marked, rows_of
+from bench.report.figures import milliseconds, number, percent
 from bench.statistics import verdict
 from dabnet.runtime.runner import SCOPES
 
@@ -26,20 +26,21 @@ _REPEAT = {
 
 def notes(report: Report) -> list[str]:
     """Return the lines, each of one or two sentences."""
+    timings = [(row, t) for row in report.rows for t in row.timings if t.latency]
+    scopes = dict.fromkeys(timing.scope for _, timing in timings)
+    marked = (row for row in report.rows if is_marked(row))
     machine = "; ".join(f"{name} {value}" for name, value in report.environment.items())
     return [
         *_run(report),
-        *(f"Scope {scope}: {SCOPE_MEANINGS.get(scope, 'unknown')}." for scope in _scopes(report)),
-        *_rounds(report),
-        *_harness(report),
+        *(f"Scope {scope}: {SCOPE_MEANINGS.get(scope, 'unknown')}." for scope in scopes),
+        *_speed(report, [(row, timing) for row, timing in timings if timing.scope != PAPER]),
         *_limit(report),
-        *_energy(report),
         *_ran(report),
         *int8_worth(report),
         *_arithmetic(report),
-        *dict.fromkeys(calibration(report, row) for row in report.rows if is_marked(row)),
-        *_load(report),
-        *_marks(report),
+        *dict.fromkeys(calibration(report, row) for row in marked),
+        *_telemetry([timing for _, timing in timings]),
+        *_marks(timings, several=len(report.settings) > 1),
         f"Machine: {machine}.",
     ]
 
@@ -61,54 +62,32 @@ def _run(report: Report) -> Iterator[str]:
         yield f"Agreement with the reference on {of}, which have no labels."
 
 
-def _timings(report: Report) -> Iterator[tuple[Row, Timing]]:
-    """Each timing that has samples, with its row."""
-    for row in report.rows:
-        yield from ((row, timing) for timing in row.timings if timing.latency)
+def _speed(report: Report, timings: list[tuple[Row, Timing]]) -> Iterator[str]:
+    """Number of rounds and of those that were repeated, and what the timer adds.
 
-
-def _interleaved(report: Report) -> Iterator[tuple[Row, Timing]]:
-    """The timings of the rounds; the scope ``paper`` is timed after them."""
-    return ((row, timing) for row, timing in _timings(report) if timing.scope != PAPER)
-
-
-def _counted(report: Report) -> list[Turn]:
-    return [turn for _, timing in _timings(report) for turn in timing.turns if turn.counted]
-
-
-def _scopes(report: Report) -> list[str]:
-    return list(dict.fromkeys(timing.scope for _, timing in _timings(report)))
-
-
-def _rounds(report: Report) -> Iterator[str]:
-    """How many rounds there were, and how many were repeated."""
-    counted = [sum(turn.counted for turn in timing.turns) for _, timing in _interleaved(report)]
-    if not counted:
+    Args:
+        timings: of the rounds; the scope ``paper`` is timed after them.
+    """
+    if not timings:
         return
-    repeated = 0
-    for setting in report.settings:  # a repeated round is one more turn in each of its rows
-        rows = [timing.turns for row, timing in _interleaved(report) if row.setting == setting]
-        repeated += max((sum(not turn.counted for turn in turns) for turns in rows), default=0)
-    least, most = min(counted), max(counted)
-    rounds = str(most) if least == most else f"{least} to {most}"
-    again = f", {repeated} more repeated because something disturbed them" if repeated else ""
+    repeated = dict.fromkeys(report.settings, 0)  # a repeated round is one more turn of each row
+    for row, timing in timings:
+        more = len(timing.turns) - len(counted(timing))
+        repeated[row.setting] = max(repeated[row.setting], more)
+    rounds = sorted({len(counted(timing)) for _, timing in timings})
+    many = sum(repeated.values())
+    again = f", {many} more repeated because something disturbed them" if many else ""
     yield (
-        f"Speed: {rounds} interleaved rounds{again}. Times are per call with all its frames, FPS is"
-        " frames over total time; intervals: Student's t over logarithms of rounds, paired for"
-        " ratios."
+        f"Speed: {' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} interleaved"
+        f" rounds{again}. Times are per call with all its frames, FPS is frames over total time;"
+        " intervals: Student's t over logarithms of rounds, paired for ratios."
     )
-
-
-def _harness(report: Report) -> Iterator[str]:
-    fastest = min(
-        ((t.latency.min_ms, row.name) for row, t in _interleaved(report) if t.latency),
-        default=None,
-    )
-    if report.harness_ns is not None and fastest is not None:
+    least, name = min((t.latency.min_ms, row.name) for row, t in timings if t.latency)
+    if report.harness_ns is not None:
         yield (
             f"The timer itself adds {report.harness_ns / 1e3:.1f} µs to a call:"
-            f" {report.harness_ns / 1e4 / fastest[0]:.2g} % of the fastest call ({fastest[1]},"
-            f" {figures.milliseconds(fastest[0])} ms)."
+            f" {report.harness_ns / 1e4 / least:.2g} % of the fastest call ({name},"
+            f" {milliseconds(least)} ms)."
         )
 
 
@@ -116,20 +95,13 @@ def _limit(report: Report) -> Iterator[str]:
     peaks = report.peaks
     if peaks is None or not any(row.limit for row in report.rows):
         return
-    rates = ", ".join(
-        f"{figures.number(rate, 1, 1e-9)} G multiply-adds/s in {kind}"
-        for kind, rate in peaks.multiply_adds_per_s.items()
-    )
+    rates = peaks.multiply_adds_per_s.items()
+    said = ", ".join(f"{number(r, 1, 1e-9)} G multiply-adds/s in {kind}" for kind, r in rates)
     yield (
-        "% of limit: the minimum time of the graph's arithmetic and memory traffic at the measured"
-        f" peaks of {peaks.device} ({figures.number(peaks.bytes_per_s, 1, 1e-9)} GB/s, {rates}),"
-        " over the median of the scope device."
+        "% of limit: the minimum time of the graph's arithmetic and memory traffic at the peaks of"
+        f" {peaks.device}, measured {peaks.measured} ({number(peaks.bytes_per_s, 1, 1e-9)} GB/s,"
+        f" {said}), over the median of the scope device."
     )
-
-
-def _energy(report: Report) -> Iterator[str]:
-    if any(turn.telemetry.gpu_energy_j is not None for turn in _counted(report)):
-        yield "Energy: what NVML reports for the GPU over the counted turns, per frame."
 
 
 def _ran(report: Report) -> Iterator[str]:
@@ -159,7 +131,7 @@ def _arithmetic(report: Report) -> Iterator[str]:
                 f" {100 * accuracy.timed_agreement:.2f} % of pixels"
             )
             if accuracy.timed_miou is not None:
-                line += f" (mIoU {figures.percent(accuracy.timed_miou)})"
+                line += f" (mIoU {percent(accuracy.timed_miou)})"
         if accuracy.calibrated_on:
             line += f"; calibrated on {accuracy.calibrated_on}"
         lines.setdefault(line, []).append(row.name)
@@ -168,48 +140,43 @@ def _arithmetic(report: Report) -> Iterator[str]:
 
 def calibration(report: Report, row: Row) -> str:
     """What the ``CALIBRATION_MARK`` of a row means."""
+    start = f"{CALIBRATION_MARK} {row.name}:"
     overlap = row.accuracy.overlap if row.accuracy else ()
     if not overlap:
-        return (
-            f"{CALIBRATION_MARK} {row.name}: calibration images unknown: it may be scored on them."
-        )
+        return f"{start} calibration images unknown: it may be scored on them."
     return (
-        f"{CALIBRATION_MARK} {row.name}: calibrated on {len(overlap)} of the {len(report.images)}"
-        f" images that it is scored on, such as {overlap[0]}: no measure of its accuracy on new"
-        " images."
+        f"{start} calibrated on {len(overlap)} of the {len(report.images)} images that it is scored"
+        f" on, such as {overlap[0]}: no measure of its accuracy on new images."
     )
 
 
-def _load(report: Report) -> Iterator[str]:
-    loads = [turn.telemetry.foreign_cores for turn in _counted(report)]
-    known = [load for load in loads if load is not None]
-    if known:
+def _telemetry(timings: list[Timing]) -> Iterator[str]:
+    found = [turn.telemetry for timing in timings for turn in counted(timing)]
+    if any(telemetry.gpu_energy_j is not None for telemetry in found):
+        yield "Energy: what NVML reports for the GPU over the counted turns, per frame."
+    loads = [load for telemetry in found if (load := telemetry.foreign_cores) is not None]
+    if loads:
         yield (
-            f"Other processes kept {sum(known) / len(known):.2f} cores busy during the timing"
-            f" (at most {max(known):.2f} in one turn)."
+            f"Other processes kept {sum(loads) / len(loads):.2f} cores busy during the timing"
+            f" (at most {max(loads):.2f} in one turn)."
         )
-    elif loads:
+    elif found:
         yield "Load of other processes during the timing: unknown on this system."
 
 
-def _marks(report: Report) -> Iterator[str]:
-    """What each ``TIMING_MARK`` means."""
+def _marks(timings: list[tuple[Row, Timing]], several: bool) -> Iterator[str]:
+    """What each ``TIMING_MARK`` means, with the setting of a row where there are several."""
     found: dict[str, list[str]] = {}
-    several = len(report.settings) > 1
-    for row, timing in _timings(report):
-        turns = [turn for turn in timing.turns if turn.counted and turn.marks]
-        for mark in sorted({mark for turn in turns for mark in turn.marks}):
-            number = sum(mark in turn.marks for turn in turns)
-            where = f", {row.setting}" if several else ""
-            found.setdefault(mark, []).append(f"{row.name} ({timing.scope}{where}: {number})")
+    for row, timing in timings:
+        where = f"{timing.scope}, {row.setting}" if several else timing.scope
+        for mark in timing.marks:
+            many = sum(mark in turn.marks for turn in counted(timing))
+            found.setdefault(mark, []).append(f"{row.name} ({where}: {many})")
     for mark, names in found.items():
         yield (
             f"{TIMING_MARK} {mark.upper()}, with the number of rounds that count in spite of it:"
             f" {', '.join(names)}: do not quote these speeds; {_REPEAT.get(mark, 'repeat')}."
         )
-
-
-# --- whether INT8 buys time -------------------------------------------------------------------
 
 
 def int8_worth(report: Report) -> list[str]:
@@ -220,8 +187,8 @@ def int8_worth(report: Report) -> list[str]:
     """
     lines = []
     for setting in report.settings:
-        where = f"at {setting}" if len(report.settings) > 1 else "here"
         rows = {row.name: row for row in rows_of(report, setting)}
+        where = f"at {setting}" if len(report.settings) > 1 else "here"
         for name, row in rows.items():
             backend, _, precision = name.rpartition("-")
             floats = [rows[f"{backend}-{p}"] for p in ("fp16", "fp32") if f"{backend}-{p}" in rows]
@@ -235,11 +202,11 @@ def int8_worth(report: Report) -> list[str]:
 def _worth(row: Row, floats: list[Row], scope: str, where: str) -> str | None:
     """The line of ``row`` in this scope; "" if it is faster, None if the record cannot tell."""
     timed = row.timing(scope)
-    others = {other.name: timing for other in floats if (timing := other.timing(scope))}
+    others = [(t.latency.p50_ms, f.name, t) for f in floats if (t := f.timing(scope)) and t.latency]
     if timed is None or not others:
         return None
-    best = min(others, key=lambda name: _median_ms(others[name]))
-    ratio = speed_ratio(others[best].turns, timed.turns)
+    _, best, timing = min(others, key=lambda other: other[0])
+    ratio = speed_ratio(timing.turns, timed.turns)
     if ratio is None:
         return None
     if verdict(ratio) == "faster":
@@ -248,7 +215,3 @@ def _worth(row: Row, floats: list[Row], scope: str, where: str) -> str | None:
         f"{row.name} is not faster than {best} {where} ({ratio.value:.2f}"
         f" [{ratio.low:.2f}, {ratio.high:.2f}] times its speed): ship {best}."
     )
-
-
-def _median_ms(timing: Timing) -> float:
-    return timing.latency.p50_ms if timing.latency else float("inf")

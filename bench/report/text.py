@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
 
-from bench.record import REFERENCE, Accuracy, Report, Row, Setting
-from bench.report import columns, figures
+from bench.record import REFERENCE, Report, Row, Setting
+from bench.report import columns
 from bench.report.columns import COST, SPEED, Column, Line, reasons, rows_of
+from bench.report.figures import milliseconds, parts, percent, signed
 from bench.report.notes import notes
 from dabnet import tables
 from dabnet.intervals import Interval
@@ -25,25 +26,17 @@ def csv_text(report: Report) -> str:
     Shares are in 0…1, times in seconds, energy in joules; what was not measured is empty. A row
     without a timing has one line whose ``scope`` is empty.
     """
-    known = [column for column in columns.COLUMNS if column.key]
     lines = [Line(row, timing) for row in report.rows for timing in (row.timings or (None,))]
-    values = [[(column.key, column.of(line)) for column in known] for line in lines]
-    intervals = {key for line in values for key, value in line if isinstance(value, Interval)}
-    ends = ("", "_low", "_high")
-    names = [c.key + end for c in known for end in (ends if c.key in intervals else ends[:1])]
+    cells: dict[str, list[object]] = {}
+    for column in (column for column in columns.COLUMNS if column.key):
+        values = [column.of(line) for line in lines]
+        cells[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
+        for end in ("low", "high") if any(isinstance(v, Interval) for v in values) else ():
+            cells[f"{column.key}_{end}"] = [getattr(value, end, None) for value in values]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dict(_flat(line)) for line in values)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows((cells, *zip(*cells.values(), strict=True)))
     return text.getvalue()
-
-
-def _flat(values: Iterable[tuple[str, object]]) -> Iterable[tuple[str, object]]:
-    for key, value in values:
-        if isinstance(value, Interval):
-            yield from ((key, value.value), (f"{key}_low", value.low), (f"{key}_high", value.high))
-        else:
-            yield key, value
 
 
 # --- tables of text ---------------------------------------------------------------------------
@@ -65,91 +58,80 @@ class Grid:
     left: tuple[str, ...]
 
 
-def speed_grid(report: Report, setting: Setting) -> Grid | None:
-    """Accuracy beside speed of the rows that ran; None where none did."""
-    return _grid(str(setting), report, setting, SPEED)
-
-
-def cost_grid(report: Report, setting: Setting) -> Grid | None:
-    """Memory, start, energy and clock of the rows that ran; None where none did."""
-    return _grid(f"cost: {setting}", report, setting, COST)
-
-
-def _grid(title: str, report: Report, setting: Setting, name: str) -> Grid | None:
+def grid(report: Report, setting: Setting, name: str) -> Grid:
+    """The table of that name, ``SPEED`` or ``COST``; without lines where no row ran."""
     shown, lines = columns.table(report, setting, name)
     cells = tuple(tuple(_cell(column, line) for column in shown) for line in lines)
-    left = tuple(column.title for column in shown if column.is_words)
-    return Grid(title, tuple(column.title for column in shown), cells, left) if lines else None
+    title = str(setting) if name == SPEED else f"{name}: {setting}"
+    left = tuple(column.title for column in shown if column.text is str)
+    return Grid(title, tuple(column.title for column in shown), cells, left)
 
 
 def _cell(column: Column, line: Line) -> str:
-    if not column.brief:
-        return column.cell(line)
-    value, _, rest = figures.parts(column.cell(line))
-    return f"{value} {rest}".rstrip()
+    value, interval, rest = parts(column.cell(line))
+    return " ".join(filter(None, (value, "" if column.brief else interval, rest)))
 
 
 def accuracy_grids(report: Report) -> dict[Setting, Grid]:
     """IoU of each class and category with its difference to FP32; settings of equal scores once."""
     grids: dict[Setting, Grid] = {}
     for setting in report.settings:
-        rows = [row for row in rows_of(report, setting) if row.score]
-        grid = _accuracy_grid(report, rows, "accuracy at {}x{}, %".format(*setting.size))
-        if rows and all(
-            (grid.headings, grid.lines) != (g.headings, g.lines) for g in grids.values()
-        ):
-            grids[setting] = grid
+        scores = {row.name: _shares(report, row) for row in rows_of(report, setting) if row.score}
+        reference = scores.get(REFERENCE, {})
+        lines = tuple(
+            (name, *(_beside(of.get(name), reference.get(name), row) for row, of in scores.items()))
+            for name in dict.fromkeys(name for of in scores.values() for name in of)
+        )
+        title = "accuracy at {}x{}, %".format(*setting.size)
+        made = Grid(title, ("IoU of", *scores), lines, left=("IoU of",))
+        if lines and made not in grids.values():
+            grids[setting] = made
     return grids
 
 
-def _accuracy_grid(report: Report, rows: list[Row], title: str) -> Grid:
-    scores = {row.name: _shares(report, row.accuracy) for row in rows if row.accuracy}
-    reference = scores.get(REFERENCE, {})
-    lines = tuple(
-        (name, *(_beside(scores[row].get(name), reference.get(name), row) for row in scores))
-        for name in dict.fromkeys(name for shares in scores.values() for name in shares)
-    )
-    return Grid(title, ("IoU of", *scores), lines, left=("IoU of",))
-
-
-def _shares(report: Report, accuracy: Accuracy) -> dict[str, float | None]:
-    """What a score holds, by name."""
-    score, native = accuracy.score, accuracy.native_score
+def _shares(report: Report, row: Row) -> dict[str, float | None]:
+    """What the score of a row holds, by name."""
+    score, native = row.score, row.accuracy.native_score if row.accuracy else None
     if score is None:
         return {}
-    categories = zip(report.categories, score.category_iou, strict=True)
+    categories = (f"category {name}" for name in report.categories)
     return {
         "mean IoU": score.miou.value,
         **({"mean IoU at the labels' size": native.miou.value} if native else {}),
         "pixel accuracy": score.pixel_accuracy,
         **dict(zip(report.classes, score.class_iou, strict=True)),
-        **{f"category {name}": iou for name, iou in categories},
+        **dict(zip(categories, score.category_iou, strict=True)),
     }
 
 
 def _beside(value: float | None, reference: float | None, row: str) -> str:
     """A share in %, and in brackets how many points it is from that of the reference."""
     if value is None or reference is None or row == REFERENCE:
-        return figures.percent(value)
-    return f"{figures.percent(value)} ({figures.signed(value - reference, scale=100)})"
+        return percent(value)
+    return f"{percent(value)} ({signed(value - reference, scale=100)})"
 
 
-def layer_grid(report: Report) -> Grid | None:
-    """The longest layers of each row, in one table; None where no row has a profile."""
-    several = len(report.settings) > 1
+def layer_grid(report: Report) -> Grid:
+    """The longest layers of each row, in one table; without lines where no row has a profile."""
     lines = tuple(
         (
-            f"{row.name}, {row.setting}" if several else row.name,
+            f"{row.name}, {row.setting}" if len(report.settings) > 1 else row.name,
             layer.name,
             layer.kind,
-            figures.milliseconds(1000 * layer.seconds),
-            figures.percent(layer.share, 1),
+            milliseconds(1000 * layer.seconds),
+            percent(layer.share, 1),
         )
         for row in report.rows
         for layer in row.layers[:LAYERS_SHOWN]
     )
     headings = ("artifact", "layer", "kind", "ms", "share %")
-    return Grid("longest layers", headings, lines, left=headings[:3]) if lines else None
+    return Grid("longest layers", headings, lines, left=headings[:3])
+
+
+def _more_grids(report: Report) -> Iterator[Grid]:
+    """The tables below the notes."""
+    yield from (grid(report, setting, COST) for setting in report.settings)
+    yield from (*accuracy_grids(report).values(), layer_grid(report))
 
 
 # --- Markdown ---------------------------------------------------------------------------------
@@ -157,30 +139,21 @@ def layer_grid(report: Report) -> Grid | None:
 
 def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
-    of = f"{report.dataset} {report.split}".strip()
-    lines = [f"# {report.model} on {of}", ""]
+    parts = [f"# {report.model} on {report.dataset} {report.split}".rstrip()]
     for setting in report.settings:
-        lines += _section(speed_grid(report, setting))
-        failed = [f"- {_text(reason)}" for reason in reasons(report, setting)]
-        lines += [*failed, ""] if failed else []
-    lines += [*(f"- {_text(note)}" for note in notes(report)), ""]
-    costs = (cost_grid(report, setting) for setting in report.settings)
-    for grid in (*costs, *accuracy_grids(report).values(), layer_grid(report)):
-        lines += _section(grid)
-    return "\n".join(lines).rstrip("\n") + "\n"
+        parts += [_section(grid(report, setting, SPEED)), _bullets(reasons(report, setting))]
+    parts += [_bullets(notes(report)), *map(_section, _more_grids(report))]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _section(grid: Grid | None) -> list[str]:
-    if grid is None:
-        return []
-    return [
-        f"## {grid.title}",
-        "",
-        _line(grid.headings),
-        "|" + "".join("---|" if heading in grid.left else "---:|" for heading in grid.headings),
-        *(_line(cells) for cells in grid.lines),
-        "",
-    ]
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {_text(line)}" for line in lines)
+
+
+def _section(grid: Grid) -> str:
+    rule = "".join("---|" if heading in grid.left else "---:|" for heading in grid.headings)
+    lines = [_line(grid.headings), f"|{rule}", *map(_line, grid.lines)]
+    return "\n".join((f"## {grid.title}", "", *lines)) if grid.lines else ""
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -202,27 +175,24 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Print the tables, why rows did not run, and what the numbers are of; by default on stdout."""
     console = console or tables.terminal()
     for setting in report.settings:
-        _print(console, speed_grid(report, setting))
+        _print(console, grid(report, setting, SPEED))
         for reason in reasons(report, setting):
             tables.line(console, reason)
-    costs = (cost_grid(report, setting) for setting in report.settings)
-    for grid in (*costs, *accuracy_grids(report).values(), layer_grid(report)):
-        _print(console, grid)
+    for more in _more_grids(report):
+        _print(console, more)
     for note in notes(report):
         console.print(note, markup=False)
 
 
-def _print(console: Console, grid: Grid | None) -> None:
+def _print(console: Console, grid: Grid) -> None:
     """One table, or several below each other where the terminal is too narrow for all columns."""
-    if grid is None:
-        return
     cells = [c for c in zip(grid.headings, *grid.lines, strict=True) if c[0] != "note"]
     words = [column for column in cells if column[0] in grid.left]
     others = [column for column in cells if column[0] not in grid.left]
     if sum(map(_width, cells)) > console.width:
         others = [tuple(map(_fold, column)) for column in others]
     title = grid.title
-    while others:
+    while others and grid.lines:
         fitting, room = list(words), max(console.width - sum(map(_width, words)), 24)
         while others and (len(fitting) == len(words) or room >= _width(others[0])):
             room -= _width(others[0])
@@ -242,6 +212,6 @@ def _width(cells: tuple[str, ...]) -> int:
 
 def _fold(cell: str) -> str:
     """With the interval, or what follows one, on a line of its own."""
-    value, interval, rest = figures.parts(cell)
+    value, interval, rest = parts(cell)
     lines = (f"{value} {interval}", rest) if rest else (value, interval)
     return "\n".join(filter(None, lines)) if interval else cell

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from bench.record import Report
 from bench.record.file import record_text
+from bench.report.page.page import html_page
 from bench.report.text import csv_text, markdown
 from dabnet.files import writable_directory, write_text
-
-RECORD_NAME = "bench.json"
-PAGE_NAME = "bench.html"
 
 
 def write_report(report: Report, folder: Path, pictures: Path | None = None) -> list[Path]:
@@ -19,13 +17,11 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
     Args:
         pictures: folder that the record's pictures are relative to; by default ``folder``.
     """
-    from bench.report.page.page import html_page
-
     texts = {
-        RECORD_NAME: record_text(report),
+        "bench.json": record_text(report),
         "bench.csv": csv_text(report),
         "bench.md": markdown(report),
-        PAGE_NAME: html_page(report, pictures or folder),
+        "bench.html": html_page(report, pictures or folder),
     }
     writable_directory(folder)
     for name, text in texts.items():
@@ -35,8 +31,5 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write bench.html alone into ``folder``, which holds the record's pictures."""
-    from bench.report.page.page import html_page
-
-    target = folder / PAGE_NAME
-    write_text(target, html_page(report, folder))
-    return target
+    write_text(folder / "bench.html", html_page(report, folder))
+    return folder / "bench.html"

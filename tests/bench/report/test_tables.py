@@ -15,13 +15,12 @@ from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
 from bench.record.file import read_record
 from bench.record.timing import fps_of_turns, latency
 from bench.report import columns
-from bench.report.columns import SPEED, Column
-from bench.report.figures import number, signed
+from bench.report.columns import COST, SPEED, Column
 from bench.report.notes import notes
 from bench.report.page.page import html_page
-from bench.report.text import cost_grid, csv_text, layer_grid, markdown, print_report, speed_grid
+from bench.report.text import csv_text, grid, layer_grid, markdown, print_report
 from bench.report.write import write_report
-from dabnet.runtime.runner import layer_times
+from dabnet.runtime.runner import LayerTime
 from tests.support.html_reading import Page, cell
 from tests.support.sample_reports import CLASSES, IMAGES, ROWS, SETTING, sample_report
 
@@ -61,10 +60,9 @@ def printed(report: Report, width: int) -> str:
 
 
 def cells(report: Report, name: str) -> dict[str, str]:
-    grid = speed_grid(report, SETTING)
-    assert grid is not None
-    (line,) = (line for line in grid.lines if line[0] == name)
-    return dict(zip(grid.headings, line, strict=True))
+    speed = grid(report, SETTING, SPEED)
+    (line,) = (line for line in speed.lines if line[0] == name)
+    return dict(zip(speed.headings, line, strict=True))
 
 
 def test_a_row_shows_what_the_record_holds() -> None:
@@ -123,10 +121,9 @@ def test_markdown_has_every_cell_and_note() -> None:
     report = sample_report(settings=(SETTING, LARGE))
     text = markdown(report)
     for setting in report.settings:
-        for grid in (speed_grid(report, setting), cost_grid(report, setting)):
-            assert grid is not None
-            assert f"## {grid.title}\n" in text
-            for line in grid.lines:
+        for table in (grid(report, setting, SPEED), grid(report, setting, COST)):
+            assert f"## {table.title}\n" in text and table.lines
+            for line in table.lines:
                 assert "| " + " | ".join(line) + " |" in text
     assert all(f"| {name} | " in text for name in (*CLASSES, "category flat", "pixel accuracy"))
     assert "| car | 66.31 | 66.31 (0.00) | 66.17 (−0.14) | 66.30 (−0.01) |" in text
@@ -138,7 +135,7 @@ def test_markdown_has_every_cell_and_note() -> None:
 def test_foreign_text_is_no_markup() -> None:
     reason = "no <b>GPU</b> | none\nat [red]all[/red]"
     report = changed(sample_report(), "tensorrt-fp16", reason=reason)
-    layers = layer_times([("/block|1/Conv_*", "Conv", 0.02)])
+    layers = LayerTime.ranked([("/block|1/Conv_*", "Conv", 0.02)])
     report = changed(report, INT8, layers=layers)
     assert "not run: no \\<b>GPU\\</b> | none at [red]all[/red]\n" in markdown(report)
     assert "| /block\\|1/Conv\\_\\* |" in markdown(report)
@@ -254,10 +251,9 @@ def test_notes_say_how_int8_was_computed_and_what_the_timer_adds() -> None:
 
 
 def test_the_ten_longest_layers_of_each_row_are_one_table() -> None:
-    layers = layer_times([(f"conv_{i}", "Conv", 0.001 * (30 - i)) for i in range(30)])
-    grid = layer_grid(changed(sample_report(), INT8, layers=layers))
-    assert grid is not None
-    shown = [line for line in grid.lines if line[0] == INT8]
+    layers = LayerTime.ranked([(f"conv_{i}", "Conv", 0.001 * (30 - i)) for i in range(30)])
+    lines = layer_grid(changed(sample_report(), INT8, layers=layers)).lines
+    shown = [line for line in lines if line[0] == INT8]
     assert [line[1] for line in shown] == [f"conv_{i}" for i in range(10)]
     assert shown[0][2:] == ("Conv", "30.00", "6.5")
 
@@ -277,10 +273,9 @@ def test_energy_is_of_a_frame_and_the_clock_of_what_computed() -> None:
     timing = dataclasses.replace(host, turns=turns, latency=latency(turns))
     info = dataclasses.replace(row.info, device="NVIDIA GeForce GTX 1080 Ti")
     report = changed(report, REFERENCE, timings=(timing,), info=info)
-    grid = cost_grid(report, LARGE)
-    assert grid is not None
-    assert grid.lines[0][-2:] == ("100.0", "GPU 1.91")  # 9.6 J over 12 calls of 8 frames
-    assert grid.lines[1][-2:] == ("–", "CPU 3.00")
+    lines = grid(report, LARGE, COST).lines
+    assert lines[0][-2:] == ("100.0", "GPU 1.91")  # 9.6 J over 12 calls of 8 frames
+    assert lines[1][-2:] == ("–", "CPU 3.00")
 
 
 def test_a_new_column_is_one_line_and_stands_in_every_output(
@@ -325,8 +320,3 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert written[1].read_text(encoding="utf-8") == csv_text(report)
     assert written[2].read_text(encoding="utf-8") == markdown(report)
     assert sorted(written[0].parent.iterdir()) == sorted(written)
-
-
-def test_zero_has_no_sign() -> None:
-    assert [number(value) for value in (-0.001, -1.5, None)] == ["0.00", "−1.50", "–"]
-    assert [signed(value) for value in (0.001, -0.001, 1.5)] == ["0.00", "0.00", "+1.50"]
