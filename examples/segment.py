@@ -1,4 +1,4 @@
-"""Segment images, an animated GIF or a video with an exported artifact, and show how fast it runs.
+"""Segment images, an animated GIF or a video with an exported artifact, and report its speed.
 
     python segment.py model.onnx photos/ overlays/
     python segment.py model.engine drive.mp4 overlay.mp4
@@ -34,15 +34,15 @@ VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
 
 class Segmenter:
-    """Draws the classes of each frame over it, and notes how long the inference took."""
+    """Draws the classes of each frame over it, and times the inference."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.runner = open_artifact(options.artifact, options.device, threads=options.threads)
         self.manifest = self.runner.manifest
         if (self.manifest.input.dtype, len(self.manifest.output.shape)) != ("uint8", 3):
             raise InputError(f"{options.artifact!r} has raw tensors", "uint8 images in, masks out")
-        self.batch = max(1, self.manifest.input.shape[0])  # -1: any, so one frame at a time
-        self.size = self.manifest.size  # of the example, where each call chooses
+        self.batch = max(1, self.manifest.input.shape[0])  # -1 is any: one frame at a time
+        self.size = self.manifest.size  # if each call chooses its own: that of the example
         self.palette = np.array(self.manifest.palette, np.uint8)
         self.pixels = np.zeros(len(self.palette), np.int64)
         self.frames = 0
@@ -54,7 +54,7 @@ class Segmenter:
         waiting, (height, width) = iter(frames), self.size
         while group := list(islice(waiting, self.batch)):
             small = [np.asarray(f.resize((width, height), BILINEAR)) for f in group]
-            small += small[-1:] * (self.batch - len(small))  # the last batch may lack some
+            small += small[-1:] * (self.batch - len(small))  # fills the last batch
             images = np.stack(small)
             start = time.perf_counter()
             masks = self.runner.infer(images)
@@ -80,13 +80,13 @@ class Segmenter:
 
 
 def read_frames(path: Path) -> list[Image.Image]:
-    """The frames, upright, as RGB: one, but of an animation."""
+    """The frames, upright, as RGB: one, or those of an animation."""
     try:
         with Image.open(path) as image:
             frames = ImageSequence.Iterator(image)
             return [ImageOps.exif_transpose(frame).convert("RGB") for frame in frames]
     except (OSError, SyntaxError) as error:  # Pillow raises the second for a broken PNG
-        raise InputError(f"{str(path)!r} is no whole image ({error})", "an image") from error
+        raise InputError(f"{str(path)!r} is not a complete image ({error})", "an image") from error
 
 
 def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path]) -> None:
@@ -106,13 +106,13 @@ def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
 
 @contextmanager
 def ffmpeg(path: Path, *arguments: str, **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ffmpeg during the block; raise its last word on ``path`` if it failed."""
+    """Run ffmpeg during the block; raise ``InputError`` with its last line if it failed."""
     command = ["ffmpeg", "-nostdin", "-loglevel", "error", *arguments]
     with TemporaryFile() as said:
         # In a session of its own it does not get the terminal's Ctrl-C.
         process = subprocess.Popen(command, stderr=said, start_new_session=True, **pipes)
         try:
-            with suppress(BrokenPipeError):  # it has given up, and says why below
+            with suppress(BrokenPipeError):  # it failed; its reason is read below
                 yield process
             if process.wait():
                 said.seek(0)
@@ -125,7 +125,7 @@ def ffmpeg(path: Path, *arguments: str, **pipes: int) -> Iterator[subprocess.Pop
 
 
 def read_video(path: Path) -> Iterator[Image.Image]:
-    """Yield the frames; PPM carries the size of each, after any rotation."""
+    """Yield the frames, as PPM, which holds the size of each after any rotation."""
     arguments = ("-i", str(path), "-f", "image2pipe", "-c:v", "ppm", "-")
     with ffmpeg(path, *arguments, stdout=subprocess.PIPE) as process:
         while process.stdout.readline():  # P6
@@ -144,7 +144,12 @@ def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
     found = re.search(rb"Video:.* (\d+(?:\.\d+)?) (?:fps|tbr)", about)
     raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*first.size))
     rate = ("-r", found[1].decode() if found else "25", "-i", "-")
-    even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p")  # yuv420p asks for it
+    even = (
+        "-vf",
+        "pad=ceil(iw/2)*2:ceil(ih/2)*2",
+        "-pix_fmt",
+        "yuv420p",
+    )  # of yuv420p
     with replacing(target) as temporary:
         arguments = (*raw, *rate, *even, "-y", str(temporary))
         with ffmpeg(target, *arguments, stdin=subprocess.PIPE) as process:
@@ -191,7 +196,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the files that were finished are kept", file=sys.stderr)
+        print("interrupted; finished files are kept", file=sys.stderr)
         return 130
     return 0
 

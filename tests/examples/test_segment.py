@@ -90,8 +90,13 @@ def difference(found: Image.Image, wanted: np.ndarray) -> float:
     return float(np.abs(np.asarray(found.convert("RGB"), np.float64) - wanted).mean())
 
 
-def test_a_folder_of_images(artifact: Path, scenes: list[Image.Image], tmp_path: Path) -> None:
-    photos, overlays = tmp_path / "photos", tmp_path / "overlays"
+@pytest.fixture(scope="module")
+def folder_run(
+    artifact: Path, scenes: list[Image.Image], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The folder of overlays of a folder of images, and what was printed."""
+    folder = tmp_path_factory.mktemp("folder")
+    photos, overlays = folder / "photos", folder / "overlays"
     photos.mkdir()
     for index, scene in enumerate(scenes):
         scene.save(photos / f"{index}.png")
@@ -99,23 +104,34 @@ def test_a_folder_of_images(artifact: Path, scenes: list[Image.Image], tmp_path:
     (photos / "notes.txt").write_text("no image")
     done = segment(artifact, photos, overlays)
     assert done.returncode == 0, done.stderr
+    return overlays, done.stdout
+
+
+def test_a_folder_of_images(
+    artifact: Path, scenes: list[Image.Image], folder_run: tuple[Path, str]
+) -> None:
+    overlays, _ = folder_run
     names = sorted(path.name for path in overlays.iterdir())
     assert names == ["0.png", "1.png", "2.png", "photo.JPG"]
     for index, scene in enumerate(scenes):
         with Image.open(overlays / f"{index}.png") as found:
             assert found.size == scene.size
             assert difference(found, expected(artifact, scene)) <= 1
-    lines = done.stdout.splitlines()
+
+
+def test_the_legend_and_the_rates_are_printed(folder_run: tuple[Path, str]) -> None:
+    _, printed = folder_run
+    lines = printed.splitlines()
     assert lines[0].startswith("onnxruntime ")
-    shares = [float(s) for s in re.findall(r"#[0-9a-f]{6} +([\d.]+) %  class \d", done.stdout)]
+    shares = [float(s) for s in re.findall(r"#[0-9a-f]{6} +([\d.]+) %  class \d", printed)]
     assert len(shares) == len(PALETTE)
     assert sum(shares) == pytest.approx(100, abs=0.5)
     assert "#804080" in lines[1]
-    fps = [float(number) for number in re.findall(r": ([\d.]+) FPS", done.stdout)]
+    fps = [float(number) for number in re.findall(r": ([\d.]+) FPS", printed)]
     assert len(fps) == 2
     assert min(fps) > 0
-    assert "1 of 32x64" in done.stdout
-    assert "4 frames" in done.stdout
+    assert "1 of 32x64" in printed
+    assert "4 frames" in printed
 
 
 def test_an_animated_gif(artifact: Path, scenes: list[Image.Image], tmp_path: Path) -> None:
@@ -159,7 +175,7 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([write_raw(folder), image, out], "raw tensors"),
         ([artifact, folder / "none.png", out], "no file at"),
         ([artifact, empty, folder / "o"], "no images in"),
-        ([artifact, broken, out], "is no whole image"),
+        ([artifact, broken, out], "is not a complete image"),
         ([artifact, folder / "a.txt", out], "two images"),
         ([artifact, image, folder / "out.mp4"], "two images"),
         ([artifact, image, image], "is the input itself"),
@@ -236,10 +252,7 @@ def test_interrupted(artifact: Path, tmp_path: Path) -> None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (
-        130,
-        "interrupted; the files that were finished are kept\n",
-    )
+    assert (process.returncode, error) == (130, "interrupted; finished files are kept\n")
     finished = list(overlays.iterdir())
     assert 3 <= len(finished) < 400
     for path in finished:
