@@ -144,12 +144,7 @@ def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
     found = re.search(rb"Video:.* (\d+(?:\.\d+)?) (?:fps|tbr)", about)
     raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "{}x{}".format(*first.size))
     rate = ("-r", found[1].decode() if found else "25", "-i", "-")
-    even = (
-        "-vf",
-        "pad=ceil(iw/2)*2:ceil(ih/2)*2",
-        "-pix_fmt",
-        "yuv420p",
-    )  # of yuv420p
+    even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p")  # which needs that
     with replacing(target) as temporary:
         arguments = (*raw, *rate, *even, "-y", str(temporary))
         with ffmpeg(target, *arguments, stdin=subprocess.PIPE) as process:
