@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from dabnet.metrics import confusion, mean_iou
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from tests.support import ROOT
+from tests.support.processes import DABNET_EXPORT, run_python
 
 WEIGHTS = ROOT / "weights"
 
@@ -46,12 +44,7 @@ def test_toy_street_weights_keep_their_score_and_survive_int8(tmp_path: Path) ->
     artifact = tmp_path / "int8.onnx"
     words = ["onnx", WEIGHTS / "dabnet_toy_street.pth", "--size", "256x512", "--precision", "int8"]
     words += ["--calibration-images", "16", "-o", artifact]
-    done = subprocess.run(
-        [sys.executable, "-c", "from export.cli.main import main; main()", *map(str, words)],
-        env=os.environ | {"PYTHONPATH": str(WEIGHTS.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(DABNET_EXPORT, *words)
     assert done.returncode == 0, done.stderr
     int8 = OnnxRuntimeRunner(artifact)
     scenes = ToyStreet("val", (256, 512), length=12)

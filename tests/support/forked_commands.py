@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
-from tests.support import ROOT
+from tests.support.processes import run_python
 
 # Importing torch takes seconds: it is done once, and each command is a process forked from there.
 _PROGRAM = """
@@ -46,16 +44,7 @@ def run_commands(
 
     What they print is kept in ``said``, an empty folder.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(said)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(_PROGRAM, said, folder=folder, stdin=json.dumps(commands))
     assert done.returncode == 0, done.stderr
     return [
         subprocess.CompletedProcess(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from dabnet.errors import DabnetError, InputError
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
-from tests.support import ROOT
+from tests.support.processes import run_python
 from tests.support.training_runs import (
     PER_EPOCH,
     RECIPE,
@@ -111,14 +108,7 @@ main()
 def test_too_large_a_batch_in_a_real_process(tree: Path, tmp_path: Path, data_path: str) -> None:
     words = ["--data-dir", tree, "--input-size", "4000x4000", "--batch-size", "6", "--max-epochs"]
     words += ["1", "--data-path", data_path, "--output", tmp_path / "run", "--no-tensorboard"]
-    done = subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY, *map(str, words)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_python(LITTLE_MEMORY, *words, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
         "error: out of memory on cpu with --batch-size 6 and crops of 4000x4000; expected a batch"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from dabnet.files import sha256_of_file
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from export.onnx_file import load_onnx, manifest_of
 from tests.support import ROOT
+from tests.support.processes import DABNET_BENCH, run_python
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 NAMES = (
@@ -43,15 +43,7 @@ def dabnet_bench(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``; what lies in ``before`` hides installed packages."""
     path = f"{before}{os.pathsep}{ROOT}" if before else str(ROOT)
-    return subprocess.run(
-        [sys.executable, "-c", "from bench.cli.main import main; main()", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_python(DABNET_BENCH, *arguments, folder=folder, PYTHONPATH=path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.record.file import write_record
-from tests.support import ROOT
+from tests.support.processes import run_python
 from tests.support.sample_reports import ROWS, sample_report
 
 _PROGRAM = """
@@ -26,15 +24,7 @@ run(click.Group("dabnet-bench", {c.name: c for c in REPORT_COMMANDS}, context_se
 
 
 def dabnet_bench(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_python(_PROGRAM, *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
