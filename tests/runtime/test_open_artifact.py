@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,9 @@ from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.trt import runner as tensorrt_runner
 from dabnet.runtime.trt.runner import TensorRTRunner
-from tests.support import ROOT
 from tests.support.contract_graph import HEIGHT, WIDTH, contract_model, write_contract
 from tests.support.engine_files import images, info_of, install, scenario_for, write_engine
+from tests.support.processes import run_python
 from tests.support.tensorrt_double import FakeDeviceMemory
 
 BLOCK = """
@@ -35,14 +32,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def python(program: str, *arguments: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCK + program, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_python(BLOCK + program, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +34,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from dabnet.runtime.openvino_runner import OpenVinoRunner  # noqa: E402
 from tests.support.openvino_double import Processor, make_double  # noqa: E402
+from tests.support.processes import run_python  # noqa: E402
 
 SHAPE = (1, HEIGHT, WIDTH, 3)
 
@@ -230,10 +230,8 @@ def test_without_openvino_and_without_the_others(
         f"OpenVinoRunner({str(path)!r}, 'fp32', 1);"
         "print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.strip() == "set()"
+    ran = run_python(program)
+    assert (ran.returncode, ran.stdout.strip()) == (0, "set()")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingPackage, match=r"pip install '\.\[openvino\]'"):
         OpenVinoRunner(path, "fp32", 1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +21,6 @@ from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
-from tests.support import ROOT
 from tests.support.contract_graph import (
     HEIGHT,
     WIDTH,
@@ -31,6 +28,7 @@ from tests.support.contract_graph import (
     contract_model,
     write_contract,
 )
+from tests.support.processes import run_python
 from tests.support.seeded_checkpoint import (
     PREPROCESSING,
     SIZE,
@@ -262,14 +260,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(artifact), str(images), str(masks)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(program, artifact, images, masks)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "torch is not there"
     expected = OnnxRuntimeRunner(artifact, threads=1).infer(np.load(images))
