@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dabnet.data.dataset import Dataset
-from dabnet.data.labels import LabelSet
 from dabnet.errors import InputError
+
+if TYPE_CHECKING:
+    from dabnet.data.dataset import Dataset
+    from dabnet.data.labels import LabelSet
 
 DRAWN_SIZE = (512, 1024)
 
