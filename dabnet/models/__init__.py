@@ -38,14 +38,18 @@ class Network:
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ``InputError`` if the network cannot take images of this size in pixels."""
-        stride = self.stride
-        if height < stride or width < stride or height % stride or width % stride:
-            nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
-            raise InputError(
-                f"image size {height}x{width}",
-                f"height and width that are multiples of {stride}",
-                f"the nearest is {nearest[0]}x{nearest[1]}",
-            )
+        check_size(height, width, self.stride)
+
+
+def check_size(height: int, width: int, stride: int) -> None:
+    """Raise ``InputError`` unless height and width in pixels are multiples of ``stride``."""
+    if height < stride or width < stride or height % stride or width % stride:
+        nearest = [max(stride, round(side / stride) * stride) for side in (height, width)]
+        raise InputError(
+            f"image size {height}x{width}",
+            f"height and width that are multiples of {stride}",
+            f"the nearest is {nearest[0]}x{nearest[1]}",
+        )
 
 
 # Means of Reagan1311/DABNet, dataset/camvid.py and dataset/cityscapes.py, there in BGR order.
@@ -89,9 +93,3 @@ def build_model(name: str, classes: int) -> nn.Module:
         raise InputError(f"{classes} classes", "at least 2")
     network: nn.Module = getattr(importlib.import_module(module), factory)(classes)
     return network
-
-
-# Until every caller asks the network itself.
-STRIDE = 8
-check_size = NETWORKS["dabnet"].check_size
-MODEL_NAMES = tuple(NETWORKS)

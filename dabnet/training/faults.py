@@ -1,4 +1,4 @@
-"""What can go wrong in a training step, told as one line with a way out."""
+"""Faults of a training step, told as one line with a way out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.distributed import DistError
 
 from dabnet.errors import DabnetError
-from dabnet.training.processes import Processes, is_lost_peer, lost_peer
+from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
 
 
@@ -24,17 +25,28 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
         # The CPU's allocator raises a plain RuntimeError.
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
             raise _out_of_memory(spec, processes) from error
-        if processes.size > 1 and is_lost_peer(error):
-            way_out = f"start them all again with --resume {spec.output}"
-            raise lost_peer(processes, text.strip().partition("\n")[0], way_out) from error
+        first = text.strip().partition("\n")[0]
+        if processes.size > 1 and _is_lost_peer(error):
+            raise DabnetError(
+                f"another of the {processes.size} processes of this run ended, or its connection"
+                f" broke (seen by process {processes.rank}: {first[:120]})",
+                "all of them to run to the end",
+                f"start them all again with --resume {spec.output}",
+            ) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            first = text.strip().partition("\n")[0]
             raise DabnetError(
                 f"--compile failed: {first}",
                 "a C++ compiler for a CPU, Triton for a GPU",
                 "install it, or leave --compile out",
             ) from error
         raise
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether ``error`` says that another process of the run is gone."""
+    # Gloo raises a plain RuntimeError that only its text tells from others.
+    signs = ("gloo", "connection closed by peer", "connection reset by peer")
+    return isinstance(error, DistError) or any(sign in str(error).lower() for sign in signs)
 
 
 def _out_of_memory(spec: TrainingSpec, processes: Processes) -> DabnetError:

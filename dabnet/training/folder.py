@@ -10,7 +10,6 @@ from dabnet.errors import DabnetError, InputError
 from dabnet.files import replacing, writable_directory
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
 
 
 class RunFolder:

@@ -1,7 +1,4 @@
-"""The network, its loss, its optimiser and its schedule: one step of training at a time.
-
-An exponential moving average of a network's weights.
-"""
+"""The network, its loss, its optimiser and its schedule: one step of training at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from dabnet.checkpoint import Checkpoint
 from dabnet.interrupt import Stop
@@ -23,8 +22,30 @@ from dabnet.preprocessing import Preprocessing
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes, synchronised
 from dabnet.training.qat import fake_quantized
-from dabnet.training.recipes import build_optimizer, warmup_poly
 from dabnet.training.spec import TrainingSpec
+
+WARMUP_FACTOR = 1 / 3
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> LambdaLR:
+    """Return a scheduler to step once per iteration.
+
+    Args:
+        optimizer: its learning rates are the peak.
+        total: iterations of the whole run.
+        warmup: iterations over which the rate rises linearly from 1/3 of the peak to the peak.
+        power: exponent of the decay to 0 at ``total`` (Reagan1311/DABNet, WarmupPolyLR).
+    """
+
+    def factor(iteration: int) -> float:
+        if iteration < warmup:
+            progress = iteration / warmup
+            return WARMUP_FACTOR * (1 - progress) + progress
+        remaining = 1 - (iteration - warmup) / max(1, total - warmup)
+        return float(max(0.0, remaining) ** power)
+
+    return LambdaLR(optimizer, factor)
 
 
 class WeightAverage:
@@ -52,9 +73,6 @@ class WeightAverage:
         weight = 1 - self.decay if self.updates else 1.0
         torch._foreach_lerp_([ours[n] for n in floating], [theirs[n] for n in floating], weight)
         self.updates += 1
-
-
-AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
@@ -101,7 +119,12 @@ class Learner:
         elif recipe.sync_bn and processes.size > 1:
             network = synchronised(network, self.device)
         self.network = network
-        self.optimiser = build_optimizer(recipe, network)
+        decay: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        self.optimiser: Optimizer = (
+            SGD(network.parameters(), momentum=recipe.momentum, **decay)
+            if recipe.optimizer == "sgd"
+            else Adam(network.parameters(), **decay)
+        )
         self.schedule = warmup_poly(
             self.optimiser, iterations, recipe.warmup_of(iterations), recipe.poly_power
         )

@@ -1,12 +1,14 @@
-"""What a training run leaves to look at: a CSV, curves, predictions, TensorBoard event files."""
+"""What a training run leaves to look at: a CSV, curves, predictions, TensorBoard files."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,16 +17,14 @@ from dabnet.data.labels import LabelSet
 from dabnet.errors import MissingPackage
 from dabnet.files import replacing, write_text
 from dabnet.metrics import Counts, class_iou
-from dabnet.training.folder import CURVES, LOG, PREDICTIONS, TENSORBOARD
+from dabnet.training.spec import Epoch
+
+LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-COLUMNS = ("epoch", "iteration", "lr", "loss", "val_miou", "val_pixel_accuracy", "images_per_s")
-
-History = list[dict[str, Any]]
-"""One row an epoch, by the names in COLUMNS; validation values are None where it did not run, and
-those of training in epoch 0, which is what fine-tuning starts from."""
+COLUMNS = tuple(field.name for field in fields(Epoch))
 
 
 def tensorboard_is_installed() -> bool:
@@ -77,7 +77,7 @@ class RunLog:
             self.events.add_scalar("train/loss", loss, number)
             self.events.add_scalar("train/lr", lr, number)
 
-    def epoch(self, history: History) -> None:
+    def epoch(self, history: Sequence[Epoch]) -> None:
         """Log the epoch that ended, the last row of ``history``."""
         if not self.writes:
             return
@@ -85,21 +85,20 @@ class RunLog:
         write_csv(history, self.folder / LOG)
         if self.events:
             row = history[-1]
-            for name in ("epoch", "images_per_s"):
-                if row[name] is not None:
-                    self.events.add_scalar(f"train/{name}", row[name], row["iteration"])
+            for name, value in (("epoch", row.epoch), ("images_per_s", row.images_per_s)):
+                if value is not None:
+                    self.events.add_scalar(f"train/{name}", value, row.iteration)
 
-    def validation(self, history: History, confusion: Counts, samples: Image.Image) -> None:
+    def validation(self, history: Sequence[Epoch], confusion: Counts, samples: Image.Image) -> None:
         """Log the validation whose scores are in the last row of ``history``."""
         write_curves(history, self.folder / CURVES)
         with replacing(self.folder / PREDICTIONS) as temporary:
             samples.save(temporary)
         if not self.events:
             return
-        row = history[-1]
-        number = row["iteration"]
-        self.events.add_scalar("val/miou", row["val_miou"], number)
-        self.events.add_scalar("val/pixel_accuracy", row["val_pixel_accuracy"], number)
+        row, number = history[-1], history[-1].iteration
+        self.events.add_scalar("val/miou", row.val_miou, number)
+        self.events.add_scalar("val/pixel_accuracy", row.val_pixel_accuracy, number)
         for name, iou in zip(self.labels.classes, class_iou(confusion), strict=True):
             if iou == iou:  # a class that does not occur has none
                 self.events.add_scalar(f"val_iou/{name}", iou, number)
@@ -107,41 +106,32 @@ class RunLog:
         self.events.flush()
 
 
-def write_csv(history: History, path: Path) -> None:
-    """Write one line an epoch; what is None is left empty."""
+def write_csv(history: Sequence[Epoch], path: Path) -> None:
+    """Write one line per epoch; what is None is left empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in history:
-        writer.writerow({name: "" if row[name] is None else row[name] for name in COLUMNS})
+    writer.writerows(map(asdict, history))
     write_text(path, text.getvalue())
 
 
-def write_curves(history: History, path: Path) -> None:
+def write_curves(history: Sequence[Epoch], path: Path) -> None:
     """Draw loss, validation mIoU and learning rate over the epochs as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     loss_axis, score_axis, lr_axis = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    epochs = [row["epoch"] for row in history]
-    scored = [row for row in history if row["val_miou"] is not None]
+    epochs = [row.epoch for row in history]
+    scored = [(row.epoch, 100 * row.val_miou) for row in history if row.val_miou is not None]
 
-    loss_axis.plot(epochs, [row["loss"] for row in history], color="C0", marker=".")
+    loss_axis.plot(epochs, [row.loss for row in history], color="C0", marker=".")
     loss_axis.set_ylabel("training loss")
-    score_axis.plot(
-        [row["epoch"] for row in scored],
-        [100 * row["val_miou"] for row in scored],
-        color="C1",
-        marker="o",
-        markersize=4,
-    )
     if scored:
-        best = max(scored, key=lambda row: float(row["val_miou"]))
-        score_axis.set_title(
-            f"best {100 * best['val_miou']:.2f} at epoch {best['epoch']}", loc="right", fontsize=9
-        )
+        score_axis.plot(*zip(*scored, strict=True), color="C1", marker="o", markersize=4)
+        epoch, best = max(scored, key=lambda point: point[1])
+        score_axis.set_title(f"best {best:.2f} at epoch {epoch}", loc="right", fontsize=9)
     score_axis.set_ylabel("validation mIoU, %")
-    lr_axis.plot(epochs, [row["lr"] for row in history], color="C2")
+    lr_axis.plot(epochs, [row.lr for row in history], color="C2")
     lr_axis.set_ylabel("learning rate")
     lr_axis.set_xlabel("epoch")
     for axis in (loss_axis, score_axis, lr_axis):

@@ -1,7 +1,4 @@
-"""The training loop: interruptible at any iteration, it continues exactly where it stopped.
-
-Scoring the network on the validation split, and showing what it sees.
-"""
+"""The training loop: interruptible at any iteration, it continues exactly where it stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,62 +32,17 @@ from dabnet.training.data_path import batches, choose_data_path, counts_of
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import LAST, RunFolder
 from dabnet.training.learner import Learner
-from dabnet.training.log import History, RunLog
+from dabnet.training.log import RunLog
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
-from dabnet.training.spec import STATE_VERSION, TrainingResult, TrainingSpec, check_resumable
+from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-
 SAMPLES = 3
 SAMPLE_WIDTH = 480
-
-
-class Validator:
-    """Validates the kept weights of a learner at the images' own size."""
-
-    def __init__(self, learner: Learner, val_set: Dataset) -> None:
-        self.learner, self.val_set = learner, val_set
-
-    def confusion(self) -> Counts:
-        """Return the confusion matrix of the split, int64 (K, K); each process scores a share."""
-        processes, classes = self.learner.processes, len(self.val_set.labels.classes)
-        self.learner.align()
-        self.learner.segmenter.eval()
-        items = read_ahead(self.val_set.__getitem__, processes.share(len(self.val_set)))
-        matrix = np.zeros((classes, classes), np.int64)
-        for item in items:
-            matrix += confusion(self._segment(item.image), item.label, classes)
-        total = processes.sum_(torch.from_numpy(matrix).to(self.learner.device))
-        result: Counts = total.cpu().numpy()
-        return result
-
-    def samples(self) -> Image.Image:
-        """Return some images with their truth and what the network sees, a row each."""
-        pictures = []
-        for index in evenly_spaced(len(self.val_set), SAMPLES):
-            item = self.val_set[index]
-            height, width = item.label.shape
-            shrink = min(1.0, SAMPLE_WIDTH / width)
-            size = (round(height * shrink), round(width * shrink))
-            image = resize_image(item.image, size)
-            pictures.append((item.name, image))
-            for caption, mask in (("truth", item.label), ("prediction", self._segment(item.image))):
-                shown = overlay(image, resize_label(mask, size), self.val_set.labels)
-                pictures.append((caption, shown))
-        return panel(pictures, columns=3)
-
-    @torch.inference_mode()
-    def _segment(self, image: Uint8Array) -> Uint8Array:
-        # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
-        mask = self.learner.segmenter(torch.tensor(image[None], device=self.learner.device))
-        array: Uint8Array = mask[0].cpu().numpy()
-        return array
-
-
 ALONE = Processes()
 
 
@@ -114,14 +66,10 @@ class _Run:
         self, spec: TrainingSpec, train_set: Dataset, val_set: Dataset, processes: Processes
     ) -> None:
         self.spec, self.recipe, self.processes = spec, spec.recipe, processes
-        self.labels = train_set.labels
-        self.train_set, self.val_set = (
-            on_host_if_small(dataset, HOST_BYTES // processes.size)
-            for dataset in (train_set, val_set)
-        )
+        self.labels, budget = train_set.labels, HOST_BYTES // processes.size
+        self.train_set, self.val_set = (on_host_if_small(d, budget) for d in (train_set, val_set))
         resumed = load_checkpoint(spec.resume, train_set.name) if spec.resume else None
-        if resumed is not None:
-            check_resumable(resumed, spec, train_set)
+        state = resumable_state(resumed, spec, train_set) if resumed else None
         start = resumed
         if start is None and spec.qat is not None:
             start = qat_start(spec.qat, spec, self.train_set, processes)
@@ -134,11 +82,10 @@ class _Run:
             processes=processes.size,
         )
         self.folder = RunFolder(spec.output, spec.resume)
-        self.counts = self._count(resumed)
+        self.counts = state.counts if state else self._count()
         scale = network_named(spec.model).scale
-        self.preprocessing = (
-            start.preprocessing if start else Preprocessing(self.counts.mean_rgb, scale)
-        )
+        fresh = Preprocessing(self.counts.mean_rgb, scale)
+        self.preprocessing = start.preprocessing if start else fresh
         self.learner = Learner(
             spec,
             len(self.labels.classes),
@@ -149,20 +96,25 @@ class _Run:
             processes,
             start,
         )
-        self.validator = Validator(self.learner, self.val_set)
-        self.iteration, self.loss_sum, self.loss, self.lr = 0, 0.0, math.nan, 0.0
-        self.best: float | None = None
-        self.history: History = []
+        before = state.data_path if state else None
+        self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
+        self.iteration, self.loss_sum = (state.iteration, state.loss_sum) if state else (0, 0.0)
+        self.best, self.history = (state.best, [*state.history]) if state else (None, [])
+        if resumed is not None:
+            self.learner.restore(resumed.state, resumed.training)
+        self.loss, self.lr = math.nan, 0.0
         self.confusion: Counts | None = None
         self.unread: deque[tuple[int, float, Tensor]] = deque()
         self.stop_agreed = False
-        before = resumed.training["data_path"] if resumed else None
-        self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
-        if resumed is not None:
-            self._restore(resumed)
         self.log = RunLog(
             spec.output, self.labels, self.iteration, spec.tensorboard, processes.first
         )
+
+    def _count(self) -> SplitCounts:
+        shared = (self.spec.cache_dir, self.processes, self.spec.device)
+        counts = counts_of(self.train_set, "reading the training split", *shared)
+        counts_of(self.val_set, "reading the validation split", *shared)
+        return counts
 
     def loop(self, stop: Stop) -> TrainingResult:
         self.saved_at = time.monotonic()
@@ -202,14 +154,6 @@ class _Run:
             self._save_last()
         return TrainingResult(finished, self.folder.path / LAST, self.best, self.confusion)
 
-    def _count(self, resumed: Checkpoint | None) -> SplitCounts:
-        if resumed is not None:
-            return SplitCounts(**resumed.training["counts"])
-        shared = (self.spec.cache_dir, self.processes, self.spec.device)
-        counts = counts_of(self.train_set, "reading the training split", *shared)
-        counts_of(self.val_set, "reading the validation split", *shared)
-        return counts
-
     def _batches(self) -> Iterable[Batch]:
         spec, recipe = self.spec, self.recipe
         red, green, blue = (round(value) for value in self.preprocessing.mean_rgb)
@@ -232,17 +176,16 @@ class _Run:
             iteration, self.lr, outcome = self.unread.popleft()
             self.loss, asked = outcome.tolist()
             if not math.isfinite(self.loss):
-                raise self._diverged(iteration)
+                batch = self.order.batch(iteration)
+                names = ", ".join(self.train_set[index].name for _, index in batch)
+                raise self._not_finite(
+                    f"the loss is {self.loss} at iteration {iteration + 1}, whose batch was"
+                    f" {names}",
+                    "a finite loss",
+                )
             self.loss_sum += self.loss
             self.stop_agreed |= asked > 0
             self.log.iteration(iteration + 1, self.loss, self.lr)
-
-    def _diverged(self, iteration: int) -> DabnetError:
-        names = ", ".join(self.train_set[index].name for _, index in self.order.batch(iteration))
-        return self._not_finite(
-            f"the loss is {self.loss} at iteration {iteration + 1}, whose batch was {names}",
-            "a finite loss",
-        )
 
     def _not_finite(self, given: str, expected: str) -> DabnetError:
         half = "--amp bf16 or off, or " if self.recipe.amp == "fp16" else ""
@@ -252,50 +195,71 @@ class _Run:
     def _score_start(self) -> str:
         """Validate what is fine-tuned before its first step: no later state is kept as the best
         that is not better. Return the line to print."""
-        nothing = dict.fromkeys(("lr", "loss", "images_per_s"))
-        self.history.append({"epoch": 0, "iteration": 0, **nothing})
-        return f"start, in int8  {self._validate(self.history[-1])}"
+        self.history.append(Epoch(0, 0))
+        return f"start, in int8  {self._validate()}"
 
     def _end_epoch(self, epoch: int, rate: float) -> str:
         """Log, validate where it is due, save; return the line to print, or nothing."""
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "iteration": self.iteration,
-            "lr": self.lr,
-            "loss": self.loss_sum / self.order.batches_per_epoch,
-            "val_miou": None,
-            "val_pixel_accuracy": None,
-            "images_per_s": round(rate, 3),
-        }
-        self.loss_sum = 0.0
+        loss, self.loss_sum = self.loss_sum / self.order.batches_per_epoch, 0.0
+        row = Epoch(epoch, self.iteration, self.lr, loss, images_per_s=round(rate, 3))
         self.history.append(row)
         if epoch % self.spec.eval_every and epoch < self.recipe.max_epochs:
             self.log.epoch(self.history)
             return ""
-        scores = self._validate(row)
-        return (
-            f"epoch {epoch}/{self.recipe.max_epochs}  loss {row['loss']:.4f}"
-            f"  {scores}  {rate:.1f} images/s"
-        )
+        scores = self._validate()
+        place = f"epoch {epoch}/{self.recipe.max_epochs}"
+        return f"{place}  loss {loss:.4f}  {scores}  {rate:.1f} images/s"
 
-    def _validate(self, row: dict[str, Any]) -> str:
-        """Score the kept weights into ``row``, the newest of the history; save and log."""
+    def _validate(self) -> str:
+        """Score the kept weights into the newest row of the history; save and log."""
         self._require_finite()
-        confusion = self.confusion = self.validator.confusion()
-        row["val_miou"] = float(mean_iou(confusion))
-        row["val_pixel_accuracy"] = pixel_accuracy(confusion)
-        if self.best is None or row["val_miou"] > self.best:
-            self.best = row["val_miou"]
+        matrix = self.confusion = self._score()
+        miou, accuracy = float(mean_iou(matrix)), pixel_accuracy(matrix)
+        self.history[-1] = replace(self.history[-1], val_miou=miou, val_pixel_accuracy=accuracy)
+        if self.best is None or miou > self.best:
+            self.best = miou
             if self.processes.first:
                 self.folder.save_best(self._checkpoint({}))
         self._save_last()
         self.log.epoch(self.history)
         if self.processes.first:
-            self.log.validation(self.history, confusion, self.validator.samples())
-        return (
-            f"val mIoU {100 * row['val_miou']:.2f} %"
-            f"  pixel accuracy {100 * row['val_pixel_accuracy']:.2f} %"
-        )
+            self.log.validation(self.history, matrix, self._samples())
+        return f"val mIoU {100 * miou:.2f} %  pixel accuracy {100 * accuracy:.2f} %"
+
+    def _score(self) -> Counts:
+        """Return the confusion matrix of the validation split at the images' own size, int64
+        (K, K); each process scores a share."""
+        classes = len(self.labels.classes)
+        self.learner.align()
+        self.learner.segmenter.eval()
+        matrix = np.zeros((classes, classes), np.int64)
+        share = self.processes.share(len(self.val_set))
+        for item in read_ahead(self.val_set.__getitem__, share):
+            matrix += confusion(self._segment(item.image), item.label, classes)
+        total = self.processes.sum_(torch.from_numpy(matrix).to(self.learner.device))
+        result: Counts = total.cpu().numpy()
+        return result
+
+    def _samples(self) -> Image.Image:
+        """Return some images with their truth and what the network sees, a row each."""
+        pictures = []
+        for index in evenly_spaced(len(self.val_set), SAMPLES):
+            item = self.val_set[index]
+            height, width = item.label.shape
+            shrink = min(1.0, SAMPLE_WIDTH / width)
+            size = (round(height * shrink), round(width * shrink))
+            image = resize_image(item.image, size)
+            pictures.append((item.name, image))
+            for caption, mask in (("truth", item.label), ("prediction", self._segment(item.image))):
+                pictures.append((caption, overlay(image, resize_label(mask, size), self.labels)))
+        return panel(pictures, columns=3)
+
+    @torch.inference_mode()
+    def _segment(self, image: Uint8Array) -> Uint8Array:
+        # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
+        mask = self.learner.segmenter(torch.tensor(image[None], device=self.learner.device))
+        array: Uint8Array = mask[0].cpu().numpy()
+        return array
 
     def _show(self, bar: Progress, line: str) -> None:
         if line and self.processes.first:
@@ -309,8 +273,8 @@ class _Run:
             )
 
     def _checkpoint(self, training: dict[str, Any]) -> Checkpoint:
-        scores = next((r for r in reversed(self.history) if r["val_miou"] is not None), None)
-        metrics = {k: scores[k] for k in ("val_miou", "val_pixel_accuracy")} if scores else {}
+        scored = [row for row in self.history if row.val_miou is not None][-1:]
+        metrics = {k: asdict(row)[k] for row in scored for k in ("val_miou", "val_pixel_accuracy")}
         return Checkpoint(
             self.spec.model,
             self.learner.kept_weights(),
@@ -331,25 +295,18 @@ class _Run:
             return
         self._require_finite()
         self.saved_at = time.monotonic()
-        training = self.learner.state() | {
-            "version": STATE_VERSION,
-            "iteration": self.iteration,
-            "loss_sum": self.loss_sum,
-            "best": self.best,
-            "history": self.history,
-            "seed": self.spec.seed,
-            "split": self.train_set.split,
-            "images": len(self.train_set),
-            "eval_every": self.spec.eval_every,
-            "counts": asdict(self.counts),
-            "data_path": self.data_path,
-            "compile": self.spec.compile,
-            "channels_last": self.spec.channels_last,
-        }
-        self.folder.save_last(self._checkpoint(training))
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.training
-        self.learner.restore(checkpoint.state, state)
-        self.iteration, self.loss_sum = state["iteration"], state["loss_sum"]
-        self.best, self.history = state["best"], state["history"]
+        state = RunState(
+            iteration=self.iteration,
+            loss_sum=self.loss_sum,
+            best=self.best,
+            history=tuple(self.history),
+            seed=self.spec.seed,
+            split=self.train_set.split,
+            images=len(self.train_set),
+            eval_every=self.spec.eval_every,
+            counts=self.counts,
+            data_path=self.data_path,
+            compile=self.spec.compile,
+            channels_last=self.spec.channels_last,
+        )
+        self.folder.save_last(self._checkpoint(self.learner.state() | asdict(state)))

@@ -1,10 +1,7 @@
 """The processes of one run: one alone, or those that torchrun started on one or more machines.
 
 ``torchrun`` (https://docs.pytorch.org/docs/stable/elastic/run.html) tells each process its place
-by the environment variables RANK, LOCAL_RANK and WORLD_SIZE.
-
-Batch normalisation over the batch of all processes together.
-
+by the environment variables RANK, LOCAL_RANK and WORLD_SIZE. BatchNorm may see the batch of all:
 PyTorch's ``SyncBatchNorm`` works on GPUs only; on CPUs, ``CpuSyncBatchNorm`` does the same.
 """
 
@@ -20,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dabnet.errors import DabnetError, InputError
+from dabnet.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +86,6 @@ def processes_of_torchrun() -> Processes:
             given, "the variables that torchrun sets", "start with torchrun, or unset WORLD_SIZE"
         ) from error
     return Processes(rank, size, local_rank)
-
-
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether ``error`` says that another process of the run is gone."""
-    # Gloo raises a plain RuntimeError that only its text tells from others.
-    signs = ("gloo", "connection closed by peer", "connection reset by peer")
-    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)
-
-
-def lost_peer(processes: Processes, cause: str, way_out: str) -> DabnetError:
-    """Return the error that ends a run whose processes are no longer all there."""
-    return DabnetError(
-        f"another of the {processes.size} processes of this run ended, or its connection broke"
-        f" (seen by process {processes.rank}: {cause[:120]})",
-        "all of them to run to the end",
-        way_out,
-    )
 
 
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:

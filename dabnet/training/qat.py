@@ -1,7 +1,7 @@
-"""Convolutions that round their input and weights to int8 while they train (fake quantisation).
+"""Fake quantisation: convolutions that round their input and weights to int8 while they train.
 
 The same places and the same arithmetic as the INT8 export with Q/DQ at the inputs of convolutions:
-127 levels on each side of 0, one scale for an input, one for each output channel of the weights.
+127 levels on each side of 0, one scale per input, one per output channel of the weights.
 The gradient passes through the rounding as if it were not there, and stops at inputs that are
 clipped (Jacob et al. 2018, arXiv 1712.05877, section 3; Krishnamoorthi 2018, arXiv 1806.08342).
 
@@ -9,14 +9,13 @@ The export folds a BatchNorm behind a convolution into its weights: a factor for
 channel, which goes into that channel's scale and leaves the levels as they are. So the weights that
 are rounded here, unfolded, are those that the export rounds, folded.
 
-The ranges that fake quantisation starts from, read off training images.
-
-Where fine-tuning with fake quantisation starts: a trained network, and the ranges it keeps.
+Fine-tuning starts from a trained network and from ranges that are read off training images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def observed_ranges(
 ) -> dict[str, float]:
     """Return the threshold of each convolution's input with the least squared error of int8.
 
-    Memory holds one image and one histogram a tensor. Every image is looked at twice: for the
+    Memory holds one image and one histogram per tensor. Every image is looked at twice: for the
     largest |x|, and for a histogram up to it.
 
     Args:
@@ -135,9 +134,15 @@ def observed_ranges(
     Raises:
         ArtifactError: an activation is NaN or infinite.
     """
-    groups = _readers(network, image(0))
     modules = convolutions(network)
-    observed = {group[0]: modules[group[0]] for group in groups}
+    inputs: dict[str, Tensor] = {}  # held, so that no other tensor takes the place of one
+    with _watched(modules, inputs.__setitem__):
+        network(image(0))
+    # Convolution → the first of those that read the same tensor.
+    first: dict[int, str] = {}
+    leader = {name: first.setdefault(id(tensor), name) for name, tensor in inputs.items()}
+    inputs.clear()
+    observed = {name: modules[name] for name in first.values()}
     largest: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
 
@@ -152,23 +157,36 @@ def observed_ranges(
         counts[name] = counts[name] + bins if name in counts else bins
 
     for look in (measure, count):
-        hooks = [
-            module.register_forward_pre_hook(lambda _, given, n=name, f=look: f(n, given[0]))
-            for name, module in observed.items()
-        ]
-        try:
-            for number, name in enumerate(names):
+        with _watched(observed, look):
+            for number, image_name in enumerate(names):
                 network(image(number))
-                _require_finite(largest, name)
+                for name, top in largest.items():
+                    if not bool(top.isfinite()):
+                        raise ArtifactError(
+                            f"the input of the convolution {name!r} is {float(top)} on image"
+                            f" {image_name!r}",
+                            "finite activations",
+                            "check the checkpoint: its training may have diverged",
+                        )
                 progress()
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return {
-        name: least_error_range(counts[group[0]], float(largest[group[0]]))
-        for group in groups
-        for name in group
-    }
+    ranges = {name: least_error_range(counts[name], float(largest[name])) for name in observed}
+    return {name: ranges[leader[name]] for name in leader}
+
+
+@contextmanager
+def _watched(
+    modules: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Show ``see`` the name and the input of each module that runs in the block."""
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: see(name, given[0]))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def least_error_range(counts: Tensor, largest: float) -> float:
@@ -195,34 +213,6 @@ def least_error_range(counts: Tensor, largest: float) -> float:
     rounding = inside * (edges / LEVELS) ** 2 / 12
     clipping = second - 2 * edges * first + edges**2 * above
     return float(edges[(rounding + clipping).argmin()].float())
-
-
-def _readers(network: nn.Module, image: Tensor) -> list[list[str]]:
-    """Return the names of the convolutions, those that read one tensor together."""
-    inputs: dict[str, Tensor] = {}  # held, so that no other tensor takes the place of one
-    hooks = [
-        module.register_forward_pre_hook(lambda _, given, n=name: inputs.setdefault(n, given[0]))
-        for name, module in convolutions(network).items()
-    ]
-    try:
-        network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    groups: dict[int, list[str]] = {}
-    for name, tensor in inputs.items():
-        groups.setdefault(id(tensor), []).append(name)
-    return list(groups.values())
-
-
-def _require_finite(largest: dict[str, Tensor], image: str) -> None:
-    for name, top in largest.items():
-        if not bool(top.isfinite()):
-            raise ArtifactError(
-                f"the input of the convolution {name!r} is {float(top)} on image {image!r}",
-                "finite activations",
-                "check the checkpoint: its training may have diverged",
-            )
 
 
 RANGE_IMAGES = 32

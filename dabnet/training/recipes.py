@@ -1,17 +1,10 @@
-"""Training recipes by dataset: the published values, each of which a user may override.
-
-The optimiser of a recipe and its learning rate: linear warm-up, then polynomial decay.
-"""
+"""Training recipes by data set: the published values, each of which a user may override."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
-from torch.optim import SGD, Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from dabnet.errors import InputError
 
@@ -26,7 +19,7 @@ class Recipe:
 
     Attributes:
         input_size: (height, width) of the training crops in pixels.
-        batch_size: images an iteration, of all processes together.
+        batch_size: images per iteration, of all processes together.
         max_epochs: passes over the training split.
         optimizer: ``adam`` or ``sgd``.
         lr: peak learning rate.
@@ -41,6 +34,9 @@ class Recipe:
         ema: decay of an exponential moving average of the weights, which is then what is validated
             and kept; 0 keeps the weights themselves.
         sync_bn: whether BatchNorm sees the batch of all processes, not each its own part.
+
+    Raises:
+        InputError: a value is out of its range.
     """
 
     input_size: tuple[int, int]
@@ -59,33 +55,26 @@ class Recipe:
     sync_bn: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}", "a number of at least 1"
-                )
-        if self.batch_size < 2:
-            raise InputError("--batch-size 1", "at least 2 (batch normalisation)")
-        for name, allowed in (("optimizer", OPTIMIZERS), ("loss", LOSSES), ("amp", AMP)):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"--{name} {getattr(self, name)!r}", " or ".join(allowed))
-        for name, above in (
-            ("momentum", 1.0),
-            ("weight_decay", 1.0),
-            ("poly_power", 10.0),
-            ("ema", 1.0),
-        ):
-            if not 0 <= getattr(self, name) < above:
-                raise InputError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}",
-                    f"at least 0 and below {above:g}",
-                )
-        if self.warmup_iterations < 0:
-            raise InputError(f"--warmup-iterations {self.warmup_iterations}", "0 or more")
-        if not self.scales or not all(0.1 <= scale <= 10 for scale in self.scales):
-            raise InputError(f"--scales {self.scales}", "factors between 0.1 and 10")
-        if not 0 < self.lr < 10:
-            raise InputError(f"--lr {self.lr}", "a learning rate between 0 and 10")
+        choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP}
+        below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1}
+        limits = {
+            "batch_size": (self.batch_size >= 2, "at least 2 (batch normalisation)"),
+            "max_epochs": (self.max_epochs >= 1, "a number of at least 1"),
+            "warmup_iterations": (self.warmup_iterations >= 0, "0 or more"),
+            "lr": (0 < self.lr < 10, "a learning rate between 0 and 10"),
+            "scales": (
+                len(self.scales) > 0 and all(0.1 <= scale <= 10 for scale in self.scales),
+                "factors between 0.1 and 10",
+            ),
+            **{n: (getattr(self, n) in names, " or ".join(names)) for n, names in choices.items()},
+            **{
+                n: (0 <= getattr(self, n) < top, f"at least 0 and below {top}")
+                for n, top in below.items()
+            },
+        }
+        for name, (fits, expected) in limits.items():
+            if not fits:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}", expected)
 
     def warmup_of(self, total: int) -> int:
         """Warm-up of a run of ``total`` iterations: a tenth of it where the recipe's is longer."""
@@ -123,51 +112,19 @@ RECIPES = {
     ),
 }
 
-
 QAT_EPOCHS = 5
 QAT_LR_SHARE = 100
 """Fine-tuning with fake quantisation begins with this part of the recipe's rate."""
 
 
 def recipe_for(dataset: str, qat: bool = False, **overrides: Any) -> Recipe:
-    """Return the dataset's recipe with every override that is not None put in.
+    """Return the data set's recipe with every override that is not None put in.
 
     Args:
         qat: whether it is for fine-tuning with fake quantisation: fewer epochs, a lower rate.
     """
-    recipe = RECIPES[dataset]
+    recipe = RECIPES.get(dataset, RECIPES["camvid"])
     if qat:
         recipe = dataclasses.replace(recipe, max_epochs=QAT_EPOCHS, lr=recipe.lr / QAT_LR_SHARE)
     given = {name: value for name, value in overrides.items() if value is not None}
     return dataclasses.replace(recipe, **given)
-
-
-WARMUP_FACTOR = 1 / 3
-
-
-def build_optimizer(recipe: Recipe, network: nn.Module) -> Optimizer:
-    """Return the recipe's optimiser over all of the network's parameters."""
-    parameters = network.parameters()
-    if recipe.optimizer == "sgd":
-        return SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
-    return Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> LambdaLR:
-    """Return a scheduler to step once an iteration.
-
-    Args:
-        optimizer: its learning rates are the peak.
-        total: iterations of the whole run.
-        warmup: iterations over which the rate rises linearly from 1/3 of the peak to the peak.
-        power: exponent of the decay to 0 at ``total`` (Reagan1311/DABNet, WarmupPolyLR).
-    """
-
-    def factor(iteration: int) -> float:
-        if iteration < warmup:
-            progress = iteration / warmup
-            return WARMUP_FACTOR * (1 - progress) + progress
-        remaining = 1 - (iteration - warmup) / max(1, total - warmup)
-        return float(max(0.0, remaining) ** power)
-
-    return LambdaLR(optimizer, factor)

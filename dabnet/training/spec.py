@@ -1,21 +1,21 @@
-"""What a training run is asked to do, how it ended, and which run it may continue."""
+"""What a training run is asked to do, how far it is, and which run it may continue."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
 from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
+from dabnet.data.statistics import SplitCounts
 from dabnet.errors import InputError
 from dabnet.metrics import Counts
 from dabnet.models import network_named
+from dabnet.records import Codec
 from dabnet.training.recipes import Recipe
-
-STATE_VERSION = 2
-"""Of what ``last.pth`` holds beside the weights; another version's run cannot go on exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,9 @@ class TrainingSpec:
         tensorboard: whether event files are written.
         cache_dir: where pixel counts of data sets are kept; None keeps none.
         save_seconds: the longest time between two saves of ``last.pth``.
+
+    Raises:
+        InputError: the network cannot take crops of the recipe's size.
     """
 
     model: str
@@ -76,31 +79,100 @@ class TrainingResult:
     confusion: Counts | None
 
 
-def check_resumable(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> None:
-    """Raise unless ``checkpoint`` is the last state of the very run that ``spec`` describes."""
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One row of the log: shares are 0…1.
+
+    Values of validation are None where it did not run, and those of training in epoch 0, which is
+    what fine-tuning starts from.
+    """
+
+    epoch: int
+    iteration: int
+    lr: float | None = None
+    loss: float | None = None
+    val_miou: float | None = None
+    val_pixel_accuracy: float | None = None
+    images_per_s: float | None = None
+
+
+STATE_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is and what it was started with: ``last.pth`` holds it beside its tensors.
+
+    Attributes:
+        iteration: steps done.
+        loss_sum: of the steps of the epoch that is under way.
+        best: highest validation mIoU so far, 0…1.
+        history: one row per epoch.
+        split, images: of training, and how many images it has.
+        counts: of the training split.
+        data_path: ``device`` or ``workers``.
+        seed, eval_every, compile, channels_last: as of ``TrainingSpec``.
+    """
+
+    iteration: int
+    loss_sum: float
+    best: float | None
+    history: tuple[Epoch, ...]
+    seed: int
+    split: str
+    images: int
+    eval_every: int
+    counts: SplitCounts
+    data_path: str
+    compile: bool
+    channels_last: bool
+    version: int = STATE_VERSION
+
+
+STATE = Codec(
+    RunState,
+    "state of a run",
+    "dabnet-train",
+    "start a new run in another --output, or take the dabnet-train that started this one",
+    version=("version", STATE_VERSION),
+)
+
+
+def state_of(checkpoint: Checkpoint, path: Path | None) -> RunState:
+    """Return the state in a ``last.pth``, which ``path`` names in errors.
+
+    Raises:
+        InputError: the checkpoint has none, or that of another version.
+    """
     if not checkpoint.training:
-        raise InputError(f"--resume {spec.resume}: it holds weights only", "the last.pth of a run")
-    run = checkpoint.training
-    if run.get("version") != STATE_VERSION:
-        raise InputError(
-            f"--resume {spec.resume}: its run was started by another version of dabnet-train",
-            "a run of this version, to continue it exactly",
-            "finish it with the version that started it, or start a new run",
+        raise InputError(f"--resume {path}: it holds weights only", "the last.pth of a run")
+    names = {field.name for field in fields(RunState)}
+    plain = {name: value for name, value in checkpoint.training.items() if name in names}
+    return STATE.parse(json.dumps(plain, default=str), f"--resume {path}")
+
+
+def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> RunState:
+    """Return the state of the very run that ``spec`` describes, or raise ``InputError``."""
+    state = state_of(checkpoint, spec.resume)
+    recipe = Recipe.from_dict(checkpoint.recipe)
+    before, asked = (
+        recipe.to_dict() | {"model": model, "seed": seed, "train_type": split}
+        for recipe, model, seed, split in (
+            (recipe, checkpoint.model, state.seed, state.split),
+            (spec.recipe, spec.model, spec.seed, train_set.split),
         )
-    state = {**Recipe.from_dict(checkpoint.recipe).to_dict(), "model": checkpoint.model}
-    asked = {**spec.recipe.to_dict(), "model": spec.model}
-    state |= {"seed": run["seed"], "train_type": run["split"]}
-    asked |= {"seed": spec.seed, "train_type": train_set.split}
+    )
     for name, value in asked.items():
-        if state[name] != value:
+        if (old := before[name]) != value:
             raise InputError(
-                f"--{name.replace('_', '-')} {value} for a run that was started with {state[name]}",
+                f"--{name.replace('_', '-')} {value} for a run that was started with {old}",
                 "the same values to continue it",
                 "leave the option out, or start a new run in another --output",
             )
-    if run["images"] != len(train_set):
+    if state.images != len(train_set):
         raise InputError(
-            f"{len(train_set)} training images for a run that was started with {run['images']}",
+            f"{len(train_set)} training images for a run that was started with {state.images}",
             "the same images to continue it",
             "check --data-dir, or start a new run in another --output",
         )
+    return state

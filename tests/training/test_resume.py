@@ -284,5 +284,5 @@ def test_two_damaged_states_are_not_continued(
 def test_a_run_of_another_version_is_not_continued(tree: Path, whole: Path, tmp_path: Path) -> None:
     last = load_checkpoint(whole / "last.pth")
     save_checkpoint(replace(last, training=last.training | {"version": 1}), tmp_path / "last.pth")
-    with pytest.raises(InputError, match="started by another version of dabnet-train"):
+    with pytest.raises(InputError, match="holds a state of a run of version 1; expected version 2"):
         run(tree, spec_for(tmp_path, resume=tmp_path / "last.pth"))

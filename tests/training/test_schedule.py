@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.training.recipes import RECIPES, warmup_poly
+from dabnet.training.learner import warmup_poly
+from dabnet.training.recipes import RECIPES
 
 torch.set_num_threads(1)
 
