@@ -44,11 +44,14 @@ class BackendUnavailable(DabnetError):
     """
 
 
-class MissingPackage(BackendUnavailable):
-    """An optional package is not installed."""
+def first_line(error: BaseException) -> str:
+    """The start of a library's error, for a message of one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"the package {package!r} is not installed",
-            fix=f"install it with: pip install '.[{extra}]'",
-        )
+
+class MissingPackage(BackendUnavailable):
+    """An optional package is not installed; ``extra`` of setup.cfg brings it, or ``fix``."""
+
+    def __init__(self, package: str, extra: str = "", fix: str = "") -> None:
+        fix = fix or f"install it with: pip install '.[{extra}]'"
+        super().__init__(f"the package {package!r} is not installed", fix=fix)

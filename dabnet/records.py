@@ -1,13 +1,13 @@
 """The one codec of JSON files: frozen dataclasses, strict in both directions.
 
-A file is read only if it is exactly what its dataclass says: a record that is misread gives a wrong
-table, and a wrong table is worse than none.
+A record that is misread gives a wrong table, and a wrong table is worse than none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ class Codec(Generic[T]):
         writer: the command that writes it.
         remake: how to get another one, such as ``measure again with: dabnet-bench CHECKPOINT``.
         version: key and value that tell formats apart; None for a file without them.
-        error: what is raised for a file that cannot be used.
+        error: raised for a file that cannot be used.
         one_line_each: keys of arrays and objects of which each item is written on one line.
     """
 
@@ -48,27 +48,22 @@ class Codec(Generic[T]):
     one_line_each: tuple[str, ...] = ()
 
     def dump(self, value: T) -> str:
-        """Return ``value`` as JSON, ended by a newline; ValueError for a number that is not finite.
-
-        Short values, arrays of scalars and each item of ``one_line_each`` are one line.
-        """
+        """Return ``value`` as JSON and a newline; ValueError for a number that is not finite."""
         plain = json.loads(json.dumps(value, default=dataclasses.asdict, allow_nan=False))
         return self._layout(plain, "\n", False) + "\n"
 
     def write(self, value: T, path: str | Path) -> None:
-        """Write ``dump(value)`` to ``path`` atomically."""
         write_text(path, self.dump(value))
 
     def read(self, path: str | Path) -> T:
-        """Read a file that ``write`` wrote: as ``parse``, and ``InputError`` for no such file."""
-        return self.parse(existing_file(path, self._expected).read_bytes(), repr(str(path)))
+        """Read a file that ``write`` wrote, as ``parse`` does; InputError if there is none."""
+        file = existing_file(path, f"a {self.noun} that {self.writer} wrote")
+        return self.parse(file.read_bytes(), repr(str(path)))
 
     def parse(self, text: str | bytes, source: str) -> T:
         """Read what ``dump`` returned (UTF-8); ``source`` names the file in the error.
 
-        Raises:
-            DabnetError: of the class ``error``: damaged, foreign, or of another format, in one line
-                with the JSON path of the first fault, such as ``rows[0].name: ...``.
+        ``error`` is raised with the JSON path of the first fault, such as ``rows[0].name: ...``.
         """
         from pydantic import ValidationError
 
@@ -87,10 +82,8 @@ class Codec(Generic[T]):
         return parsed
 
     def refuse(self, source: str, fault: str, cause: BaseException | None = None) -> NoReturn:
-        """Raise that ``source`` is unusable because of ``fault``."""
-        raise self.error(
-            f"{source} holds no valid {self.noun}: {fault}", self._expected, self.remake
-        ) from cause
+        given = f"{source} holds no valid {self.noun}: {fault}"
+        raise self.error(given, f"a {self.noun} that {self.writer} wrote", self.remake) from cause
 
     @cached_property
     def _adapter(self) -> Any:
@@ -98,26 +91,20 @@ class Codec(Generic[T]):
 
         return TypeAdapter(self.kind)
 
-    @property
-    def _expected(self) -> str:
-        return f"a {self.noun} that {self.writer} wrote"
-
     def _check_version(self, raw: Any, source: str) -> None:
         if self.version is None or not isinstance(raw, dict):
             return  # the type of ``raw`` is checked by pydantic
         key, version = self.version
-        found = raw.get(key)
-        if type(found) is not int:
+        if type(found := raw.get(key)) is not int:
             self.refuse(source, f"{key}: expected {version}, got {_shown(found)}")
-        if raw.keys().isdisjoint(_fields(self.kind) - {key}):
+        known: Any = self.kind
+        if raw.keys().isdisjoint({f.name for f in dataclasses.fields(known)} - {key}):
             self.refuse(source, f"none of its keys, such as {_shown(min(raw))}, is known")
         if found != version:
             newer = "install the dabnet-toolkit that wrote it, or a later one, or "
-            raise self.error(
-                f"{source} holds a {self.noun} of {key} {found}",
-                f"{key} {version}",
-                (newer if found > version else "") + self.remake,
-            )
+            fix = (newer if found > version else "") + self.remake
+            given = f"{source} holds a {self.noun} of {key} {found}"
+            raise self.error(given, f"{key} {version}", fix)
 
     def _layout(self, value: Any, newline: str, one_line_each: bool) -> str:
         line = json.dumps(value, ensure_ascii=False)
@@ -135,32 +122,25 @@ class Codec(Generic[T]):
         return f"{line[0]}{newline} {body}{newline}{line[-1]}"
 
 
-def _fields(kind: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
-
-
 def _int64(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-        raise ValueError(f"{text[:40]} exceeds 64 bits")
-    return int(text)
+    if len(text) <= 20 and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    raise ValueError(f"{text[:40]} exceeds 64 bits")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice")
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise ValueError(f"the key {names.most_common(1)[0][0]!r} occurs twice")
     return dict(pairs)
 
 
 def _fault(error: Any) -> str:
-    """One of pydantic's errors as ``path: expected ..., got ...``."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]]
     where = "".join(parts).removeprefix(".") or "at its top"
-    if error["type"] == "unexpected_keyword_argument":
-        return f"{where}: unknown key"
-    if error["type"] == "missing":
-        return f"{where}: missing"
+    known = {"unexpected_keyword_argument": "unknown key", "missing": "missing"}
+    if error["type"] in known:
+        return f"{where}: {known[error['type']]}"
     said = error["msg"].replace("Input should be ", "expected ").removeprefix("Value error, ")
     return f"{where}: {said}, got {_shown(error['input'])}"
 
