@@ -11,8 +11,7 @@ from bench.record import Setting
 from dabnet.errors import BackendUnavailable
 from dabnet.precision import EXPORTED, FP16, FP32
 from dabnet.runtime.cuda import gpu_unavailable_reason
-from dabnet.runtime.ort.runner import OnnxRuntimeRunner
-from dabnet.runtime.ort.session import TensorRTProvider
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner, TensorRTProvider
 
 _GRAPH = "-cuda-graph"
 _TENSORRT = "tensorrt-"

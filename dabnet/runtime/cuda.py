@@ -23,8 +23,6 @@ from dabnet.errors import BackendUnavailable
 
 HostArray = NDArray[Any]
 
-_CHECK_DRIVER = "check nvidia-smi; install or update the driver"
-
 
 def open_device_memory() -> DeviceMemory:
     """Open the first GPU through cuda-python, or else through pycuda.
@@ -32,18 +30,15 @@ def open_device_memory() -> DeviceMemory:
     Raises:
         BackendUnavailable: there is no package, no driver or no GPU; one line says which.
     """
-    try:
+    with suppress(ImportError):
         return CudaPythonMemory(importlib.import_module("cuda.bindings.runtime"))
-    except ImportError:
-        pass
     try:
         return PycudaMemory(importlib.import_module("pycuda.driver"))
     except ImportError as error:
         # pycuda without a driver fails to load libcuda.so.1, which is an ImportError too.
         if "libcuda" in str(error):
-            raise BackendUnavailable(
-                f"no NVIDIA driver ({error})", fix="install the NVIDIA driver"
-            ) from error
+            fix = "install the NVIDIA driver"
+            raise BackendUnavailable(f"no NVIDIA driver ({error})", fix=fix) from error
     raise BackendUnavailable(
         "neither 'cuda.bindings' (cuda-python) nor 'pycuda' is installed",
         fix="pip install '.[gpu]', '.[rtx]', or for the GTX 10 series "
@@ -63,8 +58,6 @@ def gpu_unavailable_reason() -> str | None:
 class CudaPythonMemory:
     """The first GPU by ``cuda.bindings.runtime``, whose calls return (error, results…).
 
-    Every call raises BackendUnavailable on a CUDA error.
-
     Attributes:
         name: such as ``NVIDIA GeForce GTX 1080 Ti``.
         compute_capability: (major, minor).
@@ -75,22 +68,18 @@ class CudaPythonMemory:
         self._cuda = runtime
         self._pinned: dict[int, int] = {}
         if self.call("cudaGetDeviceCount") == 0:
-            raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
+            raise _no_gpu("the driver sees none")
         self.call("cudaSetDevice", 0)
+        kinds, prefix = runtime.cudaDeviceAttr, "cudaDevAttrComputeCapability"
         major, minor = (
-            getattr(runtime.cudaDeviceAttr, f"cudaDevAttrComputeCapability{part}")
+            int(self.call("cudaDeviceGetAttribute", getattr(kinds, prefix + part), 0))
             for part in ("Major", "Minor")
         )
-        attribute = "cudaDeviceGetAttribute"
-        self.compute_capability = (
-            int(self.call(attribute, major, 0)),
-            int(self.call(attribute, minor, 0)),
-        )
+        self.compute_capability = (major, minor)
         self.name = self.call("cudaGetDeviceProperties", 0).name.decode().strip("\0 ")
         self.driver = _driver_text(int(self.call("cudaDriverGetVersion")))
 
     def allocate(self, nbytes: int) -> int:
-        """Allocate device memory and return its address."""
         return int(self.call("cudaMalloc", nbytes))
 
     def free(self, address: int) -> None:
@@ -149,19 +138,17 @@ class CudaPythonMemory:
             self.call("cudaGraphDestroy", graph)  # the executable graph stands alone
 
     def close(self) -> None:
-        """Nothing to do: the runtime API's primary context is shared with the whole process."""
+        """Do nothing: the runtime API's primary context is shared with the whole process."""
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the package by name, and raise for its error code."""
+        """Call a function of the package by name; raise BackendUnavailable for its error code."""
         status, *results = getattr(self._cuda, name)(*arguments)
         codes = self._cuda.cudaError_t
         if status != codes.cudaSuccess:
             _, text = self._cuda.cudaGetErrorString(status)
             reason = f"{name}: {text.decode() if text else status}"
             if status in (codes.cudaErrorInsufficientDriver, codes.cudaErrorNoDevice):
-                raise BackendUnavailable(
-                    f"no NVIDIA GPU with a fitting driver ({reason})", fix=_CHECK_DRIVER
-                )
+                raise _no_gpu(reason)
             raise BackendUnavailable(f"CUDA failed ({reason})")
         return results[0] if results else None
 
@@ -176,7 +163,7 @@ class CudaGraph:
         self._memory.call("cudaGraphLaunch", self._executable, stream)
 
     def close(self) -> None:
-        """Release it. It must not be running."""
+        """Release the graph, which must not be running."""
         self._memory.call("cudaGraphExecDestroy", self._executable)
 
 
@@ -190,15 +177,13 @@ class PycudaMemory:
         try:
             driver.init()
             if driver.Device.count() == 0:
-                raise BackendUnavailable("the driver sees no NVIDIA GPU", fix="check nvidia-smi")
+                raise _no_gpu("the driver sees none")
             device = driver.Device(0)
             # The primary context is the one TensorRT's own runtime calls use.
             self._context = device.retain_primary_context()
             self._context.push()
         except driver.Error as error:
-            raise BackendUnavailable(
-                f"no NVIDIA GPU with a fitting driver ({error})", fix=_CHECK_DRIVER
-            ) from error
+            raise _no_gpu(error) from error
         major, minor = device.compute_capability()
         self.compute_capability = (int(major), int(minor))
         self.name = str(device.name())
@@ -217,8 +202,7 @@ class PycudaMemory:
         return array
 
     def free_pinned(self, array: HostArray) -> None:
-        """The array owns its memory (``base.free``); without it the collector would free it."""
-        self._call(array.base.free)  # type: ignore[union-attr]
+        self._call(array.base.free)  # type: ignore[union-attr]  # what owns the array's memory
 
     def create_stream(self) -> int:
         stream = self._call(self._cuda.Stream)
@@ -238,15 +222,11 @@ class PycudaMemory:
         self._call(self._cuda.memcpy_dtoh_async, target, address, self._streams[stream])
 
     def capture(self, stream: int, work: Callable[[], None]) -> CudaGraph:
-        raise BackendUnavailable(
-            "pycuda captures no CUDA graphs",
-            fix="install cuda-python beside it: pip install 'cuda-python>=12.6'; or leave "
-            "cuda_graph out",
-        )
+        fix = "install cuda-python too: pip install 'cuda-python>=12.6'; or leave cuda_graph out"
+        raise BackendUnavailable("pycuda captures no CUDA graphs", fix=fix)
 
     def close(self) -> None:
-        """Pop the context, so that pycuda does not complain at the end of the process."""
-        self._context.pop()
+        self._context.pop()  # else pycuda complains at the end of the process
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         try:
@@ -256,6 +236,11 @@ class PycudaMemory:
 
 
 DeviceMemory = CudaPythonMemory | PycudaMemory
+
+
+def _no_gpu(reason: object) -> BackendUnavailable:
+    fix = "check nvidia-smi; install or update the driver"
+    return BackendUnavailable(f"no NVIDIA GPU with a fitting driver ({reason})", fix=fix)
 
 
 def _driver_text(cuda: int) -> str:

@@ -6,8 +6,8 @@ In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dabnet import __version__
@@ -43,95 +43,58 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInfo:
-    """Where the INT8 ranges came from: always a training split, never the one that is scored.
+    """Where the INT8 ranges came from: always a training split, never the one that is scored."""
 
-    Attributes:
-        method: how ranges were chosen (``calibration.ranges``), ``trained`` for those of
-            quantisation-aware training, ``tensorrt-…`` for a calibrator of TensorRT.
-        dataset, split: which images were seen; ``unknown`` for a cache without its origin.
-        images: how many.
-        image_sha256: ``dabnet.data.image_files`` of each.
-        placement: what is rounded to int8 (``calibration.placements``); "" where TensorRT chose.
-        float_layers: convolutions that were left in float to keep accuracy.
-    """
-
+    # How ranges were chosen (``calibration.ranges``), ``trained`` for those of quantisation-aware
+    # training, ``tensorrt-…`` for a calibrator of TensorRT.
     method: str
-    dataset: str
+    dataset: str  # it and the split are ``unknown`` for a cache without its origin
     split: str
-    images: int
-    image_sha256: tuple[str, ...] = ()
-    placement: str = ""
-    float_layers: tuple[str, ...] = ()
+    images: int  # how many were seen
+    image_sha256: tuple[str, ...] = ()  # ``dabnet.data.image_files`` of each
+    placement: str = ""  # what is int8 (``calibration.placements``); "" where TensorRT chose
+    float_layers: tuple[str, ...] = ()  # convolutions left in float to keep accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far an artifact's masks equal PyTorch FP32's on the same images.
+    """How far an artifact's masks equal PyTorch FP32's on the same images."""
 
-    Attributes:
-        images: where the images came from, and how many, in words.
-        mean: share of equal pixels over all images, 0…1.
-        worst: the share on the worst image, 0…1.
-    """
-
-    images: str
-    mean: float
-    worst: float
+    images: str  # where they came from, and how many, in words
+    mean: float  # share of equal pixels over all images, 0…1
+    worst: float  # the share on the worst image, 0…1
 
 
 @dataclass(frozen=True, slots=True)
 class PassInfo:
-    """One graph pass that was applied to an ONNX file.
+    """One graph pass that was applied to an ONNX file."""
 
-    Attributes:
-        name: of its module in ``export.passes``.
-        changed: how many places it changed.
-        note: what else the reader must know, such as its stated error; "" for an exact pass.
-    """
-
-    name: str
-    changed: int
-    note: str = ""
+    name: str  # of its module in ``export.passes``
+    changed: int  # how many places
+    note: str = ""  # what else the reader must know, such as its error; "" for an exact pass
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What built an engine and where it may run.
+    """What built an engine and where it may run."""
 
-    Attributes:
-        product: ``tensorrt`` or ``tensorrt_rtx``.
-        version: its version, such as ``10.16.1.11``.
-        target: ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise.
-        gpu, compute_capability, driver: of the card that built it; empty for ahead-of-time.
-        layers_by_type: engine layers by the type they compute in, read back from the built engine.
-        profile: smallest, best and largest input shape of an engine with dynamic sides; else ().
-        compatibility: where else than on its own GPU model and version the engine may run:
-            ``hardware`` (Ampere and later GPUs), ``same-compute-capability``, ``version`` (later
-            versions).
-    """
-
-    product: str
-    version: str
-    target: str
-    gpu: str = ""
+    product: str  # ``tensorrt`` or ``tensorrt_rtx``
+    version: str  # such as ``10.16.1.11``
+    target: str  # ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise
+    gpu: str = ""  # the card that built it, like the next two; empty for ahead-of-time
     compute_capability: str = ""
     driver: str = ""
+    # By the type they compute in, read back from the built engine.
     layers_by_type: dict[str, int] = field(default_factory=dict)
-    profile: Profile = ()
+    profile: Profile = ()  # smallest, best, largest input shape of an engine with dynamic sides
+    # Where else than on its own GPU model and version it may run: ``hardware`` (Ampere and later
+    # GPUs), ``same-compute-capability``, ``version`` (later versions).
     compatibility: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a runtime, a person or a later build must know about an artifact.
-
-    Attributes (those whose name does not say it):
-        example: (batch, height, width) it was exported and checked at; a call chooses others
-            where the input is ``DYNAMIC``.
-        stride: height and width of a ``DYNAMIC`` input are multiples of it.
-        logits: name of the graph's tensor of logits before the upsample, float (N, K, H/8, W/8).
-        optimized_for: the target whose graph passes were applied (``export.passes.targets``).
-    """
+    """Everything a runtime, a person or a later build must know about an artifact."""
 
     model: str
     dataset: str
@@ -142,11 +105,11 @@ class Manifest:
     input: TensorInfo
     output: TensorInfo
     precision: str
-    example: tuple[int, int, int]
+    example: tuple[int, int, int]  # (batch, height, width) it was exported and checked at
     checkpoint_sha256: str
-    stride: int = 8
-    logits: str = ""
-    optimized_for: str = "portable"
+    stride: int = 8  # height and width of a ``DYNAMIC`` input are multiples of it
+    logits: str = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
+    optimized_for: str = "portable"  # whose graph passes were applied (``export.passes.targets``)
     passes: tuple[PassInfo, ...] = ()
     opset: int = 0
     channel_order: str = "RGB"
@@ -168,13 +131,58 @@ class Manifest:
         """Whether a call chooses the batch or the size."""
         return DYNAMIC in self.input.shape
 
+    @property
+    def example_shape(self) -> Shape:
+        """Shape of an input: the declared one, with the example's sides where a call chooses."""
+        batch, *size = self.example
+        example = (batch, *size, 3) if self.input.dtype == "uint8" else (batch, 3, *size)
+        sides = zip(self.input.shape, example, strict=True)
+        return tuple(free if side == DYNAMIC else side for side, free in sides)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of the mask (N, H, W) or the logits (N, K, H, W) of an input of this shape."""
+        batch, *size = replace(self.input, shape=input_shape).sides
+        return (batch, *self.output.shape[1:-2], *size)
+
+    @property
+    def result_dtype(self) -> str:
+        """The numpy type of results: uint8 for masks, whichever integers the graph gives."""
+        return self.output.dtype if self.output.dtype.startswith("float") else "uint8"
+
+    def served_shape(self, source: str) -> tuple[int, int, int, int]:
+        """Return the declared input's shape; ArtifactError if no runner serves the tensors."""
+        given, result = ((t.dtype, len(t.shape)) for t in (self.input, self.output))
+        results = (("uint8", 3), ("int32", 3), ("float32", 4))
+        if given not in (("uint8", 4), ("float32", 4)) or result not in results:
+            raise ArtifactError(
+                f"{source} has the tensors {_listed([self.input], [self.output])}",
+                "uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a uint8 or int32 mask (N, H, W) "
+                "or float32 logits (N, K, H, W) out",
+                "export the artifact again",
+            )
+        batch, second, third, fourth = self.input.shape
+        return batch, second, third, fourth
+
+    def require_tensors(
+        self,
+        inputs: Iterable[TensorInfo],
+        outputs: Iterable[TensorInfo],
+        source: str,
+        fix: str = "the file was changed after its export; export it again",
+    ) -> Manifest:
+        """Return the manifest if it declares the tensors that were loaded; else ArtifactError."""
+        found, declared = ((*inputs,), (*outputs,)), ((self.input,), (self.output,))
+        if found != declared:
+            expected = f"{_listed(*declared)}, as its manifest says"
+            raise ArtifactError(f"{source} has the tensors {_listed(*found)}", expected, fix)
+        return self
+
     def to_json(self) -> str:
-        """Return the manifest as JSON."""
         return MANIFEST.dump(self)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> Manifest:
-        """Read what ``to_json`` wrote, or raise ArtifactError, in which ``source`` is the file."""
+        """Read what ``to_json`` wrote; ArtifactError names the file as ``source``."""
         return MANIFEST.parse(text, source)
 
 
@@ -201,7 +209,6 @@ def carried_manifest(properties: Mapping[str, str], source: str) -> Manifest:
 
 
 def engine_manifest_path(engine: Path) -> Path:
-    """``model.engine`` → ``model.engine.json``."""
     return engine.with_name(engine.name + ".json")
 
 
@@ -217,22 +224,5 @@ def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
     return manifest, manifest.engine
 
 
-def require_tensors(
-    manifest: Manifest,
-    inputs: Sequence[TensorInfo],
-    outputs: Sequence[TensorInfo],
-    source: str,
-    fix: str = "the file was changed after its export; export it again",
-) -> None:
-    """Raise ArtifactError unless what was loaded has the tensors that its manifest declares."""
-    found, declared = (*inputs, *outputs), (manifest.input, manifest.output)
-    if found != declared or len(inputs) != 1:
-        raise ArtifactError(
-            f"{source} has the tensors {_listed(found)}",
-            f"{_listed(declared)}, as its manifest says",
-            fix,
-        )
-
-
-def _listed(tensors: Sequence[TensorInfo]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+def _listed(inputs: Iterable[TensorInfo], outputs: Iterable[TensorInfo]) -> str:
+    return ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in (*inputs, *outputs))

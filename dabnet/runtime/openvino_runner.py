@@ -16,33 +16,16 @@ from dabnet.errors import ArtifactError, BackendUnavailable
 from dabnet.files import existing_file
 from dabnet.precision import FP32, INT8, PRECISIONS
 from dabnet.runtime.cuda import HostArray
-from dabnet.runtime.manifest import (
-    DYNAMIC,
-    ONNX_KEY,
-    Manifest,
-    TensorInfo,
-    carried_manifest,
-    require_tensors,
-)
-from dabnet.runtime.runner import (
-    LayerTime,
-    RunnerInfo,
-    check_input,
-    cpu_name,
-    declared_shape,
-    import_backend,
-    layer_times,
-    result_dtype,
-)
+from dabnet.runtime.manifest import DYNAMIC, ONNX_KEY, Manifest, TensorInfo, carried_manifest
+from dabnet.runtime.runner import LayerTime, RunnerInfo, check_input, cpu_name, import_backend
 
 _CONVOLUTIONS = ("Convolution", "MatMul", "FullyConnected")
 
 
 class OpenVinoRunner:
-    """Runs an ONNX artifact on the CPU, set for latency.
+    """Runs an ONNX artifact of fixed sides on the CPU, set for latency.
 
     Args:
-        path: the ONNX file, of fixed sides.
         precision: ``fp32``, ``fp16``, ``bf16`` of an FP32 file, or ``int8`` of an INT8 file.
         threads: CPU threads; None leaves OpenVINO's choice.
 
@@ -54,7 +37,7 @@ class OpenVinoRunner:
 
     def __init__(self, path: str | Path, precision: str, threads: int | None = None) -> None:
         self._path, self._precision = existing_file(path, "an ONNX file"), PRECISIONS[precision]
-        openvino, source = _openvino(), repr(str(path))
+        openvino, source = import_backend("openvino", "openvino"), repr(str(path))
         self._tensor, self._core = openvino.Tensor, openvino.Core()
         refuse_precision(precision, self._core)
         self._options: dict[str, Any] = {
@@ -68,7 +51,7 @@ class OpenVinoRunner:
             self._options["INFERENCE_NUM_THREADS"] = threads
         model = self._core.read_model(str(self._path))
         self.manifest = _manifest_of(model, source)
-        shape = declared_shape(self.manifest, source)
+        shape = self.manifest.served_shape(source)
         wanted = INT8 if precision == INT8 else FP32
         if self.manifest.is_dynamic or self.manifest.precision != wanted:
             raise ArtifactError(
@@ -77,19 +60,11 @@ class OpenVinoRunner:
                 "export it without --dynamic-batch and --dynamic-size",
             )
         self._compiled = self._core.compile_model(model, "CPU", self._options)
-        notes, fused = self._proof(threads)
-        self.info = RunnerInfo(
-            backend="openvino",
-            version=openvino.get_version().partition("-")[0],
-            device=cpu_name(threads),
-            precision=precision,
-            shape=shape,
-            notes=notes,
-            # OpenVINO has no exact Q/DQ arithmetic beside its kernels.
-            arithmetic=f"int8 kernels of OpenVINO (Convolution {fused})"
-            if precision == INT8
-            else "",
-        )
+        note, fused = self._proof(threads)
+        # OpenVINO has no exact Q/DQ arithmetic beside its kernels.
+        kernels = f"int8 kernels of OpenVINO (Convolution {fused})" if precision == INT8 else ""
+        version, device = openvino.get_version().partition("-")[0], cpu_name(threads)
+        self.info = RunnerInfo("openvino", version, device, precision, shape, (note,), kernels)
         self._request = self._compiled.create_infer_request()
         self._staged: list[tuple[Any, HostArray]] = []
 
@@ -97,7 +72,7 @@ class OpenVinoRunner:
         images = check_input(images, self.manifest)
         # The images are read where they lie; the masks are a copy.
         found: HostArray = self._request.infer({0: images}, share_inputs=True)[0]
-        return found.astype(result_dtype(self.manifest), copy=False)
+        return found.astype(self.manifest.result_dtype, copy=False)
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         """Give each batch a request with tensors of its own; ``launch`` copies nothing."""
@@ -113,7 +88,7 @@ class OpenVinoRunner:
         self._staged[index][0].infer()
 
     def synchronize(self) -> None:
-        """A run ends before ``launch`` returns."""
+        pass  # a run ends before ``launch`` returns
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
         """Time by node, in a second compiled model: the one that is timed never counts."""
@@ -124,24 +99,16 @@ class OpenVinoRunner:
         for _ in range(calls):
             request.infer({0: images}, share_inputs=True)
         # The plugin gives the mean of all runs so far.
-        return layer_times(
-            [
-                (node.node_name, node.node_type, node.real_time.total_seconds())
-                for node in request.get_profiling_info()
-                if node.status.name == "EXECUTED"
-            ]
-        )
+        ran = [node for node in request.get_profiling_info() if node.status.name == "EXECUTED"]
+        times = [(n.node_name, n.node_type, n.real_time.total_seconds()) for n in ran]
+        return LayerTime.ranked(times)
 
     def close(self) -> None:
         self._staged = []
         self._request = self._compiled = self._core = None
 
-    def _proof(self, threads: int | None) -> tuple[tuple[str, ...], int]:
-        """Say what was compiled, and how many convolutions compute in this precision's types.
-
-        Raises:
-            BackendUnavailable: that is not what was asked for.
-        """
+    def _proof(self, threads: int | None) -> tuple[str, int]:
+        """Say what was compiled, and how many convolutions compute in this precision's types."""
         wanted = self._precision
         hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         devices = ", ".join(self._compiled.get_property("EXECUTION_DEVICES"))
@@ -152,18 +119,23 @@ class OpenVinoRunner:
                 f"OpenVINO compiled for {hint} on {devices} with {used} threads",
                 f"{asked[0]} on {asked[1]} with {asked[2]} threads",
             )
-        types = Counter(kind for name, kind in executed(self._compiled) if name in _CONVOLUTIONS)
+        infos = (node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops())
+        types = Counter(
+            info["runtimePrecision"].astype(str)
+            for info in infos
+            if "layerType" in info and info["layerType"].astype(str) in _CONVOLUTIONS
+        )
         found = ", ".join(f"{count} {kind}" for kind, count in types.most_common())
         fitting = sum(types[kind] for kind in wanted.openvino_types)
         foreign = wanted.name == FP32 and fitting < types.total()
         if foreign or not fitting:
             raise BackendUnavailable(f"the convolutions of OpenVINO are {found}", wanted.name)
-        return (f"convolutions: {found}",), fitting
+        return f"convolutions: {found}", fitting
 
 
 def refuse_precision(precision: str, core: Any = None) -> None:
     """Raise BackendUnavailable unless OpenVINO computes in this precision on this processor."""
-    core = core or _openvino().Core()
+    core = core or import_backend("openvino", "openvino").Core()
     offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if PRECISIONS[precision].flag not in offered:
         names = [name for name, known in PRECISIONS.items() if known.flag in offered]
@@ -172,30 +144,15 @@ def refuse_precision(precision: str, core: Any = None) -> None:
         )
 
 
-def executed(compiled: Any) -> list[tuple[str, str]]:
-    """Return (layer's type, type of its arithmetic) of each node that was compiled."""
-    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    keys = ("layerType", "runtimePrecision")
-    pairs = [[info[k].astype(str) if k in info else "" for k in keys] for info in infos]
-    return [(layer, kind) for layer, kind in pairs]
-
-
 def _manifest_of(model: Any, source: str) -> Manifest:
-    """Return the manifest, which OpenVINO keeps beside the graph; its tensors are the graph's."""
     info = model.get_rt_info()  # a map of OpenVINO's, without get()
     notes = info["framework"] if "framework" in info else {}  # noqa: SIM401
     properties = {ONNX_KEY: str(notes[ONNX_KEY].value)} if ONNX_KEY in notes else {}
-    manifest = carried_manifest(properties, source)
-    inputs, outputs = ([*map(_tensor, ports)] for ports in (model.inputs, model.outputs))
-    require_tensors(manifest, inputs, outputs, source)
-    return manifest
+    inputs, outputs = map(_tensor, model.inputs), map(_tensor, model.outputs)
+    return carried_manifest(properties, source).require_tensors(inputs, outputs, source)
 
 
 def _tensor(port: Any) -> TensorInfo:
     sides = port.get_partial_shape()
     shape = tuple(int(side.get_length()) if side.is_static else DYNAMIC for side in sides)
     return TensorInfo(port.get_any_name(), port.get_element_type().to_dtype().name, shape)
-
-
-def _openvino() -> Any:
-    return import_backend("openvino", "openvino")

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.errors import ArtifactError, InputError, MissingPackage
+from dabnet.errors import InputError, MissingPackage
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
@@ -30,27 +30,17 @@ SCOPES = ("host", "device")
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """What runs, and on what; proved by the backend, not copied from the request.
+    """What runs, and on what; proved by the backend, not copied from the request."""
 
-    Attributes:
-        backend: ``pytorch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``null``.
-        version: of the backend.
-        device: where it computes, such as ``cpu (2 threads)`` or ``NVIDIA GeForce GTX 1080 Ti``.
-        precision: of the arithmetic, such as ``fp32``, ``bf16`` or ``int8``.
-        shape: (N, H, W, 3) of the images it takes, (N, 3, H, W) of an artifact with float input;
-            -1 for a side that each call chooses.
-        notes: what the reader of a row must know (a provider that was not used, TF32, …).
-        arithmetic: how int8 was computed, where there is more than one way, such as
-            ``exact Q/DQ in float32``; else "".
-    """
-
-    backend: str
-    version: str
-    device: str
-    precision: str
+    backend: str  # ``pytorch``, ``onnxruntime``, ``openvino``, ``tensorrt`` or ``null``
+    version: str  # of the backend
+    device: str  # such as ``cpu (2 threads)`` or ``NVIDIA GeForce GTX 1080 Ti``
+    precision: str  # of the arithmetic, such as ``fp32``, ``bf16`` or ``int8``
+    # (N, H, W, 3) of the images it takes, (N, 3, H, W) of an artifact with float input;
+    # -1 for a side that each call chooses.
     shape: tuple[int, int, int, int]
-    notes: tuple[str, ...] = ()
-    arithmetic: str = ""
+    notes: tuple[str, ...] = ()  # for the reader of a row: a provider that was not used, TF32, …
+    arithmetic: str = ""  # of int8, where there are several, such as ``exact Q/DQ in float32``
 
 
 class Runner(Protocol):
@@ -65,40 +55,35 @@ class Runner(Protocol):
 
     def infer(self, images: Uint8Array) -> Uint8Array:
         """Host → host: copy in, run, copy out; blocks until the masks are in host memory."""
-        ...
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
         """Place inputs where the backend computes, instead of those staged before."""
-        ...
 
     def launch(self, index: int) -> None:
         """Start a run on a staged input. May return before the device has finished."""
-        ...
 
     def synchronize(self) -> None:
         """Block until every launched run has finished."""
-        ...
 
     def close(self) -> None:
         """Release memory and handles. Using the runner afterwards is an error."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
-    """One layer, kernel or operator of what ran, as the backend's own profiler names it.
+    """One layer, kernel or operator of what ran, as the backend's own profiler names it."""
 
-    Attributes:
-        name: of the layer; the same in all calls.
-        kind: operator, such as ``Conv``, or the kernel's type.
-        seconds: mean per call.
-        share: of the sum over all layers of a call, 0…1.
-    """
+    name: str  # the same in all calls
+    kind: str  # operator, such as ``Conv``, or the kernel's type
+    seconds: float  # mean per call
+    share: float  # of the sum over all layers of a call, 0…1
 
-    name: str
-    kind: str
-    seconds: float
-    share: float
+    @staticmethod
+    def ranked(layers: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:
+        """Return (name, kind, seconds per call) as layers, the longest first, with their shares."""
+        total = sum(time for _, _, time in layers) or 1.0
+        ordered = sorted(layers, key=lambda layer: -layer[2])
+        return tuple(LayerTime(name, kind, time, time / total) for name, kind, time in ordered)
 
 
 @runtime_checkable
@@ -111,14 +96,6 @@ class HasLayerTimes(Protocol):
         Raises:
             BackendUnavailable: this backend has no profile here; the message says why.
         """
-        ...
-
-
-def layer_times(seconds: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:
-    """Return (name, kind, seconds per call) as layers, the longest first, with their shares."""
-    total = sum(time for _, _, time in seconds) or 1.0
-    ordered = sorted(seconds, key=lambda layer: -layer[2])
-    return tuple(LayerTime(name, kind, time, time / total) for name, kind, time in ordered)
 
 
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:
@@ -135,11 +112,10 @@ def check_input(array: HostArray, manifest: Manifest) -> HostArray:
 
 
 def _checked(array: HostArray, tensor: TensorInfo, stride: int) -> HostArray:
+    steps = (1, stride, stride, stride)
     fits = array.ndim == len(tensor.shape) and all(
         side == wanted or (wanted == DYNAMIC and side > 0 and side % step == 0)
-        for side, wanted, step in zip(
-            array.shape, tensor.shape, (1, stride, stride, stride), strict=True
-        )
+        for side, wanted, step in zip(array.shape, tensor.shape, steps, strict=True)
     )
     if array.dtype != tensor.dtype or not fits:
         axes = "N, H, W, RGB" if tensor.dtype == "uint8" else "N, RGB, H, W"
@@ -153,49 +129,7 @@ def _checked(array: HostArray, tensor: TensorInfo, stride: int) -> HostArray:
     return np.ascontiguousarray(array)
 
 
-def output_shape(manifest: Manifest, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the mask (N, H, W) or the logits (N, K, H, W) for an input that was checked."""
-    channels_last = manifest.input.dtype == "uint8"
-    sides = input_shape[1:3] if channels_last else input_shape[2:4]
-    return (input_shape[0], *manifest.output.shape[1:-2], *sides)
-
-
-def example_shape(manifest: Manifest) -> tuple[int, ...]:
-    """Shape of an input that the artifact takes: its own, with the example's where it is free."""
-    batch, *size = manifest.example
-    example = (batch, *size, 3) if manifest.input.dtype == "uint8" else (batch, 3, *size)
-    sides = zip(manifest.input.shape, example, strict=True)
-    return tuple(free if side == DYNAMIC else side for side, free in sides)
-
-
-def result_dtype(manifest: Manifest) -> np.dtype[Any]:
-    """Type that ``infer`` returns: uint8 for masks, whichever integers the graph gives."""
-    name = manifest.output.dtype
-    return np.dtype(name if name.startswith("float") else np.uint8)
-
-
-def declared_shape(manifest: Manifest, source: str) -> tuple[int, int, int, int]:
-    """Return the four sides of the declared input; ``source`` names the file in the error.
-
-    Raises:
-        ArtifactError: no runner serves the declared tensors.
-    """
-    given, result = manifest.input, manifest.output
-    kind_in, kind_out = (given.dtype, len(given.shape)), (result.dtype, len(result.shape))
-    served = (("uint8", 3), ("int32", 3), ("float32", 4))
-    if kind_in not in (("uint8", 4), ("float32", 4)) or kind_out not in served:
-        raise ArtifactError(
-            f"{source} takes {given.dtype} {given.shape} and gives {result.dtype} {result.shape}",
-            "uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a uint8 or int32 mask (N, H, W) "
-            "or float32 logits (N, K, H, W) out",
-            "export the artifact again",
-        )
-    batch, second, third, fourth = given.shape
-    return batch, second, third, fourth
-
-
 def cpu_name(threads: int | None) -> str:
-    """The CPU as ``RunnerInfo.device``."""
     return f"cpu ({threads or 'default'} threads, {platform.machine()})"
 
 

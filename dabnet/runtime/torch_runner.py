@@ -18,17 +18,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from dabnet.errors import BackendUnavailable, InputError
+from dabnet.errors import BackendUnavailable, InputError, first_line
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.precision import BF16, FP16, FP32, PRECISIONS
-from dabnet.runtime.runner import (
-    LayerTime,
-    RunnerInfo,
-    Uint8Array,
-    check_images,
-    cpu_name,
-    layer_times,
-)
+from dabnet.runtime.runner import LayerTime, RunnerInfo, Uint8Array, check_images, cpu_name
 
 CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP = 3
@@ -36,21 +29,13 @@ _WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How a network runs.
+    """How a network runs."""
 
-    Attributes:
-        note: of the row.
-        precision: ``fp32``, or the type of the convolutions under autocast.
-        channels_last: whether the weights lie as NHWC too; the images always do.
-        compiled: by ``torch.compile``, which folds BatchNorm into constants (freezing).
-        captured: each input's run is a CUDA graph.
-    """
-
-    note: str
-    precision: str = FP32
-    channels_last: bool = False
-    compiled: bool = False
-    captured: bool = False
+    note: str  # of the row
+    precision: str = FP32  # or the type of the convolutions under autocast
+    channels_last: bool = False  # the weights lie as NHWC too; the images always do
+    compiled: bool = False  # by ``torch.compile``, which folds BatchNorm into constants (freezing)
+    captured: bool = False  # each input's run is a CUDA graph
 
 
 MODES = {
@@ -66,13 +51,11 @@ MODES = {
 class TorchRunner:
     """Runs a network as a user of the checkpoint would.
 
-    On CUDA it has a stream of its own, and cuDNN chooses its kernels by trying them, as the
-    published code of DABNet lets it.
+    On CUDA it has a stream of its own, cuDNN chooses its kernels by trying them, as the published
+    code of DABNet lets it, and TF32 is switched off, so that FP32 means FP32.
 
     Args:
-        module: the network behind the artifact contract.
         shape: (N, H, W, 3) of the images.
-        device: where to compute. TF32 is switched off on CUDA, so that FP32 means FP32.
         threads: CPU threads; None leaves PyTorch's choice. Acts on the whole process.
         mode: one of ``MODES``.
 
@@ -109,8 +92,8 @@ class TorchRunner:
         self._staged: list[Tensor] = []
         self._captured: list[CapturedCall] = []
         self._own: CapturedCall | None = None
-        precision = self._mode.precision
-        self.info = RunnerInfo("pytorch", torch.__version__, name, precision, shape, notes)
+        precision, version = self._mode.precision, torch.__version__
+        self.info = RunnerInfo("pytorch", version, name, precision, shape, notes)
         if self._mode.compiled:
             self._compile()
 
@@ -123,8 +106,7 @@ class TorchRunner:
                 masks = self._own.replay(given)
             else:
                 masks = self._call(given.to(self._device))
-            found: Uint8Array = masks.to(torch.uint8).cpu().numpy()
-        return found
+            return masks.to(torch.uint8).cpu().numpy()
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
         checked = [check_images(images, self.info.shape) for images in batches]
@@ -146,9 +128,29 @@ class TorchRunner:
             self._stream.synchronize()
 
     def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
-        """Time by operator and shape of its input; on CUDA, of the kernels that it launched."""
+        """Time by operator and shape of its input, after one run that is not counted.
+
+        On the CPU: the operators' own time, without that of operators which they call. On CUDA: the
+        time of the kernels, by the operator that launched them or, where none did (a CUDA graph is
+        replayed as a whole), by kernel.
+        """
         self.stage([images])
-        return torch_layer_times(lambda: self.launch(0), self.synchronize, calls, self._device.type)
+        self.launch(0)
+        self.synchronize()
+        on_cuda = self._device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+        with profile(activities=activities, record_shapes=True) as profiler:
+            for _ in range(calls):
+                self.launch(0)
+            self.synchronize()
+        events = list(profiler.key_averages(group_by_input_shape=True))
+        operators = [event for event in events if event.device_type.name == "CPU"]
+        if not on_cuda:
+            return _layers(operators, "self_cpu_time_total", calls)
+        attribute = "self_device_time_total"
+        launched = [event for event in operators if _microseconds(event, attribute) > 0]
+        kernels = [event for event in events if event.device_type.name == "CUDA"]
+        return _layers(launched or kernels, attribute, calls)
 
     def close(self) -> None:
         self.synchronize()
@@ -157,7 +159,6 @@ class TorchRunner:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """The context of every call: no gradients, the mode's autocast, the runner's stream."""
         with ExitStack() as stack:
             # What is frozen may be called under no_grad alone.
             stack.enter_context(torch.no_grad() if self._mode.compiled else torch.inference_mode())
@@ -184,9 +185,8 @@ class TorchRunner:
                 self._call(torch.zeros(self.info.shape, dtype=torch.uint8, device=self._device))
             self.synchronize()
         except Exception as error:  # the compiler, and the compilers that it calls, raise anything
-            line = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise BackendUnavailable(
-                f"torch.compile failed ({line})",
+                f"torch.compile failed ({first_line(error)})",
                 fix="it needs a C++ compiler; on CUDA Triton and compute capability 7.0",
             ) from error
 
@@ -209,7 +209,6 @@ def mode_notes(mode: str, device: str) -> tuple[str, ...]:
 
 
 def _native(precision: str) -> bool:
-    """Whether the processor multiplies this 16-bit type, as far as Linux says."""
     flags = CPUINFO.read_text(errors="replace").split() if CPUINFO.is_file() else []
     return not set(PRECISIONS[precision].cpu_flags).isdisjoint(flags)
 
@@ -220,9 +219,9 @@ class CapturedCall:
     https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
     Args:
-        function: gives a tensor. Without autocast: its cast weights would be freed before a replay.
+        function: runs without autocast: its cast weights would be freed before a replay.
         images: on the GPU; the graph reads this very tensor.
-        stream: on which to record. It must be the current stream, and not the default one.
+        stream: on which to record; it must be the current stream, and not the default one.
     """
 
     def __init__(
@@ -244,33 +243,7 @@ class CapturedCall:
         return self._result
 
 
-def torch_layer_times(
-    run: Callable[[], None], synchronize: Callable[[], None], calls: int, device: str
-) -> tuple[LayerTime, ...]:
-    """Profile ``calls`` runs after one that is not counted, with ``torch.profiler``.
-
-    On the CPU: the operators' own time, without that of operators which they call. On CUDA: the
-    time of the kernels, by the operator that launched them or, where none did (a CUDA graph is
-    replayed as a whole), by kernel.
-    """
-    run()
-    synchronize()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=activities, record_shapes=True) as profiler:
-        for _ in range(calls):
-            run()
-        synchronize()
-    events = list(profiler.key_averages(group_by_input_shape=True))
-    operators = [event for event in events if event.device_type.name == "CPU"]
-    if device != "cuda":
-        return _layers(operators, "self_cpu_time_total", calls)
-    launched = [event for event in operators if _microseconds(event, "self_device_time_total") > 0]
-    kernels = [event for event in events if event.device_type.name == "CUDA"]
-    return _layers(launched or kernels, "self_device_time_total", calls)
-
-
 def _layers(events: list[Any], attribute: str, calls: int) -> tuple[LayerTime, ...]:
-    """Sum over what has one name: an operator and the shape of its first tensor."""
     seconds: dict[tuple[str, str], float] = defaultdict(float)
     for event in events:
         kind = str(event.key).removeprefix("aten::")
@@ -279,7 +252,7 @@ def _layers(events: list[Any], attribute: str, calls: int) -> tuple[LayerTime, .
         shapes = [shape for shape in event.input_shapes or [] if shape]
         first = "x".join(map(str, shapes[0])) if shapes else ""
         seconds[f"{kind} {first}".strip(), kind] += 1e-6 * _microseconds(event, attribute)
-    return layer_times([(*layer, time / calls) for layer, time in seconds.items() if time > 0])
+    return LayerTime.ranked([(*layer, time / calls) for layer, time in seconds.items() if time > 0])
 
 
 def _microseconds(event: Any, attribute: str) -> float:

@@ -21,7 +21,7 @@ from bench.record import (
     Turn,
 )
 from dabnet.intervals import Interval
-from dabnet.runtime.runner import RunnerInfo, layer_times
+from dabnet.runtime.runner import LayerTime, RunnerInfo
 
 CLASSES = ("road", "car", "person")
 PALETTE = ((128, 64, 128), (0, 0, 142), (220, 20, 60))
@@ -103,7 +103,7 @@ def _row(
         timings=timings,
         footprint=Footprint(int(megabytes * 1e6), 0.3, 0.2, 300_000_000, None),
         limit=Limit(0.031, 0.028, 0.012, 10_200_000_000, 250_000_000, 86, 31 / ms),
-        layers=layer_times([("conv_1", "Conv", 0.02), ("resize", "Resize", 0.01)]),
+        layers=LayerTime.ranked([("conv_1", "Conv", 0.02), ("resize", "Resize", 0.01)]),
     )
 
 

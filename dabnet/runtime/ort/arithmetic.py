@@ -55,11 +55,10 @@ def arithmetic_of(nodes: list[PlacedNode], ort: Any) -> str:
     if fused := fused_nodes(nodes):
         kinds = Counter(node.op for node in fused)
         counts = ", ".join(f"{op} {count}" for op, count in sorted(kinds.items()))
-        how = ""
-        if any(node.provider == CPU for node in fused):
-            how = "saturate" if products_saturate(ort) else "do not saturate"
-            how = f", which {how} on this CPU"
-        return f"fused int8 kernels ({counts}){how}"
+        said = f"fused int8 kernels ({counts})"
+        if all(node.provider != CPU for node in fused):
+            return said
+        return f"{said}, which {'' if products_saturate(ort) else 'do not '}saturate on this CPU"
     floats = {
         {"float": "float32"}.get(kind, kind)
         for node in nodes

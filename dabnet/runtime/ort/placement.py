@@ -2,9 +2,8 @@
 
 onnxruntime places a node on the CPU where the provider that was asked for has no kernel for it,
 without a word. Its profiler names the provider of every node that ran
-(https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html), in every release
-that this project takes. The trace is of the graph after all optimisations, which is what runs: what
-was fused counts as the one kernel that it became.
+(https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html). The trace is of the
+graph after all optimisations: what was fused counts as the one kernel that it became.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.runner import LayerTime, layer_times
+from dabnet.runtime.runner import LayerTime
 
 CPU = "CPUExecutionProvider"
 _NODE_SUFFIX = "_kernel_time"  # of the event of a node's run, after the node's name
@@ -26,24 +25,16 @@ _NODE_SUFFIX = "_kernel_time"  # of the event of a node's run, after the node's 
 
 @dataclass(frozen=True, slots=True)
 class PlacedNode:
-    """One node that ran.
+    """One node that ran."""
 
-    Attributes:
-        name: of the node after the optimisations, such as ``/classifier/Conv``.
-        op: such as ``Conv``.
-        provider: such as ``CUDAExecutionProvider``.
-        is_shape: whether all it gives are scalars and vectors: arithmetic on shapes, which
-            onnxruntime leaves on the CPU on purpose. Whatever holds pixels has three axes or more.
-        made: types of what it gives, in onnxruntime's words: ``float``, ``int8``.
-        seconds: of each of its runs.
-    """
-
-    name: str
-    op: str
-    provider: str
+    name: str  # after the optimisations, such as ``/classifier/Conv``
+    op: str  # such as ``Conv``
+    provider: str  # such as ``CUDAExecutionProvider``
+    # Whether all it gives are scalars and vectors: arithmetic on shapes, which onnxruntime leaves
+    # on the CPU on purpose. Whatever holds pixels has three axes or more.
     is_shape: bool
-    made: tuple[str, ...] = ()
-    seconds: tuple[float, ...] = ()
+    made: tuple[str, ...] = ()  # types of what it gives, as onnxruntime writes: ``float``, ``int8``
+    seconds: tuple[float, ...] = ()  # of each of its runs
 
 
 @contextmanager
@@ -68,7 +59,7 @@ def _read(trace: Path) -> list[PlacedNode]:
     return [_node(name, events) for name, events in runs.items()]
 
 
-def _node(name: str, events: Sequence[dict[str, Any]]) -> PlacedNode:
+def _node(name: str, events: list[dict[str, Any]]) -> PlacedNode:
     arguments = events[-1]["args"]
     made = [made for output in arguments.get("output_type_shape", []) for made in output.items()]
     return PlacedNode(
@@ -100,9 +91,9 @@ def check_placement(
     if foreign and not allow_cpu_nodes:
         first = foreign[0]
         others = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        node = f"the node {first.name!r} ({first.op}){others} of {source}"
         raise BackendUnavailable(
-            f"onnxruntime placed the node {first.name!r} ({first.op}){others} of {source} on "
-            f"{first.provider}",
+            f"onnxruntime placed {node} on {first.provider}",
             f"all on {provider}",
             "export with --optimize-for ort-cuda, or accept it with allow_cpu_nodes=True",
         )
@@ -120,9 +111,7 @@ def node_times(nodes: Sequence[PlacedNode], skipped: int) -> tuple[LayerTime, ..
     """
     for node in nodes:
         if node.provider != CPU:
-            raise BackendUnavailable(
-                f"onnxruntime times launches and not kernels on {node.provider}",
-                fix="profile with Nsight Systems",
-            )
+            reason = f"onnxruntime times launches and not kernels on {node.provider}"
+            raise BackendUnavailable(reason, fix="profile with Nsight Systems")
     counted = [(node, node.seconds[skipped:]) for node in nodes]
-    return layer_times([(n.name, n.op, sum(runs) / len(runs)) for n, runs in counted if runs])
+    return LayerTime.ranked([(n.name, n.op, sum(runs) / len(runs)) for n, runs in counted if runs])

@@ -11,46 +11,38 @@ from typing import Any
 
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
-from dabnet.runtime.manifest import TensorInfo, read_engine_manifest, require_tensors
-from dabnet.runtime.runner import check_input, declared_shape
+from dabnet.runtime.manifest import TensorInfo, read_engine_manifest
+from dabnet.runtime.runner import check_input
 from dabnet.runtime.trt.layers import describe, layers_of_engine, precision_fault
 from dabnet.runtime.trt.product import TENSORRT, Product
 
-# What TensorRT's DataType calls the types that differ from numpy's names.
-_NUMPY_NAMES = {"float": "float32", "half": "float16"}
-
-# The least compute capability of HardwareCompatibilityLevel.AMPERE_PLUS.
-_AMPERE = (8, 0)
+_NUMPY_NAMES = {"float": "float32", "half": "float16"}  # of TensorRT's DataType, where they differ
+_AMPERE = (8, 0)  # minimum compute capability of HardwareCompatibilityLevel.AMPERE_PLUS
 
 
 class EngineCheck:
     """The checks of one engine file.
 
     Attributes:
-        path: of the engine.
-        manifest, info: what lies beside it.
         shape: of the declared input; -1 for a side that each call chooses.
-        best_shape, largest_shape: of the input that it was made for, and for which memory is
-            allocated.
+        best_shape, largest_shape: of the input it was made for, and that gets memory.
 
     Raises:
-        ArtifactError: there is no manifest, it is damaged, or it declares tensors that no runner
-            serves.
+        ArtifactError: there is no manifest, it is damaged, or no runner serves its tensors.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest, self.info = read_engine_manifest(path)
-        self.shape = declared_shape(self.manifest, repr(str(path)))
+        self.shape = self.manifest.served_shape(repr(str(path)))
         _, self.best_shape, self.largest_shape = self.info.profile or (self.shape,) * 3
-        command = f"dabnet-export trt MODEL.onnx --output {path}"
         product = self.info.product.replace("_", "-")  # as the command spells it
-        self._rebuild = command if product == TENSORRT else f"{command} --product {product}"
+        self._rebuild = f"dabnet-export trt MODEL.onnx --output {path}"
+        self._rebuild += f" --product {product}" if product != TENSORRT else ""
 
     def version(self, product: Product) -> None:
-        """Raise unless this version runs the engine: the one that built it, or a later one.
+        """Raise unless this version built the engine, or is later and the engine allows that.
 
-        The later one only where the engine was built version-compatible. Source:
         https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/ and
         https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/, both on the
         page engine-compatibility.html.
@@ -97,16 +89,14 @@ class EngineCheck:
 
     def bindings(self, trt: Any, engine: Any) -> None:
         """Raise unless the engine's own tensors, and their range of shapes, are the manifest's."""
-        inputs: list[TensorInfo] = []
-        outputs: list[TensorInfo] = []
+        tensors: dict[bool, list[TensorInfo]] = {True: [], False: []}
         for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
             kind = str(engine.get_tensor_dtype(name).name).lower()
-            shape = _sides(engine.get_tensor_shape(name))
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            tensor = TensorInfo(name, _NUMPY_NAMES.get(kind, kind), shape)
-            (inputs if is_input else outputs).append(tensor)
-        fix = f"rebuild it with: {self._rebuild}"
-        require_tensors(self.manifest, inputs, outputs, repr(str(self.path)), fix)
+            shape = _sides(engine.get_tensor_shape(name))
+            tensors[is_input].append(TensorInfo(name, _NUMPY_NAMES.get(kind, kind), shape))
+        fix, source = f"rebuild it with: {self._rebuild}", repr(str(self.path))
+        self.manifest.require_tensors(tensors[True], tensors[False], source, fix)
         if self.manifest.is_dynamic:
             profile = engine.get_tensor_profile_shape(self.manifest.input.name, 0)
             if (served := tuple(_sides(shape) for shape in profile)) != self.info.profile:
@@ -120,7 +110,7 @@ class EngineCheck:
         return describe(layers)
 
     def input(self, images: HostArray) -> HostArray:
-        """Return ``images`` C-contiguous if the engine takes them; raise InputError otherwise."""
+        """Return ``images`` C-contiguous; raise InputError unless the engine takes them."""
         images = check_input(images, self.manifest)
         if self.info.profile:
             smallest, _, largest = self.info.profile
@@ -129,19 +119,17 @@ class EngineCheck:
                 raise InputError(
                     f"images of shape {images.shape}",
                     f"between {smallest} and {largest}, for which {str(self.path)!r} was built",
-                    "resize the images, or build the engine for other shapes with: "
-                    + self._rebuild,
+                    f"resize them, or build the engine for other shapes with: {self._rebuild}",
                 )
         return images
 
     def mismatch(self, given: str, expected: str) -> ArtifactError:
-        """The error that ends with the command which rebuilds the engine."""
         fix = f"rebuild it with: {self._rebuild}"
         return ArtifactError(f"{str(self.path)!r} is {given}", expected, fix)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``10.16.1.11`` → (10, 16, 1, 11); what follows the numbers, such as ``rc1``, is left out."""
+    """``10.16.1.11rc1`` → (10, 16, 1, 11)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("rc")[0]))
 
 

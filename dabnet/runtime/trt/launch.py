@@ -10,9 +10,8 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import replacing, writable_target
@@ -24,34 +23,24 @@ from dabnet.runtime.trt.product import Product
 class EngineSettings:
     """How the contexts of one engine are created (``IRuntimeConfig``, where the product has it).
 
-    Args:
-        product: the TensorRT that runs the engine.
-        cuda_graph: whether runs are to be graphs.
-        runtime_cache: file of the kernels that TensorRT-RTX compiled for this GPU; None for none.
-
-    Attributes:
-        captures: whether runs are captured into graphs here, and not by TensorRT-RTX.
-
     Raises:
         InputError: the product has no runtime cache, or the file cannot be written.
     """
 
-    def __init__(self, product: Product, cuda_graph: bool, runtime_cache: Path | None) -> None:
+    def __init__(self, product: Product, cuda_graph: bool, cache: str | Path | None) -> None:
         self._trt = product.module
+        if cache is not None and not hasattr(self._trt, "IRuntimeCache"):
+            raise InputError(
+                f"a runtime cache with {product}, which compiles nothing at the load",
+                "TensorRT-RTX for a runtime cache",
+                "leave runtime_cache out",
+            )
+        self._path = None if cache is None else writable_target(cache)
         self._config: Any = None
         self._cache: Any = None
         self._loaded = b""
-        self._path = runtime_cache
-        if runtime_cache is not None:
-            if not hasattr(self._trt, "IRuntimeCache"):
-                raise InputError(
-                    f"a runtime cache with {product}, which compiles nothing at the load",
-                    "TensorRT-RTX for a runtime cache",
-                    "leave runtime_cache out",
-                )
-            self._path = writable_target(runtime_cache)
         self._own_graphs = cuda_graph and hasattr(self._trt, "CudaGraphStrategy")
-        self.captures = cuda_graph and not self._own_graphs
+        self.captures = cuda_graph and not self._own_graphs  # whether here, by a launcher
 
     def configure(self, engine: Any) -> list[str]:
         """Read the cache and prepare contexts of ``engine``; return what the reader must know.
@@ -79,7 +68,6 @@ class EngineSettings:
         return notes
 
     def create_context(self, engine: Any) -> Any:
-        """Return a new execution context, or None where TensorRT gives none."""
         return engine.create_execution_context(*([self._config] if self._config else []))
 
     def save(self) -> None:
@@ -96,11 +84,8 @@ class EngineSettings:
         self._cache = self._config = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """One graph, and the context whose state it depends on."""
-
-    context: Any
+class _Captured(NamedTuple):
+    context: Any  # the graph depends on its state
     shape: tuple[int, ...]
     graph: CudaGraph
 
@@ -144,14 +129,13 @@ class EngineLauncher:
         self._graphs[address] = _Captured(context, shape, graph)
 
     def enqueue(self, address: int, shape: tuple[int, ...]) -> None:
-        """Start a run of the input of ``shape`` at ``address``."""
         if self._settings.captures:
             self.prepare(address, shape)
             self._graphs[address].graph.launch(self._stream)
         else:
             self._start(self._context, address, shape)
 
-    def profile(self, profiler: Any, address: int, shape: tuple[int, ...], runs: int) -> None:
+    def profile(self, address: int, shape: tuple[int, ...], runs: int, profiler: Any) -> None:
         """Run under a profiler, after one run without it, in a context that no other run has."""
         context = self._new_context(self._engine.create_execution_context())
         for number in range(1 + runs):
@@ -161,7 +145,7 @@ class EngineLauncher:
             self._memory.synchronize(self._stream)
 
     def close(self) -> None:
-        """Release graphs and contexts, none of which may be running."""
+        """Release graphs and contexts, which must not be running."""
         for captured in self._graphs.values():
             captured.graph.close()
         self._graphs.clear()
@@ -170,8 +154,8 @@ class EngineLauncher:
     def _new_context(self, context: Any = None) -> Any:
         context = context or self._settings.create_context(self._engine)
         if context is None:
-            reason = "TensorRT gave no execution context"
-            raise BackendUnavailable(reason, fix="free memory on the GPU")
+            fix = "free memory on the GPU"
+            raise BackendUnavailable("TensorRT gave no execution context", fix=fix)
         self._set_address(context, self._manifest.output.name, self._output)
         return context
 

@@ -1,9 +1,8 @@
 """The layers of an engine, as TensorRT itself reports them: the type of each, and its time.
 
-Types come from two sources: the engine inspector, where the engine can be deserialised (that takes
-a GPU), and the layer report in the build log of TensorRT-RTX, which an ahead-of-time build gives on
-any machine. A request is no proof: a builder may fall back to Float without an error (INT8 for sm75
-does).
+Types come from the engine inspector, where the engine can be deserialised (that takes a GPU), or
+from the build log of TensorRT-RTX, which an ahead-of-time build gives on any machine. A request is
+no proof: a builder may fall back to Float without an error (INT8 for sm75 does).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 from dabnet.errors import BackendUnavailable
 from dabnet.precision import FP16, PRECISIONS
-from dabnet.runtime.runner import LayerTime, layer_times
+from dabnet.runtime.runner import LayerTime
 
 # What the versions call a type: "Float", "Row major linear FP32", "Channel major INT8 format …"
 # (NVIDIA/TensorRT, tools/experimental/trt-engine-explorer/trex/activations.py).
@@ -42,8 +41,7 @@ def layers_from_report(report: str) -> dict[str, int]:
 def layers_of_engine(module: Any, engine: Any) -> dict[str, int]:
     """Count a deserialised engine's layers by the type in which they compute.
 
-    {} if the inspector lists no types: the engine was built without
-    ``ProfilingVerbosity.DETAILED``, and a layer is only its name.
+    {} if it was built without ``ProfilingVerbosity.DETAILED``: then no types are listed.
     """
     return _counted(arithmetic for _, _, arithmetic in named_layers(module, engine))
 
@@ -85,11 +83,9 @@ def describe(layers: dict[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer of a report; ``weights`` is None where the report says nothing about them."""
-
     kind: str
     reads: list[str]
-    weights: list[str] | None
+    weights: list[str] | None  # None where the report does not list them
     writes: list[str]
 
     @property
@@ -152,15 +148,14 @@ def _canonical(text: str) -> str:
 def engine_layer_times(
     trt: Any, engine: Any, run: Callable[[Any], None], calls: int
 ) -> tuple[LayerTime, ...]:
-    """Return the mean time of each layer, as TensorRT reports it to a profiler.
+    """Return each layer's mean time, as TensorRT reports it to a profiler.
 
     https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/Profiler.html.
     A context with a profiler runs its layers one after another and waits for the last of them
     (``IExecutionContext.enqueue_emits_profile``, which is on by default).
 
     Args:
-        trt: the module that runs ``engine``.
-        run: takes a profiler, and runs the engine ``calls`` times under it.
+        run: runs the engine ``calls`` times under the profiler that it is given.
 
     Raises:
         BackendUnavailable: nothing was reported.
@@ -175,4 +170,4 @@ def engine_layer_times(
     if not sums:
         raise BackendUnavailable("TensorRT reported no layers to its profiler")
     kinds = {name: kind for name, kind, _ in named_layers(trt, engine)}
-    return layer_times([(name, kinds.get(name, ""), t / calls) for name, t in sums.items()])
+    return LayerTime.ranked([(name, kinds.get(name, ""), t / calls) for name, t in sums.items()])

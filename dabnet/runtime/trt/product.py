@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from dabnet.errors import BackendUnavailable, InputError, MissingPackage
@@ -25,35 +26,13 @@ PASCAL_STACK = "pip install -c constraints/pascal.txt '.[pascal]'"
 LAYER_REPORT = "Layers:"
 
 
-class MissingTensorRT(MissingPackage):
-    """Neither product, or not the one that was insisted on, is installed."""
-
-    def __init__(self, wanted: str | None) -> None:
-        pascal = "for the GTX 10 series -c constraints/pascal.txt '.[pascal]'"
-        extras = {
-            TENSORRT: f"'.[gpu]' ({pascal})",
-            TENSORRT_RTX: "'.[rtx]'",
-            None: f"'.[gpu]', '.[rtx]', or {pascal}",
-        }
-        names = repr(wanted) if wanted else "'tensorrt' or 'tensorrt_rtx'"
-        BackendUnavailable.__init__(
-            self, f"the package {names} is not installed", fix=f"pip install {extras[wanted]}"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An imported TensorRT.
-
-    Attributes:
-        module: the Python module; its API is that of the installed version.
-        name: ``tensorrt`` or ``tensorrt_rtx``.
-        version: such as ``10.16.1.11``.
-    """
+    """An imported TensorRT."""
 
     module: Any
-    name: str
-    version: str
+    name: str  # ``tensorrt`` or ``tensorrt_rtx``
+    version: str  # such as ``10.16.1.11``
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -65,10 +44,7 @@ class Product:
 
     @property
     def is_generation_8(self) -> bool:
-        """Whether this is TensorRT 8: the last that runs on Pascal.
-
-        ``ICudaEngine.num_bindings`` and compute capability 6.x went in TensorRT 10 (release notes).
-        """
+        """Whether this is TensorRT 8, the last that runs on Pascal and has ``num_bindings``."""
         return hasattr(self.module.ICudaEngine, "num_bindings")
 
     @property
@@ -83,19 +59,14 @@ class Product:
 
     @property
     def has_timing_cache(self) -> bool:
-        """Whether the builder times kernels. TensorRT-RTX does not, though it keeps the names.
-
-        "Timing cache operations are no-ops in TensorRT-RTX" (DeprecationWarning of
-        ``ITimingCache.serialize``, since 1.2).
-        """
+        """Whether the builder times kernels: TensorRT-RTX calls its timing cache a no-op (1.2)."""
         return not self.builds_ahead_of_time
 
     @property
     def is_version_compatible(self) -> bool:
         """Whether engines for later versions can be built.
 
-        TensorRT-RTX has the flag, but not ``libnvinfer_lean``, without which its builder fails
-        (seen on 1.7.1).
+        TensorRT-RTX has the flag, but lacks ``libnvinfer_lean``: its builder fails (1.7.1).
         """
         has_flag = hasattr(self.module.BuilderFlag, "VERSION_COMPATIBLE")
         return has_flag and not self.builds_ahead_of_time
@@ -131,32 +102,26 @@ def find_product(name: str | None = None) -> Product:
         try:
             module = importlib.import_module(candidate)
         except (ImportError, OSError, RuntimeError) as error:
-            missing = isinstance(error, ModuleNotFoundError) and error.name in (None, candidate)
-            if not missing:
-                raise BackendUnavailable(
-                    f"the package {candidate!r} is installed but does not import ({error})",
-                    fix="install it again, with the libraries that its version asks for",
-                ) from error
-        else:
-            return Product(module, candidate, str(module.__version__))
-    raise MissingTensorRT(name)
+            if isinstance(error, ModuleNotFoundError) and error.name in (None, candidate):
+                continue
+            raise BackendUnavailable(
+                f"the package {candidate!r} is installed but does not import ({error})",
+                fix="install it again, with the libraries that its version asks for",
+            ) from error
+        return Product(module, candidate, str(module.__version__))
+    fix = "pip install '.[gpu]' for tensorrt, '.[rtx]' for tensorrt_rtx, or for the GTX 10 series "
+    raise MissingPackage(name or TENSORRT, fix=fix + "-c constraints/pascal.txt '.[pascal]'")
 
 
 @dataclass(slots=True, eq=False)  # one collection is another, though both may be empty
 class Messages:
-    """What TensorRT said during one build or load.
-
-    Attributes:
-        errors, warnings: their texts, in order.
-        layer_report: the message that lists the layers of the built engine; "" if there was none.
-    """
+    """What TensorRT said during one build or load, in order."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    layer_report: str = ""
+    layer_report: str = ""  # the message that lists the layers of the built engine
 
     def record(self, severity: str, text: str) -> None:
-        """``severity`` is a name of ``ILogger.Severity``."""
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self.errors.append(text)
         elif severity == "WARNING":
@@ -189,7 +154,6 @@ class CollectingLogger:
 
     @contextmanager
     def collect(self) -> Iterator[Messages]:
-        """Collect the messages of the block."""
         messages = Messages()
         self._stack.append(messages)
         try:
@@ -198,28 +162,21 @@ class CollectingLogger:
             self._stack.remove(messages)
 
 
-_loggers: dict[int, tuple[Any, CollectingLogger]] = {}
-
-
+@cache
 def logger_of(product: Product) -> CollectingLogger:
     """Return the process-wide logger of the product's module."""
-    # The module is kept beside its logger, so that its id is not given to another one.
-    key = id(product.module)
-    if key not in _loggers:
-        _loggers[key] = (product.module, CollectingLogger(product.module))
-    return _loggers[key][1]
+    return CollectingLogger(product.module)
 
 
 def create(product: Product, kind: str) -> Any:
     """Return a new ``Builder`` or ``Runtime`` with the product's logger.
 
     Raises:
-        BackendUnavailable: the library could not be set up, for want of a GPU or a driver; the
-            bindings raise TypeError then ("factory function returned nullptr").
+        BackendUnavailable: the library could not be set up, for want of a GPU or a driver.
     """
     try:
         return getattr(product.module, kind)(logger_of(product).handle)
-    except TypeError as error:
+    except TypeError as error:  # "factory function returned nullptr"
         raise BackendUnavailable(
             f"{product} gave no {kind} ({error})",
             fix="check nvidia-smi; the driver may be older than this version asks for",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
 from dabnet.runtime.cuda import DeviceMemory, HostArray, open_device_memory
-from dabnet.runtime.runner import LayerTime, RunnerInfo, output_shape, result_dtype
+from dabnet.runtime.runner import LayerTime, RunnerInfo
 from dabnet.runtime.trt.check import EngineCheck
 from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
 from dabnet.runtime.trt.layers import engine_layer_times
@@ -25,16 +26,11 @@ class TensorRTRunner:
     one stream. Not safe for use from several threads at a time.
 
     Args:
-        engine_path: written by dabnet-export, with its manifest beside it.
         memory: the GPU, which ``close`` gives back; None opens the first one.
         cuda_graph: run as a CUDA graph (``dabnet.runtime.trt.launch``). TensorRT then has an
             execution context, with its scratch memory, for each staged input; TensorRT-RTX has one.
         runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
             by ``close``.
-
-    Attributes:
-        manifest: what lies beside the engine; its tensors were compared with the engine's.
-        info: what runs; the precision was read back from the engine, at the build or at the load.
 
     Raises:
         InputError: there is no such file, or an option does not fit the product.
@@ -56,8 +52,7 @@ class TensorRTRunner:
         product = find_product(self._check.info.product)
         self._check.version(product)
         self._module = product.module
-        cache = Path(runtime_cache) if runtime_cache is not None else None
-        self._settings = EngineSettings(product, cuda_graph, cache)
+        self._settings = EngineSettings(product, cuda_graph, runtime_cache)
         self._memory = memory or open_device_memory()
         self._addresses: list[int] = []  # of staged inputs; grows only
         self._shapes: list[tuple[int, ...]] = []  # of those that are staged now
@@ -74,24 +69,19 @@ class TensorRTRunner:
             raise
         self._held.callback(self._settings.save)
         self._held.callback(self._quiesce)
-        self.info = RunnerInfo(
-            backend="tensorrt",
-            version=product.version if product.name == TENSORRT else f"RTX {product.version}",
-            device=self._memory.name,
-            precision=self.manifest.precision,
-            shape=self._check.shape,
-            notes=tuple(notes),
-        )
+        version = product.version if product.name == TENSORRT else f"RTX {product.version}"
+        device, precision, shape = self._memory.name, self.manifest.precision, self._check.shape
+        self.info = RunnerInfo("tensorrt", version, device, precision, shape, tuple(notes))
 
     def infer(self, images: HostArray) -> HostArray:
         images = self._check.input(images)
         self._upload(self._input, images)
         self._launcher.enqueue(self._input, images.shape)
-        mask = _view(self._mask, output_shape(self.manifest, images.shape))
+        mask = _view(self._mask, self.manifest.output_shape(images.shape))
         self._memory.copy_to_host(mask, self._output, self._stream)
         self.synchronize()
         # A copy: the pinned buffer is written by the next call.
-        return mask.astype(result_dtype(self.manifest))
+        return mask.astype(self.manifest.result_dtype)
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         if not batches:
@@ -113,14 +103,10 @@ class TensorRTRunner:
         self._memory.synchronize(self._stream)
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
-        """Time by layer of the engine, as TensorRT's own profiler reports it."""
         images = self._check.input(images)
         self._upload(self._input, images)
         self.synchronize()
-
-        def run(profiler: Any) -> None:
-            self._launcher.profile(profiler, self._input, images.shape, calls)
-
+        run = partial(self._launcher.profile, self._input, images.shape, calls)
         return engine_layer_times(self._module, self._engine, run, calls)
 
     def close(self) -> None:
@@ -128,7 +114,6 @@ class TensorRTRunner:
         self._held.close()
 
     def _load(self, product: Product) -> list[str]:
-        """Load the engine, check it, and return what the reader must know."""
         trt, notes = product.module, []
         plan = self._check.path.read_bytes()
         self._held.callback(self._drop)
@@ -154,7 +139,7 @@ class TensorRTRunner:
         held.callback(memory.destroy_stream, self._stream)
         largest = self._check.largest_shape
         self._image = self._pinned(largest, manifest.input.dtype)
-        self._mask = self._pinned(output_shape(manifest, largest), manifest.output.dtype)
+        self._mask = self._pinned(manifest.output_shape(largest), manifest.output.dtype)
         self._input = self._device(self._image.nbytes)
         self._output = self._device(self._mask.nbytes)
         self._launcher = EngineLauncher(
@@ -189,6 +174,5 @@ class TensorRTRunner:
 
 
 def _view(buffer: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """The start of a buffer that was allocated for the largest shape, as an array of ``shape``."""
     view: HostArray = buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
     return view

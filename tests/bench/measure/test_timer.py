@@ -8,7 +8,7 @@ import pytest
 
 from bench.measure import timer
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.runner import LayerTime, NullRunner, Uint8Array, layer_times
+from dabnet.runtime.runner import LayerTime, NullRunner, Uint8Array
 from tests.support.fake_clock import INPUTS, MS, SHAPE, Clock, FakeRunner, Log, timer_of
 
 
@@ -125,7 +125,7 @@ def test_the_harness_can_time_nothing_at_all() -> None:
 class Profiled(NullRunner):
     def layer_times(self, images: Uint8Array, calls: int) -> tuple[LayerTime, ...]:
         assert images.shape == SHAPE and calls == 7
-        return layer_times([("b", "Relu", 1.0), ("a", "Conv", 3.0)])
+        return LayerTime.ranked([("b", "Relu", 1.0), ("a", "Conv", 3.0)])
 
 
 def test_layers_come_from_the_backends_own_profile() -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.runtime.ort import runner as onnxruntime_runner
-from dabnet.runtime.ort.runner import OnnxRuntimeRunner
-from dabnet.runtime.ort.session import TF32_OVERRIDE, TensorRTProvider
+from dabnet.runtime.ort.runner import TF32_OVERRIDE, OnnxRuntimeRunner, TensorRTProvider
 from dabnet.runtime.runner import HasLayerTimes
 from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
 from tests.support.device_double import FakeDeviceMemory

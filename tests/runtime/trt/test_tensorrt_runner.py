@@ -235,7 +235,7 @@ def test_other_tensors_than_the_manifest_says(
     with pytest.raises(ArtifactError, match="has the tensors .*mask int32.*rebuild"):
         TensorRTRunner(write_engine(tmp_path, INFO), memory)
     output = replace(contract_manifest().output, dtype="float32")
-    with pytest.raises(ArtifactError, match=r"gives float32 \(1, 32, 64\); expected uint8"):
+    with pytest.raises(ArtifactError, match=r"mask float32 \[1, 32, 64\]; expected uint8"):
         TensorRTRunner(write_engine(tmp_path, INFO, output=output), memory)
 
 
