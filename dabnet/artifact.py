@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError
 from dabnet.files import existing_file
-from dabnet.runtime.manifest import (
-    Manifest,
-    carried_manifest,
-    engine_manifest_path,
-    read_engine_manifest,
-)
+from dabnet.runtime import manifest as manifests
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,22 +28,11 @@ if TYPE_CHECKING:
 CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
-DEFAULT_SIZE = (512, 1024)
-"""(height, width) for a checkpoint, which takes any."""
+DEFAULT_SIZE = (512, 1024)  # (height, width) for a checkpoint, which takes any
 
 
 class RunOptions(TypedDict, total=False):
-    """How an artifact is run. One that does not fit the kind of artifact is refused.
-
-    Attributes:
-        threads: CPU threads of onnxruntime; None leaves its choice.
-        cuda_graph: capture each run into a CUDA graph and replay it (GPU only).
-        allow_cpu_nodes: accept nodes that onnxruntime placed on the CPU although CUDA was asked
-            for.
-        exact_qdq: compute Q/DQ as the graph says it, not in int8 kernels (onnxruntime).
-        runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
-            by ``close``.
-    """
+    """How an artifact is run: see ``OnnxRuntimeRunner`` and ``TensorRTRunner``."""
 
     threads: int | None
     cuda_graph: bool
@@ -66,12 +50,9 @@ _OPTIONS = {
 def open_artifact(
     path: str | Path, device: str | None = None, **options: Unpack[RunOptions]
 ) -> OnnxRuntimeRunner | TensorRTRunner:
-    """Load an artifact on the backend that its file is for.
+    """Load an artifact: ``.onnx`` on onnxruntime, an engine with its manifest on TensorRT.
 
-    Args:
-        path: ``.onnx`` runs on onnxruntime; an engine, with its manifest beside it, on TensorRT.
-        device: ``cpu`` or ``cuda``. None is ``cpu`` for an ONNX file; an engine runs on the GPU.
-        options: see ``RunOptions``.
+    ``device`` is ``cpu`` or ``cuda``; None is ``cpu`` for ONNX. An engine runs on the GPU.
 
     Raises:
         InputError: there is no such file, it is of another kind, or an option does not fit it.
@@ -83,52 +64,37 @@ def open_artifact(
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file, known by its name and what lies beside it; nothing is loaded to tell.
-
-    Attributes:
-        kind: ``ONNX`` by suffix, ``ENGINE`` by suffix or by the manifest beside it, else
-            ``CHECKPOINT``.
-    """
+    """A file; ``kind`` is known by its suffix, or the manifest of an engine that lies beside it."""
 
     path: Path
     kind: str
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
-        """Say what ``path`` is.
-
-        Raises:
-            InputError: there is no such file, or it is empty.
-        """
+        """Tell what ``path`` is; InputError if there is no such file, or it is empty."""
         path = existing_file(path, "a checkpoint, an ONNX file or an engine")
-        suffix = path.suffix.lower()
-        if suffix == ".onnx":
+        if (suffix := path.suffix.lower()) == ".onnx":
             return cls(path, ONNX)
-        is_engine = suffix in ENGINE_SUFFIXES or engine_manifest_path(path).is_file()
+        is_engine = suffix in ENGINE_SUFFIXES or manifests.engine_manifest_path(path).is_file()
         return cls(path, ENGINE if is_engine else CHECKPOINT)
 
     @cached_property
-    def manifest(self) -> Manifest | None:
-        """Of an ONNX file (read by the package onnx) or an engine; None of a checkpoint.
-
-        Raises:
-            ArtifactError: the file is damaged, or has no valid manifest.
-        """
+    def manifest(self) -> manifests.Manifest | None:
+        """Of an ONNX file or an engine, None of a checkpoint; ArtifactError if it is damaged."""
         if self.kind == CHECKPOINT:
             return None
         if self.kind == ENGINE:
-            return read_engine_manifest(self.path)[0]
+            return manifests.read_engine_manifest(self.path)[0]
         import onnx
         from google.protobuf.message import DecodeError
 
         try:
             model = onnx.load(self.path, load_external_data=False)
         except (DecodeError, ValueError, OSError) as error:
-            raise ArtifactError(
-                f"{str(self.path)!r} cannot be read as ONNX", "a file written by dabnet-export"
-            ) from error
+            given = f"{str(self.path)!r} cannot be read as ONNX"
+            raise ArtifactError(given, "a file written by dabnet-export") from error
         properties = {entry.key: entry.value for entry in model.metadata_props}
-        return carried_manifest(properties, repr(str(self.path)))
+        return manifests.carried_manifest(properties, repr(str(self.path)))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -141,25 +107,22 @@ class Artifact:
         """Load it, as ``open_artifact`` does; PyTorch runs a checkpoint by ``open_checkpoint``."""
         name = repr(str(self.path))
         if self.kind == CHECKPOINT:
-            raise InputError(
-                f"{name} is neither an ONNX file nor an engine with its manifest",
-                "an ONNX file or an engine written by dabnet-export",
-                f"export a checkpoint with: dabnet-export onnx {self.path}",
-            )
-        given: dict[str, Any] = {option: value for option, value in options.items() if value}
-        for option in given:
-            if option not in _OPTIONS[self.kind]:
-                raise InputError(f"{option} for {name}", ", ".join(_OPTIONS[self.kind]))
+            given = f"{name} is neither an ONNX file nor an engine with its manifest"
+            fix = f"export a checkpoint with: dabnet-export onnx {self.path}"
+            raise InputError(given, "an artifact written by dabnet-export", fix)
+        asked: dict[str, Any] = {option: value for option, value in options.items() if value}
+        if foreign := [option for option in asked if option not in _OPTIONS[self.kind]]:
+            raise InputError(f"{foreign[0]} for {name}", ", ".join(_OPTIONS[self.kind]))
         if self.kind == ONNX:
             from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 
-            return OnnxRuntimeRunner(self.path, device or "cpu", **given)
+            return OnnxRuntimeRunner(self.path, device or "cpu", **asked)
         if device not in (None, "cuda"):
             fix = "on a CPU run the ONNX file that it was built from"
             raise InputError(f"device {device!r} for the engine {name}", "'cuda'", fix)
         from dabnet.runtime.trt.runner import TensorRTRunner
 
-        return TensorRTRunner(self.path, **given)
+        return TensorRTRunner(self.path, **asked)
 
 
 def open_checkpoint(
@@ -170,17 +133,9 @@ def open_checkpoint(
     threads: int | None = None,
     mode: str = "eager",
 ) -> TorchRunner:
-    """Load a checkpoint, run by PyTorch behind the contract: uint8 images in, masks out.
+    """Load a checkpoint for PyTorch, as ``TorchRunner`` explains; DabnetError if that fails.
 
-    Args:
-        dataset: needed by a checkpoint that does not carry classes and preprocessing.
-        shape: (N, H, W, 3) of the images.
-        threads: CPU threads; None leaves PyTorch's choice.
-        mode: one of ``dabnet.runtime.torch_runner.MODES``.
-
-    Raises:
-        DabnetError: the checkpoint does not load.
-        BackendUnavailable: there is no GPU, or the mode cannot run here.
+    ``dataset`` is needed by a checkpoint that does not carry classes and preprocessing.
     """
     import torch
 
