@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.record import REFERENCE, Picture, Report, Row, Setting
 from bench.report import columns, figures
 from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, Line, is_marked, marked, rows_of
 from bench.report.notes import notes
 from bench.report.page import charts
-from bench.report.text import accuracy_grids
+from bench.report.text import accuracy_grids, layer_grid
 from dabnet.runtime.runner import SCOPES
 
 _TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
@@ -32,35 +30,33 @@ def html_page(report: Report, folder: Path | None = None) -> str:
         folder: where the files of ``report.pictures`` lie. A file that is not there is named in the
             page and left out.
     """
-    here = files("bench.report.page")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for text in (figures.milliseconds, figures.parts, figures.percent):
-        environment.filters[text.__name__] = text
-    shown: dict[str, dict[str, str]] = {}
+    pictures: dict[str, dict[str, str]] = {}
     missing = []
     for picture in report.pictures:
         if url := _data_url(picture, folder):
-            shown.setdefault(picture.image, {})[picture.shows] = url
+            pictures.setdefault(picture.image, {})[picture.shows] = url
         else:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
+    environment = Environment(
+        loader=PackageLoader("bench.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(parts=figures.parts, percent=figures.percent)
+    environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = notes(report)
-    template = environment.from_string(here.joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(
+    return environment.get_template("page.html.j2").render(
         report=report,
-        sheet=here.joinpath("page.css").read_text("utf-8"),
         alerts=[n for n in lines if n.startswith(("INCOMPLETE", CALIBRATION_MARK, TIMING_MARK))],
         notes=lines,
-        pictures=shown,
+        pictures=pictures,
         missing=missing,
-        accuracy_grids=accuracy_grids,
-        cards=cards,
-        charts=charts,
-        columns=columns,
+        colours={n: f"rgb{c}" for n, c in zip(report.classes, report.palette, strict=True)},
+        scores=accuracy_grids(report),
+        layers=layer_grid(report),
         looks=charts.looks(report),
-        remarks=_remarks,
-        verdicts=_verdicts,
         REFERENCE=REFERENCE,
         SCOPES=SCOPES,
     )
@@ -94,23 +90,14 @@ def _remarks(line: Line) -> Iterator[str]:
         yield "failed: see below"
 
 
-# --- what stands out --------------------------------------------------------------------------
-
-
-class Card(NamedTuple):
-    """A row that stands out: by what, its figure with the interval, and what else to know."""
-
-    title: str
-    row: Row
-    figure: str
-    more: str
-
-
-def cards(report: Report, setting: Setting) -> Iterator[Card]:
+def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str]]:
     """The fastest row of a setting, the most accurate and the smallest.
 
     A row whose difference to the reference may be chance (its interval holds 0) is not called the
     most accurate.
+
+    Yields:
+        What a row excels in, its name, its figure, and what else to know.
     """
     scope = charts.chart_scope(report, setting)
     speeds = {r.name: t.fps for r in rows_of(report, setting) if (t := r.timing(scope)) and t.fps}
@@ -118,22 +105,22 @@ def cards(report: Report, setting: Setting) -> Iterator[Card]:
     rows.sort(key=lambda row: -speeds[row.name].value)
     for row in rows[:1]:
         figure = f"{figures.rates(speeds[row.name])} FPS"
-        yield Card(f"Fastest, scope {scope}", row, figure, _more(row, scope))
-    scores = {row.name: row.score for row in rows if row.score}
-    changes = {name: score.miou_difference for name, score in scores.items()}
-    ties = [row for row in rows if (d := changes.get(row.name)) and d.low <= 0 <= d.high]
-    if told := [row for row in rows if row.name in scores and row not in ties]:
-        best = max(told, key=lambda row: scores[row.name].miou.value)
+        yield f"Fastest, scope {scope}", row.name, figure, _more(row, scope)
+    scored = [(row, row.score) for row in rows if row.score]
+    changes = ((row, score.miou_difference) for row, score in scored)
+    ties = [row for row, change in changes if change and change.low <= 0 <= change.high]
+    if told := [(row, score.miou) for row, score in scored if row not in ties]:
+        best, miou = max(told, key=lambda pair: pair[1].value)
         more = _more(best, scope)
         if ties and best.name == REFERENCE:
             more += (
                 f"; {len(ties)} rows do not differ from it beyond chance; fastest: {ties[0].name}"
             )
-        yield Card("Highest mIoU", best, f"{figures.shares(scores[best.name].miou)} %", more)
+        yield "Highest mIoU", best.name, f"{figures.shares(miou)} %", more
     if sized := [row for row in rows if row.footprint.artifact_bytes]:
         small = min(sized, key=lambda row: row.footprint.artifact_bytes)
         size = figures.megabytes(small.footprint.artifact_bytes, 2)
-        yield Card("Smallest file", small, f"{size} MB", _more(small, scope))
+        yield "Smallest file", small.name, f"{size} MB", _more(small, scope)
 
 
 def _more(row: Row, scope: str) -> str:
@@ -149,16 +136,3 @@ def _more(row: Row, scope: str) -> str:
     if is_marked(row):
         parts.append(f"{CALIBRATION_MARK} calibration overlaps, or may overlap, the score")
     return "; ".join([*parts, *(["failed"] if row.reason else [])])
-
-
-def _verdicts(report: Report, setting: Setting) -> Iterator[str]:
-    """The lines below the cards of a setting."""
-    drawn = charts.points(report, charts.chart_scope(report, setting), setting)
-    if best := ", ".join(point.name for point in charts.front(drawn)):
-        yield (
-            f"No row beats these in both FPS and mIoU: {best} (point values; the intervals say"
-            " which differences are real)."
-        )
-    rows = rows_of(report, setting)
-    if failed := [row for row in rows if row.reason]:
-        yield f"{len(failed)} of {len(rows)} rows did not run, or failed: see below the table."
