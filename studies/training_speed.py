@@ -36,7 +36,7 @@ from bench.machine.telemetry import CpuWatch
 from bench.statistics import paired_ratio
 from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
-from dabnet.data.batches import Batch, BatchOrder
+from dabnet.data.batches import Batch, BatchOrder, batches
 from dabnet.data.dataset import Dataset
 from dabnet.data.memory import fits_on, on_host_if_small
 from dabnet.data.registry import open_dataset
@@ -46,7 +46,6 @@ from dabnet.errors import InputError
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
 from dabnet.torch_device import torch_device
-from dabnet.training.data_path import batches
 from dabnet.training.learner import Learner
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes

@@ -1,7 +1,8 @@
 """Training batches whose content is a pure function of seed, epoch and place in the epoch.
 
 No state of a random generator has to be saved: a run that continues at iteration i sees the
-batches that the uninterrupted run would have seen.
+batches that the uninterrupted run would have seen. They are made on one of two paths: as a whole on
+the device that holds the data set, or image by image by workers on the CPU.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dabnet.console import progress_bar
 from dabnet.data.augmentation import Augmentation, crop_batch, crop_one
 from dabnet.data.dataset import Dataset
-from dabnet.data.memory import OnDevice
+from dabnet.data.memory import OnDevice, OnHost, fits_on
 from dabnet.errors import InputError
 
 Key = tuple[int, int]
@@ -25,6 +27,8 @@ Key = tuple[int, int]
 
 Batch = tuple[Tensor, Tensor]
 """uint8 images (N, h, w, 3) and uint8 labels (N, h, w)."""
+
+DATA_PATHS = ("auto", "device", "workers")
 
 
 class BatchOrder:
@@ -46,8 +50,7 @@ class BatchOrder:
     ) -> None:
         if images < batch_size:
             raise InputError(
-                f"--batch-size {batch_size} with {images} training images",
-                f"at most {images}",
+                f"--batch-size {batch_size} with {images} training images", f"at most {images}"
             )
         if batch_size % processes:
             raise InputError(
@@ -78,9 +81,52 @@ class BatchOrder:
         return [(epoch, int(index)) for index in chosen]
 
 
-def generator_of(seed: int, key: Key) -> np.random.Generator:
-    """Return the random numbers of one image's augmentation."""
-    return np.random.default_rng([seed, *key])
+def choose_data_path(asked: str, before: str | None, dataset: Dataset, device: torch.device) -> str:
+    """Return ``device`` or ``workers``.
+
+    Args:
+        asked: one of ``DATA_PATHS``. ``auto`` takes what the run had before, and for a new run a
+            GPU's memory; but never a device where the split does not fit.
+        before: the path of the run that is continued.
+    """
+    if asked != "auto":
+        return asked
+    wanted = before or ("device" if device.type == "cuda" else "workers")
+    return "device" if wanted == "device" and fits_on(device, dataset) else "workers"
+
+
+def batches(
+    path: str,
+    dataset: Dataset,
+    augmentation: Augmentation,
+    order: BatchOrder,
+    device: torch.device,
+    workers: int,
+    shown: bool = True,
+) -> Iterable[Batch]:
+    """Return the batches of ``order``, made on the path ``device`` or ``workers``.
+
+    Args:
+        workers: processes that augment; 0 does it in the training process.
+        shown: whether a progress bar may be, while the images are put where they are needed.
+
+    Raises:
+        DifferentSizes: the path is ``device``, and the images are not of one size.
+    """
+    if path == "device":
+        with progress_bar("filling the device", len(dataset), shown=shown) as step:
+            held = OnDevice(dataset, device, step)
+        return device_batches(held, augmentation, order, order.seed)
+    if workers and isinstance(dataset, OnHost):
+        with progress_bar("reading the images", len(dataset), shown=shown) as step:
+            dataset.fill(step)
+    return DataLoader(
+        AugmentedImages(dataset, augmentation, order.seed),
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
 
 
 class AugmentedImages(TorchDataset[Batch]):
@@ -91,28 +137,9 @@ class AugmentedImages(TorchDataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         item = self.dataset[key[1]]
-        placement = self.augmentation.draw(item.label.shape, generator_of(self.seed, key))
+        placement = self.augmentation.draw(item.label.shape, _generator_of(self.seed, key))
         image, label = crop_one(item, placement, self.augmentation)
         return torch.from_numpy(image), torch.from_numpy(label)
-
-
-def worker_batches(
-    images: AugmentedImages, order: BatchOrder, workers: int, pin: bool
-) -> Iterable[Batch]:
-    """Return batches in the given order, made image by image on the CPU.
-
-    Args:
-        workers: processes that augment; 0 does it in the training process.
-        pin: whether batches go to page-locked memory, for copies to a GPU.
-    """
-    return DataLoader(
-        images,
-        batch_sampler=order,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=False,
-        worker_init_fn=_leave_signals_to_the_parent,
-    )
 
 
 def device_batches(
@@ -120,9 +147,14 @@ def device_batches(
 ) -> Iterator[Batch]:
     """Yield batches in the given order, augmented as a whole where the data set lies."""
     for keys in order:
-        placements = [augmentation.draw(data.size, generator_of(seed, key)) for key in keys]
+        placements = [augmentation.draw(data.size, _generator_of(seed, key)) for key in keys]
         images, labels = data.take([index for _, index in keys])
         yield crop_batch(images, labels, placements, augmentation)
+
+
+def _generator_of(seed: int, key: Key) -> np.random.Generator:
+    """The random numbers of one image's augmentation."""
+    return np.random.default_rng([seed, *key])
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
-from dabnet.console import progress_columns
+from dabnet.console import progress_bar, progress_columns
 from dabnet.data.augmentation import Augmentation
-from dabnet.data.batches import Batch, BatchOrder
+from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
-from dabnet.data.statistics import SplitCounts
+from dabnet.data.statistics import CountsCache, SplitCounts, count_pixels
 from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -28,7 +28,6 @@ from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
 from dabnet.preprocessing import Preprocessing
-from dabnet.training.data_path import batches, choose_data_path, counts_of
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import LAST, RunFolder
 from dabnet.training.learner import Learner
@@ -111,9 +110,29 @@ class _Run:
         )
 
     def _count(self) -> SplitCounts:
-        shared = (self.spec.cache_dir, self.processes, self.spec.device)
-        counts = counts_of(self.train_set, "reading the training split", *shared)
-        counts_of(self.val_set, "reading the validation split", *shared)
+        """Return the pixel counts of the training split; both splits are read or in the cache.
+
+        So a bad file is met now, not epochs later.
+        """
+        counts = self._counts_of(self.train_set, "reading the training split")
+        self._counts_of(self.val_set, "reading the validation split")
+        return counts
+
+    def _counts_of(self, dataset: Dataset, what: str) -> SplitCounts:
+        """Each process reads its share; ``what`` stands beside the progress bar."""
+        processes, device = self.processes, self.spec.device
+        cache = CountsCache(self.spec.cache_dir) if self.spec.cache_dir else None
+        known = cache.load(dataset) if cache else None
+        if processes.agree(known is not None, device) and known is not None:
+            return known
+        share = processes.share(len(dataset))
+        with progress_bar(what, len(share), shown=processes.first) as step:
+            part = count_pixels(dataset, share, step)
+        numbers = [*part.class_pixels, *part.colour_sum, part.pixels]
+        sums = processes.sum_(torch.tensor(numbers, dtype=torch.int64, device=device)).tolist()
+        counts = SplitCounts(tuple(sums[:-4]), tuple(sums[-4:-1]), sums[-1])
+        if cache and processes.first:
+            cache.store(dataset, counts)
         return counts
 
     def loop(self, stop: Stop) -> TrainingResult:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dabnet.data.augmentation import Augmentation
-from dabnet.data.batches import AugmentedImages, BatchOrder, device_batches, worker_batches
-from dabnet.data.dataset import LabelledImage
-from dabnet.data.memory import OnDevice, OnHost
+from dabnet.data.batches import AugmentedImages, Batch, BatchOrder, batches
+from dabnet.data.dataset import Dataset, LabelledImage
+from dabnet.data.memory import OnHost
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import InputError
 
@@ -27,6 +27,17 @@ def toy(seed: int = 0) -> AugmentedImages:
     return AugmentedImages(OnHost(ToyStreet("train", (48, 64), 6)), AUGMENTATION, seed)
 
 
+def made(
+    path: str,
+    order: BatchOrder,
+    workers: int = 0,
+    dataset: Dataset | None = None,
+    augmentation: Augmentation = AUGMENTATION,
+) -> list[Batch]:
+    dataset = dataset or OnHost(ToyStreet("train", (48, 64), 6))
+    return list(batches(path, dataset, augmentation, order, torch.device("cpu"), workers))
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4), st.integers(0, 99), st.data())
 def test_order(images: int, batch: int, epochs: int, seed: int, data: st.DataObject) -> None:
@@ -35,11 +46,11 @@ def test_order(images: int, batch: int, epochs: int, seed: int, data: st.DataObj
             BatchOrder(images, batch, epochs, seed)
         return
     order = BatchOrder(images, batch, epochs, seed)
-    batches = list(order)
+    all_batches = list(order)
     per_epoch = images // batch
-    assert len(order) == len(batches) == order.total == epochs * per_epoch
+    assert len(order) == len(all_batches) == order.total == epochs * per_epoch
     for epoch in range(epochs):
-        of_epoch = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+        of_epoch = all_batches[epoch * per_epoch : (epoch + 1) * per_epoch]
         keys = [key for batch_keys in of_epoch for key in batch_keys]
         assert {key[0] for key in keys} == {epoch}
         # Part of a permutation: all different, all there but what does not fill a batch.
@@ -47,9 +58,9 @@ def test_order(images: int, batch: int, epochs: int, seed: int, data: st.DataObj
         assert {key[1] for key in keys} <= set(range(images))
     start = data.draw(st.integers(0, order.total))
     resumed = BatchOrder(images, batch, epochs, seed, start)
-    assert list(resumed) == batches[start:]
+    assert list(resumed) == all_batches[start:]
     assert len(resumed) == order.total - start
-    assert list(BatchOrder(images, batch, epochs, seed)) == batches
+    assert list(BatchOrder(images, batch, epochs, seed)) == all_batches
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -74,8 +85,8 @@ def test_an_item_is_a_function_of_seed_epoch_and_index() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_started_in_the_middle_gives_the_tail(workers: int) -> None:
-    whole = list(worker_batches(toy(), BatchOrder(6, 2, 2, 0), 0, pin=False))
-    tail = list(worker_batches(toy(), BatchOrder(6, 2, 2, 0, start=4), workers, pin=False))
+    whole = made("workers", BatchOrder(6, 2, 2, 0))
+    tail = made("workers", BatchOrder(6, 2, 2, 0, start=4), workers)
     assert len(whole) == 6
     assert len(tail) == 2
     for (pixels, labels), (again, labels_again) in zip(whole[4:], tail, strict=True):
@@ -98,9 +109,9 @@ class TellsItsGroup(ToyStreet):
 def test_a_signal_to_the_group_of_the_training_reaches_no_worker() -> None:
     """Ctrl-C in a terminal does: a worker that ends would break the last step."""
     still = Augmentation(CROP, (1.0,), (0, 0, 0), 255)
-    images = AugmentedImages(TellsItsGroup("train", (32, 64), 6), still, 0)
-    batches = list(worker_batches(images, BatchOrder(6, 2, 1, 0), 2, pin=False))
-    groups = {int(value) for _, labels in batches for value in labels.unique()}
+    dataset = TellsItsGroup("train", (32, 64), 6)
+    told = made("workers", BatchOrder(6, 2, 1, 0), 2, dataset, still)
+    groups = {int(value) for _, labels in told for value in labels.unique()}
     assert len(groups) == 2
     assert os.getpgid(0) % 199 not in groups
 
@@ -117,12 +128,8 @@ def test_processes_share_each_batch(processes: int) -> None:
 
 
 def test_both_data_paths_give_the_same_batches() -> None:
-    dataset = ToyStreet("train", (48, 64), 6)
-    images = AugmentedImages(dataset, AUGMENTATION, 7)
-    by_workers = list(worker_batches(images, BatchOrder(6, 2, 2, 7, start=1), 0, pin=False))
-    held = OnDevice(dataset, torch.device("cpu"))
-    order = BatchOrder(6, 2, 2, 7, start=1)
-    on_device = list(device_batches(held, AUGMENTATION, order, 7))
+    by_workers = made("workers", BatchOrder(6, 2, 2, 7, start=1))
+    on_device = made("device", BatchOrder(6, 2, 2, 7, start=1))
     assert len(by_workers) == len(on_device) == 5
     for (pixels, labels), (again, labels_again) in zip(by_workers, on_device, strict=True):
         assert torch.equal(labels, labels_again)

@@ -10,9 +10,9 @@ from PIL import Image
 
 import dabnet.training.loop
 from dabnet.checkpoint import load_checkpoint
+from dabnet.data.batches import choose_data_path
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
 from dabnet.errors import InputError
-from dabnet.training.data_path import choose_data_path
 from tests.support.training_runs import command, log_of, run, spec_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
