@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +14,10 @@ import pytest
 from export.engine.engine import build_engine
 from export.engine.progress import OpenPhases, Phases, interruptible, phase_bars
 from export.engine.spec import BuildSpec
-from tests.support import ROOT
 from tests.support.builder_double import PHASES
 from tests.support.contract_graph import write_contract
 from tests.support.engine_builds import build, nothing_was_written, scenario_of
+from tests.support.processes import run_python
 from tests.support.tensorrt_double import VERSIONS
 
 REPORTING = [version for version in VERSIONS if version != "8.6.1"]
@@ -140,14 +138,7 @@ def test_a_second_ctrl_c_ends_the_process() -> None:
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('not reached')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = run_python(program)
     assert result.returncode == -signal.SIGINT
     assert result.stdout.splitlines()[-1] == "goes on"
 

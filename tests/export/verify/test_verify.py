@@ -43,7 +43,7 @@ class Told(Side):
         manifest = contract_manifest()
         self.path, self.kind, self.precision = Path(name), "onnx", "fp32"
         self.classes, self.palette = manifest.classes, manifest.palette
-        self.shape, self.size = shape, shape[1:]
+        self.shape, self.size, self.stride = shape, shape[1:], 8
         self._masks, self._logits, self._place = masks, logits, itertools.count()
         vars(self).update(changes)
 

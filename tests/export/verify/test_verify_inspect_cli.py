@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,23 +18,13 @@ from PIL import Image
 
 from dabnet.runtime.manifest import EngineInfo, engine_manifest_path
 from tests.support.contract_graph import CLASSES, HEIGHT, WIDTH, contract_manifest, write_contract
-from tests.support.forked_commands import ROOT, run_commands
+from tests.support.forked_commands import run_commands
+from tests.support.processes import DABNET_EXPORT, environment, run_python
 from tests.support.seeded_checkpoint import noise, write_checkpoint
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-COMMAND = [sys.executable, "-c", "from export.cli.main import main; main()"]
 
 
 def dabnet_export(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_python(DABNET_EXPORT, *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +168,9 @@ def test_ctrl_c_leaves_nothing(workplace: Path, tmp_path: Path) -> None:
     record, pictures = tmp_path / "record.json", tmp_path / "pictures"
     arguments = ["verify", FP32, INT8, "--images", str(many), "--json", str(record)]
     process = subprocess.Popen(
-        [*COMMAND, *arguments, "--output", str(pictures)],
+        [sys.executable, "-c", DABNET_EXPORT, *arguments, "--output", str(pictures)],
         cwd=workplace,
-        env=ENVIRONMENT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -204,15 +193,7 @@ def test_help_loads_no_framework(command: str, tmp_path: Path) -> None:
         "try: export.cli.main.main()\n"
         "finally: print('heavy:', [m for m in ('torch', 'onnx', 'numpy') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, command, "--help"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(program, command, "--help", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage:" in done.stdout
     assert "heavy: []" in done.stdout
@@ -224,15 +205,7 @@ def test_two_onnx_files_are_compared_without_torch(workplace: Path) -> None:
         "import sys; sys.modules['torch'] = None; from export.cli.main import main\n"
         f"sys.argv = ['x', 'verify', '{FP32}', '{INT8}', '--images', 'images']; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=workplace,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(program, folder=workplace)
     assert (done.returncode, done.stderr) == (0, "")
     assert "SQNR" in done.stdout
     assert np.isfinite(float(done.stdout.split("SQNR ")[1].split(" dB")[0]))
