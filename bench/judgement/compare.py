@@ -13,7 +13,7 @@ from bench.record.timing import seconds_by_round
 from bench.statistics import ratio_of_runs, verdict
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, bounds, resampled_miou
-from dabnet.metrics import Floats, mean_of_classes
+from dabnet.metrics import mean_of_classes
 
 REGRESSION, SUSPECT, NOT_JUDGED = "regression", "suspect", "not judged"
 WORSE, SAME, BETTER, NEW = "worse", "indistinguishable", "better", "new"
@@ -21,9 +21,6 @@ OUTCOMES = (REGRESSION, SUSPECT, NOT_JUDGED, WORSE, NEW, BETTER, SAME)
 """By severity. ``suspect``: past a threshold, but not surely; ``worse``: surely, but within it."""
 
 DIRECT, NORMALISED = "direct", "normalised"
-
-MACHINE = ("processor", "gpu")
-"""Facts of ``Report.environment`` that make it the same machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,6 @@ class Finding:
         change: of a speed the old time over the new one (above 1 is faster), of accuracy the new
             mean IoU less the old one, of memory the new peak over the old one.
         normalised: of a speed, ``change`` over that of the reference row.
-        note: what the reader must know.
     """
 
     name: str
@@ -68,12 +64,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Result of ``compare``.
+    """Findings, the most severe first, and differences between the runs, one line each.
 
-    Attributes:
-        findings: the most severe first.
-        differences: between the runs themselves, one line each.
-        basis: which ratio of times is judged: ``direct`` or ``normalised``.
+    ``basis`` is the ratio of times that is judged: ``direct`` or ``normalised``.
     """
 
     findings: tuple[Finding, ...]
@@ -104,13 +97,14 @@ def compare(old: Report, new: Report, limits: Limits) -> Comparison:
             "runs of the same backends at the same size, batch and streams",
             "measure both with the same --backend, --size, --batch and --streams",
         )
-    judge = _Judge(old, new, limits, DIRECT if _same_machine(old, new) else NORMALISED)
+    basis = DIRECT if _machine(old) == _machine(new) else NORMALISED
+    judge = _Judge(old, new, limits, basis)
     findings = [f for key, row in before.items() for f in judge.row(row, after.get(key))]
     new_rows = (row for key, row in after.items() if key not in before)
     findings += [Finding(row.name, row.setting, "row", NEW, note=row.reason) for row in new_rows]
+    told = [*_differences(old, new), *(_drift(findings) if basis == DIRECT else ())]
     findings.sort(key=lambda finding: OUTCOMES.index(finding.outcome))
-    told = [*_differences(old, new), *(_drift(old, new) if judge.basis == DIRECT else ())]
-    return Comparison(tuple(findings), tuple(told), judge.basis)
+    return Comparison(tuple(findings), tuple(told), basis)
 
 
 def miou_change(old: Score, new: Score, paired: bool) -> Interval:
@@ -121,15 +115,19 @@ def miou_change(old: Score, new: Score, paired: bool) -> Interval:
     """
     counts = [(np.array(score.hits), np.array(score.unions)) for score in (old, new)]
     values = [mean_of_classes(*(part.sum(0).astype(float) for part in pair)) for pair in counts]
-    seeds = (0, 0 if paired else 1)
-    before, after = (resampled_miou(*pair, seed) for pair, seed in zip(counts, seeds, strict=True))
+    before, after = resampled_miou(*counts[0]), resampled_miou(*counts[1], 0 if paired else 1)
     return Interval(float(values[1] - values[0]), *bounds(after - before))
+
+
+def _outcome(change: Interval, least: float, same: float) -> str:
+    """The outcome of a change that may fall to ``least``; ``same`` stands for no change."""
+    if change.value < least:
+        return REGRESSION if change.high < least else SUSPECT
+    return WORSE if change.high < same else BETTER if change.low > same else SAME
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Judges row by row."""
-
     old: Report
     new: Report
     limits: Limits
@@ -154,31 +152,25 @@ class _Judge:
     def _speed(self, row: Row, before: Timing, now: Row) -> Iterator[Finding]:
         if before.latency is None:
             return
-        what, median = f"{before.scope} speed", before.latency.p50_ms
-        found = Finding(row.name, row.setting, what, NOT_JUDGED, median)
-        after = now.timing(before.scope)
+        what, after = f"{before.scope} speed", now.timing(before.scope)
+        found = Finding(row.name, row.setting, what, NOT_JUDGED, before.latency.p50_ms)
         if after is None or after.latency is None:
             # A scope that the new run did not time at all was not asked for.
             asked = any(each.timing(before.scope) for each in self.new.rows)
             outcome = REGRESSION if asked else NOT_JUDGED
             yield replace(found, outcome=outcome, note="not timed in the new record")
             return
-        direct = _speed_change(before.turns, after.turns)
+        change = _speed_change(before.turns, after.turns)
         relative = None if row.name == REFERENCE else self._relative(row, before, after)
         marks = sorted({*before.marks, *after.marks})
-        outcome, note = self._judged(row.name, direct, relative, bool(marks))
-        yield replace(
-            found,
-            outcome=outcome,
-            new=after.latency.p50_ms,
-            change=direct,
-            normalised=relative,
-            note="; ".join(filter(None, (note, ", ".join(marks)))),
-        )
+        outcome, note = self._judged(row.name, change, relative, bool(marks))
+        note = "; ".join(filter(None, (note, ", ".join(marks))))
+        found = replace(found, outcome=outcome, new=after.latency.p50_ms, note=note)
+        yield replace(found, change=change, normalised=relative)
 
     def _relative(self, row: Row, before: Timing, after: Timing) -> Interval | None:
         """The change of a row's speed over that of the reference in the same rounds."""
-        logs: list[Floats] = []
+        logs = []
         for report, timing in ((self.old, before), (self.new, after)):
             reference = report.reference(row.setting)
             timed = reference.timing(timing.scope) if reference else None
@@ -197,30 +189,25 @@ class _Judge:
         reference does. What slowed down no more than the reference is no regression, but suspect;
         so is the reference itself if something disturbed it.
         """
+        least = 1 / (1 + self.limits.slowdown)
         if direct is None:
             return NOT_JUDGED, "fewer than two rounds: no interval"
         if self.basis == NORMALISED and name == REFERENCE:
             return NOT_JUDGED, "the reference, on another machine"
         if self.basis == NORMALISED:
             why = f"another machine, and no {REFERENCE} in this scope of both records"
-            return (self._judged_ratio(relative), "") if relative else (NOT_JUDGED, why)
-        outcome, floor = self._judged_ratio(direct), 1 / (1 + self.limits.slowdown)
-        if outcome == REGRESSION and relative is not None and relative.value >= floor:
+            return (_outcome(relative, least, 1), "") if relative else (NOT_JUDGED, why)
+        outcome = _outcome(direct, least, 1)
+        if outcome == REGRESSION and relative is not None and relative.value >= least:
             return SUSPECT, f"{REFERENCE} slowed down as much"
         if outcome == REGRESSION and name == REFERENCE and marked:
             return SUSPECT, "nothing to compare it with"
         return outcome, ""
 
-    def _judged_ratio(self, ratio: Interval) -> str:
-        floor = 1 / (1 + self.limits.slowdown)
-        if ratio.value < floor:
-            return REGRESSION if ratio.high < floor else SUSPECT
-        return {"faster": BETTER, "slower": WORSE}.get(verdict(ratio), SAME)
-
     def _accuracy(self, row: Row, now: Row) -> Iterator[Finding]:
-        old, new, drop = self.old, self.new, self.limits.miou_drop
         if row.score is None:
             return
+        old, new = self.old, self.new
         found = Finding(row.name, row.setting, "accuracy", NOT_JUDGED, row.score.miou.value)
         if now.score is None:
             outcome = REGRESSION if new.labelled else NOT_JUDGED
@@ -232,10 +219,7 @@ class _Judge:
             return
         paired = old.images == new.images
         change = miou_change(row.score, now.score, paired)
-        if change.value < -drop:
-            outcome = REGRESSION if change.high < -drop else SUSPECT
-        else:
-            outcome = WORSE if change.high < 0 else BETTER if change.low > 0 else SAME
+        outcome = _outcome(change, -self.limits.miou_drop, 0)
         note = "" if paired else "other images: unpaired"
         yield replace(found, outcome=outcome, change=change, note=note)
 
@@ -252,20 +236,16 @@ class _Judge:
 
 def _speed_change(old: Sequence[Turn], new: Sequence[Turn]) -> Interval | None:
     """Old time over new time, above 1 is faster."""
-    logs = [np.log(list(seconds_by_round(turns).values())) for turns in (old, new)]
-    return ratio_of_runs(-logs[0], -logs[1])
+    before, after = (np.log(list(seconds_by_round(turns).values())) for turns in (old, new))
+    return ratio_of_runs(-before, -after)
 
 
 # --- the runs ---------------------------------------------------------------------------------
 
 
-def _same_machine(old: Report, new: Report) -> bool:
-    """Whether times of the two can be compared as they are; also the same number of threads."""
-    facts = [
-        (report.scenario.get("cpu_threads"), *map(report.environment.get, MACHINE))
-        for report in (old, new)
-    ]
-    return facts[0] == facts[1]
+def _machine(report: Report) -> tuple[Any, ...]:
+    """Facts that must be equal for times to be compared as they are."""
+    return report.scenario.get("cpu_threads"), *map(report.environment.get, ("processor", "gpu"))
 
 
 def _differences(old: Report, new: Report) -> Iterator[str]:
@@ -274,7 +254,7 @@ def _differences(old: Report, new: Report) -> Iterator[str]:
         if not report.complete:
             yield f"the {name} record is of a run that was stopped before its end"
     facts = [_facts(report) for report in (old, new)]
-    for key in dict.fromkeys(key for each in facts for key in each):
+    for key in facts[0] | facts[1]:
         before, after = (each.get(key, "unknown") for each in facts)
         if before != after:
             yield f"{key}: {before} → {after}"
@@ -297,16 +277,12 @@ def _facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _drift(old: Report, new: Report) -> Iterator[str]:
-    """A change of the reference itself, which may be one of the machine."""
-    for setting in old.settings:
-        before, after = old.reference(setting), new.reference(setting)
-        for timing in before.timings if before and after else ():
-            now = after.timing(timing.scope) if after else None
-            change = _speed_change(timing.turns, now.turns) if now else None
-            if change and verdict(change) != "indistinguishable":
-                yield (
-                    f"{REFERENCE} itself is {change.value:.2f} times as fast at {setting}"
-                    f" ({timing.scope}): if its code is the same, the machine has changed, and"
-                    " the normalised ratio tells more than the direct one"
-                )
+def _drift(findings: Sequence[Finding]) -> Iterator[str]:
+    """Changes of the reference itself, which may be of the machine."""
+    for found in (f for f in findings if f.name == REFERENCE and f.what.endswith(" speed")):
+        if found.change and verdict(found.change) != "indistinguishable":
+            yield (
+                f"{REFERENCE} itself is {found.change.value:.2f} times as fast at {found.setting}"
+                f" ({found.what.removesuffix(' speed')}): if its code is the same, the machine has"
+                " changed, and the normalised ratio tells more than the direct one"
+            )

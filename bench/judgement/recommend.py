@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from bench.judgement.compare import miou_change
-from bench.record import PAPER, UNKNOWN, Report, Row, Setting, Timing
+from bench.record import PAPER, Report, Row, Setting, Timing
 from bench.record.timing import speed_ratio
+from bench.report.columns import counted, is_marked, rows_of
+from bench.report.figures import percent
+from bench.report.notes import calibration
 from bench.statistics import interval_around, verdict
 from dabnet.errors import InputError
 from dabnet.intervals import Interval
@@ -42,24 +45,25 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
     The fastest; of rows that rounds do not tell from it the most accurate; of those that images do
     not tell from that one the smallest file.
     """
-    rows = [row for row in report.rows if row.setting == setting and not row.timing(PAPER)]
+    rows = [row for row in rows_of(report, setting) if not row.timing(PAPER)]
     timings = {row.name: row.timing(bounds.scope) for row in rows}
     rows.sort(key=lambda row: _median_ms(timings[row.name]))
     fitting: list[tuple[Row, Timing]] = []
     lines, excluded = [], []
     for row in rows:
-        timing, reason = timings[row.name], _unfit(row)
-        if timing is None or reason:
-            why = reason or f"not timed in scope {bounds.scope}"
-            excluded.append(f"  {row.name}: not considered: {why}")
-            continue
-        figures = _figures(row, timing, bounds)
-        missed = any(missed for _, missed in figures)
-        texts = (text for text, _ in figures)
-        notes = "".join(_notes(row, timing, bounds.percentile))
-        lines.append(f"  {'misses' if missed else 'meets'}: {row.name}: {', '.join(texts)}{notes}")
-        if not missed:
-            fitting.append((row, timing))
+        timing = timings[row.name]
+        if is_marked(row):
+            excluded.append(f"  not considered: {calibration(report, row)}")
+        elif row.reason or timing is None:
+            why = row.reason or f"not timed in scope {bounds.scope}"
+            excluded.append(f"  not considered: {row.name}: {why}")
+        else:
+            texts, misses = zip(*_figures(row, timing, bounds), strict=True)
+            notes = "".join(_notes(row, timing, bounds.percentile))
+            word = "misses" if any(misses) else "meets"
+            lines.append(f"  {word}: {row.name}: {', '.join(texts)}{notes}")
+            if not any(misses):
+                fitting.append((row, timing))
     if bounds.min_miou is None:
         excluded.append("  note: accuracy was not bounded: add --min-miou")
     if not report.complete:
@@ -97,53 +101,38 @@ def percentile_ms(timing: Timing, percentile: str) -> Interval:
     Of a single round the interval is unbounded.
     """
     value = float(getattr(timing.latency, f"{percentile}_ms"))
-    counted = [turn.samples_ns for turn in timing.turns if turn.counted]
-    if len(counted) < 2:
-        return Interval(value, 0.0, math.inf)
-    rank = float(percentile.removeprefix("p"))
-    return interval_around(value, [np.percentile(samples, rank) for samples in counted])
+    rounds = [np.percentile(t.samples_ns, float(percentile[1:])) for t in counted(timing)]
+    return interval_around(value, rounds) if len(rounds) > 1 else Interval(value, 0.0, math.inf)
 
 
 def _median_ms(timing: Timing | None) -> float:
     return timing.latency.p50_ms if timing and timing.latency else math.inf
 
 
-def _unfit(row: Row) -> str:
-    """Why a row is never recommended, whatever its numbers; "" if it may be."""
-    if row.accuracy and row.accuracy.overlap:
-        count = len(row.accuracy.overlap)
-        return f"scored on {count} images that calibrated it: its accuracy is not known"
-    if row.accuracy and row.accuracy.calibrated_on == UNKNOWN:
-        return "calibrated on unknown images: it may be scored on them"
-    return row.reason
-
-
-def _figures(row: Row, timing: Timing, bounds: Bounds) -> list[tuple[str, bool]]:
-    """Each figure of a row as text, and whether it misses its bound."""
+def _figures(row: Row, timing: Timing, bounds: Bounds) -> Iterator[tuple[str, bool]]:
+    """Each figure of a row as text, and whether its estimate misses its bound."""
+    peak = row.footprint.device_peak_bytes or row.footprint.host_peak_bytes
     miou = row.score.miou if row.score else None
-    percent = Interval(100 * miou.value, 100 * miou.low, 100 * miou.high) if miou else None
+    percents = Interval(*(100 * share for share in astuple(miou))) if miou else None
     minimum = None if bounds.min_miou is None else 100 * bounds.min_miou
     latency = percentile_ms(timing, bounds.percentile)
-    peak = (row.footprint.device_peak_bytes or row.footprint.host_peak_bytes or 0) / 1e6
-    memory = Interval(peak, peak, peak) if peak else None
-    return [
-        _figure("mIoU", "%", percent, minimum, sign=-1),
-        _figure(bounds.percentile, "ms", latency, bounds.max_latency_ms),
-        _figure("peak memory", "MB", memory, bounds.max_memory_mb),
-    ]
+    yield _figure("mIoU", "%", percents, minimum, sign=-1)
+    yield _figure(bounds.percentile, "ms", latency, bounds.max_latency_ms)
+    memory = Interval(*3 * (peak / 1e6,)) if peak else None
+    yield _figure("peak memory", "MB", memory, bounds.max_memory_mb)
 
 
 def _figure(
-    name: str, unit: str, value: Interval | None, bound: float | None, sign: int = 1
+    name: str, unit: str, found: Interval | None, bound: float | None, sign: int = 1
 ) -> tuple[str, bool]:
-    """Text and whether the estimate misses the bound, a maximum (``sign`` 1) or minimum (-1)."""
-    if value is None:
+    """A figure and its bound, a maximum (``sign`` 1) or minimum (-1)."""
+    if found is None:
         return f"{name} unknown", bound is not None
-    interval = f" [{value.low:.2f}, {value.high:.2f}]" if value.low < value.high < math.inf else ""
-    text = f"{name} {value.value:.2f}{interval} {unit}"
+    interval = f" [{found.low:.2f}, {found.high:.2f}]" if found.low < found.high < math.inf else ""
+    text = f"{name} {found.value:.2f}{interval} {unit}"
     if bound is None:
         return text, False
-    over, worst = (sign * (v - bound) for v in (value.value, value.high if sign > 0 else value.low))
+    over, worst = (sign * (v - bound) for v in (found.value, found.high if sign > 0 else found.low))
     if over > 0:
         return f"{text} (misses {bound:g} by {over:.2f})", True
     return f"{text} (meets {bound:g} by its estimate only)" if worst > 0 else text, False
@@ -152,15 +141,13 @@ def _figure(
 def _best(fitting: list[tuple[Row, Timing]]) -> tuple[Row, str]:
     """The row to ship of those that meet the bounds, the fastest first, and what decided."""
     (fastest, its), *others = fitting
-    equal = [fastest]
-    for row, timing in others:
-        ratio = speed_ratio(its.turns, timing.turns)
-        if ratio and verdict(ratio) == "indistinguishable":
-            equal.append(row)
     if not others:
         return fastest, "it is the only row that meets the bounds"
-    if len(equal) == 1:
+    ratios = ((row, speed_ratio(its.turns, timing.turns)) for row, timing in others)
+    ties = [row for row, ratio in ratios if ratio and verdict(ratio) == "indistinguishable"]
+    if not ties:
         return fastest, f"it is the fastest of {len(fitting)} that meet the bounds"
+    equal = [fastest, *ties]
     accurate = max(equal, key=lambda row: row.score.miou.value if row.score else -1)
     level = [row for row in equal if row is accurate or not _less_accurate(row, accurate)]
     chosen = min(level, key=lambda row: row.footprint.artifact_bytes or math.inf)
@@ -186,5 +173,5 @@ def _notes(row: Row, timing: Timing, percentile: str) -> Iterator[str]:
     if timing.latency and timing.latency.calls < _CALLS_FOR[percentile]:
         yield f"; {percentile} of {timing.latency.calls} calls is a guess"
     if row.score and row.accuracy and row.accuracy.timed_miou is not None:
-        timed = f"{100 * row.accuracy.timed_miou:.2f} %"
-        yield f"; the timed kernels have mIoU {timed}, and other arithmetic was scored"
+        timed = percent(row.accuracy.timed_miou)
+        yield f"; the timed kernels have mIoU {timed} %, and other arithmetic was scored"
