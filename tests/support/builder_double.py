@@ -1,4 +1,4 @@
-"""How the doubles build: with the traps of the real builders.
+"""The building half of the TensorRT double, with the traps of the real builders.
 
 An exception in a callback is printed and dropped, as NVIDIA's bindings do it; no plan is built of a
 strongly typed network with a precision flag, nor of a dynamic one without a profile.

@@ -1,4 +1,4 @@
-"""What the tests of training share: a small data set, a short run, and how runs are compared."""
+"""Helpers of the tests of training: a small data set, a short run, a comparison of runs."""
 
 from __future__ import annotations
 

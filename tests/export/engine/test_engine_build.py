@@ -1,4 +1,4 @@
-"""What the builder and the inspector may answer, and what is made of it."""
+"""Answers of the builder and the inspector, and what is made of each."""
 
 from __future__ import annotations
 

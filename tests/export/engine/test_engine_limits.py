@@ -1,4 +1,4 @@
-"""What is refused before the minutes of a build."""
+"""Refusals before the minutes of a build."""
 
 from __future__ import annotations
 
