@@ -20,7 +20,7 @@ INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 .PHONY: help install demo test test-slow test-gpu clean
 help:
 	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 7 minutes)"
-	@echo "make test   lint, types and tests"
+	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
 	@echo "            HARDWARE=cpu (default), gpu or pascal chooses what is installed"
 
 install: $(INSTALLED)
@@ -46,15 +46,18 @@ demo: $(INSTALLED)
 	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
 	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
 
-# In a process of their own: on one virtual machine (Linux 6.18, Zen 5) a process in which int8 kernels of
+# A worker per core; all tests of a file in one worker, whose fixtures they share. One thread per operator, as
+# the cores are taken.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# In processes of their own: on one virtual machine (Linux 6.18, Zen 5) a process in which int8 kernels of
 # OpenVINO 2026.4.1 had run was ended by SIGSEGV in a later system call. The cause is not known.
 WITH_OPENVINO := tests/bench/backends/test_backends.py tests/runtime/test_openvino_runner.py
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(WITH_OPENVINO)
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(WITH_OPENVINO:%=--ignore=%) tests
+	$(PYTEST) -m 'not slow and not gpu' $(WITH_OPENVINO)
+	$(PYTEST) -m 'not slow and not gpu' $(WITH_OPENVINO:%=--ignore=%) tests
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
