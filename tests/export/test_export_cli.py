@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -17,31 +15,16 @@ from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
-from tests.support.forked_commands import ROOT, run_commands
+from tests.support.forked_commands import run_commands
+from tests.support.processes import DABNET_EXPORT, run_python
 from tests.support.seeded_checkpoint import SIZE, no_bar, write_checkpoint
 
 SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
 
 
-def run_python(
-    program: str, *arguments: str, folder: Path, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run a program in ``folder``, with this repository to import from."""
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def dabnet_export(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command in ``folder``."""
-    return run_python("from export.cli.main import main; main()", *arguments, folder=folder)
+    return run_python(DABNET_EXPORT, *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +192,22 @@ def test_an_engine_of_an_onnx_file(
     share = f"{100 * stored.agreement.mean:.3f} %"
     assert f"  its ONNX file agrees with PyTorch FP32 on {share}" in built.stdout
     assert re.search(r"  tensorrt_rtx \S+ for sm86; layers: \d+ Float", built.stdout)
+
+
+def test_an_export_of_floats_loads_nothing_of_int8(workplace: Path, tmp_path: Path) -> None:
+    """The road reads in one file; INT8, with its calibration, is a turn that only INT8 takes."""
+    program = (
+        "import sys; from pathlib import Path; import export.cli.main as main\n"
+        "sys.argv[1:] = ['onnx', sys.argv[1], '-o', 'm.onnx', *sys.argv[2:]]\n"
+        "try: main.main()\n"
+        "finally: print('loaded:', [m for m in sys.modules\n"
+        "    if m.startswith(('calibration', 'export.int8', 'export.engine.'))])"
+    )
+    checkpoint = str(workplace / "seeded.pth")
+    for target in ("portable", "ort-cpu"):
+        done = run_python(program, checkpoint, *SMALL, "--optimize-for", target, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "loaded: ['export.engine.spec']" in done.stdout  # for the options of trt
 
 
 @pytest.mark.parametrize("command", ["", "onnx", "trt", "calibration", "inspect", "verify"])
