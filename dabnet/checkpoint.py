@@ -105,17 +105,17 @@ def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
     """
     file = existing_file(path, "a checkpoint (a .pth file)")
     content = _read(file)
-    if content.get("format") is not None:
-        _require_sums(file)
-        checkpoint = _ours(content, file)
-        if dataset not in (None, checkpoint.dataset):
-            raise InputError(
-                f"--dataset {dataset}, but {str(file)!r} was trained on {checkpoint.dataset}",
-                "the dataset of the checkpoint",
-                f"leave --dataset out or give {checkpoint.dataset}",
-            )
-        return checkpoint
-    return _public(content, file, dataset)
+    if content.get("format") is None:
+        return _public(content, file, dataset)
+    _require_sums(file)
+    checkpoint = _ours(content, file)
+    if dataset not in (None, checkpoint.dataset):
+        raise InputError(
+            f"--dataset {dataset}, but {str(file)!r} was trained on {checkpoint.dataset}",
+            "the dataset of the checkpoint",
+            f"leave --dataset out or give {checkpoint.dataset}",
+        )
+    return checkpoint
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -126,8 +126,7 @@ def _read(file: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         # Torch's message runs over many lines; the name of the refused object is what helps.
-        refused = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)
-        if refused:
+        if refused := re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.I):
             raise ArtifactError(
                 f"{str(file)!r} is not a checkpoint that loads safely (it holds {refused[1]})",
                 "tensors, strings and numbers only",
@@ -150,17 +149,16 @@ def _require_sums(file: Path) -> None:
     """Raise where a part of our file is not what was written: torch does not look at its sums."""
     try:
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
+            name = archive.testzip()
+        damage = f"the check sum of {name}" if name else ""
     except Exception as error:  # damage of its index makes zipfile raise nearly anything
-        raise _damaged(file, type(error).__name__) from error
-    if damaged is not None:
-        raise _damaged(file, f"the check sum of {damaged}")
-
-
-def _damaged(file: Path, what: str) -> ArtifactError:
-    return ArtifactError(
-        f"{str(file)!r} is damaged ({what})", "the file as it was written", "copy or train it again"
-    )
+        damage = type(error).__name__
+    if damage:
+        raise ArtifactError(
+            f"{str(file)!r} is damaged ({damage})",
+            "the file as it was written",
+            "copy or train it again",
+        )
 
 
 def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
@@ -171,18 +169,16 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             "use the version of dabnet-train that wrote it",
         )
     try:
-        dataset = content["dataset"]
-        labels = LabelSet(
-            tuple(content["classes"]),
-            tuple(tuple(colour) for colour in content["palette"]),
-            content["ignore"],
-            label_set(dataset).categories,
-        )
         checkpoint = Checkpoint(
             content["model_name"],
             _state_dict(content["model"], content, file),
-            dataset,
-            labels,
+            content["dataset"],
+            LabelSet(
+                tuple(content["classes"]),
+                tuple(map(tuple, content["palette"])),
+                content["ignore"],
+                label_set(content["dataset"]).categories,
+            ),
             Preprocessing(tuple(content["mean_rgb"]), tuple(content["scale"])),
             content["epoch"],
             content["metrics"],
@@ -219,9 +215,10 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
             f" for {dataset}",
             "a checkpoint of dabnet-train, or one of " + ", ".join(published),
         )
-    epoch = content.get("epoch", 0)
-    epoch = epoch if isinstance(epoch, int) else 0
-    checkpoint = Checkpoint(model, state, dataset, labels, published[dataset], epoch)
+    epoch = content.get("epoch")
+    checkpoint = Checkpoint(
+        model, state, dataset, labels, published[dataset], epoch if isinstance(epoch, int) else 0
+    )
     _check_fit(checkpoint, file)
     return checkpoint
 
@@ -286,23 +283,18 @@ def _shapes(model: str, classes: int) -> dict[str, tuple[int, ...]]:
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:
     """Raise where some convolutions have a range and others none, or a range is no number >= 0."""
-    ranges = checkpoint.activation_ranges
-    if not ranges:
-        return
-    state = checkpoint.state
+    ranges, state = checkpoint.activation_ranges, checkpoint.state
     convolutions = {n.removesuffix(".weight") for n in state if state[n].ndim == 4}
-    wrong = sorted(convolutions ^ set(ranges), key=str)
-    if wrong:
-        raise ArtifactError(
-            f"{str(file)!r} has activation ranges that do not fit its {len(convolutions)}"
-            f" convolutions ({len(wrong)} differ, such as {wrong[0]!r})",
-            "one range for each",
-            "train it again with --qat",
+    given = expected = ""
+    if ranges and (wrong := sorted(convolutions ^ set(ranges), key=str)):
+        given = (
+            f"ranges that do not fit its {len(convolutions)} convolutions"
+            f" ({len(wrong)} differ, such as {wrong[0]!r})"
         )
+        expected = "one range for each"
     for name, threshold in ranges.items():
         if not (isinstance(threshold, float) and math.isfinite(threshold) and threshold >= 0):
-            raise ArtifactError(
-                f"{str(file)!r} has the activation range {threshold} for {name!r}",
-                "a finite number >= 0",
-                "train it again with --qat",
-            )
+            given, expected = f"range {threshold} for {name!r}", "a finite number >= 0"
+    if given:
+        given = f"{str(file)!r} has the activation {given}"
+        raise ArtifactError(given, expected, "train it again with --qat")

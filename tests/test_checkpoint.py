@@ -211,7 +211,7 @@ BAD_FILES = {
     "no-state": (saved({"epoch": 3, "lr": 0.1}), r"no state dict \(its keys: epoch, lr\)"),
     "foreign-state": (saved({"fc.weight": torch.zeros(2, 2)}), "not a dabnet checkpoint"),
     "later-format": (saved({"format": 2}), "of format 2; expected format 1"),
-    "bare-format": (saved({"format": 1}), "lacks or garbles 'dataset'"),
+    "bare-format": (saved({"format": 1}), "lacks or garbles 'model_name'"),
 }
 
 
