@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
 from bench.report import figures
-from bench.report.figures import NONE, milliseconds, number, percent
+from bench.report.figures import NONE, milliseconds, number, parts, percent
 from bench.statistics import verdict
 from dabnet.intervals import Interval
 
@@ -64,11 +64,7 @@ def failure(row: Row) -> str:
 
 def reasons(report: Report, setting: Setting) -> list[str]:
     """Why rows have no result, or not all of it: one line per reason."""
-    names: dict[str, list[str]] = {}
-    for row in rows_of(report, setting):
-        if row.reason:
-            names.setdefault(failure(row), []).append(row.name)
-    return [f"{', '.join(rows)}: {reason}" for reason, rows in names.items()]
+    return figures.grouped((row.name, failure(row)) for row in rows_of(report, setting))
 
 
 def shown_timings(row: Row) -> list[Timing | None]:
@@ -147,13 +143,14 @@ class Column:
         """The value of a line; None where the record has none."""
         return line.at(self.value) if isinstance(self.value, str) else self.value(line)
 
-    def cell(self, line: Line) -> str:
+    def cell(self, line: Line, brief: bool = False) -> str:
         """The text of a line with its mark; a dash for what the record does not hold."""
         if line.is_paper and self.table == SPEED and self.heading not in _OF_PAPER:
             return NONE
         value = self.of(line)
         if value is not None:
-            return f"{self.text(value)} {self.mark(line)}".rstrip()
+            text = parts(self.text(value))[0] if brief and self.brief else self.text(value)
+            return f"{text} {self.mark(line)}".rstrip()
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
         is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
         return "reference" if is_base else NONE
@@ -310,22 +307,50 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def table(report: Report, setting: Setting, *names: str) -> tuple[list[Column], list[Line]]:
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of text.
+
+    Attributes:
+        headings: of the columns.
+        lines: cells, as many in each line as there are headings.
+        left: headings of the columns that hold words; the others hold figures.
+        rows: what each line is of, for a table of ``COLUMNS``.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    left: tuple[str, ...]
+    rows: tuple[Line, ...] = ()
+
+
+def table(report: Report, setting: Setting, *names: str, page: bool = False) -> Grid:
     """The rows of one setting that ran, with the columns of the tables of those names.
 
     ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
     too. Other tables leave out columns and rows of which the record holds nothing.
+
+    Args:
+        page: with all intervals, and without notes, which the page shows as remarks.
     """
     rows = [
         row
         for row in rows_of(report, setting)
         if not row.reason or row.accuracy or any(timing.latency for timing in row.timings)
     ]
-    columns = [column for column in COLUMNS if column.table in names]
+    columns = [c for c in COLUMNS if c.table in names and not (page and c.heading == "note")]
     if SPEED in names:
         lines = [Line(row, timing) for row in rows for timing in shown_timings(row)]
     else:
         lines = [Line(row, shown_timings(row)[0]) for row in rows]
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
-    return [NAME, *columns] if lines else [], lines
+    columns = [NAME, *columns]
+    return Grid(
+        str(setting) if SPEED in names else f"{names[0]}: {setting}",
+        headings=tuple(column.title for column in columns),
+        lines=tuple(tuple(column.cell(line, not page) for column in columns) for line in lines),
+        left=tuple(column.title for column in columns if column.text is str),
+        rows=tuple(lines),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dabnet.intervals import Interval
 
 NONE = "–"
@@ -77,3 +79,11 @@ def parts(text: str) -> tuple[str, str, str]:
     value, bracket, tail = text.partition(" [")
     interval, _, rest = tail.partition("]")
     return value, f"[{interval}]" if bracket else "", rest.strip()
+
+
+def grouped(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """(name, remark) → ``NAME, NAME: remark``, each remark once; without empty ones."""
+    names: dict[str, dict[str, None]] = {}
+    for name, remark in remarks:
+        names.setdefault(remark, {})[name] = None
+    return [f"{', '.join(of)}: {remark}" for remark, of in names.items() if remark]

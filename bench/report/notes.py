@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from bench.record import PAPER, Report, Row, Timing
 from bench.record.timing import speed_ratio
 from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, counted, is_marked, rows_of
-from bench.report.figures import milliseconds, number, percent
+from bench.report.figures import grouped, milliseconds, number, percent
 from bench.statistics import verdict
+from dabnet.intervals import Interval
 from dabnet.runtime.runner import SCOPES
 
 SCOPE_MEANINGS = {
@@ -37,7 +38,7 @@ def notes(report: Report) -> list[str]:
         *_limit(report),
         *_ran(report),
         *int8_worth(report),
-        *_arithmetic(report),
+        *grouped((row.name, _arithmetic(row)) for row in report.rows),
         *dict.fromkeys(calibration(report, row) for row in marked),
         *_telemetry([timing for _, timing in timings]),
         *_marks(timings, several=len(report.settings) > 1),
@@ -106,36 +107,29 @@ def _limit(report: Report) -> Iterator[str]:
 
 def _ran(report: Report) -> Iterator[str]:
     """Backends and devices, and the remarks of each row."""
-    ran: dict[str, None] = {}
-    remarks: dict[str, list[str]] = {}
-    for row in report.rows:
-        if row.info:
-            ran[f"{row.info.backend} {row.info.version} on {row.info.device}"] = None
-            remarks.setdefault(", ".join(row.info.notes), []).append(row.name)
-    said = [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in remarks.items() if note]
-    if ran:
-        yield f"Ran: {'; '.join([*ran, *said])}."
+    infos = [(row.name, row.info) for row in report.rows if row.info]
+    ran = dict.fromkeys(f"{info.backend} {info.version} on {info.device}" for _, info in infos)
+    remarks = grouped((name, ", ".join(info.notes)) for name, info in infos)
+    if infos:
+        yield f"Ran: {'; '.join([*ran, *remarks])}."
 
 
-def _arithmetic(report: Report) -> Iterator[str]:
-    """One line per arithmetic of int8, and how far the timed masks are from it."""
-    lines: dict[str, list[str]] = {}
-    for row in report.rows:
-        accuracy = row.accuracy
-        if accuracy is None or not accuracy.arithmetic or row.info is None:
-            continue
-        line = f"accuracy in {accuracy.arithmetic}"
-        if accuracy.timed_agreement is not None:
-            line += (
-                f"; timed were {row.info.arithmetic or 'other kernels'}: the same mask on"
-                f" {100 * accuracy.timed_agreement:.2f} % of pixels"
-            )
-            if accuracy.timed_miou is not None:
-                line += f" (mIoU {percent(accuracy.timed_miou)})"
-        if accuracy.calibrated_on:
-            line += f"; calibrated on {accuracy.calibrated_on}"
-        lines.setdefault(line, []).append(row.name)
-    yield from (f"{', '.join(dict.fromkeys(names))}: {line}." for line, names in lines.items())
+def _arithmetic(row: Row) -> str:
+    """The arithmetic of an int8 row, and how far the timed masks are from it; else ""."""
+    accuracy = row.accuracy
+    if accuracy is None or not accuracy.arithmetic or row.info is None:
+        return ""
+    line = f"accuracy in {accuracy.arithmetic}"
+    if accuracy.timed_agreement is not None:
+        line += (
+            f"; timed were {row.info.arithmetic or 'other kernels'}: the same mask on"
+            f" {100 * accuracy.timed_agreement:.2f} % of pixels"
+        )
+        if accuracy.timed_miou is not None:
+            line += f" (mIoU {percent(accuracy.timed_miou)})"
+    if accuracy.calibrated_on:
+        line += f"; calibrated on {accuracy.calibrated_on}"
+    return f"{line}."
 
 
 def calibration(report: Report, row: Row) -> str:
@@ -186,32 +180,27 @@ def int8_worth(report: Report) -> list[str]:
     rounds to compare has no line.
     """
     lines = []
-    for setting in report.settings:
-        rows = {row.name: row for row in rows_of(report, setting)}
-        where = f"at {setting}" if len(report.settings) > 1 else "here"
-        for name, row in rows.items():
-            backend, _, precision = name.rpartition("-")
-            floats = [rows[f"{backend}-{p}"] for p in ("fp16", "fp32") if f"{backend}-{p}" in rows]
-            judged = (_worth(row, floats, scope, where) for scope in SCOPES)
-            line = next((line for line in judged if line is not None), "")
-            if precision == "int8" and line:
-                lines.append(line)
+    for row in report.rows:
+        where = f"at {row.setting}" if len(report.settings) > 1 else "here"
+        if (found := _fastest_float(report, row)) and verdict(found[1]) != "faster":
+            name, ratio = found
+            lines.append(
+                f"{row.name} is not faster than {name} {where} ({ratio.value:.2f}"
+                f" [{ratio.low:.2f}, {ratio.high:.2f}] times its speed): ship {name}."
+            )
     return lines
 
 
-def _worth(row: Row, floats: list[Row], scope: str, where: str) -> str | None:
-    """The line of ``row`` in this scope; "" if it is faster, None if the record cannot tell."""
-    timed = row.timing(scope)
-    others = [(t.latency.p50_ms, f.name, t) for f in floats if (t := f.timing(scope)) and t.latency]
-    if timed is None or not others:
-        return None
-    _, best, timing = min(others, key=lambda other: other[0])
-    ratio = speed_ratio(timing.turns, timed.turns)
-    if ratio is None:
-        return None
-    if verdict(ratio) == "faster":
-        return ""
-    return (
-        f"{row.name} is not faster than {best} {where} ({ratio.value:.2f}"
-        f" [{ratio.low:.2f}, {ratio.high:.2f}] times its speed): ship {best}."
-    )
+def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
+    """The fastest float row beside an INT8 row, and how many times faster INT8 is."""
+    backend, _, precision = row.name.rpartition("-")
+    names = (f"{backend}-fp16", f"{backend}-fp32") if precision == "int8" else ()
+    floats = [other for other in rows_of(report, row.setting) if other.name in names]
+    for scope in SCOPES:
+        timings = [(other.name, other.timing(scope)) for other in floats]
+        known = [(t.latency.p50_ms, name, t.turns) for name, t in timings if t and t.latency]
+        if known and (timing := row.timing(scope)):
+            _, name, turns = min(known)
+            if ratio := speed_ratio(turns, timing.turns):
+                return name, ratio
+    return None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rich.console import Console
 
 from bench.record import REFERENCE, Report, Row, Setting
 from bench.report import columns
-from bench.report.columns import COST, SPEED, Column, Line, reasons, rows_of
+from bench.report.columns import COST, SPEED, Grid, Line, reasons, rows_of, table
 from bench.report.figures import milliseconds, parts, percent, signed
 from bench.report.notes import notes
 from dabnet import tables
@@ -39,37 +38,7 @@ def csv_text(report: Report) -> str:
     return text.getvalue()
 
 
-# --- tables of text ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of text.
-
-    Attributes:
-        headings: of the columns.
-        lines: cells, as many in each line as there are headings.
-        left: headings of the columns that hold words; the others hold figures.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    left: tuple[str, ...]
-
-
-def grid(report: Report, setting: Setting, name: str) -> Grid:
-    """The table of that name, ``SPEED`` or ``COST``; without lines where no row ran."""
-    shown, lines = columns.table(report, setting, name)
-    cells = tuple(tuple(_cell(column, line) for column in shown) for line in lines)
-    title = str(setting) if name == SPEED else f"{name}: {setting}"
-    left = tuple(column.title for column in shown if column.text is str)
-    return Grid(title, tuple(column.title for column in shown), cells, left)
-
-
-def _cell(column: Column, line: Line) -> str:
-    value, interval, rest = parts(column.cell(line))
-    return " ".join(filter(None, (value, "" if column.brief else interval, rest)))
+# --- tables that are not of columns -----------------------------------------------------------
 
 
 def accuracy_grids(report: Report) -> dict[Setting, Grid]:
@@ -130,7 +99,7 @@ def layer_grid(report: Report) -> Grid:
 
 def _more_grids(report: Report) -> Iterator[Grid]:
     """The tables below the notes."""
-    yield from (grid(report, setting, COST) for setting in report.settings)
+    yield from (table(report, setting, COST) for setting in report.settings)
     yield from (*accuracy_grids(report).values(), layer_grid(report))
 
 
@@ -141,7 +110,7 @@ def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
     parts = [f"# {report.model} on {report.dataset} {report.split}".rstrip()]
     for setting in report.settings:
-        parts += [_section(grid(report, setting, SPEED)), _bullets(reasons(report, setting))]
+        parts += [_section(table(report, setting, SPEED)), _bullets(reasons(report, setting))]
     parts += [_bullets(notes(report)), *map(_section, _more_grids(report))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -175,7 +144,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Print the tables, why rows did not run, and what the numbers are of; by default on stdout."""
     console = console or tables.terminal()
     for setting in report.settings:
-        _print(console, grid(report, setting, SPEED))
+        _print(console, table(report, setting, SPEED))
         for reason in reasons(report, setting):
             tables.line(console, reason)
     for more in _more_grids(report):

@@ -75,7 +75,7 @@ def cell(page: Page, row: Row, heading: str) -> str:
     found = [
         line[table[0].index(heading)]
         for table, caption in zip(page.tables, page.captions, strict=True)
-        if caption.endswith(f", {row.setting}") and heading in table[0]
+        if caption.endswith(str(row.setting)) and heading in table[0]
         for line in table[1:]
         if line[0].split()[0] == row.name
     ]

@@ -7,6 +7,7 @@ later. A policy in its head forbids the browser to load anything.
 from __future__ import annotations
 
 import base64
+import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,6 @@ from bench.report.notes import notes
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
 from dabnet.runtime.runner import SCOPES
-
-_TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 
 
 def html_page(report: Report, folder: Path | None = None) -> str:
@@ -64,14 +63,14 @@ def html_page(report: Report, folder: Path | None = None) -> str:
 
 def _data_url(picture: Picture, folder: Path | None) -> str:
     """The picture as a URL that holds it; "" if its file is not a picture in ``folder``."""
-    kind = _TYPES.get(Path(picture.file).suffix.lower())
-    if folder is None or kind is None:
+    kind = mimetypes.guess_type(picture.file)[0] or ""
+    if folder is None or not kind.startswith("image/"):
         return ""
     path = (folder / picture.file).resolve()
     if not path.is_relative_to(folder.resolve()):  # a record may come from anywhere
         return ""
     try:
-        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     except OSError:
         return ""
 

@@ -15,10 +15,10 @@ from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
 from bench.record.file import read_record
 from bench.record.timing import fps_of_turns, latency
 from bench.report import columns
-from bench.report.columns import COST, SPEED, Column
+from bench.report.columns import COST, SPEED, Column, table
 from bench.report.notes import notes
 from bench.report.page.page import html_page
-from bench.report.text import csv_text, grid, layer_grid, markdown, print_report
+from bench.report.text import csv_text, layer_grid, markdown, print_report
 from bench.report.write import write_report
 from dabnet.runtime.runner import LayerTime
 from tests.support.html_reading import Page, cell
@@ -60,7 +60,7 @@ def printed(report: Report, width: int) -> str:
 
 
 def cells(report: Report, name: str) -> dict[str, str]:
-    speed = grid(report, SETTING, SPEED)
+    speed = table(report, SETTING, SPEED)
     (line,) = (line for line in speed.lines if line[0] == name)
     return dict(zip(speed.headings, line, strict=True))
 
@@ -121,9 +121,9 @@ def test_markdown_has_every_cell_and_note() -> None:
     report = sample_report(settings=(SETTING, LARGE))
     text = markdown(report)
     for setting in report.settings:
-        for table in (grid(report, setting, SPEED), grid(report, setting, COST)):
-            assert f"## {table.title}\n" in text and table.lines
-            for line in table.lines:
+        for grid in (table(report, setting, SPEED), table(report, setting, COST)):
+            assert f"## {grid.title}\n" in text and grid.lines
+            for line in grid.lines:
                 assert "| " + " | ".join(line) + " |" in text
     assert all(f"| {name} | " in text for name in (*CLASSES, "category flat", "pixel accuracy"))
     assert "| car | 66.31 | 66.31 (0.00) | 66.17 (−0.14) | 66.30 (−0.01) |" in text
@@ -273,7 +273,7 @@ def test_energy_is_of_a_frame_and_the_clock_of_what_computed() -> None:
     timing = dataclasses.replace(host, turns=turns, latency=latency(turns))
     info = dataclasses.replace(row.info, device="NVIDIA GeForce GTX 1080 Ti")
     report = changed(report, REFERENCE, timings=(timing,), info=info)
-    lines = grid(report, LARGE, COST).lines
+    lines = table(report, LARGE, COST).lines
     assert lines[0][-2:] == ("100.0", "GPU 1.91")  # 9.6 J over 12 calls of 8 frames
     assert lines[1][-2:] == ("–", "CPU 3.00")
 
