@@ -7,14 +7,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibration_file import Calibration, Subject
 from calibration.collect import Progress, collect
-from calibration.placements import DEFAULT_PLACEMENT, edges_of, is_conv, layer_name
+from calibration.placements import DEFAULT_PLACEMENT, edges_of
 from calibration.qdq import insert_qdq
 from dabnet.data.images import SizedImage
 from dabnet.errors import BuildError, InputError
+from dabnet.graph.facts import layer_name, nodes_of
 
 # ``trainval`` holds the images of ``val``, which are scored; ``train`` is enough for any model.
 # Of a folder nothing is known but the pixels, by whose hashes dabnet-bench finds an overlap.
@@ -25,7 +27,7 @@ _CHUNK = 16
 
 
 def calibrate(
-    model: onnx.ModelProto,
+    model: ir.Model,
     images: Iterable[SizedImage],
     subject: Subject,
     *,
@@ -94,13 +96,13 @@ def calibrate(
 
 
 def quantize(
-    model: onnx.ModelProto,
+    model: ir.Model,
     ranges: Mapping[str, float],
     *,
     placement: str = DEFAULT_PLACEMENT,
     float_layers: Collection[str] = (),
     half_scales: bool = False,
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[ir.Model, list[str]]:
     """Return the Q/DQ model of a graph and a line for each edge that changed.
 
     Args:
@@ -115,7 +117,7 @@ def quantize(
         BuildError: nothing is left to quantise, or a tensor that is rounded has no range.
     """
     edges = edges_of(model, placement)
-    layers = {n.output[0]: layer_name(n) for n in model.graph.node if is_conv(n)}
+    layers = {str(n.outputs[0].name): layer_name(n) for n in nodes_of(model.graph, "Conv")}
     for name in float_layers:
         if name not in layers.values():
             raise InputError(
@@ -125,11 +127,11 @@ def quantize(
     if not any(edge.reader in layers for edge in edges):
         raise BuildError("a graph without a convolution to quantise", "at least one")
     quantized, lines = insert_qdq(model, ranges, edges, half_scales=half_scales)
-    onnx.checker.check_model(quantized, full_check=True)
+    onnx.checker.check_model(ir.to_proto(quantized), full_check=True)
     return quantized, lines
 
 
-def rounded_tensors(model: onnx.ModelProto) -> list[str]:
+def rounded_tensors(model: ir.Model) -> list[str]:
     """Every tensor that a placement may round, and the results of Concats, for their guard."""
     return list(dict.fromkeys(edge.tensor for edge in edges_of(model, "all")))
 
@@ -149,9 +151,9 @@ def _fresh(
         passed.add(image.sha256)
 
 
-def _fixed_batch(model: onnx.ModelProto) -> int:
-    sides = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else []
-    return max(sides[0].dim_value, 1) if sides else 1
+def _fixed_batch(model: ir.Model) -> int:
+    shape = model.graph.inputs[0].shape if model.graph.inputs else None
+    return shape[0] if shape and isinstance(shape[0], int) else 1
 
 
 def _batches(images: list[SizedImage], size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:

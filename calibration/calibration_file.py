@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import onnx
+import onnx_ir as ir
 from annotated_types import MinLen
 
 from calibration.histogram import HistogramRecord, StreamingHistogram
@@ -191,9 +191,10 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
     _CODEC.write(file, path)
 
 
-def graph_sha256(model: onnx.ModelProto) -> str:
+def graph_sha256(model: ir.Model) -> str:
     """SHA-256 of a graph, its weights and names, as 64 hex digits; metadata does not count."""
-    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+    graph = ir.to_proto(model).graph
+    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _form(subject: Subject) -> str:

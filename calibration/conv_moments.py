@@ -1,25 +1,23 @@
-"""What a quantised convolution reads and what it should compute, as sums over images.
+"""The inputs of a quantised convolution and its wanted outputs, as sums over images.
 
 For each position of the output, p is the patch of the rounded input that the kernel covers, with a
-1 behind it for the bias; y is what the FP32 convolution computes there, and r = y - w·p what its
-FP32 weights w lack of it on the rounded input. Σ p pᵀ, Σ r pᵀ and Σ r² are all that is needed to
-know the error of any weights: a few MB a convolution, however many images.
+1 behind it for the bias; y is the output of the FP32 convolution there, and r = y - w·p the part of
+it that its FP32 weights w lack on the rounded input. Σ p pᵀ, Σ r pᵀ and Σ r² suffice to know the
+error of any weights: a few MB per convolution, however many images.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir as ir
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from calibration.collect import Image, Progress, parts
-from calibration.placements import is_conv
-from calibration.stepwise import StepwiseGraph
+from calibration.collect import Image, ImageGraph, Progress, parts
+from dabnet.graph.facts import Window, array, is_op, node_name, nodes_of, source
 
 # Numbers in the patches that are laid out at a time: 32 MB.
 _CHUNK = 1 << 23
@@ -32,32 +30,34 @@ class QuantizedConv:
     """A two-dimensional Conv between Q/DQ, and its FP32 original.
 
     Attributes:
-        output: the tensor it computes, in both graphs.
-        tensor: what it reads before it is rounded.
-        input_scale: of what it reads.
+        node: the Conv between Q/DQ.
+        tensor: name of the tensor that it reads, before that is rounded.
+        input_scale: of that tensor.
         weight: float32 (O, I / groups, kh, kw).
-        bias: float32 (O,); 0 where it has none.
-        rounded: name of the int8 initializer of that shape.
+        bias: float32 (O,); 0 if it has none.
+        levels: the int8 initializer of that shape.
         weight_scales: float32 (O,).
-        groups, strides, dilations, pads: as in ONNX.
+        window: its strides, dilations, pads and groups.
     """
 
-    output: str
+    node: ir.Node
     tensor: str
     input_scale: np.float32
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    rounded: str
+    levels: ir.Value
     weight_scales: NDArray[np.float32]
-    groups: int
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
+    window: Window
+
+    @property
+    def output(self) -> str:
+        """Name of the tensor that it computes, in both graphs."""
+        return str(self.node.outputs[0].name)
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Sums over all positions of all images, for each group g of G = ``groups``.
+    """Sums over all positions of all images, for each group of the G of a convolution.
 
     K is the number of weights of one output channel.
 
@@ -78,11 +78,11 @@ class Moments:
     @classmethod
     def empty(cls, conv: QuantizedConv) -> Moments:
         """No position yet."""
-        weights = conv.weight.reshape(conv.groups, -1, conv.weight[0].size)
+        weights = conv.weight.reshape(conv.window.group, -1, conv.weight[0].size)
         biases = conv.bias.reshape(*weights.shape[:2], 1)
         fp32 = np.concatenate([weights, biases], axis=2).astype(np.float64)
         k = fp32.shape[2]
-        square = np.zeros((conv.groups, k, k))
+        square = np.zeros((conv.window.group, k, k))
         return cls(fp32, square, np.zeros_like(fp32), *np.zeros((2, *fp32.shape[:2])))
 
     def add(self, conv: QuantizedConv, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
@@ -110,7 +110,7 @@ class Moments:
 
 
 def collect_moments(
-    model: onnx.ModelProto,
+    model: ir.Model,
     convs: Sequence[QuantizedConv],
     images: Iterable[Image],
     progress: Progress | None = None,
@@ -119,12 +119,12 @@ def collect_moments(
 
     Each is taken as if all before it were FP32, so that none depends on what became of another.
     """
-    graph = StepwiseGraph(model, {conv.tensor for conv in convs} | {conv.output for conv in convs})
+    graph = ImageGraph(model, {conv.tensor for conv in convs} | {conv.output for conv in convs})
     moments = [Moments.empty(conv) for conv in convs]
     last_reader = {conv.tensor: conv.output for conv in convs}
     of = {conv.output: (conv, sums) for conv, sums in zip(convs, moments, strict=True)}
     for done, (image_name, batch) in enumerate(images, start=1):
-        for part in parts(image_name, batch, graph.input_shape):
+        for part in parts(image_name, batch, graph.shape):
             held: dict[str, NDArray[np.float32]] = {}
             for name, values in graph.run(part):
                 if name in of:
@@ -140,102 +140,67 @@ def collect_moments(
     return moments
 
 
-def quantized_convs(
-    model: onnx.ModelProto, quantized: onnx.ModelProto
-) -> tuple[list[QuantizedConv], list[str]]:
+def quantized_convs(model: ir.Model, quantized: ir.Model) -> tuple[list[QuantizedConv], list[str]]:
     """Find the convolutions of ``quantized`` that read int8, with their originals in ``model``.
 
     Returns:
         They, and a line for each of another form than ``calibration.qdq`` writes for an image.
     """
-    originals = {node.output[0]: node for node in model.graph.node if is_conv(node)}
-    float_weights = {item.name: item for item in model.graph.initializer}
-    reader = _Reader(quantized)
+    originals = {node.outputs[0].name: node for node in nodes_of(model.graph, "Conv")}
     found, lines = [], []
-    for node in quantized.graph.node:
-        if not is_conv(node) or not reader.is_quantized(node):
+    for node in nodes_of(quantized.graph, "Conv"):
+        if not all(is_op(source(node, index), "DequantizeLinear") for index in (0, 1)):
             continue
-        original = originals.get(node.output[0])
-        weight = float_weights.get(original.input[1]) if original is not None else None
-        conv = reader.conv(node, weight) if weight is not None else None
-        if conv is not None and original is not None and original.input[0] == conv.tensor:
+        original = originals.get(node.outputs[0].name)
+        conv = None if original is None else _quantized_conv(node, original)
+        if conv is not None:
             found.append(conv)
         else:
-            lines.append(f"{node.name or node.output[0]}: left, not a plain 2-D Conv of this graph")
+            lines.append(f"{node_name(node)}: left, not a plain 2-D Conv of this graph")
     return found, lines
 
 
-class _Reader:
-    """Reads what ``calibration.qdq.insert_qdq`` wrote."""
-
-    def __init__(self, quantized: onnx.ModelProto) -> None:
-        nodes = quantized.graph.node
-        self._made_by = {name: node for node in nodes for name in node.output}
-        self._constants = {item.name: item for item in quantized.graph.initializer}
-        self._reads = Counter(name for node in nodes for name in node.input)
-
-    def is_quantized(self, node: onnx.NodeProto) -> bool:
-        """Whether both the input and the weights are dequantised."""
-        pair = [self._made_by.get(name) for name in node.input[:2]]
-        return all(made is not None and made.op_type == "DequantizeLinear" for made in pair)
-
-    def conv(self, node: onnx.NodeProto, weight: onnx.TensorProto) -> QuantizedConv | None:
-        """The convolution, or None where it has another form."""
-        to_float, of_weight = (self._made_by[name] for name in node.input[:2])
-        quantize = self._made_by.get(to_float.input[0])
-        rounded = self._constants.get(of_weight.input[0])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        plain = attributes.get("auto_pad", b"NOTSET") == b"NOTSET" and len(weight.dims) == 4
-        shared = self._reads[node.input[1]] > 1 or self._reads[of_weight.input[0]] > 1
-        if quantize is None or rounded is None or shared or not plain:
-            return None
-        scale, scales = (self._constants.get(n.input[1]) for n in (quantize, of_weight))
-        if scale is None or scales is None or list(rounded.dims) != list(weight.dims):
-            return None
-        bias = np.zeros(rounded.dims[0], dtype=np.float32)
-        if len(node.input) > 2 and node.input[2]:
-            if node.input[2] not in self._constants:
-                return None
-            bias = numpy_helper.to_array(self._constants[node.input[2]])
-        return QuantizedConv(
-            output=node.output[0],
-            tensor=quantize.input[0],
-            input_scale=np.float32(numpy_helper.to_array(scale)),
-            weight=numpy_helper.to_array(weight),
-            bias=bias,
-            rounded=rounded.name,
-            weight_scales=numpy_helper.to_array(scales),
-            groups=attributes.get("group", 1),
-            strides=tuple(attributes.get("strides", (1, 1))),
-            dilations=tuple(attributes.get("dilations", (1, 1))),
-            pads=tuple(attributes.get("pads", (0, 0, 0, 0))),
-        )
+def _quantized_conv(node: ir.Node, original: ir.Node) -> QuantizedConv | None:
+    """The convolution as ``calibration.qdq.insert_qdq`` wrote it; None if it has another form."""
+    quantize, dequantize, window = source(source(node)), source(node, 1), Window.of(node)
+    if quantize is None or dequantize is None:
+        return None
+    tensor, levels = quantize.inputs[0], dequantize.inputs[0]
+    weight, rounded = array(original.inputs[1]), array(levels)
+    scale, scales = array(quantize.inputs[1]), array(dequantize.inputs[1])
+    if tensor is None or levels is None or weight is None or rounded is None:
+        return None
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = np.zeros(len(weight), np.float32) if given is None else array(given)
+    if scale is None or scales is None or bias is None:
+        return None
+    alone = all(len(value.uses()) == 1 for value in (*dequantize.outputs, levels))
+    plain = window.auto_pad == "NOTSET" and weight.ndim == 4 and weight.shape == rounded.shape
+    read = original.inputs[0]
+    if not (alone and plain) or read is None or read.name != tensor.name:
+        return None
+    return QuantizedConv(
+        node, str(tensor.name), np.float32(scale), weight, bias, levels, scales, window
+    )
 
 
 def _patches(
     x: NDArray[np.float32], conv: QuantizedConv, size: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.float32], slice]]:
     """Yield the patches, (G, K + 1, positions), of some rows of the output at a time."""
-    height, width = size
-    _, per_group, kernel_rows, kernel_columns = conv.weight.shape
-    top, left, bottom, right = conv.pads
+    (height, width), window, (_, per_group, *kernel) = size, conv.window, conv.weight.shape
+    (row_stride, column_stride), (row_step, column_step) = window.strides, window.dilations
+    top, left, bottom, right = window.pads
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    grouped = padded.reshape(conv.groups, per_group, *padded.shape[1:])
-    (row_stride, column_stride), (row_step, column_step) = conv.strides, conv.dilations
-    k = per_group * kernel_rows * kernel_columns
-    together = max(1, _CHUNK // (conv.groups * (k + 1) * width))
+    span = [(side - 1) * step + 1 for side, step in zip(kernel, window.dilations, strict=True)]
+    covered = sliding_window_view(padded, span, axis=(1, 2))  # (I, rows, columns, *span)
+    covered = covered[:, ::row_stride, ::column_stride, ::row_step, ::column_step]
+    covered = covered.transpose(0, 3, 4, 1, 2)  # (I, kh, kw, h, w)
+    covered = covered.reshape(window.group, per_group, *kernel, height, width)
+    k = conv.weight[0].size
+    together = max(1, _CHUNK // (window.group * (k + 1) * width))
     for start in range(0, height, together):
-        rows = slice(start, min(start + together, height))
-        count = rows.stop - start
-        patches = np.ones((conv.groups, k + 1, count, width), dtype=np.float32)
-        view = patches[:, :k].reshape(
-            conv.groups, per_group, kernel_rows, kernel_columns, count, width
-        )
-        for i in range(kernel_rows):
-            first = start * row_stride + i * row_step
-            down = slice(first, first + (count - 1) * row_stride + 1, row_stride)
-            for j in range(kernel_columns):
-                first = j * column_step
-                across = slice(first, first + (width - 1) * column_stride + 1, column_stride)
-                view[:, :, i, j] = grouped[:, :, down, across]
-        yield patches.reshape(conv.groups, k + 1, -1), rows
+        part = covered[..., start : start + together, :]
+        patches = np.ones((window.group, k + 1, *part.shape[-2:]), dtype=np.float32)
+        patches[:, :k].reshape(part.shape)[:] = part
+        yield patches.reshape(window.group, k + 1, -1), slice(start, start + together)

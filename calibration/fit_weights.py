@@ -11,30 +11,28 @@ positions of some images, where p is the patch of the rounded input and y the FP
    error does to the output (GPTQ);
 3. the bias takes the mean error (bias correction).
 
-Where nearest rounding happens to be better for a channel, it stays.
+A channel for which nearest rounding happens to be better keeps it.
 
 Sources: Frantar et al., GPTQ, ICLR 2023 (arXiv 2210.17323), sections 3.2 and 3.3; Nagel et al. 2019
 (arXiv 1906.04721), section 4.2, for the bias. Unlike AdaRound (arXiv 2004.10568) this is a closed
 form: no learning rate, the same result every time.
-
-Fitted weights of one int8 graph for another that rounds fewer convolutions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx_ir.passes import common
 
 from calibration.collect import Image, Progress
 from calibration.conv_moments import Moments, QuantizedConv, collect_moments, quantized_convs
-from calibration.placements import is_conv, layer_name
 from calibration.ranges import LEVELS
 from dabnet.errors import BuildError, InputError
+from dabnet.graph.editing import add_constant
+from dabnet.graph.facts import array, is_op, layer_name, nodes_of, source
 
 # Held to the FP32 weights with this share of the mean energy of an input: directions in which the
 # calibration images hardly vary would be fitted to noise.
@@ -44,12 +42,12 @@ _Array = NDArray[np.float64]
 
 
 def fit_weights(
-    model: onnx.ModelProto,
-    quantized: onnx.ModelProto,
+    model: ir.Model,
+    quantized: ir.Model,
     images: Iterable[Image],
     *,
     progress: Progress | None = None,
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[ir.Model, list[str]]:
     """Return a copy of the int8 model with fitted weights and biases, and what changed.
 
     Scales stay as they are. A convolution without bias gets one. Each convolution is fitted by
@@ -71,21 +69,20 @@ def fit_weights(
         InputError: there are no images, or one does not fit the graph.
         BuildError: an activation is NaN or infinite.
     """
-    convs, lines = quantized_convs(model, quantized)
-    result = onnx.ModelProto()
-    result.CopyFrom(quantized)
-    moments = collect_moments(model, convs, images, progress)
-    constants = {item.name: item for item in result.graph.initializer}
-    nodes = {node.output[0]: node for node in result.graph.node if is_conv(node)}
-    for conv, sums in zip(convs, moments, strict=True):
+    result = quantized.clone()
+    convs, lines = quantized_convs(model, result)
+    for conv, sums in zip(convs, collect_moments(model, convs, images, progress), strict=True):
         _require_images(conv, sums)
-        node = nodes[conv.output]
-        nearest = numpy_helper.to_array(constants[conv.rounded])
+        nearest = array(conv.levels)
+        assert nearest is not None
         levels, biases, before, after = fit(conv, nearest, sums)
-        constants[conv.rounded].CopyFrom(numpy_helper.from_array(levels, conv.rounded))
-        _set_bias(result.graph, node, constants, biases)
-        lines.append(f"{layer_name(node)}: {before:.1f} → {after:.1f} dB")
-    _remove_unread(result.graph)
+        conv.levels.const_value = ir.tensor(levels, name=conv.levels.name)
+        name = f"{conv.output}_bias"  # of its own: another may read the one it had
+        while name in result.graph.initializers:
+            name += "_fitted"
+        _set_bias(conv.node, add_constant(result.graph, name, biases))
+        lines.append(f"{layer_name(conv.node)}: {before:.1f} → {after:.1f} dB")
+    common.RemoveUnusedNodesPass()(result)  # the biases that were replaced
     return result, lines
 
 
@@ -96,7 +93,7 @@ def fit(
     scales = conv.weight_scales.astype(np.float64).reshape(*sums.energy.shape, 1)
     old = sums.fp32.copy()
     old[..., :-1] = nearest.reshape(old[..., :-1].shape) * scales
-    new = np.stack([_fitted(sums, scales[group], group) for group in range(conv.groups)])
+    new = np.stack([_fitted(sums, scales[group], group) for group in range(conv.window.group)])
     before, after = sums.squared_error(old), sums.squared_error(new)
     new[after >= before] = old[after >= before]
     levels = np.rint(new[..., :-1] / scales).astype(np.int8)
@@ -163,72 +160,43 @@ def _decibels(energy: _Array, error: _Array) -> float:
     return float(10 * np.log10(total / lost)) if total > 0 and lost > 0 else float("inf")
 
 
-def _set_bias(
-    graph: Any,
-    node: onnx.NodeProto,
-    constants: dict[str, onnx.TensorProto],
-    values: NDArray[np.float32],
-) -> None:
-    """Give a convolution a bias of its own; another may read the one it had."""
-    name = f"{node.output[0]}_bias"
-    while name in constants:
-        name += "_fitted"
-    constants[name] = graph.initializer.add()
-    constants[name].CopyFrom(numpy_helper.from_array(values, name))
-    del node.input[2:]
-    node.input.append(name)
+def _set_bias(conv: ir.Node, bias: ir.Value) -> None:
+    conv.resize_inputs(3)
+    conv.replace_input_with(2, bias)
 
 
-def _remove_unread(graph: Any) -> None:
-    """Drop the biases that were replaced."""
-    read = {name for node in graph.node for name in node.input}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
-
-
-def with_weights_of(quantized: onnx.ModelProto, fitted: onnx.ModelProto) -> onnx.ModelProto:
+def with_weights_of(quantized: ir.Model, fitted: ir.Model) -> ir.Model:
     """Return a copy of ``quantized`` with the weights and biases that ``fitted`` has.
 
-    ``calibration.fit_weights`` fits each convolution by itself, so that its result serves each
-    choice of those that stay in float.
+    ``fit_weights`` fits each convolution by itself, so that its result serves each choice of the
+    convolutions that stay in float.
 
     Args:
         quantized: Q/DQ at some convolutions of a graph, by ``insert_qdq``. It is not modified.
         fitted: Q/DQ at these and perhaps others, with fitted weights.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(quantized)
-    better = {node.output[0]: (node, weight) for node, weight in _int8_convolutions(fitted)}
-    source = {item.name: item for item in fitted.graph.initializer}
-    target = {item.name: item for item in result.graph.initializer}
-    for node, weight in list(_int8_convolutions(result)):
-        if node.output[0] not in better:
+    result = quantized.clone()
+    better = {conv.outputs[0].name: (conv, levels) for conv, levels in _int8_convs(fitted)}
+    for conv, levels in _int8_convs(result):
+        if conv.outputs[0].name not in better:
             continue
-        theirs, levels = better[node.output[0]]
-        target[weight].CopyFrom(source[levels])
-        target[weight].name = weight
-        if len(theirs.input) > 2:
-            name = theirs.input[2]
-            if name not in target:
-                target[name] = result.graph.initializer.add()
-                target[name].CopyFrom(source[name])
-            del node.input[2:]
-            node.input.append(name)
-    read = {name for node in result.graph.node for name in node.input}
-    for index in reversed(range(len(result.graph.initializer))):
-        if result.graph.initializer[index].name not in read:
-            del result.graph.initializer[index]  # a bias of before
+        theirs, their_levels = better[conv.outputs[0].name]
+        levels.const_value = their_levels.const_value
+        bias = theirs.inputs[2] if len(theirs.inputs) > 2 else None
+        values = array(bias)
+        if bias is not None and values is not None:
+            name = str(bias.name)
+            known = result.graph.initializers.get(name)
+            _set_bias(conv, known or add_constant(result.graph, name, values))
+    common.RemoveUnusedNodesPass()(result)  # the biases of before
     return result
 
 
-def _int8_convolutions(model: onnx.ModelProto) -> Iterator[tuple[Any, str]]:
-    """Each Conv whose weights are dequantised, with the name of their int8 initializer."""
-    dequantized = {
-        node.output[0]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear"
-    }
-    for node in model.graph.node:
-        if is_conv(node) and node.input[1] in dequantized:
-            yield node, dequantized[node.input[1]]
+def _int8_convs(model: ir.Model) -> list[tuple[ir.Node, ir.Value]]:
+    """Each Conv whose weights are dequantised, with their int8 initializer."""
+    found = ((conv, source(conv, 1)) for conv in nodes_of(model.graph, "Conv"))
+    return [
+        (conv, node.inputs[0])
+        for conv, node in found
+        if node is not None and is_op(node, "DequantizeLinear") and node.inputs[0] is not None
+    ]

@@ -1,6 +1,6 @@
 """Write int8 into an ONNX graph as QuantizeLinear / DequantizeLinear on edges of a placement.
 
-Before → after, for each Conv (the other operators have no weights, and get the first line alone):
+Before → after, for each Conv (the other operators lack weights, and get the first line alone):
 
     x ────────────────▶ Conv            x ─▶ Q ─▶ DQ ─▶ Conv
     W (float32) ──────▶                 W (int8) ─▶ DQ ─▶
@@ -9,26 +9,28 @@ Before → after, for each Conv (the other operators have no weights, and get th
 Only that edge changes: whatever else reads x goes on reading the float x. All is symmetric int8
 with zero point 0 and the bias stays float, because TensorRT's parser refuses anything else.
 
-**The guard at Concats.** What a Concat joins gets one scale, and so does what reads the joined
+**The guard at Concats.** The parts of a Concat get one scale, and so does what reads the joined
 tensor. DABNet's join the pooled image (±150) with features (±2 to ±30), and one scale for both
-leaves the features few of its levels. Where the ranges of a Concat's inputs differ by more than
+leaves the features few of its levels. If the ranges of a Concat's inputs differ by more than
 ``LARGEST_RANGE_RATIO``, its edges stay float (``export.passes.scale_image`` brings them together).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx_ir.passes import common
 
-from calibration.placements import Edge, conv_edges, is_conv
+from calibration.placements import Edge
 from calibration.ranges import LEVELS
 from dabnet.errors import BuildError
+from dabnet.graph.editing import Names, add_constant
+from dabnet.graph.facts import array, is_conv, node_name, nodes_of
 
 # Largest ratio of the ranges that may share one scale at a Concat: two of the eight bits.
 LARGEST_RANGE_RATIO = 4.0
@@ -42,70 +44,54 @@ MIN_HALF_SCALE = 2.0**-24
 _MIN_OPSET = 13
 
 
-def conv_inputs(model: onnx.ModelProto) -> list[str]:
-    """Return the distinct tensors that feed a Conv (not a ConvTranspose), in graph order."""
-    return list(dict.fromkeys(edge.tensor for edge in conv_edges(model)))
-
-
 def insert_qdq(
-    model: onnx.ModelProto,
+    model: ir.Model,
     ranges: Mapping[str, float],
-    edges: Collection[Edge] | None = None,
+    edges: Collection[Edge],
     *,
     half_scales: bool = False,
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[ir.Model, list[str]]:
     """Return a copy of the model with int8 edges, and one line per edge that a policy changed.
 
     Args:
         model: an FP32 graph, opset 13 or later, topologically sorted. It is not modified.
         ranges: tensor name → threshold t >= 0 (scale t / 127). It may name more tensors than the
-            edges round; the guard compares the inputs of a Concat where it names all of them.
-        edges: what to round, from ``calibration.placements``; each tensor must have a range. None
-            takes the inputs of the convolutions that ``ranges`` names.
+            edges round; the guard compares the inputs of a Concat if it names all of them.
+        edges: the edges to round, from ``calibration.placements``; each tensor must have a range.
         half_scales: each scale is a number that FP16 holds exactly, so that a conversion of the
             graph to FP16 changes none.
 
     Raises:
-        BuildError: a range is missing, negative or not finite, or (without ``edges``) names a
-            tensor that feeds no Conv; the weights of a Conv are not a float32 initializer; the
-            opset is below 13.
+        BuildError: a range is missing, negative or not finite; the weights of a Conv are not a
+            float32 initializer; the opset is below 13.
     """
-    if edges is None:
-        _require_conv_inputs(model, ranges)
-        edges = [edge for edge in conv_edges(model) if edge.tensor in ranges]
     _check(model, ranges, edges)
-    thresholds, lines = _thresholds(model, ranges, edges)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    thresholds, lines = _thresholds(model.graph, ranges, edges)
+    result = model.clone()
     rewriter = _Rewriter(result.graph, half_scales)
-    del result.graph.node[:]
-    for source in model.graph.node:
-        node = onnx.NodeProto()
-        node.CopyFrom(source)
-        where = node.name or node.output[0]
-        for index, tensor in enumerate(source.input):
-            threshold = thresholds.get((source.output[0], index))
-            if threshold is None:
+    for node in list(result.graph):
+        for index, value in enumerate(node.inputs):
+            threshold = thresholds.get((str(node.outputs[0].name), index))
+            if threshold is None or value is None:
                 continue
-            node.input[index] = rewriter.quantized_activation(tensor, threshold)
-            line = f"{where}: {tensor} int8 in ±{threshold:.6g}"
-            if is_conv(node):
-                node.input[1] = rewriter.quantized_weight(node.input[1], where)
-                line += f", {source.input[1]} int8"
+            node.replace_input_with(index, rewriter.quantized_activation(node, value, threshold))
+            line = f"{node_name(node)}: {value.name} int8 in ±{threshold:.6g}"
+            if is_conv(node) and (weight := node.inputs[1]) is not None:
+                node.replace_input_with(1, rewriter.quantized_weight(node, weight))
+                line += f", {weight.name} int8"
             lines.append(line)
-        result.graph.node.append(node)
-    rewriter.remove_unread_weights()
+    common.RemoveUnusedNodesPass()(result)  # the float weights that convolutions alone had read
     return result, lines
 
 
 def _thresholds(
-    model: onnx.ModelProto, ranges: Mapping[str, float], edges: Collection[Edge]
+    graph: ir.Graph, ranges: Mapping[str, float], edges: Collection[Edge]
 ) -> tuple[dict[tuple[str, int], float], list[str]]:
     """The threshold of each edge, (reader, index) → t, and a line for each that stays float."""
-    inputs_of = {n.output[0]: list(n.input) for n in model.graph.node if n.op_type == "Concat"}
+    parts_of = {str(n.outputs[0].name): n.inputs for n in nodes_of(graph, "Concat")}
     shared, lines = {}, []
-    for joined, parts in inputs_of.items():
-        found = [ranges[part] for part in parts if part in ranges]
+    for joined, parts in parts_of.items():
+        found = [ranges[str(v.name)] for v in parts if v is not None and v.name in ranges]
         if len(found) < len(parts):
             continue  # not measured, and so no input of it is to be rounded
         low, high = min(found), max(found)
@@ -119,7 +105,7 @@ def _thresholds(
             )
     thresholds = {}
     for edge in edges:
-        of_concat = edge.reader if edge.reader in inputs_of else edge.tensor
+        of_concat = edge.reader if edge.reader in parts_of else edge.tensor
         threshold = shared.get(of_concat, ranges[edge.tensor])
         if not math.isnan(threshold):
             thresholds[edge.reader, edge.index] = threshold
@@ -147,7 +133,7 @@ def quantize_weight(
 
 
 def _scales(thresholds: NDArray[Any], half: bool) -> NDArray[np.float32]:
-    """float32 t / 127 of any shape; to FP16's next number above where it must be one."""
+    """float32 t / 127 of any shape; FP16's next number above it if it must be one."""
     scales = np.maximum(thresholds / np.float32(LEVELS), MIN_HALF_SCALE if half else MIN_SCALE)
     if half:
         rounded = scales.astype(np.float16)
@@ -158,121 +144,91 @@ def _scales(thresholds: NDArray[Any], half: bool) -> NDArray[np.float32]:
 
 
 class _Rewriter:
-    """Adds pairs and initializers to a graph, one pair per tensor however many Convs read it."""
+    """Adds pairs and initializers to a graph, one pair per tensor however many nodes read it."""
 
-    def __init__(self, graph: Any, half_scales: bool) -> None:
-        self._graph = graph
-        self._half = half_scales
-        # An initializer that is also an input can be overridden by the caller: not a constant.
-        inputs = {item.name for item in graph.input}
-        self._weights = {i.name: i for i in graph.initializer if i.name not in inputs}
-        self._taken = set(_names(graph))
-        self._activations: dict[tuple[str, float], str] = {}
-        self._dequantized: dict[str, str] = {}
+    def __init__(self, graph: ir.Graph, half_scales: bool) -> None:
+        self._graph, self._names, self._half = graph, Names(graph), half_scales
+        self._activations: dict[tuple[ir.Value, float], ir.Value] = {}
+        self._weights: dict[ir.Value, ir.Value] = {}
 
-    def quantized_activation(self, tensor: str, threshold: float) -> str:
-        """Append the pair of ``tensor`` once a range; return the name of its output."""
-        key = (tensor, threshold)
+    def quantized_activation(self, reader: ir.Node, value: ir.Value, threshold: float) -> ir.Value:
+        """The dequantised form of ``value``; its pair is added once per range."""
+        key = (value, threshold)
         if key not in self._activations:
+            name = str(value.name)
             scale = _scales(np.array(threshold), self._half)
-            scale_name = self._initializer(f"{tensor}_scale", scale)
-            zero_name = self._initializer(f"{tensor}_zero_point", np.array(0, dtype=np.int8))
-            self._activations[key] = self._dequantize(
-                tensor,
-                self._node("QuantizeLinear", [tensor, scale_name, zero_name], tensor, "quantized"),
-                [scale_name, zero_name],
-            )
+            parameters = self._parameters(name, scale, np.array(0, dtype=np.int8))
+            levels = self._node(reader, "QuantizeLinear", [value, *parameters], name, "quantized")
+            self._activations[key] = self._dequantized(reader, levels, parameters, name)
         return self._activations[key]
 
-    def quantized_weight(self, weight: str, where: str) -> str:
-        """Add the int8 copy of ``weight`` once; return the name of its dequantised form."""
-        if weight not in self._dequantized:
-            values = self._float_weight(weight, where)
-            quantized, scales = quantize_weight(values, half_scales=self._half)
-            parameters = [
-                self._initializer(f"{weight}_scale", scales),
-                self._initializer(f"{weight}_zero_point", np.zeros(len(scales), dtype=np.int8)),
-            ]
-            name = self._initializer(f"{weight}_quantized", quantized)
-            self._dequantized[weight] = self._dequantize(weight, name, parameters, axis=0)
-        return self._dequantized[weight]
+    def quantized_weight(self, conv: ir.Node, weight: ir.Value) -> ir.Value:
+        """The dequantised form of ``weight``, whose int8 copy is added once."""
+        if weight not in self._weights:
+            name = str(weight.name)
+            values, scales = quantize_weight(_float_weight(conv, weight), half_scales=self._half)
+            zeros = np.zeros(len(scales), dtype=np.int8)
+            parameters = self._parameters(name, scales, zeros)
+            levels = self._constant(f"{name}_quantized", values)
+            self._weights[weight] = self._dequantized(conv, levels, parameters, name, axis=0)
+        return self._weights[weight]
 
-    def remove_unread_weights(self) -> None:
-        """Drop the float weights that only convolutions had read."""
-        read = {name for node in self._graph.node for name in node.input}
-        read.update(output.name for output in self._graph.output)
-        unread = self._dequantized.keys() - read
-        for field in (self._graph.initializer, self._graph.value_info):
-            for index in reversed(range(len(field))):
-                if field[index].name in unread:
-                    del field[index]
+    def _parameters(self, base: str, *values: NDArray[Any]) -> list[ir.Value]:
+        names = (f"{base}_scale", f"{base}_zero_point")
+        return [self._constant(name, x) for name, x in zip(names, values, strict=True)]
 
-    def _float_weight(self, weight: str, where: str) -> NDArray[np.float32]:
-        tensor = self._weights.get(weight)
-        if tensor is None:
-            raise BuildError(
-                f"the weights {weight!r} of the convolution {where!r} are not an initializer",
-                "constant FP32 weights",
-                "export the FP32 model with constant folding, and quantise it once",
-            )
-        values: NDArray[np.float32] = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise BuildError(
-                f"the weights {weight!r} of the convolution {where!r} are {values.dtype}"
-                + ("" if np.isfinite(values).all() else " with NaN or Inf"),
-                "finite float32 weights",
-                "quantise the FP32 model",
-            )
-        return values
+    def _constant(self, wish: str, values: NDArray[Any]) -> ir.Value:
+        return add_constant(self._graph, self._names.fresh(wish), values)
 
-    def _dequantize(self, base: str, name: str, parameters: list[str], **attributes: int) -> str:
-        return self._node(
-            "DequantizeLinear", [name, *parameters], base, "dequantized", **attributes
-        )
+    def _dequantized(
+        self,
+        reader: ir.Node,
+        levels: ir.Value,
+        parameters: list[ir.Value],
+        base: str,
+        **attributes: int,
+    ) -> ir.Value:
+        inputs = [levels, *parameters]
+        return self._node(reader, "DequantizeLinear", inputs, base, "dequantized", **attributes)
 
     def _node(
-        self, op_type: str, inputs: list[str], base: str, suffix: str, **attributes: int
-    ) -> str:
-        output = self._fresh(f"{base}_{suffix}")
-        name = self._fresh(f"{base}_{op_type}")
-        self._graph.node.append(
-            helper.make_node(op_type, inputs, [output], name=name, **attributes)
-        )
+        self,
+        reader: ir.Node,
+        op_type: str,
+        inputs: list[ir.Value],
+        base: str,
+        suffix: str,
+        **attributes: int,
+    ) -> ir.Value:
+        """Insert a node before ``reader`` and return its output."""
+        output = ir.Value(name=self._names.fresh(f"{base}_{suffix}"))
+        name = self._names.fresh(f"{base}_{op_type}")
+        node = ir.node(op_type, inputs, attributes, outputs=[output], name=name)
+        self._graph.insert_before(reader, node)
         return output
 
-    def _initializer(self, wish: str, values: NDArray[Any]) -> str:
-        name = self._fresh(wish)
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
 
-    def _fresh(self, wish: str) -> str:
-        name, number = wish, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self._taken.add(name)
-        return name
-
-
-def _names(graph: Any) -> Iterator[str]:
-    for field in (graph.input, graph.output, graph.initializer):
-        yield from (item.name for item in field)
-    for node in graph.node:
-        yield from node.input
-        yield from node.output
+def _float_weight(conv: ir.Node, weight: ir.Value) -> NDArray[np.float32]:
+    values = array(weight) if weight.is_initializer() else None
+    subject = f"the weights {weight.name!r} of the convolution {node_name(conv)!r}"
+    if values is None:
+        raise BuildError(
+            f"{subject} are not an initializer",
+            "constant FP32 weights",
+            "export the FP32 model with constant folding, and quantise it once",
+        )
+    if values.dtype != np.float32 or not np.isfinite(values).all():
+        raise BuildError(
+            f"{subject} are {values.dtype}"
+            + ("" if np.isfinite(values).all() else " with NaN or Inf"),
+            "finite float32 weights",
+            "quantise the FP32 model",
+        )
+    return values
 
 
-def _require_conv_inputs(model: onnx.ModelProto, ranges: Mapping[str, float]) -> None:
-    feeding = set(conv_inputs(model))
-    for tensor in ranges:
-        if tensor not in feeding:
-            raise BuildError(
-                f"a range for {tensor!r}, which feeds no convolution", "a Conv's input"
-            )
-
-
-def _check(model: onnx.ModelProto, ranges: Mapping[str, float], edges: Collection[Edge]) -> None:
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+def _check(model: ir.Model, ranges: Mapping[str, float], edges: Collection[Edge]) -> None:
+    opset = model.opset_imports.get("", 0)
     if opset < _MIN_OPSET:
         raise BuildError(f"a model of opset {opset}", f"opset {_MIN_OPSET} or later")
     for tensor, threshold in ranges.items():

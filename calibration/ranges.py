@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.histogram import BINS, StreamingHistogram
 from dabnet.errors import ArtifactError, InputError
+from dabnet.graph.facts import nodes_of
 
 LEVELS = 127  # -128 is left out, so that the levels are symmetric around 0
 MAGNITUDES = 128  # those of |x| in int8: 0…127
@@ -208,9 +209,7 @@ def _threshold_of(method: str) -> _Threshold:
 _WAY_OUT = "export the checkpoint with the code that trained it, or --optimize-for portable"
 
 
-def ranges_by_tensor(
-    model: onnx.ModelProto, activation_ranges: Mapping[str, float]
-) -> dict[str, float]:
+def ranges_by_tensor(model: ir.Model, activation_ranges: Mapping[str, float]) -> dict[str, float]:
     """Return the threshold of each tensor that feeds a convolution, in graph order.
 
     A convolution is found by its node's name, which the exporter makes from the module's path:
@@ -231,18 +230,18 @@ def ranges_by_tensor(
     ranges: dict[str, float] = {}
     reader: dict[str, str] = {}  # of each tensor: the first module
     missing = set(activation_ranges)
-    for node in model.graph.node:
-        if node.op_type != "Conv":
-            continue
+    for node in nodes_of(model.graph, "Conv"):
         # A part is called /…/Conv_output_0/conv_4.
-        module = modules.get(node.name.partition("_output_0/conv_")[0])
+        module = modules.get(str(node.name).partition("_output_0/conv_")[0])
         if module is None:
             raise ArtifactError(
                 f"the convolution {node.name!r} has no range in the checkpoint",
                 "one for each convolution of the graph",
                 _WAY_OUT,
             )
-        tensor, threshold = node.input[0], activation_ranges[module]
+        value = node.inputs[0]
+        assert value is not None
+        tensor, threshold = str(value.name), activation_ranges[module]
         if ranges.setdefault(tensor, threshold) != threshold:
             raise ArtifactError(
                 f"the tensor {tensor!r} has the range {ranges[tensor]:g} for {reader[tensor]!r}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -17,11 +17,11 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import check_source
 from dabnet.data.transforms import resize_image
 from dabnet.errors import BuildError
+from dabnet.graph.execution import Stepwise, cpu_session, has_half_tensors
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Agreement
-from export.graph.tensors import StepwiseSession, cpu_session, has_half_tensors
 from export.spec import ExportSpec
 
 # The graph's input → its output.
@@ -29,7 +29,7 @@ Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def required_agreement(
-    model: onnx.ModelProto,
+    model: ir.Model,
     checkpoint: Checkpoint,
     data_dir: Path | None,
     spec: ExportSpec,
@@ -78,13 +78,13 @@ def required_agreement(
     return agreement
 
 
-def _runner(model: onnx.ModelProto) -> Run:
-    name = model.graph.input[0].name
+def _runner(model: ir.Model) -> Run:
+    given, result = (str(side[0].name) for side in (model.graph.inputs, model.graph.outputs))
     if has_half_tensors(model):
-        stepwise = StepwiseSession(model)
-        return lambda batch: stepwise.run(None, {name: batch})[0]
+        stepwise = Stepwise(model)
+        return lambda batch: dict(stepwise.run({given: batch}))[result]
     session = cpu_session(model, "the exported graph", optimised=True)
-    return lambda batch: np.asarray(session.run(None, {name: batch})[0])
+    return lambda batch: np.asarray(session.run(None, {given: batch})[0])
 
 
 @torch.inference_mode()

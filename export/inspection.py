@@ -124,7 +124,7 @@ def _checkpoint(path: Path, dataset: str | None) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    model = ir.from_proto(load_onnx(path))
+    model = load_onnx(path)
     properties, inputs = model.metadata_props, model.graph.inputs
     ours = ONNX_KEY in properties
     layers = summarise_graph(model, None).layers

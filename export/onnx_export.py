@@ -21,12 +21,12 @@ from dabnet.console import ProgressBar
 from dabnet.data.images import range_source
 from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
+from dabnet.graph.facts import nodes_of
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask, node_scope
 from dabnet.precision import FP16, INT8
 from dabnet.runtime.manifest import DYNAMIC, Manifest, PassInfo, TensorInfo
 from export.agreement import required_agreement
-from export.graph.tensors import largest_activations
 from export.onnx_file import check_onnx, save_onnx, with_manifest
 from export.passes.float16 import to_float16
 from export.passes.float16_choice import HALF_QDQ_OPSET
@@ -90,13 +90,13 @@ def export_onnx(
         _manifest(checkpoint, sha256, spec),
         logits=graph.logits,
         passes=passes,
-        opset=next(o.version for o in model.opset_import if o.domain == ""),
+        opset=model.opset_imports[""],
         calibration=calibration,
     )
     # The graph is checked as it will be written; only the agreement is added to its manifest.
     trial = with_manifest(model, manifest)
     check_onnx(trial)
-    agreement = required_agreement(trial, checkpoint, data_dir, spec, progress)
+    agreement = required_agreement(ir.from_proto(trial), checkpoint, data_dir, spec, progress)
     manifest = replace(manifest, agreement=agreement)
     save_onnx(with_manifest(model, manifest), output)
     return manifest
@@ -112,7 +112,7 @@ class FloatGraph:
         logits: name of its logits before the upsample.
     """
 
-    model: onnx.ModelProto
+    model: ir.Model
     passes: tuple[PassInfo, ...]
     logits: str
 
@@ -132,7 +132,7 @@ def float_graph(checkpoint: Checkpoint, spec: ExportSpec) -> FloatGraph:
     return FloatGraph(model, passes, logits)
 
 
-def contract_graph(module: ImageToMask, spec: ExportSpec) -> onnx.ModelProto:
+def contract_graph(module: ImageToMask, spec: ExportSpec) -> ir.Model:
     """Trace the module: ``image`` uint8 (N, H, W, 3) → ``mask`` (N, H, W), opset 17.
 
     Sides that a call chooses are named ``batch``, ``height`` and ``width``. The exporter folds each
@@ -157,7 +157,8 @@ def contract_graph(module: ImageToMask, spec: ExportSpec) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
         )
-        return onnx.load(traced)
+        model: ir.Model = ir.from_proto(onnx.load(traced))
+        return model
 
 
 def _free_sides(tensor: TensorInfo) -> dict[int, str]:
@@ -168,7 +169,7 @@ def _free_sides(tensor: TensorInfo) -> dict[int, str]:
     return {axis: name for axis, name in names if tensor.shape[axis] == DYNAMIC}
 
 
-def coarse_logits(model: onnx.ModelProto, module: str) -> str:
+def coarse_logits(model: ir.Model, module: str) -> str:
     """Name of the logits before the upsample, float (N, K, H/stride, W/stride).
 
     Args:
@@ -176,46 +177,47 @@ def coarse_logits(model: onnx.ModelProto, module: str) -> str:
         module: the network's submodule that computes them, ``dabnet.models.Network.logits``.
     """
     within = f"{node_scope(module)}/"
-    nodes = [node for node in model.graph.node if node.name.startswith(within)]
+    nodes = [node for node in model.graph if str(node.name).startswith(within)]
     if not nodes:
         raise BuildError(f"no node of the module {module!r} in the traced graph", "its logits")
-    return str(nodes[-1].output[0])
+    return str(nodes[-1].outputs[0].name)
 
 
 def _largest_activations(
-    model: onnx.ModelProto,
+    model: ir.Model,
     dataset: str,
     data_dir: Path | None,
     spec: ExportSpec,
     progress: ProgressBar,
 ) -> Mapping[str, float] | None:
     """The largest |x| of each tensor on training images; None for a graph without an image."""
+    from calibration.collect import largest_activations  # an FP32 export loads none of it
+
     if spec.input != "uint8":
         return None
     count = min(spec.calibration_images, RANGE_IMAGES)
     images = range_source(dataset, data_dir, count, spec.size)
     with progress("looking for overflow", len(images)) as step:
         return largest_activations(
-            ir.from_proto(model),
+            model,
             ((item.name, item.image) for item in images),
             lambda done, name: step(),
         )
 
 
-def half(
-    model: onnx.ModelProto, largest: Mapping[str, float] | None
-) -> tuple[onnx.ModelProto, PassInfo]:
+def half(model: ir.Model, largest: Mapping[str, float] | None) -> tuple[ir.Model, PassInfo]:
     """Convert every float tensor to FP16, but for those that ``largest`` says would overflow.
 
     A graph with Q/DQ is brought to opset 19 first, whose scales may be FP16.
     """
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        model = onnx.version_converter.convert_version(model, HALF_QDQ_OPSET)
-    graph, lines = to_float16(ir.from_proto(model), largest=largest)
+    if nodes_of(model.graph, "QuantizeLinear"):
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), HALF_QDQ_OPSET)
+        model = ir.from_proto(proto)
+    model, lines = to_float16(model, largest=largest)
     halves = sum(
-        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in graph.graph
+        any(value.dtype == ir.DataType.FLOAT16 for value in node.outputs) for node in model.graph
     )
-    return ir.to_proto(graph), PassInfo("float16", halves, lines[0])
+    return model, PassInfo("float16", halves, lines[0])
 
 
 def _manifest(checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec) -> Manifest:

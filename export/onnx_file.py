@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from dabnet import __version__
@@ -13,40 +14,44 @@ from dabnet.errors import ArtifactError, BuildError
 from dabnet.files import existing_file, replacing
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, carried_manifest
 
+_UNREADABLE = (
+    *(DecodeError, ValueError, OSError),
+    *(onnx.checker.ValidationError, ir.serde.SerdeError),
+)
 
-def load_onnx(path: str | Path) -> onnx.ModelProto:
+
+def load_onnx(path: str | Path) -> ir.Model:
     """Parse an ONNX file; a damaged or foreign one is an ``ArtifactError``."""
     path = existing_file(path, "an ONNX file")
     try:
-        model = onnx.load(path)
-    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        model: ir.Model = ir.from_proto(onnx.load(path))
+    except _UNREADABLE as error:
         raise ArtifactError(
             f"{str(path)!r} cannot be read as ONNX (truncated, another format, or its weights lie"
             " in a file that is missing)",
             "a file written by dabnet-export",
             "export it again",
         ) from error
-    if not model.graph.node:
+    if not len(model.graph):
         raise ArtifactError(f"{str(path)!r} holds no graph", "a file written by dabnet-export")
     return model
 
 
-def manifest_of(model: onnx.ModelProto, source: str) -> Manifest:
+def manifest_of(model: ir.Model, source: str) -> Manifest:
     """Return the manifest inside a model; ``source`` names the file in the error.
 
     Raises:
         ArtifactError: there is none, or it is damaged or of another format.
     """
-    return carried_manifest({entry.key: entry.value for entry in model.metadata_props}, source)
+    return carried_manifest(model.metadata_props, source)
 
 
-def with_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
-    """Return a copy of ``model`` that carries ``manifest`` and nothing of the exporting machine.
+def with_manifest(model: ir.Model, manifest: Manifest) -> onnx.ModelProto:
+    """Return the file of ``model``, which carries ``manifest`` and nothing of this machine.
 
     Exporters write source paths of the machine into doc strings and metadata; they are dropped.
     """
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
+    named = ir.to_proto(model)
     named.producer_name, named.producer_version = "dabnet-export", __version__
     _drop_notes(named)
     onnx.helper.set_model_props(named, {ONNX_KEY: manifest.to_json()})

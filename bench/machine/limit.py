@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx_ir as ir
-
 from bench.record import Limit, Peaks, Setting
 from dabnet.graph.roofline import kernels_of
 from export.onnx_file import load_onnx
@@ -27,7 +25,7 @@ def limit_of(graph: Path, setting: Setting, precision: str, peaks: Peaks) -> Lim
         InputError, ArtifactError: the file cannot be read, is of another size, or has a layer
             whose shape cannot be inferred.
     """
-    model = ir.from_proto(load_onnx(graph))
+    model = load_onnx(graph)
     kernels = kernels_of(model, (setting.batch, *setting.size), precision)
     seconds = [kernel.seconds(peaks) for kernel in kernels]
     return Limit(

@@ -213,6 +213,12 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
+def source(node: ir.Node | None, index: int = 0) -> ir.Node | None:
+    """The node that computes input ``index`` of ``node``; None if there is none."""
+    value = node.inputs[index] if node is not None and index < len(node.inputs) else None
+    return None if value is None else value.producer()
+
+
 def nodes_of(graph: ir.Graph, *operators: str) -> list[ir.Node]:
     """The nodes of some operators of the ONNX domain, in graph order, safe to edit over."""
     return [node for node in graph if is_op(node, *operators)]

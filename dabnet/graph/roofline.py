@@ -43,8 +43,7 @@ _VIEWS = {
 
 
 class Peaks(Protocol):
-    """Peak rates of a machine: multiply-adds per second by type, ``fp32`` among them, and bytes of
-    memory traffic per second."""
+    """Peak rates of a machine: multiply-adds per second by type, and bytes of memory traffic."""
 
     @property
     def multiply_adds_per_s(self) -> Mapping[str, float]: ...
@@ -71,12 +70,12 @@ class Kernel:
     def seconds(self, peaks: Peaks) -> tuple[float, float]:
         """Minimum time of its arithmetic and of its traffic; it takes the longer of both.
 
-        The arithmetic is at the peak of its type, or of float32 if that is higher or the only one
-        known: a backend may compute in float32 what is stored narrower, and some do.
+        The arithmetic is at the peak of its type, or of float32 if that is higher: a backend may
+        compute in float32 what is stored narrower, and some do.
         """
         known = peaks.multiply_adds_per_s
         kind = {"bf16": "fp16"}.get(self.precision, self.precision)
-        peak = max(known["fp32"], known.get(kind, 0.0))
+        peak = max(known.get("fp32", 0.0), known.get(kind, 0.0))
         return self.multiply_adds / peak, self.traffic_bytes / peaks.bytes_per_s
 
 

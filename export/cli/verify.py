@@ -133,7 +133,6 @@ def _require_onnx(*sides: Side) -> None:
 
 
 def _layers(a: Side, b: Side, images: SizedImages, tolerance: float) -> LayerReport:
-
     from export.onnx_file import load_onnx
     from export.verify.layers import compare_layers
 

@@ -1,10 +1,10 @@
-"""What int8 buys on a card, layer by layer: a roofline model, not a measurement.
+"""The gain of int8 on a card, layer by layer: a roofline model, not a measurement.
 
 A convolution takes the longer of its arithmetic and its memory traffic. Its int8 form reads int8
 and writes FP32, as the plans of TensorRT-RTX 1.7.1 do; each form of a tensor, int8 or float, that
 some reader wants is written once. Everything else (pointwise work, the upsample) is left out: it is
 alike in all configurations. So the model says which layers are worth int8, and whether int8 can pay
-at all; what it takes is for ``dabnet-bench`` to measure.
+at all; ``dabnet-bench`` measures the real time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import onnx
+import onnx_ir as ir
 
-from calibration.placements import is_conv, layer_name
 from dabnet.errors import InputError
-from export.graph.layers import tensor_shapes
+from dabnet.graph.facts import inferred, is_conv, layer_name, nodes_of, static_shape
+from dabnet.graph.roofline import BYTES, Kernel
 
-FLOAT_BYTES = {"fp32": 4, "fp16": 2}
 INT8_OUTPUT_BYTES = 4
 
 
@@ -64,7 +63,7 @@ def card_of(name: str) -> Card:
 @dataclass(frozen=True, slots=True)
 class _Convolution:
     layer: str
-    reads: str
+    reads: ir.Value
     inputs: int
     outputs: int
     weights: int
@@ -77,58 +76,32 @@ class CostModel:
     Args:
         model: the FP32 graph.
         layers: convolutions that the placement rounds; all others are in float in each choice.
-        card: where it is to run.
-        example: (batch, height, width) where a call chooses them.
+        card: the GPU to model.
+        example: (batch, height, width) for the sides that a call chooses.
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        layers: Collection[str],
-        card: Card,
-        example: tuple[int, int, int],
+        self, model: ir.Model, layers: Collection[str], card: Card, example: tuple[int, int, int]
     ) -> None:
-        shapes = tensor_shapes(model, example)
         self.card, self.layers = card, tuple(layers)
-        self._convolutions = []
-        for node in model.graph.node:
-            if is_conv(node):
-                kernel = shapes[node.input[1]]
-                outputs = math.prod(shapes[node.output[0]])
-                self._convolutions.append(
-                    _Convolution(
-                        layer_name(node),
-                        node.input[0],
-                        math.prod(shapes[node.input[0]]),
-                        outputs,
-                        math.prod(kernel),
-                        outputs * math.prod(kernel[1:]),
-                    )
-                )
-        inputs = {convolution.reads for convolution in self._convolutions}
-        self._read_as_float = {
-            name
-            for node in model.graph.node
-            if not is_conv(node)
-            for name in node.input
-            if name in inputs
-        }
+        self._width = BYTES[card.rest]
+        graph = inferred(model, example).graph
+        self._convolutions = [_convolution(node) for node in nodes_of(graph, "Conv")]
 
     def seconds(self, float_layers: Collection[str]) -> float:
         """All convolutions, with ``float_layers`` and those that the placement leaves in float."""
         int8 = set(self.layers) - set(float_layers)
-        total, forms = 0.0, dict[tuple[str, bool], int]()
+        total, forms = 0.0, dict[tuple[ir.Value, bool], int]()
         for conv in self._convolutions:
             total += self._conv_seconds(conv, conv.layer in int8)
             forms[conv.reads, conv.layer in int8] = conv.inputs
-            if conv.reads in self._read_as_float:
+            if not all(map(is_conv, conv.reads.consumers())):
                 forms[conv.reads, False] = conv.inputs
-        width = FLOAT_BYTES[self.card.rest]
-        written = sum(n * (1 if rounded else width) for (_, rounded), n in forms.items())
+        written = sum(n * (1 if rounded else self._width) for (_, rounded), n in forms.items())
         return total + written / self.card.bytes_per_s
 
     def gain(self, layer: str) -> float:
-        """Seconds that int8 saves in ``layer`` where every other is int8; below 0: it costs."""
+        """Seconds that int8 saves in ``layer`` if every other is int8; below 0: it costs."""
         return self.seconds((layer,)) - self.seconds(())
 
     @property
@@ -137,9 +110,20 @@ class CostModel:
         return self.seconds(self.layers) / self.seconds(())
 
     def _conv_seconds(self, conv: _Convolution, int8: bool) -> float:
-        width = FLOAT_BYTES[self.card.rest]
         kind = "int8" if int8 else self.card.rest
-        read, write = (1, INT8_OUTPUT_BYTES) if int8 else (width, width)
+        read, write = (1, INT8_OUTPUT_BYTES) if int8 else (self._width, self._width)
         moved = (conv.inputs + conv.weights) * read + conv.outputs * write
-        arithmetic = conv.multiply_adds / self.card.multiply_adds_per_s[kind]
-        return max(arithmetic, moved / self.card.bytes_per_s)
+        return max(Kernel(conv.layer, kind, conv.multiply_adds, moved).seconds(self.card))
+
+
+def _convolution(node: ir.Node) -> _Convolution:
+    read, kernel = node.inputs[:2]
+    sizes = [static_shape(value) for value in (read, kernel, node.outputs[0])]
+    known = [size for size in sizes if size is not None]
+    if read is None or len(known) < len(sizes):
+        raise InputError(f"the convolution {layer_name(node)} of unknown size", "a fixed size")
+    weight = known[1]
+    inputs, weights, outputs = map(math.prod, known)
+    return _Convolution(
+        layer_name(node), read, inputs, outputs, weights, outputs * math.prod(weight[1:])
+    )

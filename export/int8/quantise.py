@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
@@ -45,7 +45,7 @@ class Ranges:
     thresholds: Mapping[str, float]
     info: CalibrationInfo
     largest: Mapping[str, float] = field(default_factory=dict)
-    fitted: onnx.ModelProto | None = None
+    fitted: ir.Model | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Int8Export:
         progress: shows a bar for each step.
     """
 
-    model: onnx.ModelProto
+    model: ir.Model
     logits: str
     checkpoint: Checkpoint
     checkpoint_sha256: str
@@ -69,7 +69,7 @@ class Int8Export:
     spec: ExportSpec
     progress: ProgressBar
 
-    def run(self, reports: Path) -> tuple[onnx.ModelProto, Ranges]:
+    def run(self, reports: Path) -> tuple[ir.Model, Ranges]:
         """Choose ranges and layers; return the graph with Q/DQ, and the ranges that it has.
 
         Args:
@@ -175,7 +175,7 @@ class Int8Export:
         )
         return replace(ranges, fitted=fitted, info=info)
 
-    def _quantised(self, ranges: Ranges, float_layers: tuple[str, ...]) -> onnx.ModelProto:
+    def _quantised(self, ranges: Ranges, float_layers: tuple[str, ...]) -> ir.Model:
         model, _ = quantize(
             self.model,
             ranges.thresholds,

@@ -6,18 +6,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.fit_weights import with_weights_of
-from calibration.placements import Edge, edges_of, is_conv, layer_name
+from calibration.placements import Edge, edges_of
 from calibration.qdq import insert_qdq
 from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.data.images import SizedImage, SizedImages
 from dabnet.errors import InputError
+from dabnet.graph.execution import cpu_session, ending_at
+from dabnet.graph.facts import layer_name, nodes_of
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts, confusion
-from export.graph.tensors import cpu_session, ending_at
 
 Mask = NDArray[np.integer]
 
@@ -90,19 +91,20 @@ class Int8Trial:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        model: ir.Model,
         ranges: Mapping[str, float],
         placement: str,
         logits: str,
         images: list[SizedImage],
         classes: int,
         half_scales: bool = False,
-        fitted: onnx.ModelProto | None = None,
+        fitted: ir.Model | None = None,
     ) -> None:
         self._model, self._ranges, self._half = model, ranges, half_scales
         self._fitted = fitted
         self._logits, self._images, self._classes = logits, images, classes
-        names = {n.output[0]: layer_name(n) for n in model.graph.node if is_conv(n)}
+        convs = nodes_of(model.graph, "Conv")
+        names = {str(conv.outputs[0].name): layer_name(conv) for conv in convs}
         self._edges = edges_of(model, placement)
         self._layer_of = {edge.reader: names.get(edge.reader, "") for edge in self._edges}
         self.layers = tuple(dict.fromkeys(name for name in self._layer_of.values() if name))
@@ -133,11 +135,10 @@ class Int8Trial:
         points = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
         return Outcome(points, 100 * float(np.mean(differing)), error / self._power)
 
-    def _run(self, model: onnx.ModelProto) -> list[tuple[Mask, NDArray[np.float32]]]:
-        mask = model.graph.output[0].name
+    def _run(self, model: ir.Model) -> list[tuple[Mask, NDArray[np.float32]]]:
+        given, mask = model.graph.inputs[0], str(model.graph.outputs[0].name)
         session = cpu_session(ending_at(model, [mask, self._logits]), "the int8 graph", True)
-        given = model.graph.input[0]
-        batch = max(given.type.tensor_type.shape.dim[0].dim_value, 1)
+        batch = given.shape[0] if given.shape and isinstance(given.shape[0], int) else 1
         found = []
         for item in self._images:
             pixels = np.repeat(item.image[None], batch, axis=0)

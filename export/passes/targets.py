@@ -11,7 +11,6 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from dabnet.errors import InputError
@@ -72,13 +71,13 @@ def check_passes(names: tuple[str, ...]) -> None:
 
 
 def optimize(
-    model: onnx.ModelProto,
+    model: ir.Model,
     target: str,
     precision: str,
     *,
     quantized: bool = False,
     without: tuple[str, ...] = (),
-) -> tuple[onnx.ModelProto, tuple[PassInfo, ...]]:
+) -> tuple[ir.Model, tuple[PassInfo, ...]]:
     """Apply the passes of ``target`` and say which changed how many places.
 
     Args:
@@ -98,11 +97,11 @@ def optimize(
     ]
     if not steps:
         return model, ()
-    graph = tidy(ir.from_proto(model))
+    model = tidy(model.clone())
     applied = []
     for step in steps:
-        graph, changed = step.load()(graph)
-        graph = tidy(graph)
+        model, changed = step.load()(model)
+        model = tidy(model)
         if changed:
             applied.append(PassInfo(step.name, len(changed), step.note))
-    return ir.to_proto(graph), tuple(applied)
+    return model, tuple(applied)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact
@@ -40,6 +39,7 @@ class Side:
         shape: (N, H, W) of its images, -1 for a side that each call chooses; a checkpoint takes
             any.
         size: (height, width) of its example; None for a checkpoint.
+        stride: height and width of its images are multiples of it.
 
     Raises:
         DabnetError: the file is missing, damaged or carries no manifest.
@@ -54,7 +54,7 @@ class Side:
         if self.manifest is not None:
             self.precision = self.manifest.precision
             self.classes, self.palette = self.manifest.classes, self.manifest.palette
-            self.shape = self.manifest.input.sides
+            self.shape, self.stride = self.manifest.input.sides, self.manifest.stride
             return
         from dabnet.checkpoint import load_checkpoint  # two ONNX files need no torch
 
@@ -62,6 +62,7 @@ class Side:
         self.precision, self.shape = FP32, (DYNAMIC, DYNAMIC, DYNAMIC)
         self.classes = self._checkpoint.labels.classes
         self.palette = self._checkpoint.labels.palette
+        self.stride = network_named(self._checkpoint.model).stride
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -153,7 +154,7 @@ class Side:
     def _read_logits(self) -> None:
         """In a second session: the mask stays that of the file, whatever a new output changes."""
         assert self.manifest is not None
-        model, tensor = ir.from_proto(load_onnx(self.path)), self.manifest.input.name
+        model, tensor = load_onnx(self.path), self.manifest.input.name
         name = self.manifest.logits or logits_tensor(model)
         if name not in set(computed(model)):
             return
@@ -193,7 +194,7 @@ def common_size(a: Side, b: Side, wanted: tuple[int, int] | None) -> tuple[int, 
             )
         wanted = size
     size = wanted or b.size or a.size or DEFAULT_SIZE
-    check_size(*size)
+    check_size(*size, max(a.stride, b.stride))
     return size
 
 

@@ -17,6 +17,13 @@ from dabnet.data.images import SizedImage
 from dabnet.errors import BuildError, InputError
 from tests.support.calibration_net import images, make_model, small_net, stem
 from tests.support.listed_images import sized_image
+from tests.support.protobuf_graphs import on_protobuf
+
+calibrate = on_protobuf(calibrate)
+collect = on_protobuf(collect)
+graph_sha256 = on_protobuf(graph_sha256)
+quantize = on_protobuf(quantize)
+rounded_tensors = on_protobuf(rounded_tensors)
 
 TRAIN = {"dataset": "toy", "split": "train"}
 

@@ -19,6 +19,9 @@ from calibration.calibration_file import (
 )
 from dabnet.errors import ArtifactError, InputError
 from tests.support.calibration_net import small_net
+from tests.support.protobuf_graphs import on_protobuf
+
+calibrate = on_protobuf(calibrate)
 
 
 def part(start: int, stop: int) -> Calibration:

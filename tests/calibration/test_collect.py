@@ -15,6 +15,9 @@ from calibration.collect import collect
 from calibration.histogram import StreamingHistogram
 from dabnet.errors import BuildError, InputError, MissingPackage
 from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
+from tests.support.protobuf_graphs import on_protobuf
+
+collect = on_protobuf(collect)
 
 TENSORS = ["x", "y", "z"]
 

@@ -12,8 +12,11 @@ from onnx import helper, numpy_helper
 
 from calibration import conv_moments
 from calibration.conv_moments import collect_moments, quantized_convs
-from calibration.qdq import insert_qdq
 from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.protobuf_graphs import insert_qdq, on_protobuf
+
+collect_moments = on_protobuf(collect_moments)
+quantized_convs = on_protobuf(quantized_convs)
 
 IMAGES = images(3)
 
@@ -59,7 +62,7 @@ def test_squared_error_is_that_of_the_graph(seed: int) -> None:
     assert lines == []
     (sums,) = collect_moments(model, [conv], IMAGES)
     constants = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
-    levels = constants[conv.rounded].reshape(len(error), -1)
+    levels = constants[conv.levels.name].reshape(len(error), -1)
     weights = np.column_stack([levels * conv.weight_scales[:, None], constants["b"]])
     found = sums.squared_error(weights.reshape(sums.fp32.shape).astype(np.float64))
     np.testing.assert_allclose(found.ravel(), error, rtol=1e-4)

@@ -12,10 +12,13 @@ from onnx import helper, numpy_helper
 
 from calibration.collect import collect
 from calibration.fit_weights import fit_weights
-from calibration.qdq import conv_inputs, insert_qdq
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError, InputError
 from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.protobuf_graphs import conv_inputs, insert_qdq, on_protobuf
+
+collect = on_protobuf(collect)
+fit_weights = on_protobuf(fit_weights)
 
 IMAGES = images(6)
 BATCH = np.stack([image for _, image in IMAGES])

@@ -7,6 +7,11 @@ from test_calibrate import seen
 from calibration.calibrate import quantize
 from calibration.fit_weights import fit_weights, with_weights_of
 from tests.support.calibration_net import images, small_net
+from tests.support.protobuf_graphs import on_protobuf
+
+quantize = on_protobuf(quantize)
+fit_weights = on_protobuf(fit_weights)
+with_weights_of = on_protobuf(with_weights_of)
 
 
 def test_layers_in_float_change_no_other_fit() -> None:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration.placements import PLACEMENTS, Edge, edges_of, is_conv, layer_name
+from calibration.placements import PLACEMENTS, Edge, edges_of
 from dabnet.checkpoint import load_checkpoint
 from dabnet.errors import InputError
+from dabnet.graph import facts
 from export.onnx_export import float_graph
 from export.spec import ExportSpec
 from tests.support.calibration_net import make_model, small_net, stem
+from tests.support.protobuf_graphs import on_protobuf
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
+
+edges_of = on_protobuf(edges_of)
 
 
 @pytest.fixture(scope="module")
 def dabnet(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     checkpoint = load_checkpoint(write_checkpoint(tmp_path_factory.mktemp("placements")))
-    return float_graph(checkpoint, ExportSpec(SIZE, "int8")).model
+    return ir.to_proto(float_graph(checkpoint, ExportSpec(SIZE, "int8")).model)
+
+
+def is_conv(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Conv"
+
+
+def layer_name(node: onnx.NodeProto) -> str:
+    return facts.layer_name(ir.from_proto(node))
 
 
 def layers(model: onnx.ModelProto, placement: str) -> list[str]:

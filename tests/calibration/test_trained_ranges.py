@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.qdq import insert_qdq
 from calibration.ranges import ranges_by_tensor
 from dabnet.errors import ArtifactError
 from dabnet.models.image_to_mask import ImageToMask
@@ -20,7 +19,12 @@ from dabnet.training.qat import convolutions, fake_quantized, observed_ranges
 from export.onnx_export import contract_graph
 from export.passes.targets import optimize
 from export.spec import ExportSpec
+from tests.support.protobuf_graphs import insert_qdq, on_protobuf
 from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
+
+contract_graph = on_protobuf(contract_graph)
+optimize = on_protobuf(optimize)
+ranges_by_tensor = on_protobuf(ranges_by_tensor)
 
 IMAGES = noise((4, *SIZE, 3), 7)
 

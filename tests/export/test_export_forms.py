@@ -14,12 +14,12 @@ from dabnet.artifact import open_artifact
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import DYNAMIC, Manifest
-from export.graph.tensors import StepwiseSession
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
 from tests.support import ROOT
 from tests.support.exported_artifacts import expected_masks
+from tests.support.protobuf_graphs import stepwise
 from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise
 
 WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
@@ -106,5 +106,5 @@ def test_fp16_keeps_the_contract_and_the_mask(tmp_path: Path) -> None:
     assert path.stat().st_size < 2e6  # half of the FP32 file's 3.1 MB
     image = open_dataset("toy-street", "val", size=size)[3].image[None]
     names = [name for node in model.graph.node for name in node.output]
-    values = StepwiseSession(model).run(names, {"image": image})
+    values = stepwise(model, {"image": image}, names).values()
     assert all(np.isfinite(value).all() for value in values)

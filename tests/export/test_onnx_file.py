@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 from dabnet.errors import BuildError, InputError
@@ -71,9 +72,9 @@ def test_traces_of_any_exporter_are_dropped(
     branch = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["a"], ["b"])], "branch", [], [])
     branch.node[0].doc_string = trace
     graph.node[3].attribute.append(onnx.helper.make_attribute("body", branch))
-    clean = with_manifest(model, manifest)
+    clean = with_manifest(ir.from_proto(model), manifest)
     assert b"somebody" not in clean.SerializeToString()
-    assert manifest_of(clean, "test") == manifest
+    assert manifest_of(ir.from_proto(clean), "test") == manifest
     assert b"somebody" in model.SerializeToString()  # the argument is left as it was
 
 
@@ -104,7 +105,7 @@ def test_an_invalid_graph_is_not_written(
 ) -> None:
     broken = onnx.load(artifacts["fp32"][0])
     broken.graph.node[5].input[0] = "a tensor that nobody writes"
-    monkeypatch.setattr("export.onnx_export.contract_graph", lambda *_: broken)
+    monkeypatch.setattr("export.onnx_export.contract_graph", lambda *_: ir.from_proto(broken))
     output = kept(tmp_path)
     with pytest.raises(BuildError, match="not valid ONNX") as caught:
         export_onnx(checkpoint, output, FP32, progress=no_bar)

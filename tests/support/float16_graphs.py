@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from dabnet.runtime.manifest import ONNX_KEY, TensorInfo
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from export.graph.tensors import StepwiseSession
 from export.passes.float16 import to_float16
 from tests.support.contract_graph import contract_manifest
+from tests.support.protobuf_graphs import stepwise
 
 SIZE = (8, 12)  # height, width in pixels
 Nodes = Sequence[onnx.NodeProto]
@@ -107,8 +107,7 @@ def types(made: onnx.ModelProto) -> dict[str, int]:
 def all_tensors(made: onnx.ModelProto, *images: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """For each image, each tensor that a node writes, rounded to its type by whoever reads it."""
     names = [name for node in made.graph.node for name in node.output if name]
-    session = StepwiseSession(made)
-    return [dict(zip(names, session.run(names, {"image": image}), strict=True)) for image in images]
+    return [stepwise(made, {"image": image}, names) for image in images]
 
 
 def not_finite(tensors: dict[str, NDArray[Any]]) -> list[str]:

@@ -13,15 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.machine.limit import limit_of
 from bench.record import Limit, Peaks, Setting
-from calibration.qdq import conv_inputs, insert_qdq
 from dabnet.errors import ArtifactError
 from dabnet.graph import roofline
+from dabnet.graph.facts import inferred, nodes_of, static_shape
 from dabnet.graph.roofline import Kernel
 from dabnet.models.image_to_mask import ImageToMask
-from export.graph.layers import tensor_shapes
 from export.int8.cost import CARDS
 from export.onnx_export import contract_graph
 from export.spec import ExportSpec
+from tests.support.protobuf_graphs import conv_inputs, insert_qdq
 from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
 
 H, W = 8, 16
@@ -224,7 +224,7 @@ FULL_SIZE = (512, 1024)
 @pytest.fixture(scope="module")
 def network() -> onnx.ModelProto:
     module = ImageToMask(seeded_network(classes=19), PREPROCESSING).eval()
-    return contract_graph(module, ExportSpec(FULL_SIZE))
+    return ir.to_proto(contract_graph(module, ExportSpec(FULL_SIZE)))
 
 
 def peaks_of(card: str) -> Peaks:
@@ -243,10 +243,10 @@ def test_dabnet_on_a_gtx_1080_ti(network: onnx.ModelProto, tmp_path: Path) -> No
     assert found.multiply_adds == pytest.approx(10.2e9, rel=0.01)
     assert found.arithmetic_s == pytest.approx(1.81e-3, rel=0.01)
     assert found.seconds == pytest.approx(2.57e-3, rel=0.03)
-    shapes = tensor_shapes(network, None)
-    norms = [n.output[0] for n in network.graph.node if n.op_type == "BatchNormalization"]
+    graph = inferred(ir.from_proto(network)).graph
+    norms = [norm.outputs[0] for norm in nodes_of(graph, "BatchNormalization")]
     assert len(norms) == 22
-    moved = 2 * 4 * sum(math.prod(shapes[name]) for name in norms)
+    moved = 2 * 4 * sum(math.prod(static_shape(value) or ()) for value in norms)
     assert found.seconds + moved / 484e9 == pytest.approx(3.11e-3, rel=0.03)
 
 

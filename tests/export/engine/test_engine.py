@@ -18,7 +18,7 @@ from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo, engine_manifest_path
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from export.onnx_file import manifest_of
+from export.onnx_file import load_onnx, manifest_of
 from export.passes.float16 import to_float16
 from export.passes.scale_image import scale_image
 from tests.support.contract_graph import contract_manifest, export_network, write_contract
@@ -94,18 +94,18 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_network(seeded_network(), contract_manifest(), path, 64, 96)
 
 
-def int8_with(model: onnx.ModelProto, placement: str, rest: str) -> onnx.ModelProto:
+def int8_with(model: ir.Model, placement: str, rest: str) -> onnx.ModelProto:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    model = ir.to_proto(scale_image(ir.from_proto(model))[0])
+    model, _ = scale_image(model)
     subject = Subject("0", graph_sha256(model), "portable", (64, 96))
     images = [sized_image("noise", pixels)]
     seen = calibrate(model, images, subject, dataset="noise", split="train")
     half = rest == "fp16"
     quantized, _ = quantize(model, seen.ranges("mse"), placement=placement, half_scales=half)
     if not half:
-        return quantized
+        return ir.to_proto(quantized)
     largest = {name: h.absolute_maximum for name, h in seen.histograms.items()}
-    return ir.to_proto(to_float16(ir.from_proto(quantized), largest=largest)[0])
+    return ir.to_proto(to_float16(quantized, largest=largest)[0])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_rtx_builds_each_placement(
     network: Path, tmp_path: Path, placement: str, rest: str, target: str, convolutions: int
 ) -> None:
     """Its convolutions are int8 in the engine that was really built, and those of no other."""
-    layers = layers_of(network, tmp_path, int8_with(onnx.load(network), placement, rest), target)
+    layers = layers_of(network, tmp_path, int8_with(load_onnx(network), placement, rest), target)
     assert layers["Int8"] >= convolutions
     assert placement == "all" or layers["Int8"] <= convolutions + 12  # sums of "tensorrt"
     assert ("Half" in layers) == (rest == "fp16")
@@ -133,7 +133,7 @@ def layers_of(
     network: Path, folder: Path, model: onnx.ModelProto, target: str, precision: str = "int8"
 ) -> dict[str, int]:
     """Build the engine and return what it says of its layers."""
-    manifest = replace(manifest_of(onnx.load(network), "network"), precision=precision)
+    manifest = replace(manifest_of(load_onnx(network), "network"), precision=precision)
     onnx.helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
     onnx.save(model, folder / "dabnet.onnx")
     spec = BuildSpec(precision, target)
@@ -144,7 +144,7 @@ def layers_of(
 
 def test_rtx_builds_the_network_in_fp16(network: Path, tmp_path: Path) -> None:
     """FP32: tests/export/test_export_cli.py."""
-    model = ir.to_proto(to_float16(ir.from_proto(onnx.load(network)))[0])
+    model = ir.to_proto(to_float16(load_onnx(network))[0])
     layers = layers_of(network, tmp_path, model, "sm86", "fp16")
     assert layers["Half"] >= 60  # each convolution
     assert not {"Float", "Int8"} & layers.keys()

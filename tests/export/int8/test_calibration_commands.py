@@ -226,8 +226,8 @@ def test_the_file_gives_the_artifact_that_calibrating_gives(
 
 
 def test_other_methods_and_placements(workplace: Path, results: Results) -> None:
-    model = load_onnx(workplace / "entropy.onnx")
-    manifest = manifest_of(model, "")
+    manifest = manifest_of(load_onnx(workplace / "entropy.onnx"), "")
+    model = onnx.load(workplace / "entropy.onnx")
     assert manifest.opset == 19
     assert manifest.calibration is not None
     assert (manifest.calibration.method, manifest.calibration.placement) == ("entropy", "all")
@@ -238,7 +238,7 @@ def test_other_methods_and_placements(workplace: Path, results: Results) -> None
 
 
 def test_fitted_weights_are_written_and_recorded(workplace: Path, results: Results) -> None:
-    now, refined = (load_onnx(workplace / f"{name}.onnx") for name in ("now", "refined"))
+    now, refined = (onnx.load(workplace / f"{name}.onnx") for name in ("now", "refined"))
     weights = [
         {
             i.name: i.raw_data
@@ -250,7 +250,7 @@ def test_fitted_weights_are_written_and_recorded(workplace: Path, results: Resul
     assert weights[0].keys() == weights[1].keys()
     changed = [name for name in weights[0] if weights[0][name] != weights[1][name]]
     assert len(changed) > 50  # of 60 convolutions
-    manifest = manifest_of(refined, "")
+    manifest = manifest_of(load_onnx(workplace / "refined.onnx"), "")
     assert manifest.calibration is not None
     assert manifest.calibration.method == "mse, fitted weights"
     # What weights were fitted to is on record as well, so that no score is taken on it.
@@ -294,7 +294,8 @@ def test_the_cache_is_what_tensorrt_reads(workplace: Path, results: Results) -> 
     model = onnx.load(workplace / "t.onnx")
     computed = {name for node in model.graph.node for name in node.output}
     assert scales.keys() <= computed
-    read = CalibrationCache(workplace / "t.cache", graph_sha256(model)).read()
+    sha256 = graph_sha256(load_onnx(workplace / "t.onnx"))
+    read = CalibrationCache(workplace / "t.cache", sha256).read()
     assert read is not None
     assert read[1] is not None
     assert (read[1].split, read[1].images, len(read[1].image_sha256)) == ("train", 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,7 +35,7 @@ def chain(add: bool = False) -> onnx.ModelProto:
 
 
 def model(card: Card, add: bool = False) -> CostModel:
-    return CostModel(chain(add), ["a", "b"], card, (1, 4, 4))
+    return CostModel(ir.from_proto(chain(add)), ["a", "b"], card, (1, 4, 4))
 
 
 X, Y, Z, WA, WB = 32, 128, 128, 16, 72  # elements
@@ -73,7 +74,7 @@ def test_int8_competes_with_the_rest_of_the_card() -> None:
 
 
 def test_layers_of_another_placement_stay_in_float() -> None:
-    cost = CostModel(chain(), ["b"], SLOW_SUMS, (1, 4, 4))
+    cost = CostModel(ir.from_proto(chain()), ["b"], SLOW_SUMS, (1, 4, 4))
     assert cost.seconds([]) == pytest.approx(Y * 2 + Z * 9 / 4)
 
 

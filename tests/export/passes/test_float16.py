@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.collect import largest_activations
 from dabnet.errors import BuildError, InputError
-from export.graph.tensors import StepwiseSession, largest_activations
 from export.passes.float16 import to_float16
 from tests.support.contract_graph import contract_model
 from tests.support.float16_graphs import (
@@ -33,6 +33,15 @@ from tests.support.float16_graphs import (
     relative_error,
     types,
 )
+from tests.support.protobuf_graphs import on_protobuf, stepwise
+
+largest_activations = on_protobuf(largest_activations)
+
+
+def output(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    (values,) = stepwise(model, feeds).values()
+    return values
+
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 node = helper.make_node
@@ -52,7 +61,7 @@ def test_random_networks_keep_their_result_and_stay_finite(
 ) -> None:
     image = noise(seed)
     expected = all_tensors(source, image)[0]
-    largest = largest_activations(ir.from_proto(source), [("noise", image)])
+    largest = largest_activations(source, [("noise", image)])
     made, _ = converted(source, largest)
     actual = all_tensors(made, image)[0]
     assert not_finite(actual) == []
@@ -68,7 +77,7 @@ def test_random_networks_keep_their_result_and_stay_finite(
 
 def test_only_what_overflows_stays_fp32() -> None:
     source, image = loud(), noise()
-    largest = largest_activations(ir.from_proto(source), [("noise", image)])
+    largest = largest_activations(source, [("noise", image)])
     assert largest["b"] > 65504 > largest["d"]
     made, lines = converted(source, largest)
     wrote = kinds(made)
@@ -81,9 +90,9 @@ def test_only_what_overflows_stays_fp32() -> None:
     assert lines[1] == f"loud stays FP32: b reaches {largest['b']:.6g} > 32752"
     assert [line.split(" stays")[0] for line in lines[1:]] == ["loud", "prelu", "quiet"]
 
-    mask = StepwiseSession(source).run(None, {"image": image})[0]
+    mask = output(source, {"image": image})
     assert not_finite(all_tensors(made, image)[0]) == []
-    assert (StepwiseSession(made).run(None, {"image": image})[0] == mask).mean() > 0.98
+    assert (output(made, {"image": image}) == mask).mean() > 0.98
     plain, _ = converted(source)
     assert set(not_finite(all_tensors(plain, image)[0])) >= {"b", "c", "d", "e", "f"}
     # onnxruntime takes the types it is given, and casts for itself where it has no FP16 kernel.
@@ -203,7 +212,8 @@ def test_float_inputs_and_outputs_keep_type_and_name() -> None:
     assert types(made)["w"] == HALF  # under its own name, and once
     assert Counter(kinds(made).values()) == {HALF: 3, FLOAT: 2, TensorProto.INT64: 1}
     x = np.random.default_rng(1).standard_normal((2, 3, 4, 6)).astype(np.float32) * 50
-    actual, expected = (StepwiseSession(m).run(None, {"image": x}) for m in (made, source))
+    found = [stepwise(m, {"image": x}) for m in (made, source)]
+    actual, expected = ([tensors[o.name] for o in source.graph.output] for tensors in found)
     assert [values.dtype for values in actual] == [np.float32, np.int64, np.float32]
     assert relative_error(actual[0], expected[0]) < 1e-3
 
@@ -241,7 +251,7 @@ def test_operators_with_types_of_their_own() -> None:
     ]
     weights["zero"] = np.float32(0)
     source, image = image_model(nodes, weights), noise()
-    largest = largest_activations(ir.from_proto(source), [("noise", image)])
+    largest = largest_activations(source, [("noise", image)])
     made, lines = converted(source, largest)
     known, wrote = types(made), kinds(made)
     assert (known["scales"], known["roi"], known["ratio"]) == (FLOAT, FLOAT, FLOAT)
@@ -295,5 +305,5 @@ def test_an_int32_mask_stays_int32() -> None:
     source = contract_model("fp32", "int32")
     made, _ = converted(source)
     image = np.random.default_rng(1).integers(0, 256, (1, 32, 64, 3), dtype=np.uint8)
-    masks = [StepwiseSession(m).run(None, {"image": image})[0] for m in (source, made)]
+    masks = [output(m, {"image": image}) for m in (source, made)]
     assert masks[1].dtype == np.int32 and (masks[0] == masks[1]).mean() > 0.98

@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from calibration.collect import largest_activations
 from dabnet.data.images import calibration_source, check_source
-from export.graph.tensors import StepwiseSession, largest_activations
 from export.spec import ExportSpec
 from tests.support import ROOT
 from tests.support.contract_graph import contract_model
@@ -26,6 +26,15 @@ from tests.support.float16_graphs import (
     not_finite,
     types,
 )
+from tests.support.protobuf_graphs import on_protobuf, stepwise
+
+largest_activations = on_protobuf(largest_activations)
+
+
+def output(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    (values,) = stepwise(model, feeds).values()
+    return values
+
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
@@ -43,13 +52,13 @@ def network() -> onnx.ModelProto:
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(WEIGHTS, None)
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing, torch.uint8).eval()
-    return contract_graph(module, ExportSpec(STREET))
+    return ir.to_proto(contract_graph(module, ExportSpec(STREET)))
 
 
 @pytest.fixture(scope="module")
 def largest_on_train(network: onnx.ModelProto) -> dict[str, float]:
     images = [(i.name, i.image) for i in calibration_source("toy-street", None, 2, STREET)]
-    return largest_activations(ir.from_proto(network), images)
+    return largest_activations(network, images)
 
 
 def agreement(made: onnx.ModelProto, source: onnx.ModelProto) -> float:
@@ -101,7 +110,7 @@ def test_dabnet_whose_activations_overflow(network: onnx.ModelProto) -> None:
         scaled = numpy_helper.to_array(constants[name]) * np.float32(factor)
         constants[name].CopyFrom(numpy_helper.from_array(scaled, name))
     images = [(i.name, i.image) for i in calibration_source("toy-street", None, 2, STREET)]
-    largest = largest_activations(ir.from_proto(source), images)
+    largest = largest_activations(source, images)
     assert largest[first.output[0]] > 65504
 
     made, lines = converted(source, largest)
@@ -135,7 +144,7 @@ def test_a_quantised_graph_becomes_int8_and_fp16(tmp_path: Path) -> None:
     assert [wrote[name] for name in ("first", "second", "third")] == [FLOAT] * 3
     assert [wrote[name] for name in ("active", "sum", "logits")] == [HALF] * 3
     assert "first stays FP32: it reads a dequantised tensor" in lines
-    masks = [StepwiseSession(m).run(None, {"image": image})[0] for m in (source, made)]
+    masks = [output(m, {"image": image}) for m in (source, made)]
     assert (masks[0] == masks[1]).mean() > 0.97
     pytest.importorskip("tensorrt_rtx")
     assert layers_of(made, "int8", tmp_path)["Int8"] == 4  # each convolution, as before

@@ -18,6 +18,11 @@ from export.onnx_export import coarse_logits, contract_graph
 from export.passes.targets import PASS_NAMES, TARGETS, optimize
 from export.spec import ExportSpec
 from tests.support import ROOT
+from tests.support.protobuf_graphs import on_protobuf
+
+coarse_logits = on_protobuf(coarse_logits)
+contract_graph = on_protobuf(contract_graph)
+optimize = on_protobuf(optimize)
 
 WEIGHTS = ROOT / "weights" / "dabnet_toy_street.pth"
 SIZE = (128, 256)

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from calibration.qdq import insert_qdq
 from dabnet.errors import ArtifactError, InputError
 from dabnet.graph.execution import Stepwise, ending_at
 from dabnet.models.image_to_mask import ImageToMask
@@ -23,6 +22,7 @@ from export.onnx_export import contract_graph
 from export.spec import ExportSpec
 from export.verify.layers import LayerReport, compare_layers, difference
 from tests.support.contract_graph import HEIGHT, WIDTH, contract_model
+from tests.support.protobuf_graphs import insert_qdq
 from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise, seeded_network
 
 IMAGE = noise((1, HEIGHT, WIDTH, 3), 5)
@@ -30,7 +30,8 @@ IMAGE = noise((1, HEIGHT, WIDTH, 3), 5)
 
 @pytest.fixture(scope="module")
 def dabnet() -> onnx.ModelProto:
-    return contract_graph(ImageToMask(seeded_network(), PREPROCESSING).eval(), ExportSpec(SIZE))
+    module = ImageToMask(seeded_network(), PREPROCESSING).eval()
+    return ir.to_proto(contract_graph(module, ExportSpec(SIZE)))
 
 
 def compare(a: onnx.ModelProto, b: onnx.ModelProto, tolerance: float = 1e-3) -> LayerReport:

@@ -9,9 +9,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.collect import largest_activations
 from dabnet.errors import BuildError, InputError
-from export.graph.tensors import StepwiseSession, largest_activations
+from dabnet.graph.execution import Stepwise
 from tests.support.contract_graph import contract_model
+from tests.support.protobuf_graphs import on_protobuf, stepwise
+
+largest_activations = on_protobuf(largest_activations)
 
 
 def images(count: int) -> list[tuple[str, np.ndarray]]:
@@ -35,7 +39,7 @@ def run_at_once(model: onnx.ModelProto, names: list[str], feeds: dict) -> list[n
 
 def test_largest_activations_are_those_of_all_images() -> None:
     model = contract_model()
-    largest = largest_activations(ir.from_proto(model), images(3))
+    largest = largest_activations(model, images(3))
     floats = [n.output[0] for n in model.graph.node if n.op_type not in ("ArgMax",)][:-1]
     assert sorted(largest) == sorted(floats)
     for name in floats:
@@ -46,19 +50,20 @@ def test_largest_activations_are_those_of_all_images() -> None:
         assert largest[name] == pytest.approx(max(reached), rel=1e-5)
     assert largest["real"] == 255
     with pytest.raises(InputError, match="no images"):
-        largest_activations(ir.from_proto(model), [])
+        largest_activations(model, [])
 
 
 def test_stepwise_is_the_same_in_fp32() -> None:
     model = contract_model()
     names = [node.output[0] for node in model.graph.node]
     feeds = {"image": images(1)[0][1][None]}
-    stepwise = StepwiseSession(model).run(names, feeds)
+    found = stepwise(model, feeds, names)
     at_once = run_at_once(model, names, feeds)
-    for name, values, expected in zip(names, stepwise, at_once, strict=True):
+    assert list(found) == names
+    for (name, values), expected in zip(found.items(), at_once, strict=True):
         assert values.dtype == expected.dtype
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-3, err_msg=name)
-    assert np.array_equal(StepwiseSession(model).run(None, feeds)[0], stepwise[-1])
+    assert np.array_equal(stepwise(model, feeds)[names[-1]], found[names[-1]])
 
 
 def overflowing() -> onnx.ModelProto:
@@ -81,13 +86,13 @@ def overflowing() -> onnx.ModelProto:
 
 def test_an_overflow_that_one_session_hides_is_seen() -> None:
     model, x = overflowing(), np.array([300, 1, -300], np.float16)
-    # If this fails, onnxruntime rounds between nodes now, and StepwiseSession is not needed.
+    # If this fails, onnxruntime rounds between nodes now, and FP16 needs no run node by node.
     assert np.isfinite(run_at_once(model, ["y"], {"x": x})[0]).all()
-    session = StepwiseSession(model)
-    assert session.run(None, {"x": x})[0].tolist() == [np.inf, np.float16(3.0), -np.inf]
-    assert session.run(["p"], {"x": x[1:2]})[0].tolist() == [300]  # another shape
+    graph = Stepwise(ir.from_proto(model), ["p", "y"])
+    assert dict(graph.run({"x": x}))["y"].tolist() == [np.inf, np.float16(3.0), -np.inf]
+    assert dict(graph.run({"x": x[1:2]}))["p"].tolist() == [300]  # another shape
 
 
 def test_an_unknown_tensor_is_refused() -> None:
     with pytest.raises(BuildError, match="computes no tensor 'z'"):
-        StepwiseSession(overflowing()).run(["z"], {"x": np.ones(1, np.float16)})
+        stepwise(overflowing(), {"x": np.ones(1, np.float16)}, ["z"])

@@ -13,13 +13,16 @@ import torch
 import torchinfo
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.qdq import conv_inputs, insert_qdq
+from dabnet.graph.facts import GraphSummary, summarise_graph
 from dabnet.models.image_to_mask import ImageToMask
-from export.graph.layers import GraphSummary, summarise_graph
 from export.onnx_export import contract_graph
 from export.spec import ExportSpec
 from tests.support.contract_graph import contract_model
+from tests.support.protobuf_graphs import conv_inputs, insert_qdq, on_protobuf
 from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
+
+contract_graph = on_protobuf(contract_graph)
+summarise_graph = on_protobuf(summarise_graph)
 
 FULL_SIZE = (512, 1024)
 

@@ -1,1 +1,0 @@
-"""ONNX graphs: their layers and the values of their tensors."""
