@@ -27,11 +27,8 @@ SPEED, COST, MORE, LIMIT = "speed", "cost", "more", "limit"
 
 _COMPARED = ("miou_difference", "speed_ratio")
 """Attributes that compare a row with the reference, which lacks them."""
-_OF_PAPER = ("artifact", "FPS", "p50", "note")
+_OF_PAPER = ("FPS", "p50")
 """Headings of ``SPEED`` that hold in the scope ``paper``: its samples are means of 100 calls."""
-
-
-# --- what a row says --------------------------------------------------------------------------
 
 
 def rows_of(report: Report, setting: Setting) -> list[Row]:
@@ -71,9 +68,6 @@ def shown_timings(row: Row) -> list[Timing | None]:
     """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
     first, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
     return [first or paper, *([paper] if paper and first else [])]
-
-
-# --- a column ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +148,6 @@ class Column:
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
         is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
         return "reference" if is_base else NONE
-
-
-def _note(line: Line) -> str:
-    """Remarks of what ran; of the second line of a row nothing."""
-    if line.timing and line.timing is not shown_timings(line.row)[0]:
-        return ""
-    return failure(line.row) or (", ".join(line.row.info.notes) if line.row.info else "")
 
 
 def _agreement(line: Line) -> float | None:
@@ -288,7 +275,6 @@ COLUMNS: tuple[Column, ...] = (
     _csv("rounds_repeated", _turns(lambda timing: len(timing.turns) - len(counted(timing)))),
     _csv("rounds_marked", _turns(marked)),
     Column("limit_share", "% of limit", "", "row.limit.share", _number(0, 100), SPEED),
-    Column("", "note", "", _note, table=SPEED),
     # Cost.
     Column("artifact_bytes", "file", "MB", _file_bytes, _number(2, 1e-6), COST),
     Column("load_s", "load", "s", f"{_COST}.load_s", _number(), COST),
@@ -325,21 +311,21 @@ class Grid:
     rows: tuple[Line, ...] = ()
 
 
-def table(report: Report, setting: Setting, *names: str, page: bool = False) -> Grid:
+def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> Grid:
     """The rows of one setting that ran, with the columns of the tables of those names.
 
     ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
     too. Other tables leave out columns and rows of which the record holds nothing.
 
     Args:
-        page: with all intervals, and without notes, which the page shows as remarks.
+        brief: whether to leave out the intervals of the columns that are ``brief``.
     """
     rows = [
         row
         for row in rows_of(report, setting)
         if not row.reason or row.accuracy or any(timing.latency for timing in row.timings)
     ]
-    columns = [c for c in COLUMNS if c.table in names and not (page and c.heading == "note")]
+    columns = [column for column in COLUMNS if column.table in names]
     if SPEED in names:
         lines = [Line(row, timing) for row in rows for timing in shown_timings(row)]
     else:
@@ -350,7 +336,7 @@ def table(report: Report, setting: Setting, *names: str, page: bool = False) -> 
     return Grid(
         str(setting) if SPEED in names else f"{names[0]}: {setting}",
         headings=tuple(column.title for column in columns),
-        lines=tuple(tuple(column.cell(line, not page) for column in columns) for line in lines),
+        lines=tuple(tuple(column.cell(line, brief) for column in columns) for line in lines),
         left=tuple(column.title for column in columns if column.text is str),
         rows=tuple(lines),
     )

@@ -38,9 +38,6 @@ def csv_text(report: Report) -> str:
     return text.getvalue()
 
 
-# --- tables that are not of columns -----------------------------------------------------------
-
-
 def accuracy_grids(report: Report) -> dict[Setting, Grid]:
     """IoU of each class and category with its difference to FP32; settings of equal scores once."""
     grids: dict[Setting, Grid] = {}
@@ -103,9 +100,6 @@ def _more_grids(report: Report) -> Iterator[Grid]:
     yield from (*accuracy_grids(report).values(), layer_grid(report))
 
 
-# --- Markdown ---------------------------------------------------------------------------------
-
-
 def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
     parts = [f"# {report.model} on {report.dataset} {report.split}".rstrip()]
@@ -137,9 +131,6 @@ def _text(text: str) -> str:
     return joined
 
 
-# --- terminal ---------------------------------------------------------------------------------
-
-
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the tables, why rows did not run, and what the numbers are of; by default on stdout."""
     console = console or tables.terminal()
@@ -155,7 +146,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def _print(console: Console, grid: Grid) -> None:
     """One table, or several below each other where the terminal is too narrow for all columns."""
-    cells = [c for c in zip(grid.headings, *grid.lines, strict=True) if c[0] != "note"]
+    cells = list(zip(grid.headings, *grid.lines, strict=True))
     words = [column for column in cells if column[0] in grid.left]
     others = [column for column in cells if column[0] not in grid.left]
     if sum(map(_width, cells)) > console.width:
