@@ -18,7 +18,7 @@ from calibration.ranges import METHODS
 from dabnet.artifact import CHECKPOINT, ONNX, Artifact
 from dabnet.errors import BackendUnavailable
 from dabnet.files import sha256_of_file
-from dabnet.graph.facts import summarise_graph
+from dabnet.graph.facts import inferred, layers_of
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from dabnet.runtime.manifest import ONNX_KEY, carried_manifest, read_engine_manifest
@@ -127,7 +127,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     model = load_onnx(path)
     properties, inputs = model.metadata_props, model.graph.inputs
     ours = ONNX_KEY in properties
-    layers = summarise_graph(model, None).layers
+    layers = layers_of(inferred(model).graph).values()
     return {
         "manifest": dataclasses.asdict(carried_manifest(properties, str(path))) if ours else None,
         "inputs": tuple(_tensor(value) for value in inputs if not value.is_initializer()),

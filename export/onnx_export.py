@@ -35,7 +35,7 @@ from export.spec import ExportSpec
 
 OPSET = 17  # TensorRT 8.6 takes no later one; onnxruntime's CUDA provider lacks kernels of those
 
-# Enough for a rough idea of the largest activations: see the margin of ``to_float16``.
+# Enough for a rough idea of the largest activations: ``to_float16`` leaves twice their range.
 RANGE_IMAGES = 8
 
 

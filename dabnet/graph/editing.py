@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -122,26 +121,18 @@ def tidy(model: ir.Model) -> ir.Model:
     return common.ShapeInferencePass()(model).model
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
-    """``scale[c] * x + shift[c]``: float64, (C,) each."""
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-
-
-def affine_of(node: ir.Node) -> Affine | None:
-    """A BatchNormalization in evaluation mode as scale and shift; None if it is not constant.
+def scale_and_shift(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """A BatchNormalization as ``scale[c] * x + shift[c]``, float64 (C,); None if not constant.
 
     Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
-    constants = [array(value) for value in node.inputs[1:5]]
-    training = bool(node.attributes.get_int("training_mode", 0))
+    constants = [array(value) for value in norm.inputs[1:5]]
+    training = bool(norm.attributes.get_int("training_mode", 0))
     if training or any(c is None for c in constants):
         return None
     gamma, beta, mean, variance = (np.asarray(c, np.float64) for c in constants)
-    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    return Affine(scale, beta - mean * scale)
+    scale = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+    return scale, beta - mean * scale
 
 
 def conv_constants(conv: ir.Node) -> tuple[FloatArray, FloatArray | None] | None:

@@ -1,4 +1,4 @@
-"""Facts of a graph: its operators, and each layer's type, parameters and multiply-adds.
+"""Facts of a graph: who reads what, constants, and each layer's type, size and multiply-adds.
 
 Nothing is run: onnx infers shapes and types, so that files of other tools can be read too.
 """
@@ -6,8 +6,6 @@ Nothing is run: onnx infers shapes and types, so that files of other tools can b
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +22,9 @@ FloatArray = NDArray[np.floating[Any]]
 # Operators with weights: where each reads its data, its weights and its bias. Those that compute
 # on integers themselves are in ``_INTEGER``; the others do so between Q/DQ pairs.
 _OPERANDS: dict[str, Shape] = {
-    "Conv": (0, 1, 2),
-    "FusedConv": (0, 1, 2),
-    "ConvTranspose": (0, 1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "ConvInteger": (0, 1),
-    "MatMulInteger": (0, 1),
-    "QLinearConv": (0, 3, 8),
-    "QLinearMatMul": (0, 3),
+    **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm"), (0, 1, 2)),
+    **dict.fromkeys(("MatMul", "ConvInteger", "MatMulInteger"), (0, 1)),
+    **{"QLinearConv": (0, 3, 8), "QLinearMatMul": (0, 3)},
 }
 _INTEGER = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 
@@ -42,10 +34,6 @@ _TYPE_NAMES = {
     **{ir.DataType.FLOAT8E4M3FN: "fp8", ir.DataType.FLOAT8E5M2: "fp8"},
     **{ir.DataType.INT16: "int16", ir.DataType.UINT16: "int16"},
 }
-_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16}
-
-# Constants after the first input of these are scales, zero points and sizes: no parameters.
-_SETTINGS = {"QuantizeLinear", "DequantizeLinear", "Resize", "Upsample"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +42,19 @@ class Layer:
 
     Attributes:
         name: of the node, or of its output if it has none.
-        operator: such as ``Conv``; the class of a checkpoint's module, the kind of an engine's
-            layer.
+        operator: such as ``Conv``; its domain before a colon unless that is ONNX's.
         precision: type of its multiplications: ``fp32``, ``fp16``, ``int8``, …; ``unknown`` if the
             graph does not tell. A layer is int8 only if its data and its weights both are.
-        output_shape: for example (N, C, H, W); None if it cannot be inferred.
-        parameters: weights and biases; None for an engine.
-        multiply_adds: for the whole output; None for an engine and if a shape is unknown. The
-            minimum, 0, if the values of a call decide the shape (``NonZero``).
+        parameters: elements of its weights and biases.
+        multiply_adds: for the whole output; None if a shape is unknown. The minimum, 0, if the
+            values of a call decide the shape (``NonZero``).
     """
 
     name: str
     operator: str
     precision: str
-    output_shape: Shape | None
-    parameters: int | None
-    multiply_adds: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class GraphSummary:
-    """Counts of one graph.
-
-    Attributes:
-        operators: nodes by operator, subgraphs included, most frequent first; operators outside
-            the ONNX domain carry theirs before a colon.
-        layers: in graph order.
-        parameters: elements of the float constants and of the layers' weights and biases, without
-            scales, zero points and sizes.
-    """
-
-    operators: dict[str, int]
-    layers: tuple[Layer, ...]
     parameters: int
-
-    @property
-    def multiply_adds(self) -> int | None:
-        """Of all layers for one call; None if a layer's shape is unknown."""
-        return total_multiply_adds(self.layers)
+    multiply_adds: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +78,6 @@ class Window:
             found.get_int("group", 1),
             found.get_string("auto_pad", "NOTSET"),
         )
-
-
-def total_multiply_adds(layers: Sequence[Layer]) -> int | None:
-    """Sum over layers; None if one is unknown, since a part would be taken for the whole."""
-    counts = [layer.multiply_adds for layer in layers]
-    return None if None in counts else sum(count for count in counts if count is not None)
-
-
-def summarise_graph(model: ir.Model, example: tuple[int, int, int] | None) -> GraphSummary:
-    """Count a graph's operators and what its layers do; ``example`` as for ``inferred``."""
-    graph = inferred(model, example).graph
-    counts = Counter(_operator(node) for node in graph.all_nodes())
-    return GraphSummary(
-        dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
-        tuple(layers_of(graph).values()),
-        _parameters(graph),
-    )
 
 
 def layers_of(graph: ir.Graph) -> dict[ir.Node, Layer]:
@@ -184,9 +130,8 @@ def image_axes(value: ir.Value) -> Shape:
 
 def static_shape(value: ir.Value | None) -> Shape | None:
     """The sides of a tensor; None if one is not known."""
-    sides = () if value is None or value.shape is None else tuple(value.shape)
-    known = tuple(side for side in sides if isinstance(side, int))
-    return known if value is not None and value.shape is not None and known == sides else None
+    shape = None if value is None else value.shape
+    return shape.numpy() if shape is not None and shape.is_static() else None
 
 
 def channels(value: ir.Value | None) -> int | None:
@@ -267,9 +212,8 @@ def _layer(node: ir.Node) -> Layer:
     constants = [_constant(_stored(value)) for value in (weights, *bias)]
     return Layer(
         name=node_name(node),
-        operator=_operator(node),
+        operator=f"{node.domain}:{node.op_type}" if node.domain else node.op_type,
         precision=_precision(node, data, weights),
-        output_shape=static_shape(node.outputs[0]),
         parameters=sum(tensor.size for tensor in constants if tensor is not None),
         multiply_adds=_multiply_adds(node, data, weights),
     )
@@ -326,25 +270,3 @@ def _multiply_adds(node: ir.Node, data: ir.Value, weights: ir.Value) -> int | No
     if node.op_type == "Gemm":
         return math.prod(written) * kernel[1 if node.attributes.get_int("transB", 0) else 0]
     return math.prod(written) * read[-1]
-
-
-def _parameters(graph: ir.Graph) -> int:
-    settings = {v for node in graph if node.op_type in _SETTINGS for v in node.inputs[1:]}
-    layered = set[ir.Value]()
-    for node in graph:
-        if node.op_type in _OPERANDS:
-            operands = _operands(node)[1:]
-            layered |= {_stored(value) for value in operands}
-            settings |= set(node.inputs) - set(operands) if node.op_type in _INTEGER else set()
-    made = [node.outputs[0] for node in nodes_of(graph, "Constant")]
-    constants = {value: _constant(value) for value in (*graph.initializers.values(), *made)}
-    return sum(
-        tensor.size
-        for value, tensor in constants.items()
-        if tensor is not None
-        and (value in layered or (tensor.dtype in _FLOATS and value not in settings))
-    )
-
-
-def _operator(node: ir.Node) -> str:
-    return f"{node.domain}:{node.op_type}" if node.domain else node.op_type

@@ -163,7 +163,7 @@ class _Drafts:
                 self._buffers[value].forms.add(width)
             if draft.layer is not None:
                 width = BYTES.get(self._precision(draft.layer), BYTES["fp32"])
-                traffic[number] += width * (draft.layer.parameters or 0)
+                traffic[number] += width * draft.layer.parameters
         for buffer in self._buffers.values():
             if buffer.owner is not None:
                 traffic[buffer.owner] += buffer.elements * sum(buffer.forms)
@@ -202,7 +202,7 @@ class _Drafts:
                 continue
             part = 1.0
             if node.op_type in ("Slice", "Split"):
-                part = _elements(output) / _elements(data[0])
+                part = elements(output) / elements(data[0])
             self._views[output] = {
                 buffer: (share * part, min(width, self._bytes(output)))
                 for buffer, (share, width) in view.items()
@@ -215,7 +215,7 @@ class _Drafts:
         last = max((owner for owner in owners.values() if owner is not None), default=None)
         output = node.outputs[0]
         whole = any(
-            owner == last and self._buffers[buffer].elements == _elements(output)
+            owner == last and self._buffers[buffer].elements == elements(output)
             for buffer, owner in owners.items()
         )
         if len(data) == 1 or len(joined) == 1 or last is None or not whole:
@@ -242,7 +242,7 @@ class _Drafts:
 
     def _store(self, value: ir.Value, owner: int | None) -> None:
         if value.uses() or value.is_graph_output():
-            self._buffers[value] = _Buffer(_elements(value), owner)
+            self._buffers[value] = _Buffer(elements(value), owner)
             self._views[value] = {value: (1.0, self._bytes(value))}
 
     def _bytes(self, value: ir.Value) -> int:
@@ -253,7 +253,8 @@ class _Drafts:
         return int(value.dtype.itemsize)
 
 
-def _elements(value: ir.Value) -> int:
+def elements(value: ir.Value) -> int:
+    """Number of elements of a tensor; an ArtifactError if its shape is unknown."""
     shape = static_shape(value)
     if shape is None:
         raise _unknown(str(value.name))
@@ -274,7 +275,7 @@ def _scales_channels(node: ir.Node) -> bool:
     alone = kernel == (node.attributes.get_int("group", 1), *(1 for _ in kernel[1:]))
     if not alone or not set(node.attributes.get_ints("strides", ())) <= {1}:
         return False
-    return _elements(node.outputs[0]) == _elements(node.inputs[0])
+    return elements(node.outputs[0]) == elements(node.inputs[0])
 
 
 def _joined(views: Iterable[_View]) -> _View:

@@ -9,15 +9,14 @@ at all; ``dabnet-bench`` measures the real time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from dabnet.errors import InputError
-from dabnet.graph.facts import inferred, is_conv, layer_name, nodes_of, static_shape
-from dabnet.graph.roofline import BYTES, Kernel
+from dabnet.graph.facts import inferred, is_conv, layer_name, layers_of, nodes_of
+from dabnet.graph.roofline import BYTES, Kernel, elements
 
 INT8_OUTPUT_BYTES = 4
 
@@ -62,12 +61,10 @@ def card_of(name: str) -> Card:
 
 @dataclass(frozen=True, slots=True)
 class _Convolution:
-    layer: str
+    """One convolution: the tensor that it reads, and its work in float and in int8."""
+
     reads: ir.Value
-    inputs: int
-    outputs: int
-    weights: int
-    multiply_adds: int
+    kernels: tuple[Kernel, Kernel]
 
 
 class CostModel:
@@ -78,6 +75,9 @@ class CostModel:
         layers: convolutions that the placement rounds; all others are in float in each choice.
         card: the GPU to model.
         example: (batch, height, width) for the sides that a call chooses.
+
+    Raises:
+        ArtifactError: a size cannot be inferred.
     """
 
     def __init__(
@@ -86,44 +86,31 @@ class CostModel:
         self.card, self.layers = card, tuple(layers)
         self._width = BYTES[card.rest]
         graph = inferred(model, example).graph
-        self._convolutions = [_convolution(node) for node in nodes_of(graph, "Conv")]
+        work = {node: layer.multiply_adds or 0 for node, layer in layers_of(graph).items()}
+        self._convolutions = [self._convolution(n, work[n]) for n in nodes_of(graph, "Conv")]
+
+    def _convolution(self, node: ir.Node, work: int) -> _Convolution:
+        reads, kernel = node.inputs[:2]
+        assert reads is not None and kernel is not None
+        read, written = elements(reads) + elements(kernel), elements(node.outputs[0])
+        as_float = Kernel(layer_name(node), self.card.rest, work, (read + written) * self._width)
+        as_int8 = Kernel(layer_name(node), "int8", work, read + written * INT8_OUTPUT_BYTES)
+        return _Convolution(reads, (as_float, as_int8))
 
     def seconds(self, float_layers: Collection[str]) -> float:
         """All convolutions, with ``float_layers`` and those that the placement leaves in float."""
         int8 = set(self.layers) - set(float_layers)
-        total, forms = 0.0, dict[tuple[ir.Value, bool], int]()
+        total, written = 0.0, dict[tuple[ir.Value, int], int]()
         for conv in self._convolutions:
-            total += self._conv_seconds(conv, conv.layer in int8)
-            forms[conv.reads, conv.layer in int8] = conv.inputs
+            kernel = conv.kernels[conv.kernels[0].name in int8]
+            total += max(kernel.seconds(self.card))
+            widths = [1 if kernel.precision == "int8" else self._width]
             if not all(map(is_conv, conv.reads.consumers())):
-                forms[conv.reads, False] = conv.inputs
-        written = sum(n * (1 if rounded else self._width) for (_, rounded), n in forms.items())
-        return total + written / self.card.bytes_per_s
+                widths.append(self._width)
+            for width in widths:
+                written[conv.reads, width] = width * elements(conv.reads)
+        return total + sum(written.values()) / self.card.bytes_per_s
 
     def gain(self, layer: str) -> float:
         """Seconds that int8 saves in ``layer`` if every other is int8; below 0: it costs."""
         return self.seconds((layer,)) - self.seconds(())
-
-    @property
-    def speedup(self) -> float:
-        """Modelled time with no int8 at all over that with all of it: above 1, int8 pays."""
-        return self.seconds(self.layers) / self.seconds(())
-
-    def _conv_seconds(self, conv: _Convolution, int8: bool) -> float:
-        kind = "int8" if int8 else self.card.rest
-        read, write = (1, INT8_OUTPUT_BYTES) if int8 else (self._width, self._width)
-        moved = (conv.inputs + conv.weights) * read + conv.outputs * write
-        return max(Kernel(conv.layer, kind, conv.multiply_adds, moved).seconds(self.card))
-
-
-def _convolution(node: ir.Node) -> _Convolution:
-    read, kernel = node.inputs[:2]
-    sizes = [static_shape(value) for value in (read, kernel, node.outputs[0])]
-    known = [size for size in sizes if size is not None]
-    if read is None or len(known) < len(sizes):
-        raise InputError(f"the convolution {layer_name(node)} of unknown size", "a fixed size")
-    weight = known[1]
-    inputs, weights, outputs = map(math.prod, known)
-    return _Convolution(
-        layer_name(node), read, inputs, outputs, weights, outputs * math.prod(weight[1:])
-    )

@@ -18,23 +18,22 @@ removes an FP16 rounding between two nodes it runs in FP32, and an overflow with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from dabnet.errors import BuildError, InputError
-from dabnet.graph.editing import Insertion, Names, add_constant, affine_of, replace
+from dabnet.errors import BuildError
+from dabnet.graph.editing import Insertion, Names, add_constant, replace, scale_and_shift
 from dabnet.graph.facts import array, node_name, nodes_of
-from export.passes.float16_choice import LARGEST_FP16, Choice, becomes_float, choose, is_single
+from export.passes.float16_choice import Choice, becomes_float, choose, is_single
 
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def to_float16(
-    model: ir.Model, *, largest: Mapping[str, float] | None = None, margin: float = 0.5
+    model: ir.Model, *, largest: Mapping[str, float] | None = None
 ) -> tuple[ir.Model, list[str]]:
     """Change the model to FP16 in place; return it, and what was done.
 
@@ -42,25 +41,22 @@ def to_float16(
         model: an FP32 graph without control flow, topologically sorted.
         largest: tensor name → the largest |x| that it reached on calibration images, from
             ``calibration.collect.largest_activations``. A node stays FP32 if one of its tensors
-            exceeds ``margin`` × 65504. Without it the weights alone decide.
-        margin: 0…1; 0.5 leaves other images twice the range that was seen.
+            exceeds half of FP16's range. Without it the weights alone decide.
 
     Returns:
         The model and one line for it as a whole, for each BatchNormalization that was folded, and
         for each node that stays FP32, with the reason.
 
     Raises:
-        InputError: the margin or a range is unusable.
         BuildError: the graph has control flow, functions or FP16 tensors, or no node can change.
     """
-    ranges = _checked_ranges(largest or {}, margin)
-    graph = model.graph
+    ranges, graph = dict(largest or {}), model.graph
     common.ShapeInferencePass()(model)
     _check(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _drop_casts_to_the_same_type(graph)
     folded = _fold_batch_norms(graph, ranges)
-    choice = choose(graph, graph.opset_imports[""], ranges, margin * LARGEST_FP16)
+    choice = choose(graph, graph.opset_imports[""], ranges)
     kept = [f"{node_name(node)} stays FP32: {reason}" for node, reason in choice.kept.items()]
     if not choice.halves:
         raise BuildError(
@@ -72,15 +68,6 @@ def to_float16(
     common.RemoveUnusedNodesPass()(model)
     summary = f"{len(choice.halves)} nodes in FP16, {len(kept)} in FP32, {casts} casts between"
     return model, [summary, *folded, *kept]
-
-
-def _checked_ranges(largest: Mapping[str, float], margin: float) -> dict[str, float]:
-    if not 0 < margin <= 1:
-        raise InputError(f"a margin of {margin}", "a share of FP16's range, above 0 and up to 1")
-    for name, value in largest.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"the largest |x| of {name!r} is {value}", "a finite number >= 0")
-    return dict(largest)
 
 
 def _check(model: ir.Model) -> None:
@@ -107,19 +94,20 @@ def _fold_batch_norms(graph: ir.Graph, ranges: dict[str, float]) -> list[str]:
     """BatchNormalization → Mul, Add; a range is added for the tensor between them."""
     lines = []
     for node in nodes_of(graph, "BatchNormalization"):
-        x, y, affine = node.inputs[0], node.outputs[0], affine_of(node)
+        x, y, affine = node.inputs[0], node.outputs[0], scale_and_shift(node)
         if affine is None or x is None or x.shape is None or len(node.outputs) > 1:
             continue
-        shape = (-1, *[1] * (x.shape.rank() - 2))  # (C, 1, 1) for (N, C, H, W)
+        # (C, 1, 1) for (N, C, H, W)
+        scale, shift = (c.reshape(-1, *[1] * (x.shape.rank() - 2)) for c in affine)
         before = Insertion(node, f"{y.name}/affine")
-        product = before.op("Mul", [x, before.constant(affine.scale.reshape(shape), "scale")])
-        result = before.op("Add", [product, before.constant(affine.shift.reshape(shape), "shift")])
+        product = before.op("Mul", [x, before.constant(scale, "scale")])
+        result = before.op("Add", [product, before.constant(shift, "shift")])
         product.type, product.shape = y.type, y.shape
         bounds = []  # scale · x and y - shift are the same number
         if x.name in ranges:
-            bounds.append(ranges[x.name] * float(np.abs(affine.scale).max()))
+            bounds.append(ranges[x.name] * float(np.abs(scale).max()))
         if y.name in ranges:
-            bounds.append(ranges[y.name] + float(np.abs(affine.shift).max()))
+            bounds.append(ranges[y.name] + float(np.abs(shift).max()))
         if bounds:
             ranges[str(product.name)] = min(bounds)
         lines.append(f"{node_name(node)}: BatchNormalization folded into Mul and Add")

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from dabnet.graph.facts import array, is_op
 
 LARGEST_FP16 = 65504.0
+# The largest |x| on calibration images of a tensor in FP16; other images may reach twice that.
+LIMIT = LARGEST_FP16 / 2
 SMALLEST_NORMAL_FP16 = 2.0**-14
 
 # Rounding to 11 bits costs a normal number at most 2**-11 of itself. A constant whose error is
@@ -62,14 +64,13 @@ class Choice:
     kept: dict[ir.Node, str]
 
 
-def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float], limit: float) -> Choice:
+def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float]) -> Choice:
     """Decide for each node of a typed graph.
 
     Args:
         graph: topologically sorted, with the types of its tensors known. It is not modified.
         opset: version of the default operator set.
         largest: tensor name → the largest |x| it reached; tensors that are not named fit.
-        limit: the largest |x| that a tensor in FP16 may reach.
     """
     choice = Choice({}, {})
     normalising = _normalisation(graph)
@@ -94,7 +95,7 @@ def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float], limit: flo
         elif node in normalising:
             reason = "it normalises the image"
         else:
-            reason = _overflow(ports.values(node), largest, limit, faults)
+            reason = _overflow(ports.values(node), largest, faults)
         if reason:
             choice.kept[node] = reason
         else:
@@ -158,10 +159,7 @@ def _half_ports(node: ir.Node, opset: int) -> Ports:
 
 
 def _overflow(
-    values: list[ir.Value],
-    largest: Mapping[str, float],
-    limit: float,
-    faults: dict[ir.Value, str],
+    values: list[ir.Value], largest: Mapping[str, float], faults: dict[ir.Value, str]
 ) -> str:
     """The reason that one of these tensors does not fit FP16; "" if all do."""
     for value in values:
@@ -172,8 +170,8 @@ def _overflow(
             if faults[value]:
                 return f"{value.name} {faults[value]}"
         elif (reached := largest.get(str(value.name))) is not None:
-            if reached > limit:
-                return f"{value.name} reaches {reached:.6g} > {limit:.6g}"
+            if reached > LIMIT:
+                return f"{value.name} reaches {reached:.6g} > {LIMIT:.6g}"
             if 0 < reached < SMALLEST_NORMAL_FP16:
                 return f"{value.name} reaches {reached:.3g} only, below FP16's normal numbers"
     return ""

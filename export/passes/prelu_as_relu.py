@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from dabnet.graph.editing import Insertion, affine_of, conv_constants, remove, replace
+from dabnet.graph.editing import Insertion, conv_constants, remove, replace, scale_and_shift
 from dabnet.graph.facts import FloatArray, array, is_conv, nodes_of, only_reader
 
 BLOCK = 8  # channels of a block on CPUs with AVX2; 16 with AVX-512, where a multiple of 8 is padded
@@ -91,8 +91,8 @@ def _linear_before(node: ir.Node, y: ir.Value, channels: int) -> _Depthwise:
     source = y.producer()
     if source is not None and source.inputs[0] is not None and only_reader(y) is node:
         x = source.inputs[0]
-        if source.op_type == "BatchNormalization" and (affine := affine_of(source)) is not None:
-            return _Depthwise(x, affine.scale.reshape(-1, 1, 1, 1), affine.shift, {}, source)
+        if source.op_type == "BatchNormalization" and (affine := scale_and_shift(source)):
+            return _Depthwise(x, affine[0].reshape(-1, 1, 1, 1), affine[1], {}, source)
         constants = conv_constants(source) if is_conv(source) else None
         if constants is not None and source.attributes.get_int("group", 1) == channels:
             weight, bias = (c if c is None else c.astype(np.float64) for c in constants)

@@ -62,10 +62,10 @@ def model(
 
 
 def converted(
-    source: onnx.ModelProto, largest: dict[str, float] | None = None, margin: float = 0.5
+    source: onnx.ModelProto, largest: dict[str, float] | None = None
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Convert a copy, and check what holds for each graph that the pass returns."""
-    result, lines = to_float16(ir.from_proto(source), largest=largest, margin=margin)
+    result, lines = to_float16(ir.from_proto(source), largest=largest)
     made = ir.to_proto(result)
     onnx.checker.check_model(made, full_check=True)  # topological order and types too
     for before, after in (

@@ -47,7 +47,7 @@ def test_arithmetic_alone() -> None:
     assert cost.seconds(["a", "b"]) == pytest.approx(adds_a + adds_b)
     assert cost.seconds([]) == pytest.approx((adds_a + adds_b) / 4)
     assert cost.gain("a") == pytest.approx(adds_a * 3 / 4)
-    assert cost.speedup == pytest.approx(4)
+    assert cost.seconds(cost.layers) == pytest.approx(4 * cost.seconds(()))
 
 
 def test_memory_alone() -> None:
