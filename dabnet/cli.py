@@ -15,7 +15,6 @@ from dabnet.models import NETWORKS, build_model, network_named
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
     from dabnet.data.labels import LabelSet
-    from dabnet.metrics import Counts
     from dabnet.training.spec import TrainingResult, TrainingSpec
 
 # Applied in the command, since an option that is left out of --resume is not its default.
@@ -24,6 +23,8 @@ _DEFAULTS: dict[str, Any] = {
     "model": "dabnet",
     "train_type": "train",
     "seed": 0,
+    "channels_last": True,
+    "compile": False,
 }
 
 
@@ -119,8 +120,6 @@ def train_command(
     device: str,
     data_path: str,
     num_workers: int | None,
-    channels_last: bool | None,
-    compile: bool | None,
     tensorboard: bool | None,
     cache_dir: Path,
     summary: bool,
@@ -151,9 +150,8 @@ def train_command(
     if qat:
         kept |= _values_of_start(qat, resume, options["dataset"], options["model"])
     values: dict[str, Any] = {k: kept.get(k) if v is None else v for k, v in options.items()}
-    dataset, model, train_type, seed, eval_every = (
-        values.pop(name) for name in ("dataset", "model", "train_type", "seed", "eval_every")
-    )
+    dataset, model, train_type = (values.pop(n) for n in ("dataset", "model", "train_type"))
+    asked = {n: values.pop(n) for n in ("seed", "eval_every", "channels_last", "compile")}
     recipe = recipe_for(dataset, qat=qat is not None, **values)
     if summary:
         _print_summary(model, dataset, recipe.input_size)
@@ -165,21 +163,19 @@ def train_command(
     name = f"{dataset}-qat" if qat else dataset
     output = output or (resume.parent if resume else Path("runs") / name)
     _keep_other_runs(output, resume)
+    asked["eval_every"] = asked["eval_every"] or max(1, recipe.max_epochs // 20)
     spec = TrainingSpec(
         model=model,
         recipe=recipe,
         output=output,
         device=chosen,
-        seed=seed,
-        eval_every=eval_every or max(1, recipe.max_epochs // 20),
         workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
         data_path=data_path,
         resume=resume,
         qat=qat,
-        channels_last=kept.get("channels_last", True) if channels_last is None else channels_last,
-        compile=kept.get("compile", False) if compile is None else compile,
         tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
         cache_dir=cache_dir,
+        **asked,
     )
     if processes.first:
         _print_start(spec, dataset, processes.size, train_set, val_set)
@@ -208,7 +204,13 @@ def _print_start(
 
 def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> None:
     if result.confusion is not None:
-        _print_scores(result.confusion, labels)
+        from dabnet.metrics import category_iou, class_iou, mean_iou
+
+        ious = [*class_iou(result.confusion), mean_iou(result.confusion)]
+        _print_shares("validation IoU of the last epoch, %:", [*labels.classes, "mean"], ious)
+        if labels.categories:
+            ious = [*category_iou(result.confusion, labels.categories)]
+            _print_shares("by category, %:", [name for name, _ in labels.categories], ious)
     if result.best_miou is not None:
         best = f"{100 * result.best_miou:.2f} %"
         click.echo(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
@@ -279,21 +281,10 @@ def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
     click.echo(re.sub(r"Units\.(\w)\w+", r"\1", str(found)))
 
 
-def _print_scores(confusion: Counts, labels: LabelSet) -> None:
-    from dabnet.metrics import category_iou, class_iou, mean_iou
-
-    def line(name: str, iou: float) -> str:
-        return f"  {name:<14}" + (f"{100 * iou:6.2f}" if iou == iou else "     –")
-
-    click.echo("validation IoU of the last epoch, %:")
-    for name, iou in zip(labels.classes, class_iou(confusion), strict=True):
-        click.echo(line(name, float(iou)))
-    click.echo(line("mean", float(mean_iou(confusion))))
-    if labels.categories:
-        click.echo("by category, %:")
-        scores = category_iou(confusion, labels.categories)
-        for (name, _), iou in zip(labels.categories, scores, strict=True):
-            click.echo(line(name, float(iou)))
+def _print_shares(heading: str, names: list[str], shares: list[Any]) -> None:
+    click.echo(heading)
+    for name, share in zip(names, shares, strict=True):
+        click.echo(f"  {name:<14}" + (f"{100 * share:6.2f}" if share == share else "     –"))
 
 
 def main() -> None:
