@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.errors import ArtifactError, BuildError, MissingPackage
+from dabnet.errors import ArtifactError, BuildError, MissingPackage, first_line
 from dabnet.graph.editing import Insertion, replace
 from dabnet.graph.facts import array, is_op, node_name
 
@@ -83,7 +83,7 @@ def cpu_session(model: ir.Model, source: str, optimised: bool) -> Any:
     try:
         return _session(model, options)
     except Exception as error:  # onnxruntime raises classes of its own for each status
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise ArtifactError(
             f"onnxruntime cannot load {source} ({reason})", "an ONNX file written by dabnet-export"
         ) from error

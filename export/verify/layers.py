@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.errors import ArtifactError, DabnetError, InputError
+from dabnet.errors import ArtifactError, DabnetError, InputError, first_line
 from dabnet.graph.execution import Stepwise, computed
 from dabnet.graph.facts import node_name
 from export.verify.masks import sqnr_db
@@ -218,7 +218,7 @@ class _Graph:
             raise
         except Exception as error:  # onnxruntime raises classes of its own for each status
             raise ArtifactError(
-                f"{self._side} does not run on the image ({str(error).splitlines()[0][:200]})",
+                f"{self._side} does not run on the image ({first_line(error)})",
                 "a graph that takes what its manifest says",
             ) from error
 
