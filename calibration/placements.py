@@ -61,7 +61,8 @@ def edges_of(model: ir.Model, placement: str = DEFAULT_PLACEMENT) -> list[Edge]:
         model: an FP32 graph, topologically sorted. It is not modified.
         placement: one of ``PLACEMENTS``.
     """
-    check_placement(placement)
+    if placement not in _PLACEMENTS:
+        raise InputError(f"placement {placement!r}", "one of " + ", ".join(PLACEMENTS))
     found = []
     for node, index in _PLACEMENTS[placement](list(inferred(model).graph)):
         value = node.inputs[index]
@@ -70,12 +71,6 @@ def edges_of(model: ir.Model, placement: str = DEFAULT_PLACEMENT) -> list[Edge]:
         if not is_op(value.producer(), "Constant"):
             found.append(Edge(str(node.outputs[0].name), index, str(value.name)))
     return found
-
-
-def check_placement(placement: str) -> None:
-    """Raise ``InputError`` unless this is one of ``PLACEMENTS``."""
-    if placement not in _PLACEMENTS:
-        raise InputError(f"placement {placement!r}", "one of " + ", ".join(PLACEMENTS))
 
 
 _Inputs = list[tuple[ir.Node, int]]

@@ -153,54 +153,34 @@ class _Rewriter:
 
     def quantized_activation(self, reader: ir.Node, value: ir.Value, threshold: float) -> ir.Value:
         """The dequantised form of ``value``; its pair is added once per range."""
-        key = (value, threshold)
+        key, base = (value, threshold), str(value.name)
         if key not in self._activations:
-            name = str(value.name)
-            scale = _scales(np.array(threshold), self._half)
-            parameters = self._parameters(name, scale, np.array(0, dtype=np.int8))
-            levels = self._node(reader, "QuantizeLinear", [value, *parameters], name, "quantized")
-            self._activations[key] = self._dequantized(reader, levels, parameters, name)
+            scale = self._constant(f"{base}_scale", _scales(np.array(threshold), self._half))
+            zero = self._constant(f"{base}_zero_point", np.array(0, dtype=np.int8))
+            levels = self._node(reader, base, "QuantizeLinear", [value, scale, zero])
+            pair = self._node(reader, base, "DequantizeLinear", [levels, scale, zero])
+            self._activations[key] = pair
         return self._activations[key]
 
     def quantized_weight(self, conv: ir.Node, weight: ir.Value) -> ir.Value:
         """The dequantised form of ``weight``, whose int8 copy is added once."""
         if weight not in self._weights:
-            name = str(weight.name)
-            values, scales = quantize_weight(_float_weight(conv, weight), half_scales=self._half)
-            zeros = np.zeros(len(scales), dtype=np.int8)
-            parameters = self._parameters(name, scales, zeros)
-            levels = self._constant(f"{name}_quantized", values)
-            self._weights[weight] = self._dequantized(conv, levels, parameters, name, axis=0)
+            base, values = str(weight.name), _float_weight(conv, weight)
+            rounded, scales = quantize_weight(values, half_scales=self._half)
+            scale = self._constant(f"{base}_scale", scales)
+            zero = self._constant(f"{base}_zero_point", np.zeros(len(scales), dtype=np.int8))
+            inputs = [self._constant(f"{base}_quantized", rounded), scale, zero]
+            self._weights[weight] = self._node(conv, base, "DequantizeLinear", inputs, axis=0)
         return self._weights[weight]
-
-    def _parameters(self, base: str, *values: NDArray[Any]) -> list[ir.Value]:
-        names = (f"{base}_scale", f"{base}_zero_point")
-        return [self._constant(name, x) for name, x in zip(names, values, strict=True)]
 
     def _constant(self, wish: str, values: NDArray[Any]) -> ir.Value:
         return add_constant(self._graph, self._names.fresh(wish), values)
 
-    def _dequantized(
-        self,
-        reader: ir.Node,
-        levels: ir.Value,
-        parameters: list[ir.Value],
-        base: str,
-        **attributes: int,
-    ) -> ir.Value:
-        inputs = [levels, *parameters]
-        return self._node(reader, "DequantizeLinear", inputs, base, "dequantized", **attributes)
-
     def _node(
-        self,
-        reader: ir.Node,
-        op_type: str,
-        inputs: list[ir.Value],
-        base: str,
-        suffix: str,
-        **attributes: int,
+        self, reader: ir.Node, base: str, op_type: str, inputs: list[ir.Value], **attributes: int
     ) -> ir.Value:
         """Insert a node before ``reader`` and return its output."""
+        suffix = "dequantized" if op_type == "DequantizeLinear" else "quantized"
         output = ir.Value(name=self._names.fresh(f"{base}_{suffix}"))
         name = self._names.fresh(f"{base}_{op_type}")
         node = ir.node(op_type, inputs, attributes, outputs=[output], name=name)
