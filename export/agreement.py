@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from dabnet.checkpoint import Checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.images import check_source
-from dabnet.data.transforms import resize_image
+from dabnet.data.images import images_or_scenes, resize_image
 from dabnet.errors import BuildError
 from dabnet.graph.execution import Stepwise, cpu_session, has_half_tensors
 from dabnet.models import network_named
@@ -51,7 +50,7 @@ def required_agreement(
     Raises:
         BuildError: they agree on fewer pixels than ``spec`` requires.
     """
-    images = check_source(checkpoint.dataset, data_dir, spec.check_images, spec.size)
+    images = images_or_scenes(checkpoint.dataset, "val", data_dir, spec.check_images, spec.size)
     reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
     run, stride, shares = _runner(model), network_named(checkpoint.model).stride, []
     with progress("comparing with PyTorch", len(images)) as step:
@@ -83,7 +82,7 @@ def _runner(model: ir.Model) -> Run:
     if has_half_tensors(model):
         stepwise = Stepwise(model)
         return lambda batch: dict(stepwise.run({given: batch}))[result]
-    session = cpu_session(model, "the exported graph", optimised=True)
+    session = cpu_session(model, "the exported graph")
     return lambda batch: np.asarray(session.run(None, {given: batch})[0])
 
 

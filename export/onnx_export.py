@@ -18,7 +18,7 @@ import torch
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint
 from dabnet.console import ProgressBar
-from dabnet.data.images import range_source
+from dabnet.data.images import images_or_scenes
 from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.graph.facts import nodes_of
@@ -196,13 +196,9 @@ def _largest_activations(
     if spec.input != "uint8":
         return None
     count = min(spec.calibration_images, RANGE_IMAGES)
-    images = range_source(dataset, data_dir, count, spec.size)
+    images = images_or_scenes(dataset, "train", data_dir, count, spec.size)
     with progress("looking for overflow", len(images)) as step:
-        return largest_activations(
-            model,
-            ((item.name, item.image) for item in images),
-            lambda done, name: step(),
-        )
+        return largest_activations(model, ((item.name, item.image) for item in images), step)
 
 
 def half(model: ir.Model, largest: Mapping[str, float] | None) -> tuple[ir.Model, PassInfo]:

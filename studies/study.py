@@ -25,7 +25,7 @@ from bench.measure.rounds import Interleaved
 from bench.record import Turn
 from bench.statistics import verdict
 from dabnet.console import CONTEXT, Size, options, progress_bar
-from dabnet.data.images import check_source
+from dabnet.data.images import images_or_scenes
 from dabnet.files import writable_target, write_text
 from dabnet.intervals import Interval
 from dabnet.runtime.runner import Uint8Array
@@ -97,7 +97,7 @@ class Inputs:
 
     def images(self, count: int) -> list[Uint8Array]:
         """Return validation images, each a batch of its own, uint8 (1, H, W, 3)."""
-        source = check_source(self.dataset, self.data_dir, count, self.size)
+        source = images_or_scenes(self.dataset, "val", self.data_dir, count, self.size)
         return [item.image[None].copy() for item in source]  # PyTorch wants to write
 
     def export(self, path: Path, **fields: Any) -> Path:

@@ -11,19 +11,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array, evenly_spaced
 from dabnet.data.image_files import fingerprint_of, image_sha256, read_image
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
-from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 FOLDER = "folder"
 """The split of a folder of images, which has no labels."""
+
+
+def resize_image(image: Uint8Array, size: tuple[int, int]) -> Uint8Array:
+    """Resize uint8 (H, W, 3) to (height, width) bilinearly, with antialiasing when it shrinks."""
+    return _resized(image, size, Image.Resampling.BILINEAR)
+
+
+def resize_label(label: Uint8Array, size: tuple[int, int]) -> Uint8Array:
+    """Resize class indices uint8 (H, W) to (height, width) by the nearest pixel."""
+    return _resized(label, size, Image.Resampling.NEAREST)
+
+
+def _resized(array: Uint8Array, size: tuple[int, int], how: Image.Resampling) -> Uint8Array:
+    if array.shape[:2] == size:
+        return array
+    return np.asarray(Image.fromarray(array).resize(size[::-1], how))
 
 
 class Unreadable:
@@ -210,23 +226,12 @@ def calibration_source(
     return SizedImages.spread(open_dataset(dataset, "train", data_dir, size), size, count)
 
 
-def check_source(
-    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> SizedImages:
-    """Validation images of the data set where its folder is known, else toy street scenes."""
-    return _known_or_drawn(dataset, "val", data_dir, count, size)
-
-
-def range_source(
-    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
-) -> SizedImages:
-    """Training images of the data set where its folder is known, else toy street scenes: to see
-    how large activations grow, which takes no labels and no calibration."""
-    return _known_or_drawn(dataset, "train", data_dir, count, size)
-
-
-def _known_or_drawn(
+def images_or_scenes(
     dataset: str, split: str, data_dir: Path | None, count: int, size: tuple[int, int]
 ) -> SizedImages:
+    """Evenly spaced images of a split where its folder is known, else toy street scenes.
+
+    For what needs no labels: the agreement of two masks, or how large activations grow.
+    """
     name = dataset if data_dir is not None else "toy-street"
     return SizedImages.spread(open_dataset(name, split, data_dir, size), size, count)

@@ -19,9 +19,9 @@ from dabnet.console import progress_bar, progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
+from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
 from dabnet.data.statistics import CountsCache, SplitCounts, count_pixels
-from dabnet.data.transforms import resize_image, resize_label
 from dabnet.errors import DabnetError
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy

@@ -115,11 +115,11 @@ def verify_command(
 
 
 def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> SizedImages:
-    from dabnet.data.images import ImageFolder, SizedImages, check_source
+    from dabnet.data.images import ImageFolder, SizedImages, images_or_scenes
 
     if folder is not None:
         return SizedImages.first(ImageFolder(folder), size, limit)
-    return check_source("toy-street", None, limit or DEFAULT_SCENES, size)
+    return images_or_scenes("toy-street", "val", None, limit or DEFAULT_SCENES, size)
 
 
 def _require_onnx(*sides: Side) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dabnet.data.augmentation import Augmentation, crop_batch, crop_one
 from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.images import resize_label
 from dabnet.data.toy_street import ToyStreet
-from dabnet.data.transforms import resize_label
 
 SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 HEIGHT, WIDTH = 36, 48

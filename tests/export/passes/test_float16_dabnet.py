@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from calibration.collect import largest_activations
-from dabnet.data.images import calibration_source, check_source
+from dabnet.data.images import calibration_source, images_or_scenes
 from export.spec import ExportSpec
 from tests.support import ROOT
 from tests.support.contract_graph import contract_model
@@ -66,7 +66,7 @@ def agreement(made: onnx.ModelProto, source: onnx.ModelProto) -> float:
     reference = onnxruntime.InferenceSession(
         source.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    images = [item.image[None] for item in check_source("toy-street", None, 2, STREET)]
+    images = [item.image[None] for item in images_or_scenes("toy-street", "val", None, 2, STREET)]
     shares = []
     for image, tensors in zip(images, all_tensors(made, *images), strict=True):
         expected = reference.run(None, {"image": image})[0]
@@ -118,7 +118,7 @@ def test_dabnet_whose_activations_overflow(network: onnx.ModelProto) -> None:
     assert [line.split(" stays")[0] for line in kept][:2] == [first.name, kept[1].split(" ")[0]]
     assert len(kept) == 3  # the two convolutions and the PReLU between them
     assert agreement(made, source) >= 0.999
-    image = check_source("toy-street", None, 1, STREET)[0].image
+    image = images_or_scenes("toy-street", "val", None, 1, STREET)[0].image
     plain, _ = converted(source)
     assert len(not_finite(all_tensors(plain, image[None])[0])) > 100
 
