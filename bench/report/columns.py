@@ -52,22 +52,13 @@ def is_marked(row: Row) -> bool:
     return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
 
 
-def failure(row: Row) -> str:
-    """Why a row has no result, or not all of it; "" for a sound one."""
-    if not row.reason or row.reason.startswith("failed: "):
-        return row.reason
-    return ("failed: " if row.info else "not run: ") + row.reason
-
-
 def reasons(report: Report, setting: Setting) -> list[str]:
     """Why rows have no result, or not all of it: one line per reason."""
-    return figures.grouped((row.name, failure(row)) for row in rows_of(report, setting))
-
-
-def shown_timings(row: Row) -> list[Timing | None]:
-    """What the lines of a row show: scope ``host``, else ``device``, else None; then ``paper``."""
-    first, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
-    return [first or paper, *([paper] if paper and first else [])]
+    said = []
+    for row in (row for row in rows_of(report, setting) if row.reason):
+        start = "failed" if row.info or row.reason.startswith("failed: ") else "not run"
+        said.append((row.name, f"{start}: {row.reason.removeprefix('failed: ')}"))
+    return figures.grouped(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,16 +311,15 @@ def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> 
     Args:
         brief: whether to leave out the intervals of the columns that are ``brief``.
     """
-    rows = [
-        row
-        for row in rows_of(report, setting)
-        if not row.reason or row.accuracy or any(timing.latency for timing in row.timings)
-    ]
     columns = [column for column in COLUMNS if column.table in names]
-    if SPEED in names:
-        lines = [Line(row, timing) for row in rows for timing in shown_timings(row)]
-    else:
-        lines = [Line(row, shown_timings(row)[0]) for row in rows]
+    lines = []
+    for row in rows_of(report, setting):
+        usual, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
+        if usual or paper or row.accuracy or not row.reason:
+            lines.append(Line(row, usual or paper))
+        if usual and paper and SPEED in names:
+            lines.append(Line(row, paper))
+    if SPEED not in names:
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
     columns = [NAME, *columns]

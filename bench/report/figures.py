@@ -66,14 +66,6 @@ def ratio(interval: Interval) -> str:
     return f"{interval.value:.2f}× [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def elided(text: str, length: int) -> str:
-    """``text``, with its middle left out where it has more characters than ``length``."""
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[-tail:]}"
-
-
 def parts(text: str) -> tuple[str, str, str]:
     """Split ``2.27× [2.24, 2.31] faster`` into value, interval and the rest; "" for none."""
     value, bracket, tail = text.partition(" [")

@@ -19,11 +19,6 @@ SCOPE_MEANINGS = {
     " 100 calls; comparable with published frame rates, not with other rows",
 }
 
-_REPEAT = {
-    "disturbed": "close other programs and repeat",
-    "throttled": "cool the machine, or fix its clocks lower, and repeat",
-}
-
 
 def notes(report: Report) -> list[str]:
     """Return the lines, each of one or two sentences."""
@@ -169,7 +164,8 @@ def _marks(timings: list[tuple[Row, Timing]], several: bool) -> Iterator[str]:
     for mark, names in found.items():
         yield (
             f"{TIMING_MARK} {mark.upper()}, with the number of rounds that count in spite of it:"
-            f" {', '.join(names)}: do not quote these speeds; {_REPEAT.get(mark, 'repeat')}."
+            f" {', '.join(names)}: do not quote these speeds; close other programs, cool the"
+            " machine or lower its clocks, and repeat."
         )
 
 

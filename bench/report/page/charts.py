@@ -25,8 +25,8 @@ from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike, NDArray
 
 from bench.record import Report, Setting, Timing, Turn
-from bench.report.columns import rows_of
-from bench.report.figures import elided, milliseconds, rates, shares
+from bench.report.columns import counted, rows_of
+from bench.report.figures import milliseconds, rates, shares
 from bench.statistics import pareto_front
 from dabnet.intervals import Interval
 
@@ -69,9 +69,6 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-# --- looks ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """Mark of a row in every chart: CSS colour, the mark as a small SVG, matplotlib's arguments."""
@@ -90,14 +87,15 @@ def looks(report: Report) -> dict[str, Look]:
 
 def _look(backend: int, variant: int) -> Look:
     colour, shape = PALETTE[backend % len(PALETTE)], _SHAPES[backend % len(_SHAPES)]
-    filling: Any = _FILLINGS[variant % len(_FILLINGS)]
-    ink = f'stroke="{ON_PAGE[colour]}"'
-    paths = f'<path fill="none" {ink} d="{_path(shape, "full")}"/>'
-    if filling != "none":
-        paths += f'<path fill="{ON_PAGE[colour]}" {ink} d="{_path(shape, filling)}"/>'
-    sign = f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{paths}</svg>'
+    filling = _FILLINGS[variant % len(_FILLINGS)]
+    on_page = ON_PAGE[colour]
+    inner = "" if filling == "none" else f'<path fill="{on_page}" d="{_path(shape, filling)}"/>'
+    sign = (
+        f'<svg class="key" viewBox="0 0 16 16" aria-hidden="true" fill="none" stroke="{on_page}">'
+        f'<path d="{_path(shape, "full")}"/>{inner}</svg>'
+    )
     marker = {"marker": shape, "fillstyle": filling, "markerfacecoloralt": "none", "color": colour}
-    return Look(ON_PAGE[colour], sign, {**marker, "linestyle": "none"})
+    return Look(on_page, sign, {**marker, "linestyle": "none"})
 
 
 def _path(shape: str, filling: Any) -> str:
@@ -109,9 +107,6 @@ def _path(shape: str, filling: Any) -> str:
         letters[code] + " ".join(f"{v + 8:.1f}" for v in points) if code in letters else "Z"
         for points, code in path.iter_segments()
     )
-
-
-# --- a figure as an element of the page -------------------------------------------------------
 
 
 def _axes(height: int) -> Axes:
@@ -135,20 +130,16 @@ def _svg(axes: Axes, title: str, said: str) -> str:
     """Return the figure as an element of a page; its title and ``said`` are read out instead."""
     file, unsaid = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     rcParams["svg.hashsalt"] = title  # ids are those of no other chart
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's font may have it
-        figure.savefig(file, format="svg", metadata=unsaid)
+        axes.figure.canvas.print_figure(file, format="svg", metadata=unsaid)
     root = ElementTree.fromstring(file.getvalue())
-    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    drawing = {"class": "chart", "viewBox": root.attrib["viewBox"], "font-size": str(FONT)}
     for node in list(root.iter()):
         _adapt(node)
     for definitions in root.findall("defs"):  # a style for all elements, and clip paths
         root.remove(definitions)
-    size = {"viewBox": f"0 0 {width} {height}", "font-size": str(FONT)}
-    label = clean(f"{title}. {said}")
-    root.attrib = {"class": "chart", **size, "role": "img", "aria-label": label}
+    root.attrib = {**drawing, "role": "img", "aria-label": clean(f"{title}. {said}")}
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -189,15 +180,13 @@ def fit(axes: Axes, name: str, values: ArrayLike) -> None:
     axis.set_major_formatter(lambda value, _: f"{value:.6g}".replace("-", "−"))
 
 
-def _name(
-    axes: Axes, look: Look | None, name: str, x: float, y: float, transform: transforms.Transform
-) -> None:
+def _name(axes: Axes, look: Look | None, name: str, x: float, y: float, transform: Any) -> None:
     """Write a row's name after its mark."""
-    place: dict[str, Any] = {"transform": transform, "clip_on": False, "zorder": 4}
+    place = {"transform": transform, "clip_on": False, "zorder": 4}
     if look:
         axes.plot(x, y, **look.marker, markersize=8, **place)
-    short = elided(clean(name), NAME)
-    axes.text(x + 10, y, short, va="center_baseline", gid=_tip(name), **place)
+    short = name if len(name) <= NAME else f"{name[:20]}…{name[-15:]}"
+    axes.text(x + 10, y, clean(short), va="center_baseline", gid=_tip(name), **place)
 
 
 # --- accuracy against speed -------------------------------------------------------------------
@@ -269,11 +258,8 @@ def _label(axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look]) -> None
 
     A name must not lie on names and marks; to lie on a line costs as much as to move a little.
     """
-    in_px, to_px, frame = (
-        transforms.IdentityTransform(),
-        axes.transData.transform,
-        axes.bbox.extents,
-    )
+    in_px, frame = transforms.IdentityTransform(), axes.bbox.extents
+    to_px = axes.transData.transform
     places = to_px([(point.fps.value, 100 * point.miou.value) for point in drawn])
     crowded = np.hstack((places - 9, places + 9))
     lines = (to_px(line.get_xydata()) for line in axes.get_lines())
@@ -322,8 +308,7 @@ def _lanes(look: Mapping[str, Look], names: Collection[str], marks: Marks) -> Ax
 
 def counted_ms(timing: Timing) -> Floats:
     """Latency of each call of the counted turns in ms, sorted."""
-    samples = [turn.samples_ns for turn in timing.turns if turn.counted]
-    return np.sort(np.concatenate([np.array(s, np.float64) for s in samples])) / 1e6
+    return np.sort(np.concatenate([turn.samples_ns for turn in counted(timing)])) / 1e6
 
 
 def _percentiles(name: str, ms: Floats) -> str:
@@ -417,18 +402,13 @@ def _scale(axes: Axes, lane: int, values: Sequence[float]) -> Callable[[float], 
 
 
 def _draw_turns(axes: Axes, lane: int, turns: Sequence[Turn], colour: str) -> None:
-    """Dots, triangles (disturbed) and squares (throttled); hollow and crossed if not counted."""
+    """Dots, with triangles if disturbed, squares if throttled, and crosses if not counted."""
     y = _scale(axes, lane, [_median_ms(turn) for turn in turns])
     places = [(turn.start_s, y(_median_ms(turn))) for turn in turns]
-    counted = [place for turn, place in zip(turns, places, strict=True) if turn.counted]
-    at, height = np.reshape(counted, (-1, 2)).T
-    axes.plot(at, height, color=SOFT, linewidth=1)
-    axes.plot(at, height, "o", color=colour)
-    for turn, (at, height) in zip(turns, places, strict=True):
-        kind = "throttled" if "throttled" in turn.marks else "disturbed"
-        mark = {"color": INK, **_TURNS[kind if turn.marks else "counted"]}
-        mark |= {} if turn.counted else {"markerfacecolor": "none"}
-        if turn.marks or not turn.counted:
-            axes.plot(at, height, **mark, gid=_tip(_turn(turn)))
-        if not turn.counted:
-            axes.plot(at, height, color=INK, **_TURNS["not counted"])
+    dots = [place for turn, place in zip(turns, places, strict=True) if turn.counted]
+    axes.plot(*np.reshape(dots, (-1, 2)).T, color=SOFT, linewidth=1)
+    axes.plot(*np.reshape(dots, (-1, 2)).T, "o", color=colour)
+    for turn, place in zip(turns, places, strict=True):
+        kinds = ["throttled" if "throttled" in turn.marks else "disturbed"] if turn.marks else []
+        for kind in (*kinds, *(() if turn.counted else ("not counted",))):
+            axes.plot(*place, color=INK, **_TURNS[kind], gid=_tip(_turn(turn)))

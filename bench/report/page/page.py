@@ -10,6 +10,7 @@ import base64
 import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -36,14 +37,10 @@ def html_page(report: Report, folder: Path | None = None) -> str:
             pictures.setdefault(picture.image, {})[picture.shows] = url
         else:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
-    environment = Environment(
-        loader=PackageLoader("bench.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(parts=figures.parts, percent=figures.percent)
+    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    loader = PackageLoader("bench.report", "page")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **layout)
+    environment.filters["parts"] = figures.parts
     environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = notes(report)
     return environment.get_template("page.html.j2").render(

@@ -229,8 +229,8 @@ def test_a_turn_stands_at_its_time_and_its_mark_says_what_disturbed_it(made: lis
     assert np.array(places(dots)) == pytest.approx(np.array(true)[[0, 2, 3]], rel=1e-3)
     assert np.array(places(triangle)) == pytest.approx(np.array(true)[[1]], rel=1e-3)
     assert np.array(places(square)) == pytest.approx(np.array(true)[[2]], rel=1e-3)
-    assert data(cross) == data(triangle) and triangle.get_markerfacecolor() == "none"
-    assert square.get_markerfacecolor() not in ("none", dots.get_markerfacecolor())
+    assert data(cross) == data(triangle)
+    assert square.get_markerfacecolor() != dots.get_markerfacecolor()
 
 
 def test_noise_fills_no_lane(made: list[Axes]) -> None:
@@ -249,7 +249,7 @@ def test_a_marked_turn_is_read_out_and_so_is_the_range() -> None:
     assert said.count("pytorch-fp32: medians of 4 turns") == 1
     assert said.count(f"{text} (disturbed, not counted)") == 1
     assert said.count("(disturbed, throttled)") == 1 and "round 0" not in said
-    assert page.text.count(f"{text} (disturbed, not counted)") == 1  # by pointing at it
+    assert page.text.count(f"{text} (disturbed, not counted)") == 2  # by pointing at its marks
 
 
 def test_rows_share_the_time_axis_and_each_known_clock_has_a_lane(made: list[Axes]) -> None:
