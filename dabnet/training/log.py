@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,15 +58,7 @@ class RunLog:
 
             self.events = SummaryWriter(str(folder / TENSORBOARD), purge_step=iteration + 1)
 
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self.events:
             self.events.close()
 

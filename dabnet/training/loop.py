@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ class _Run:
         # A GPU works on while the outcome of the step before is read.
         lag = 1 if self.spec.device.type == "cuda" else 0
         source = self._batches()
-        with self.log, progress_columns("iterations", self.processes.first) as bar:
+        with closing(self.log), progress_columns("iterations", self.processes.first) as bar:
             task = bar.add_task(
                 "training", total=self.order.total, completed=self.iteration, text=""
             )
