@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dabnet.errors import ArtifactError, BuildError, MissingPackage, first_line
 from dabnet.graph.editing import Insertion, replace
-from dabnet.graph.facts import array, is_op, node_name
+from dabnet.graph.facts import array, is_op, node_name, source
 
 Array = NDArray[Any]
 
@@ -45,47 +45,36 @@ def logits_tensor(model: ir.Model) -> str | None:
 
     For graphs whose manifest names none. None if the graph has no ArgMax that a node feeds.
     """
-    last = next((node for node in reversed(model.graph) if node.op_type == "ArgMax"), None)
-    value = last.inputs[0] if last is not None else None
-    while value is not None and (node := value.producer()) and node.op_type in ("Resize", "Cast"):
-        value = node.inputs[0]
-    return value.name if value is not None and value.producer() is not None else None
+    reader = next((node for node in reversed(model.graph) if node.op_type == "ArgMax"), None)
+    while is_op(source(reader), "Resize", "Cast"):
+        reader = source(reader)
+    value = None if reader is None or source(reader) is None else reader.inputs[0]
+    return None if value is None else value.name
 
 
 def has_half_tensors(model: ir.Model) -> bool:
-    """Whether any tensor of the graph is FP16, seen by its constants and casts."""
-    half = ir.DataType.FLOAT16
-    return any(value.dtype == half for value in model.graph.initializers.values()) or any(
-        node.op_type == "Cast" and node.attributes.get_int("to") == half for node in model.graph
-    )
+    """Whether any tensor of a graph whose types are known is FP16."""
+    values = (value for node in model.graph for value in node.outputs)
+    return any(value.dtype == ir.DataType.FLOAT16 for value in values)
 
 
-def cpu_session(model: ir.Model, source: str, optimised: bool) -> Any:
-    """Return an onnxruntime session on the CPU.
-
-    Args:
-        source: names the file in the error.
-        optimised: False keeps every tensor as the graph defines it; a fusion may round another way.
+def cpu_session(model: ir.Model, file: str) -> Any:
+    """Return an onnxruntime session on the CPU; ``file`` names the model's in the error.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
         ArtifactError: onnxruntime does not take the graph.
     """
-    onnxruntime = _onnxruntime()
-    options = onnxruntime.SessionOptions()
+    options = _onnxruntime().SessionOptions()
     options.log_severity_level = 3
     # Q/DQ as the graph says it: int8 kernels of some CPUs saturate.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Every output is alive at the end of a run; the arena would only round their sizes up.
-        options.enable_cpu_mem_arena = False
     try:
         return _session(model, options)
     except Exception as error:  # onnxruntime raises classes of its own for each status
-        reason = first_line(error)
         raise ArtifactError(
-            f"onnxruntime cannot load {source} ({reason})", "an ONNX file written by dabnet-export"
+            f"onnxruntime cannot load {file} ({first_line(error)})",
+            "an ONNX file written by dabnet-export",
         ) from error
 
 

@@ -225,33 +225,37 @@ def _operands(node: ir.Node) -> list[ir.Value]:
     return [value for value in (node.inputs[place] for place in places) if value is not None]
 
 
+def _read_by(value: ir.Value, *operators: str) -> ir.Value | None:
+    """The data of the node that computes ``value``, if it is one of these operators."""
+    node = value.producer()
+    return node.inputs[0] if node is not None and node.op_type in operators else None
+
+
 def _stored(value: ir.Value) -> ir.Value:
     """The constant behind ``value``: past an Identity, which shares it, and a DequantizeLinear."""
-    node = value.producer()
-    while is_op(node, "Identity", "DequantizeLinear") and node and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
+    while (behind := _read_by(value, "Identity", "DequantizeLinear")) is not None:
+        value = behind
     return value
 
 
 def _precision(node: ir.Node, data: ir.Value, weights: ir.Value) -> str:
     if node.op_type in _INTEGER:
         return "int8" if weights.dtype is None else _type_name(weights)
+    quantised = _read_by(data, "DequantizeLinear")
     # Quantised weights alone save memory: the arithmetic stays that of the data.
-    pairs = data.producer(), weights.producer()
-    if all(is_op(pair, "DequantizeLinear") for pair in pairs) and pairs[0] and pairs[0].inputs[0]:
-        return _quantised_type(pairs[0].inputs[0])
+    if quantised is not None and _read_by(weights, "DequantizeLinear") is not None:
+        return _quantised_type(quantised)
     types = map(_type_name, (node.outputs[0], data, weights))
     return next((name for name in types if name != "unknown"), "unknown")
 
 
 def _quantised_type(value: ir.Value) -> str:
     """Type of a quantised tensor; its QuantizeLinear's zero point says it without inference."""
-    found, node = _type_name(value), value.producer()
-    if found == "unknown" and node is not None and is_op(node, "QuantizeLinear"):
+    node = value.producer()
+    if value.dtype is None and node is not None and node.op_type == "QuantizeLinear":
         zero_point = node.inputs[2] if len(node.inputs) > 2 else None
         return "int8" if zero_point is None else _type_name(zero_point)
-    return found
+    return _type_name(value)
 
 
 def _type_name(value: ir.Value) -> str:

@@ -137,7 +137,7 @@ class Int8Trial:
 
     def _run(self, model: ir.Model) -> list[tuple[Mask, NDArray[np.float32]]]:
         given, mask = model.graph.inputs[0], str(model.graph.outputs[0].name)
-        session = cpu_session(ending_at(model, [mask, self._logits]), "the int8 graph", True)
+        session = cpu_session(ending_at(model, [mask, self._logits]), "the int8 graph")
         batch = given.shape[0] if given.shape and isinstance(given.shape[0], int) else 1
         found = []
         for item in self._images:

@@ -158,7 +158,7 @@ class Side:
         name = self.manifest.logits or logits_tensor(model)
         if name not in set(computed(model)):
             return
-        session = cpu_session(ending_at(model, [name]), repr(str(self.path)), optimised=True)
+        session = cpu_session(ending_at(model, [name]), repr(str(self.path)))
         self._logits_of = lambda images: session.run(None, {tensor: images})[0][0].astype(
             np.float32
         )
