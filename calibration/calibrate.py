@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.calibration_file import Calibration, Subject
-from calibration.collect import Progress, collect
+from calibration.collect import collect
 from calibration.placements import DEFAULT_PLACEMENT, edges_of
 from calibration.qdq import insert_qdq
 from dabnet.data.images import SizedImage
@@ -34,7 +34,7 @@ def calibrate(
     dataset: str,
     split: str,
     tensors: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[], None] = lambda: None,
     before: Calibration | None = None,
     keep: Callable[[Calibration], None] | None = None,
 ) -> Calibration:
@@ -47,7 +47,7 @@ def calibrate(
         subject: which graph this is, for the record.
         dataset, split: where the images are from; the split must be ``train`` or ``folder``.
         tensors: names of float32 tensors; None takes all that any placement rounds.
-        progress: called after each image with the number done and its name.
+        progress: called once per image.
         before: statistics of an interrupted run; its images are passed over.
         keep: is given the statistics so far now and then, so that they can be written.
 
@@ -69,14 +69,17 @@ def calibrate(
     names = {sha256: name for name, sha256 in before.images.items()} if before else {}
     earlier, passed, batch, total = set(names), set[str](), _fixed_batch(model), before
     fresh, count = _fresh(images, names, passed), max(_CHUNK // batch, 1) * batch
+
+    def step() -> None:
+        for _ in range(batch):
+            progress()
+
     while chunk := list(itertools.islice(fresh, count)):
         chunk = chunk[: len(chunk) // batch * batch]
         if not chunk:
             break
-        done = len(total.images) if total else 0
-        seen = {image.name: image.sha256 for image in chunk}
-        step = _counted(progress, done, batch) if progress else None
         histograms = collect(model, _batches(chunk, batch), tensors, progress=step)
+        seen = {image.name: image.sha256 for image in chunk}
         part = Calibration(subject, dataset, split, seen, histograms)
         total = total.merged(part) if total else part
         if keep is not None:
@@ -160,7 +163,3 @@ def _batches(images: list[SizedImage], size: int) -> Iterator[tuple[str, NDArray
     for start in range(0, len(images), size):
         group = images[start : start + size]
         yield ", ".join(item.name for item in group), np.stack([item.image for item in group])
-
-
-def _counted(progress: Progress, done: int, batch: int) -> Progress:
-    return lambda runs, name: progress(done + runs * batch, name)

@@ -16,9 +16,6 @@ from dabnet.errors import BuildError, InputError
 from dabnet.graph.execution import Stepwise
 from dabnet.graph.facts import inferred
 
-# Called after each item of the iterable with the number of items done and the item's name.
-Progress = Callable[[int, str], None]
-
 Image = tuple[str, NDArray[np.uint8]]
 
 # Images at a time: each holds its own activations, and numpy counts under Python's lock.
@@ -96,7 +93,7 @@ def collect(
     tensors: Sequence[str],
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, StreamingHistogram]:
     """Return a histogram for each of ``tensors``, over all images.
 
@@ -109,7 +106,7 @@ def collect(
         batches: name and uint8 (N, H, W, 3) or (H, W, 3), RGB, 0…255; read once, one at a time.
         tensors: names of float32 tensors of the graph.
         threads: images that run at a time; by default one per core, at most 4.
-        progress: see ``Progress``.
+        progress: called after each item of ``batches``.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -122,7 +119,7 @@ def collect(
     total = {name: StreamingHistogram() for name in names}
     adding = Lock()
 
-    def count(item: Image) -> str:
+    def count(item: Image) -> None:
         image, batch = item
         for part in parts(image, batch, graph.shape):
             for tensor, values in graph.run(part):
@@ -137,19 +134,16 @@ def collect(
                     ) from error
                 with adding:
                     total[tensor].merge(statistics)
-        return image
 
     threads = threads or min(MOST_THREADS, usable_cores())
     # One more than there are threads: the next image is read while the others run.
-    done = read_ahead(count, batches, threads, ahead=threads + 1)
-    for number, name in enumerate(done, start=1):
-        if progress is not None:
-            progress(number, name)
+    for _ in read_ahead(count, batches, threads, ahead=threads + 1):
+        progress()
     return total
 
 
 def largest_activations(
-    model: ir.Model, images: Iterable[Image], progress: Progress | None = None
+    model: ir.Model, images: Iterable[Image], progress: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
     """Return the largest |x| of each float32 tensor that a node writes, over all images.
 

@@ -8,7 +8,7 @@ error of any weights: a few MB per convolution, however many images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from calibration.collect import Image, ImageGraph, Progress, parts
+from calibration.collect import Image, ImageGraph, parts
 from dabnet.graph.facts import Window, array, is_op, node_name, nodes_of, source
 
 # Numbers in the patches that are laid out at a time: 32 MB.
@@ -113,7 +113,7 @@ def collect_moments(
     model: ir.Model,
     convs: Sequence[QuantizedConv],
     images: Iterable[Image],
-    progress: Progress | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Moments]:
     """Run the FP32 graph on ``images`` and return the moments of each convolution.
 
@@ -123,7 +123,7 @@ def collect_moments(
     moments = [Moments.empty(conv) for conv in convs]
     last_reader = {conv.tensor: conv.output for conv in convs}
     of = {conv.output: (conv, sums) for conv, sums in zip(convs, moments, strict=True)}
-    for done, (image_name, batch) in enumerate(images, start=1):
+    for image_name, batch in images:
         for part in parts(image_name, batch, graph.shape):
             held: dict[str, NDArray[np.float32]] = {}
             for name, values in graph.run(part):
@@ -135,8 +135,7 @@ def collect_moments(
                         del held[conv.tensor]
                 if name in last_reader:
                     held[name] = values
-        if progress is not None:
-            progress(done, image_name)
+        progress()
     return moments
 
 

@@ -20,14 +20,14 @@ form: no learning rate, the same result every time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from calibration.collect import Image, Progress
+from calibration.collect import Image
 from calibration.conv_moments import Moments, QuantizedConv, collect_moments, quantized_convs
 from calibration.ranges import LEVELS
 from dabnet.errors import BuildError, InputError
@@ -46,7 +46,7 @@ def fit_weights(
     quantized: ir.Model,
     images: Iterable[Image],
     *,
-    progress: Progress | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> tuple[ir.Model, list[str]]:
     """Return a copy of the int8 model with fitted weights and biases, and what changed.
 
@@ -58,7 +58,7 @@ def fit_weights(
         quantized: what ``calibration.qdq.insert_qdq`` made of it. It is not modified.
         images: name and uint8 (H, W, 3) or (N, H, W, 3), RGB, 0…255, of the training split; read
             once, one at a time. 16 suffice.
-        progress: called after each item of ``images`` with the number done and its name.
+        progress: called after each item of ``images``.
 
     Returns:
         The model, and a line for each int8 convolution: the ratio of its output to its error in

@@ -227,8 +227,7 @@ def ranges_by_tensor(model: ir.Model, activation_ranges: Mapping[str, float]) ->
     from dabnet.models.image_to_mask import node_scope  # brings torch, which no histogram needs
 
     modules = {f"{node_scope(module)}/Conv": module for module in activation_ranges}
-    ranges: dict[str, float] = {}
-    reader: dict[str, str] = {}  # of each tensor: the first module
+    first: dict[str, str] = {}  # tensor → the first module that reads it
     missing = set(activation_ranges)
     for node in nodes_of(model.graph, "Conv"):
         # A part is called /…/Conv_output_0/conv_4.
@@ -239,17 +238,16 @@ def ranges_by_tensor(model: ir.Model, activation_ranges: Mapping[str, float]) ->
                 "one for each convolution of the graph",
                 _WAY_OUT,
             )
-        value = node.inputs[0]
-        assert value is not None
-        tensor, threshold = str(value.name), activation_ranges[module]
-        if ranges.setdefault(tensor, threshold) != threshold:
+        assert node.inputs[0] is not None
+        tensor = str(node.inputs[0].name)
+        ranges = [activation_ranges[m] for m in (first.setdefault(tensor, module), module)]
+        if ranges[0] != ranges[1]:
             raise ArtifactError(
-                f"the tensor {tensor!r} has the range {ranges[tensor]:g} for {reader[tensor]!r}"
-                f" and {threshold:g} for {module!r}",
+                f"the tensor {tensor!r} has the range {ranges[0]:g} for {first[tensor]!r}"
+                f" and {ranges[1]:g} for {module!r}",
                 "one range for all convolutions that read a tensor",
                 "train it again with --qat",
             )
-        reader.setdefault(tensor, module)
         missing.discard(module)
     if missing:
         raise ArtifactError(
@@ -258,4 +256,4 @@ def ranges_by_tensor(model: ir.Model, activation_ranges: Mapping[str, float]) ->
             "the graph of that checkpoint",
             _WAY_OUT,
         )
-    return ranges
+    return {tensor: activation_ranges[module] for tensor, module in first.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from dabnet.errors import InputError
@@ -15,14 +15,14 @@ class Option:
     """An option of the command line.
 
     Attributes:
-        name: such as ``--batch``.
         help: one sentence; "" shows none.
+        name: such as ``--batch``; "" is made from the name of the field.
         choices: the values that it takes; () takes any of its type.
         least, most: limits of a number, both included.
     """
 
-    name: str
     help: str = ""
+    name: str = ""
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
@@ -39,16 +39,17 @@ class Option:
             raise InputError(f"{self.name} {value}", f"at most {self.most:g}")
 
 
-def option(default: T, name: str, help: str = "", **limits: Any) -> T:
-    """Declare a field of a dataclass; ``limits`` are those of ``Option``."""
-    declared: T = field(default=default, metadata={"option": Option(name, help, **limits)})
+def option(default: T, help: str = "", **more: Any) -> T:
+    """Declare a field of a dataclass; ``more`` are attributes of ``Option``."""
+    declared: T = field(default=default, metadata={"option": Option(help, **more)})
     return declared
 
 
 def options_of(request: Any) -> dict[str, tuple[Option, Any]]:
     """Field → option and default, for a dataclass or an instance of it."""
-    return {
-        item.name: (item.metadata["option"], item.default)
-        for item in fields(request)
-        if "option" in item.metadata
-    }
+    found = {}
+    for item in fields(request):
+        if asked := item.metadata.get("option"):
+            name = asked.name or f"--{item.name.replace('_', '-')}"
+            found[item.name] = (replace(asked, name=name), item.default)
+    return found

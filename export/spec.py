@@ -34,106 +34,88 @@ class ExportSpec:
         InputError: a value is unknown, or two of them exclude each other.
     """
 
-    size: tuple[int, int] = option((512, 1024), "--size")
-    precision: str = option(FP32, "--precision", choices=EXPORTED)
+    size: tuple[int, int] = option((512, 1024))
+    precision: str = option(FP32, choices=EXPORTED)
     optimize_for: str = option(
         "portable",
-        "--optimize-for",
         "Runtime whose graph passes to apply.",
         choices=("portable", "ort-cpu", "ort-cuda", "tensorrt"),
     )
     mask_dtype: str = option(
         "uint8",
-        "--mask-dtype",
         "int32 for TensorRT 8.6, which cannot emit uint8.",
         choices=("uint8", "int32"),
     )
-    batch: int = option(1, "--batch", "Images per call.", least=1)
-    dynamic_batch: bool = option(
-        False, "--dynamic-batch", "Each call chooses its number of images."
-    )
-    dynamic_size: bool = option(
-        False, "--dynamic-size", "Each call chooses its size: multiples of 8."
-    )
+    batch: int = option(1, "Images per call.", least=1)
+    dynamic_batch: bool = option(False, "Each call chooses its number of images.")
+    dynamic_size: bool = option(False, "Each call chooses its size: multiples of 8.")
     without_passes: tuple[str, ...] = option(
-        (), "--without-pass", "Graph pass of the target to leave out; may be repeated."
+        (), "Graph pass of the target to leave out; may be repeated.", name="--without-pass"
     )
     input: str = option(
         "uint8",
-        "--input",
         "uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
         choices=("uint8", "float"),
     )
     head: str = option(
         "mask",
-        "--head",
         "Class mask (N, H, W), or float logits (N, K, H, W).",
         choices=("mask", "logits"),
     )
     minimum_agreement: float | None = option(
         None,
-        "--min-agreement",
         "Minimum share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
         least=0,
         most=1,
+        name="--min-agreement",
     )
     check_images: int = 8
     placement: str = option(
         "conv-inputs",
-        "--placement",
         "The tensors that INT8 rounds.",
         choices=("conv-inputs", "dense-only", "tensorrt", "all"),
     )
     rest: str = option(
         FP32,
-        "--rest",
         "Type of the others; fp16 is opset 19, for TensorRT 10 and later.",
         choices=(FP32, FP16),
     )
     float_layers: tuple[str, ...] = option(
         (),
-        "--float-layer",
         "Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
+        name="--float-layer",
     )
     fit_weights: bool = option(
         False,
-        "--fit-weights",
         "Fit INT8 weights and biases to the FP32 outputs of each convolution.",
     )
     max_drop: float | None = option(
         None,
-        "--max-drop",
         "Maximum loss of INT8 in mIoU points; layers go to float until it holds.",
         least=0,
     )
     max_disagreement: float | None = option(
         None,
-        "--max-disagreement",
         "Maximum percentage of pixels INT8 may change; layers go to float until it holds.",
         least=0,
         most=100,
     )
     budget_images: int = option(
         32,
-        "--budget-images",
         "Training images to measure these two on, other than those that calibrate.",
         least=1,
     )
     card: str = option(
         "rtx-3090",
-        "--card",
         "GPU for which a model tells the layers that are worth INT8.",
         choices=("gtx-1080-ti", "rtx-3090", "rtx-4090", "h200"),
     )
     calibration_file: Path | None = option(  # noqa: RUF009 (a declaration)
-        None, "--calibration", "File of 'dabnet-export calibration', instead of calibrating."
+        None, "File of 'dabnet-export calibration', instead of calibrating.", name="--calibration"
     )
-    calibration_images: int = option(
-        48, "--calibration-images", "Training images for the INT8 ranges.", least=1
-    )
+    calibration_images: int = option(48, "Training images for the INT8 ranges.", least=1)
     calibration_method: str | None = option(
         None,
-        "--calibration-method",
         "mse, entropy, minmax, percentile (99.99) or percentile:P."
         "  [default: mse, or the ranges of --qat]",
     )

@@ -1,15 +1,22 @@
-"""The request for an engine."""
+"""The request for an engine, the input shapes that follow from it, and the build itself."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
-from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX
+from dabnet.runtime.manifest import DYNAMIC, Manifest, Profile, TensorInfo
+from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX, Product
 from export.option import Option, option, options_of
+
+if TYPE_CHECKING:
+    from dabnet.data.images import SizedImages
+    from export.engine.progress import OpenPhases
 
 CALIBRATORS = ("entropy", "minmax")
 THIS_GPU = "this-gpu"
@@ -28,7 +35,7 @@ class BuildSpec:
         target: compute capabilities to build for ahead of time, such as ``sm86`` or ``sm86,sm89``;
             None builds for this machine's GPU.
         product: None takes the one that is installed.
-        min_shape, opt_shape, max_shape: None derives each (``export.engine.profile``).
+        min_shape, opt_shape, max_shape: None derives each (``profile_of``).
         hardware_compatible: None is this GPU's model alone.
         calibrator: None takes the INT8 ranges from the file's Q/DQ.
 
@@ -38,54 +45,44 @@ class BuildSpec:
 
     precision: str
     target: str | None = option(
-        None, "--target", "Card to build for without a GPU, such as sm86 (TensorRT-RTX)."
+        None, "Card to build for without a GPU, such as sm86 (TensorRT-RTX)."
     )
     workspace_mib: int | None = option(
-        None, "--workspace-mib", "Limit of the builder's scratch memory in MiB.", least=1
+        None, "Limit of the builder's scratch memory in MiB.", least=1
     )
-    product: str | None = option(None, "--product", choices=PRODUCTS)
+    product: str | None = option(None, choices=PRODUCTS)
     min_shape: tuple[int, int, int] | None = option(
         None,
-        "--min-shape",
         "Smallest input of an ONNX file with dynamic sides.  [default: batch 1, half the height"
         " and width of the best]",
     )
     opt_shape: tuple[int, int, int] | None = option(
-        None,
-        "--opt-shape",
-        "Input that it is fastest at.  [default: the one it was exported at]",
+        None, "Input that it is fastest at.  [default: the one it was exported at]"
     )
     max_shape: tuple[int, int, int] | None = option(
-        None, "--max-shape", "Largest input.  [default: each side twice the best]"
+        None, "Largest input.  [default: each side twice the best]"
     )
     hardware_compatible: str | None = option(
         None,
-        "--hardware-compatible",
         "Other GPUs that run the engine (TensorRT).",
         choices=("ampere-plus", "same-compute-capability"),
     )
-    version_compatible: bool = option(
-        False, "--version-compatible", "Later versions run it too (TensorRT)."
-    )
+    version_compatible: bool = option(False, "Later versions run it too (TensorRT).")
     timing_cache: Path | None = option(  # noqa: RUF009 (a declaration)
-        None,
-        "--timing-cache",
-        "File of kernel timings, read and written: later builds are faster (TensorRT).",
+        None, "File of kernel timings, read and written: later builds are faster (TensorRT)."
     )
     calibrator: str | None = option(
         None,
-        "--int8-calibrator",
         "TensorRT 8 and 10 choose the INT8 ranges of an FP32 ONNX file themselves.",
         choices=CALIBRATORS,
+        name="--int8-calibrator",
     )
     calibration_cache: Path | None = option(  # noqa: RUF009 (a declaration)
-        None,
-        "--calibration-cache",
-        "File of the calibrator's ranges, read if it exists, written otherwise.",
+        None, "File of the calibrator's ranges, read if it exists, written otherwise."
     )
 
     def __post_init__(self) -> None:
-        Option("--precision", choices=EXPORTED).check(self.precision)
+        Option(name="--precision", choices=EXPORTED).check(self.precision)
         for name, (asked, _) in options_of(self).items():
             asked.check(getattr(self, name))
         for shape in self.shapes.values():
@@ -112,7 +109,7 @@ class BuildSpec:
 
     @property
     def wanted_product(self) -> str | None:
-        """The product that this build needs: an ahead-of-time target needs TensorRT-RTX."""
+        """An ahead-of-time target needs TensorRT-RTX."""
         return TENSORRT_RTX if self.target else self.product
 
     @property
@@ -123,9 +120,10 @@ class BuildSpec:
     @property
     def shapes(self) -> dict[str, Shape]:
         """The shapes that were given, by the name of their option."""
-        shapes = (self.min_shape, self.opt_shape, self.max_shape)
-        named = zip(("--min-shape", "--opt-shape", "--max-shape"), shapes, strict=True)
-        return {name: shape for name, shape in named if shape}
+        shapes = {
+            f"--{side}-shape": getattr(self, f"{side}_shape") for side in ("min", "opt", "max")
+        }
+        return {name: shape for name, shape in shapes.items() if shape}
 
     @property
     def compatibility(self) -> tuple[str, ...]:
@@ -155,3 +153,84 @@ class BuildSpec:
         else:
             return
         raise InputError(f"--target {target!r}", expected, fix)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of the builder. ``images`` is None where a calibrator's cache must do."""
+
+    onnx_path: Path
+    manifest: Manifest  # of the ONNX file
+    graph_sha256: str
+    spec: BuildSpec
+    product: Product
+    profile: Profile
+    images: ImagesOfSize | None
+    tell: Tell  # in words what goes on
+    phases: OpenPhases
+
+
+Tell = Callable[[str], None]
+ImagesOfSize = Callable[[tuple[int, int]], "SizedImages"]
+"""(height, width) → training images of that size, for an INT8 calibrator."""
+
+
+def profile_of(tensor: TensorInfo, example: Shape, stride: int, spec: BuildSpec) -> Profile:
+    """Smallest, best and largest shape of the input; () for a file without dynamic sides.
+
+    API: ``IOptimizationProfile``. TensorRT picks kernels that are fastest at the best shape and
+    right for every shape between. By default the best is ``example``, at which the ONNX file was
+    checked; the batch goes from 1 to twice its batch, height and width from half to twice.
+
+    Raises:
+        InputError: a shape was given for a file without dynamic sides, differs from the file in a
+            fixed side, is no multiple of the stride, or the shapes are not in order.
+    """
+    if DYNAMIC not in tensor.shape:
+        if spec.shapes:
+            raise InputError(
+                f"{' and '.join(spec.shapes)} for an ONNX file of the fixed shape {_text(example)}",
+                "one with dynamic sides",
+                "leave the option out, or export the ONNX file with dynamic sides",
+            )
+        return ()
+    best = spec.opt_shape or example
+    halves = (max(stride, side // 2 // stride * stride) for side in best[1:])
+    smallest = spec.min_shape or _where_dynamic(tensor, (1, *halves))
+    largest = spec.max_shape or _where_dynamic(tensor, tuple(2 * side for side in best))
+    for name, shape in spec.shapes.items():
+        if _where_dynamic(tensor, shape) != shape:
+            raise InputError(
+                f"{name} {_text(shape)}",
+                f"{_text(tensor.sides)}, the ONNX file's shape, with numbers for its ?",
+                "export the ONNX file with more dynamic sides to change the others",
+            )
+        if any(side % stride for side in shape[1:]):
+            expected = f"a height and width that are multiples of {stride}"
+            raise InputError(f"{name} {_text(shape)}", expected)
+    ordered = zip(smallest, best, largest, strict=True)
+    if not all(least <= middle <= most for least, middle, most in ordered):
+        raise InputError(
+            f"input shapes from {_text(smallest)} over {_text(best)} (best) to {_text(largest)}",
+            "no side of one above the same side of the next",
+            "pass --min-shape, --opt-shape and --max-shape together",
+        )
+    return (_laid_out(tensor, smallest), _laid_out(tensor, best), _laid_out(tensor, largest))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join("?" if side == DYNAMIC else str(side) for side in shape)
+
+
+def _laid_out(tensor: TensorInfo, shape: Shape) -> tuple[int, ...]:
+    """(batch, height, width) → a shape in the tensor's layout."""
+    if tensor.dtype == "uint8":
+        return (*shape, tensor.shape[3])
+    return (shape[0], tensor.shape[1], *shape[1:])
+
+
+def _where_dynamic(tensor: TensorInfo, shape: tuple[int, ...]) -> Shape:
+    """``shape`` where the file's side is dynamic, the file's own side elsewhere."""
+    sides = zip(tensor.sides, shape, strict=True)
+    batch, height, width = (wanted if side == DYNAMIC else side for side, wanted in sides)
+    return batch, height, width

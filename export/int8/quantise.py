@@ -128,7 +128,7 @@ class Int8Export:
                 self.subject,
                 dataset=dataset,
                 split=split,
-                progress=lambda done, name: step(),
+                progress=step,
                 before=before,
                 keep=keep,
             )
@@ -160,12 +160,8 @@ class Int8Export:
                 yield item.name, item.image
 
         with self.progress("fitting weights", len(images)) as step:
-            fitted, _ = fit_weights(
-                self.model,
-                self._quantised(ranges, ()),
-                pixels(),
-                progress=lambda done, name: step(),
-            )
+            nearest = self._quantised(ranges, ())
+            fitted, _ = fit_weights(self.model, nearest, pixels(), progress=step)
         hashes = tuple(dict.fromkeys((*ranges.info.image_sha256, *seen)))
         info = replace(
             ranges.info,

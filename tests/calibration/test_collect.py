@@ -95,8 +95,8 @@ def test_one_image_is_read_ahead_of_those_that_run(threads) -> None:
             read.append(name)
             yield name, image
 
-    def progress(done: int, name: str) -> None:
-        ahead.append(len(read) - done)
+    def progress() -> None:
+        ahead.append(len(read) - len(ahead) - 1)
 
     collect(small_net(), stream(), ["x"], threads=threads, progress=progress)
     assert max(ahead) == threads + 1
@@ -104,9 +104,9 @@ def test_one_image_is_read_ahead_of_those_that_run(threads) -> None:
 
 
 def test_progress_is_told_of_each_image() -> None:
-    told: list[tuple[int, str]] = []
-    collect(small_net(), images(2), ["x"], progress=lambda done, name: told.append((done, name)))
-    assert told == [(1, "image_000"), (2, "image_001")]
+    steps: list[None] = []
+    collect(small_net(), images(2), ["x"], progress=lambda: steps.append(None))
+    assert len(steps) == 2
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "Inf")])
