@@ -27,7 +27,7 @@ from onnx_ir.passes import common
 from dabnet.errors import BuildError
 from dabnet.graph.editing import Insertion, Names, add_constant, replace, scale_and_shift
 from dabnet.graph.facts import array, node_name, nodes_of
-from export.passes.float16_choice import Choice, becomes_float, choose, is_single
+from export.passes.float16_choice import Halves, becomes_float, choose, is_single
 
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -56,17 +56,17 @@ def to_float16(
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _drop_casts_to_the_same_type(graph)
     folded = _fold_batch_norms(graph, ranges)
-    choice = choose(graph, graph.opset_imports[""], ranges)
-    kept = [f"{node_name(node)} stays FP32: {reason}" for node, reason in choice.kept.items()]
-    if not choice.halves:
+    halves, reasons = choose(graph, graph.opset_imports[""], ranges)
+    kept = [f"{node_name(node)} stays FP32: {reason}" for node, reason in reasons.items()]
+    if not halves:
         raise BuildError(
             f"no node of the graph can become FP16 ({kept[0] if kept else 'none is float'})",
             "an FP32 network",
             "export it with --precision fp32",
         )
-    casts = _Rewriter(graph, choice).rewrite()
+    casts = _Rewriter(graph, halves).rewrite()
     common.RemoveUnusedNodesPass()(model)
-    summary = f"{len(choice.halves)} nodes in FP16, {len(kept)} in FP32, {casts} casts between"
+    summary = f"{len(halves)} nodes in FP16, {len(kept)} in FP32, {casts} casts between"
     return model, [summary, *folded, *kept]
 
 
@@ -118,14 +118,11 @@ def _fold_batch_norms(graph: ir.Graph, ranges: dict[str, float]) -> list[str]:
 class _Rewriter:
     """Gives each node the types that were chosen for it, with one Cast per tensor and type."""
 
-    def __init__(self, graph: ir.Graph, choice: Choice) -> None:
+    def __init__(self, graph: ir.Graph, ports: Halves) -> None:
         self._graph, self._names = graph, Names(graph)
-        self._ports = choice.halves
-        self._halves = {
-            node.outputs[index]: None
-            for node, ports in choice.halves.items()
-            for index in ports.outputs
-        }  # a dict, for its order
+        self._ports = ports
+        # A dict, for its order.
+        self._halves = {n.outputs[i]: None for n, those in ports.items() for i in those.outputs}
         self._cast: dict[ir.Value, ir.Value] = {}
         self._constants: dict[ir.Value, ir.Value] = {}
         self._casts = 0

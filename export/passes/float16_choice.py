@@ -18,12 +18,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.graph.facts import array, is_op
+from dabnet.graph.facts import array, is_op, source
 
-LARGEST_FP16 = 65504.0
+_HALF = np.finfo(np.float16)
 # The largest |x| on calibration images of a tensor in FP16; other images may reach twice that.
-LIMIT = LARGEST_FP16 / 2
-SMALLEST_NORMAL_FP16 = 2.0**-14
+_LIMIT = float(_HALF.max) / 2
 
 # Rounding to 11 bits costs a normal number at most 2**-11 of itself. A constant whose error is
 # twice that share of its norm loses it to subnormals or to zero.
@@ -51,30 +50,23 @@ class Ports:
         return [value for value in found if value is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The type of each node with float tensors.
-
-    Attributes:
-        halves: nodes that compute in FP16, with the ports that change.
-        kept: nodes that stay FP32, with the reason; both in graph order.
-    """
-
-    halves: dict[ir.Node, Ports]
-    kept: dict[ir.Node, str]
+Halves = dict[ir.Node, Ports]
+Kept = dict[ir.Node, str]
 
 
-def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float]) -> Choice:
-    """Decide for each node of a typed graph.
+def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float]) -> tuple[Halves, Kept]:
+    """Decide for each node with float tensors of a typed graph.
 
     Args:
         graph: topologically sorted, with the types of its tensors known. It is not modified.
         opset: version of the default operator set.
         largest: tensor name → the largest |x| it reached; tensors that are not named fit.
+
+    Returns:
+        The nodes that compute in FP16, with the ports that change, and those that stay FP32, with
+        the reason; both in graph order.
     """
-    choice = Choice({}, {})
-    normalising = _normalisation(graph)
-    faults: dict[ir.Value, str] = {}
+    halves, kept, normalising = Halves(), Kept(), _normalisation(graph)
     for node in graph:
         if becomes_float(node) or not any(map(is_single, (*node.inputs, *node.outputs))):
             continue
@@ -87,22 +79,19 @@ def choose(graph: ir.Graph, opset: int, largest: Mapping[str, float]) -> Choice:
         ):
             reason = "it reads a dequantised tensor"
         elif not ports.outputs and any(
-            value.producer() not in choice.halves
-            for value in ports.values(node)
-            if array(value) is None
+            value.producer() not in halves for value in ports.values(node) if array(value) is None
         ):
             reason = "it writes no float, and reads FP32"
         elif node in normalising:
             reason = "it normalises the image"
         else:
-            reason = _overflow(ports.values(node), largest, faults)
+            reason = _overflow(ports.values(node), largest)
         if reason:
-            choice.kept[node] = reason
+            kept[node] = reason
         else:
-            choice.halves[node] = ports
-    _keep_moves_between_kept(graph, choice)
-    order = {node: index for index, node in enumerate(graph)}
-    return Choice(choice.halves, dict(sorted(choice.kept.items(), key=lambda kv: order[kv[0]])))
+            halves[node] = ports
+    _keep_moves_between_kept(graph, halves, kept)
+    return halves, {node: kept[node] for node in graph if node in kept}
 
 
 def is_single(value: ir.Value | None) -> bool:
@@ -116,12 +105,12 @@ def is_single(value: ir.Value | None) -> bool:
 
 def becomes_float(node: ir.Node) -> bool:
     """Whether this is a Cast from another type to float32, which can write FP16 as well."""
-    source = node.inputs[0] if node.inputs else None
+    given = node.inputs[0] if node.inputs else None
     return (
         is_op(node, "Cast")
         and is_single(node.outputs[0])
-        and source is not None
-        and source.dtype not in (None, ir.DataType.FLOAT)
+        and given is not None
+        and given.dtype not in (None, ir.DataType.FLOAT)
     )
 
 
@@ -158,26 +147,22 @@ def _half_ports(node: ir.Node, opset: int) -> Ports:
     return Ports(inputs, outputs) if inputs or node.op_type == "ConstantOfShape" else Ports()
 
 
-def _overflow(
-    values: list[ir.Value], largest: Mapping[str, float], faults: dict[ir.Value, str]
-) -> str:
+def _overflow(values: list[ir.Value], largest: Mapping[str, float]) -> str:
     """The reason that one of these tensors does not fit FP16; "" if all do."""
     for value in values:
         constant = array(value)
         if constant is not None:
-            if value not in faults:
-                faults[value] = constant_fault(constant)
-            if faults[value]:
-                return f"{value.name} {faults[value]}"
+            if fault := _constant_fault(constant):
+                return f"{value.name} {fault}"
         elif (reached := largest.get(str(value.name))) is not None:
-            if reached > LIMIT:
-                return f"{value.name} reaches {reached:.6g} > {LIMIT:.6g}"
-            if 0 < reached < SMALLEST_NORMAL_FP16:
+            if reached > _LIMIT:
+                return f"{value.name} reaches {reached:.6g} > {_LIMIT:.6g}"
+            if 0 < reached < _HALF.smallest_normal:
                 return f"{value.name} reaches {reached:.3g} only, below FP16's normal numbers"
     return ""
 
 
-def constant_fault(values: NDArray[Any]) -> str:
+def _constant_fault(values: NDArray[Any]) -> str:
     """The harm that FP16 does to a float constant: "reaches 81230 > 65504"; "" for mere rounding.
 
     Infinities and NaN stay what they are, and are no fault.
@@ -186,7 +171,7 @@ def constant_fault(values: NDArray[Any]) -> str:
     with np.errstate(over="ignore"):
         half = exact.astype(np.float16).astype(np.float64)
     if not np.isfinite(half).all():
-        return f"reaches {np.abs(exact).max():.6g} > {LARGEST_FP16:.6g}"
+        return f"reaches {np.abs(exact).max():.6g} > {_HALF.max:.6g}"
     norm, loss = np.linalg.norm(exact), np.linalg.norm(exact - half)
     if loss > _LARGEST_LOSS * norm:
         return f"would lose {100 * loss / norm:.2g} % of its norm to FP16's subnormal numbers"
@@ -212,17 +197,17 @@ def _normalisation(graph: ir.Graph) -> set[ir.Node]:
     return found
 
 
-def _keep_moves_between_kept(graph: ir.Graph, choice: Choice) -> None:
+def _keep_moves_between_kept(graph: ir.Graph, halves: Halves, kept: Kept) -> None:
     """Leave a Transpose or the like in FP32 if all around it is: it would need two casts."""
     nodes = list(graph)
     free: set[ir.Node] = set()
     for node in nodes:
-        if node in choice.halves and is_op(node, *_MOVES) and node.inputs[0] is not None:
-            source = node.inputs[0].producer()
-            if source is None or source not in choice.halves or source in free:
+        if node in halves and is_op(node, *_MOVES):
+            made_by = source(node)
+            if made_by is None or made_by not in halves or made_by in free:
                 free.add(node)
     for node in reversed(nodes):
         moved = node.outputs[0] if node in free else None
-        if moved and all(reader not in choice.halves for reader in moved.consumers()):
-            del choice.halves[node]
-            choice.kept[node] = "all around it is FP32"
+        if moved and all(reader not in halves for reader in moved.consumers()):
+            del halves[node]
+            kept[node] = "all around it is FP32"
