@@ -34,14 +34,14 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A trained network with what is needed to use it.
+    """A trained network and everything that is needed to use it.
 
     Attributes:
         model: name in the registry of networks.
         state: the network's state dict, float32.
         dataset: command-line name of the dataset it was trained on.
         labels: classes, palette and ignore value.
-        preprocessing: what the network expects to be done to an image.
+        preprocessing: of an image before the network.
         epoch: epochs trained.
         metrics: such as ``{"val_miou": 0.61}``; shares in 0…1.
         recipe: the resolved training recipe, plain values by name.
@@ -100,7 +100,7 @@ def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
 
     Args:
         path: the file.
-        dataset: gives classes, palette and preprocessing to a file that does not carry them. A
+        dataset: gives classes, palette and preprocessing to a file that lacks them. A
             file of ours keeps its own; naming another dataset than its own is an error.
     """
     file = existing_file(path, "a checkpoint (a .pth file)")
@@ -146,7 +146,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _require_sums(file: Path) -> None:
-    """Raise where a part of our file is not what was written: torch does not look at its sums."""
+    """Raise if a part of our file is damaged: torch does not verify its check sums."""
     try:
         with zipfile.ZipFile(file) as archive:
             name = archive.testzip()
@@ -235,7 +235,7 @@ def _state_dict(value: Any, content: dict[str, Any], file: Path) -> dict[str, Te
 
 
 def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise one clear line where the weights are not those of the named network.
+    """Raise if the weights are not those of the named network.
 
     Counters of batches, which checkpoints of PyTorch 0.4 lack and evaluation does not need, are
     added.
@@ -267,7 +267,7 @@ def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
 
 
 def _misfits(model: str, classes: int, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Each tensor in which ``state`` differs: name → shape in the network, () where it has none."""
+    """Tensors in which ``state`` differs: name → shape in the network, () if it has none."""
     expected = _shapes(model, classes)
     return {
         name: expected.get(name, ())
@@ -282,7 +282,7 @@ def _shapes(model: str, classes: int) -> dict[str, tuple[int, ...]]:
 
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise where some convolutions have a range and others none, or a range is no number >= 0."""
+    """Raise if only some convolutions have a range, or a range is no finite number >= 0."""
     ranges, state = checkpoint.activation_ranges, checkpoint.state
     convolutions = {n.removesuffix(".weight") for n in state if state[n].ndim == 4}
     given = expected = ""

@@ -1,4 +1,4 @@
-"""``dabnet-train``: parse, train, print."""
+"""The command ``dabnet-train``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dabnet.data.labels import LabelSet
     from dabnet.training.spec import TrainingResult, TrainingSpec
 
-# Applied in the command, since an option that is left out of --resume is not its default.
+# Applied in the command, since an option that --resume leaves out keeps the value of the run.
 _DEFAULTS: dict[str, Any] = {
     "dataset": "camvid",
     "model": "dabnet",
@@ -55,13 +55,13 @@ _DEFAULTS: dict[str, Any] = {
     " recipe, but 5 epochs at a hundredth of its --lr.",
 )
 @click.option(
-    "--max-epochs", type=int, help="Override the recipe, as all options down to --sync-bn."
+    "--max-epochs", type=int, help="This and the options down to --sync-bn override the recipe."
 )
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]))
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--momentum", type=float, help="Of SGD.")
+@click.option("--momentum", type=float, help="Momentum of SGD.")
 @click.option("--weight-decay", type=float)
 @click.option("--loss", type=click.Choice(["ce", "ohem"]))
 @click.option("--poly-power", type=float, help="Exponent of the learning-rate decay.")
@@ -85,7 +85,7 @@ _DEFAULTS: dict[str, Any] = {
     type=click.Choice(["auto", "device", "workers"]),
     default="auto",
     help="Augment in batches on the device that holds the data set, or by workers on the CPU."
-    "  [default: a GPU's memory where the data set fits]",
+    "  [default: a GPU's memory if the data set fits]",
 )
 @click.option(
     "--num-workers",
@@ -97,18 +97,18 @@ _DEFAULTS: dict[str, Any] = {
     default=None,
     help="Memory layout of the network.  [default: yes]",
 )
-@click.option("--compile/--no-compile", default=None, help="Let torch.compile make the kernels.")
+@click.option("--compile/--no-compile", default=None, help="Compile with torch.compile.")
 @click.option(
     "--tensorboard/--no-tensorboard",
     default=None,
-    help="Write event files.  [default: if it is installed]",
+    help="Write event files.  [default: if TensorBoard is installed]",
 )
 @click.option(
     "--cache-dir",
     type=click.Path(path_type=Path),
     default=".dabnet-cache",
     show_default=True,
-    help="Keeps the pixel counts of data sets, from which class weights come.",
+    help="Folder of the pixel counts of data sets, from which class weights are computed.",
 )
 @click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
@@ -125,10 +125,10 @@ def train_command(
     summary: bool,
     **options: Any,
 ) -> int:
-    """Train DABNet and leave checkpoints, a log and curves.
+    """Train a network and write checkpoints, a log and curves.
 
     The recipe is the published one of the data set; each value can be overridden. Ctrl-C stops
-    after the current iteration and leaves a last.pth that --resume continues exactly. On several
+    after the current iteration and writes a last.pth that --resume continues exactly. On several
     GPUs: torchrun --nproc-per-node 2 --no-python dabnet-train ...
     """
     from dabnet.data.registry import open_dataset
@@ -199,7 +199,7 @@ def _print_start(
     total = len(train_set) // recipe.batch_size * recipe.max_epochs
     click.echo(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
     if spec.tensorboard:
-        click.echo(f"  look at it with: tensorboard --logdir {spec.output}")
+        click.echo(f"  view it with: tensorboard --logdir {spec.output}")
 
 
 def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> None:
@@ -219,7 +219,7 @@ def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> 
 
 
 def _keep_other_runs(output: Path, resume: Path | None) -> None:
-    """Raise where the run of another start would be overwritten."""
+    """Raise if another run would be overwritten."""
     from dabnet.errors import InputError
     from dabnet.training.folder import holds_a_run
 
@@ -245,7 +245,7 @@ def _values_of_start(
 
 
 def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
-    """Return the options that a run was started with, by their names."""
+    """Return the options that a run was started with, by name."""
     from dataclasses import asdict
 
     from dabnet.checkpoint import load_checkpoint

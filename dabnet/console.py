@@ -1,4 +1,4 @@
-"""What the three commands share: errors as one line, size options, progress bars."""
+"""Errors as one line, size options and progress bars for the three commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
-"""(what, steps) → a bar whose function is called once a step: ``progress_bar``, or a test's."""
+"""(what, steps) → a bar whose function is called once per step: ``progress_bar``, or a test's."""
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -33,7 +33,7 @@ CONTEXT = {
 
 
 def run(command: click.Command) -> None:
-    """Run a command; what the user can mend is one line on stderr and exit code 2."""
+    """Run a command; a fault that the user can repair is one line on stderr and exit code 2."""
     try:
         status = command.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -103,16 +103,16 @@ def console() -> Console:
 def progress_bar(
     what: str, total: int, unit: str = "images", shown: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs; call what is yielded once a step."""
+    """Show a bar while the block runs; call what is yielded once per step."""
     with progress_columns(unit, shown) as bar:
         task = bar.add_task(what, total=total, text="")
         yield lambda: bar.advance(task)
 
 
 def progress_columns(unit: str, shown: bool = True) -> Progress:
-    """Return a progress display whose tasks carry a field ``text`` with what else is known.
+    """Return a progress display whose tasks have a field ``text`` for further information.
 
-    It shows itself on a terminal only, and there only where ``shown`` is True.
+    It is visible on a terminal only, and only if ``shown``.
     """
     from rich.progress import (
         BarColumn,

@@ -1,4 +1,4 @@
-"""What happens to an image before the first convolution."""
+"""Normalisation of an image before the first convolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device PyTorch computes on."""
+"""The device that PyTorch computes on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ DEVICE_NAMES = ("auto", "cpu", "cuda")
 
 
 def torch_device(name: str, local_rank: int | None = None) -> torch.device:
-    """Resolve one of ``DEVICE_NAMES``; raise where CUDA was asked for and cannot be used.
+    """Resolve one of ``DEVICE_NAMES``; raise if CUDA was asked for and is unavailable.
 
     Args:
-        local_rank: where several processes of a machine compute, the number of this one's GPU.
+        local_rank: number of this process's GPU if several processes of a machine compute.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,1 +1,1 @@
-"""Datasets: labelled street scenes as uint8 arrays, one file or subpackage a dataset."""
+"""Data sets: labelled images as uint8 arrays; one file or subpackage per data set."""

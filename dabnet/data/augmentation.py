@@ -1,6 +1,6 @@
 """Random scale, mirror and crop with padding: drawn once, applied to one image or to a batch.
 
-Both ways show the same pixels. ``crop_one`` is the fastest for a CPU and for worker processes;
+Both ways show the same pixels. ``crop_one`` is faster on a CPU and in worker processes;
 ``crop_batch`` works on tensors wherever they lie, so that a GPU which holds the data set augments
 without a copy from the host.
 """
@@ -22,11 +22,11 @@ from dabnet.data.memory import without_waiting
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What may be drawn, as in the published training.
+    """The random transforms, as in the published training.
 
     Attributes:
         crop: (height, width) of the result.
-        scales: one is drawn for each image.
+        scales: one is drawn per image.
         fill_rgb: padding of the image: the mean, which the preprocessing turns into 0.
         ignore: padding of the label.
     """
@@ -37,7 +37,7 @@ class Augmentation:
     ignore: int
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
-        """Decide what is done to an image of ``size`` (height, width)."""
+        """Draw the transform of an image of ``size`` (height, width)."""
         scale = self.scales[rng.integers(len(self.scales))]
         scaled = [round(side * scale) for side in size]
         shown = [min(c, s) for c, s in zip(self.crop, scaled, strict=True)]
@@ -91,7 +91,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What is done to one image."""
+    """The transform of one image."""
 
     rows: Span
     columns: Span
@@ -128,16 +128,16 @@ def crop_batch(
     """Crop a batch where its tensors lie.
 
     A bilinear resize with antialiasing is linear along each axis, and so are crop, mirror and
-    padding: for a batch, all of them are one matrix product an axis.
+    padding: for a batch, all of them are one matrix product per axis.
 
     Args:
         images: uint8 (N, H, W, 3).
         labels: uint8 (N, H, W).
-        placements: one for each image.
+        placements: one per image.
 
     Returns:
         images uint8 (N, h, w, 3) and labels uint8 (N, h, w). Labels equal those of ``crop_one``;
-        an image's values do but for some whose rounding is a tie, which differ by 1, rarely by 2.
+        values of images do too, except ties of rounding, which differ by 1, rarely by 2.
     """
     height, width = augmentation.crop
     device = images.device

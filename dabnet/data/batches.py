@@ -34,8 +34,8 @@ DATA_PATHS = ("auto", "device", "workers")
 class BatchOrder:
     """Yields the keys of each batch of a run, from iteration ``start`` to the last.
 
-    Each epoch is a fresh permutation; what does not fill a batch is dropped, as published. Of
-    ``processes`` that train together, each yields its own part of every batch.
+    Each epoch is a new permutation; images that fill no batch are dropped, as published. If several
+    ``processes`` train together, each yields its own part of every batch.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ def choose_data_path(asked: str, before: str | None, dataset: Dataset, device: t
     """Return ``device`` or ``workers``.
 
     Args:
-        asked: one of ``DATA_PATHS``. ``auto`` takes what the run had before, and for a new run a
-            GPU's memory; but never a device where the split does not fit.
+        asked: one of ``DATA_PATHS``. ``auto`` takes the path of the continued run, and for a new
+            run a GPU's memory; but never a device that is too small for the split.
         before: the path of the run that is continued.
     """
     if asked != "auto":
@@ -108,7 +108,7 @@ def batches(
 
     Args:
         workers: processes that augment; 0 does it in the training process.
-        shown: whether a progress bar may be, while the images are put where they are needed.
+        shown: whether a progress bar may appear while the images are loaded.
 
     Raises:
         DifferentSizes: the path is ``device``, and the images are not of one size.
@@ -145,7 +145,7 @@ class AugmentedImages(TorchDataset[Batch]):
 def device_batches(
     data: OnDevice, augmentation: Augmentation, order: Iterable[Sequence[Key]], seed: int
 ) -> Iterator[Batch]:
-    """Yield batches in the given order, augmented as a whole where the data set lies."""
+    """Yield batches in the given order, each augmented as a whole on the data set's device."""
     for keys in order:
         placements = [augmentation.draw(data.size, _generator_of(seed, key)) for key in keys]
         images, labels = data.take([index for _, index in keys])
@@ -158,8 +158,9 @@ def _generator_of(seed: int, key: Key) -> np.random.Generator:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, reach a whole process group.
+    """Give a worker a process group of its own.
 
-    A worker that ends breaks the last step, so workers have a group of their own.
+    Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, reach a whole group; a worker
+    that ends breaks the last step.
     """
     os.setpgid(0, 0)

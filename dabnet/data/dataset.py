@@ -1,4 +1,4 @@
-"""What every dataset gives: labelled images by index."""
+"""The protocol of a data set: labelled images by index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LabelledImage:
     """One image and its truth.
 
     Attributes:
-        name: unique in the dataset; names the file in messages and pictures.
+        name: unique in the data set; names the file in messages and pictures.
         image: uint8, (H, W, 3), RGB, 0…255.
         label: uint8, (H, W), class index or the label set's ignore value.
     """
@@ -29,28 +29,28 @@ class LabelledImage:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """``count`` indices of a split of ``length`` images, first and last included; all if fewer."""
+    """Return ``count`` of ``length`` indices, first and last included; all if there are fewer."""
     return [int(i) for i in np.linspace(0, length - 1, min(count, length)).round()]
 
 
 class Dataset(Protocol):
-    """A split of a dataset. Indexing reads or draws the image anew each time."""
+    """A split of a data set. Indexing reads or draws the image again each time."""
 
     @property
     def name(self) -> str:
-        """The dataset's command-line name, such as ``camvid``."""
+        """The data set's command-line name, such as ``camvid``."""
         ...
 
     @property
     def split(self) -> str:
-        """``train``, ``val``, ``trainval`` or ``test``."""
+        """``train``, ``val``, ``trainval`` or ``test``; ``folder`` for images without labels."""
         ...
 
     @property
     def labels(self) -> LabelSet: ...
 
     def fingerprint(self) -> str | None:
-        """A text that changes when an image or label may have; None if nothing is to be kept."""
+        """A text that changes whenever a file does; None if results must not be cached."""
         ...
 
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Images and label images on disk; whatever is wrong names its file."""
+"""Reading of images and label images; every error names its file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dabnet.errors import InputError
 class FilePairs:
     """A split whose images and labels are files, read at each access.
 
-    A data set says its ``name``, ``labels`` and ``splits``, finds the files of a split, and may
-    override how a label is read and what an image is called.
+    A subclass defines ``name``, ``labels`` and ``splits``, sets ``pairs``, and may override
+    ``read_label`` and ``name_of``.
 
     Args:
         split: one of ``splits``.
@@ -58,7 +58,7 @@ class FilePairs:
         return read_label(path, self.labels)
 
     def name_of(self, image: Path) -> str:
-        """Return what an image is called."""
+        """Return the name of an image."""
         return image.stem
 
 
@@ -66,7 +66,7 @@ def read_image(path: Path) -> Uint8Array:
     """Read an image of 8 bits per channel as uint8 (H, W, 3), RGB.
 
     Raises:
-        InputError: the file is missing, damaged or no image, or has more bits.
+        InputError: the file is missing, is damaged, is no image or has more bits.
     """
     picture = _open(path)
     if picture.mode.startswith(("I", "F")):  # converting would clip at 255, not scale
@@ -99,7 +99,7 @@ def read_label_values(path: Path) -> Uint8Array:
     """Read a label image of any 8-bit coding as it is, uint8 (H, W).
 
     Raises:
-        InputError: the file is missing, damaged, or not of one byte per pixel.
+        InputError: the file is missing, is damaged or has not one byte per pixel.
     """
     picture = _open(path)
     if picture.mode not in ("L", "P"):
@@ -123,7 +123,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def fingerprint_of(paths: Iterable[Path]) -> str:
-    """Return names, sizes and times of change of files: cheap, and enough."""
+    """Return names, sizes and modification times of files, one line per file."""
     lines = []
     for path in paths:
         status = path.stat()
@@ -134,8 +134,8 @@ def fingerprint_of(paths: Iterable[Path]) -> str:
 def image_sha256(image: Uint8Array) -> str:
     """Return the SHA-256 of an image's decoded pixels as 64 hex digits.
 
-    Of the pixels at their native size, before any resize: so the hash does not depend on the file's
-    name, format or compression, nor on the size at which an artifact was calibrated.
+    The pixels have their native size, so the hash depends neither on the file's name, format or
+    compression, nor on the size at which an artifact was calibrated.
 
     Args:
         image: uint8, (H, W, 3), RGB, 0…255; hashed are ``"HxW\\n"`` and the pixels, row by row.

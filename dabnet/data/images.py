@@ -1,7 +1,7 @@
 """One view of the images that an export or a benchmark looks at, and a folder of them.
 
 ``SizedImages`` shows some images of a data set at one size. ``ImageFolder`` is a data set of
-pictures without labels.
+images without labels.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _resized(array: Uint8Array, size: tuple[int, int], how: Image.Resampling) ->
 
 
 class Unreadable:
-    """Images that could not be read and were passed over.
+    """Images that could not be read and were skipped.
 
     Args:
         limit: the maximum number of them.
@@ -53,8 +53,8 @@ class Unreadable:
         self.limit = limit
         self.reasons: list[str] = []
 
-    def passed(self, error: InputError) -> None:
-        """Keep why one image is passed over; past the limit, raise ``InputError``."""
+    def skip(self, error: InputError) -> None:
+        """Record why one image is skipped; beyond the limit, raise ``InputError``."""
         if len(self.reasons) == self.limit:
             if self.limit == 0:
                 raise error
@@ -90,10 +90,10 @@ class SizedImages:
     It can be pickled: another process reads the images itself.
 
     Attributes:
-        dataset: where they are from.
+        dataset: their source.
         size: (height, width) they are resized to, bilinearly; labels by the nearest pixel.
         indices: of the chosen images in the data set.
-        unreadable: the images that iteration passed over; by default none may be.
+        unreadable: collects the images that iteration skips; by default none may be skipped.
     """
 
     dataset: Dataset
@@ -112,7 +112,7 @@ class SizedImages:
         return cls(dataset, size, evenly_spaced(len(dataset), count))
 
     def __len__(self) -> int:
-        """How many were chosen, those that cannot be read included."""
+        """Number of chosen images, unreadable ones included."""
         return len(self.indices)
 
     def __getitem__(self, place: int) -> SizedImage:
@@ -134,11 +134,11 @@ class SizedImages:
         """Yield the images.
 
         Raises:
-            InputError: more of them cannot be read than ``unreadable`` lets pass.
+            InputError: more of them are unreadable than ``unreadable`` allows.
         """
         for item in read_ahead(self._tried, range(len(self))):
             if isinstance(item, InputError):
-                self.unreadable.passed(item)
+                self.unreadable.skip(item)
             else:
                 yield item
 
@@ -150,7 +150,7 @@ class SizedImages:
 
     @property
     def labelled(self) -> bool:
-        """Whether there is a truth to compare with."""
+        """Whether the data set has labels."""
         return self.dataset.split != FOLDER
 
     @property
@@ -168,14 +168,14 @@ class SizedImages:
 
 
 class ImageFolder:
-    """The pictures of a folder and its subfolders, sorted by path; hidden files are left out.
+    """The images of a folder and its subfolders, sorted by path; hidden files are left out.
 
     Args:
         directory: the folder; names of images are relative to it.
-        labels: of the network that looks at them; every pixel of a label has its ignore value.
+        labels: classes of the network; every pixel of a label has the ignore value.
 
     Raises:
-        InputError: there is no such folder, or it holds no picture.
+        InputError: the folder is missing or holds no image.
     """
 
     split = FOLDER
@@ -212,10 +212,10 @@ class ImageFolder:
 def calibration_source(
     dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
 ) -> SizedImages:
-    """Images of the training split, never of the one that is scored.
+    """Evenly spaced images of the training split, never of the split that is scored.
 
     Raises:
-        InputError: the data set is on disk, and ``data_dir`` does not say where.
+        InputError: the data set is on disk, and ``data_dir`` is None.
     """
     if data_dir is None and dataset != "toy-street":
         raise InputError(

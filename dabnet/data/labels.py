@@ -11,13 +11,13 @@ Category = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """The classes of a dataset, in index order.
+    """The classes of a data set, in index order.
 
     Attributes:
         classes: class names; the index in this tuple is the label value.
         palette: one RGB colour (0…255) per class.
         ignore: the label value of pixels that count neither in the loss nor in the score.
-        categories: groups of classes that the dataset's benchmark also scores; none elsewhere.
+        categories: groups of classes that the data set's benchmark scores as well.
     """
 
     classes: tuple[str, ...]

@@ -70,13 +70,13 @@ def usable_cores() -> int:
 
 
 def bytes_needed(dataset: Dataset) -> int:
-    """Return how much memory the decoded split takes, judged by its first image."""
+    """Return the bytes of the decoded split, estimated from its first image."""
     first = dataset[0]
     return len(dataset) * (first.image.nbytes + first.label.nbytes)
 
 
 class OnHost:
-    """A dataset held in the host's memory; each image is read once."""
+    """A data set in the memory of the host; each image is read once."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.split, self.labels = dataset.name, dataset.split, dataset.labels
@@ -85,7 +85,7 @@ class OnHost:
         self._items: list[LabelledImage | None] = [None] * len(dataset)
 
     def fill(self, progress: Callable[[], None] = lambda: None) -> None:
-        """Read what is not yet held: before processes are forked, each of which would."""
+        """Read all images that are not in memory yet, before forked processes each do so."""
         missing = [index for index, item in enumerate(self._items) if item is None]
         items = read_ahead(self._dataset.__getitem__, missing)
         for index, item in zip(missing, items, strict=True):
@@ -103,16 +103,16 @@ class OnHost:
 
 
 def on_host_if_small(dataset: Dataset, budget: int = HOST_BYTES) -> Dataset:
-    """Return the dataset held in memory where it fits ``budget`` bytes."""
+    """Return the data set, in memory if it fits into ``budget`` bytes."""
     return OnHost(dataset) if bytes_needed(dataset) <= budget else dataset
 
 
 class DifferentSizes(InputError):
-    """The images of a split are not of one size, as two tensors have them."""
+    """The images of a split have several sizes, so that they fit into no tensor."""
 
 
 class OnDevice:
-    """A dataset as two tensors on a device.
+    """A data set as two tensors on a device.
 
     Attributes:
         images: uint8 (n, H, W, 3).

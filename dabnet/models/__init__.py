@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What the commands must know of a network before and besides its module.
+    """Facts about a network that its module does not contain.
 
     Attributes:
         name: on the command line, in checkpoints and in artifacts.

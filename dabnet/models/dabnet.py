@@ -19,7 +19,7 @@ DILATIONS_2 = (4, 4, 8, 8, 16, 16)
 
 
 class BNPReLU(nn.Module):
-    """Batch normalisation, then PReLU with one slope a channel."""
+    """Batch normalisation, then PReLU with one slope per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Training: recipes, the loop, and what a run leaves behind."""
+"""Training: recipes, the loop and the files of a run."""

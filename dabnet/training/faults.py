@@ -1,4 +1,4 @@
-"""Faults of a training step, told as one line with a way out."""
+"""Faults of a training step as one line with a fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what it leaves, and which of its states can be continued."""
+"""The folder of a run and the states in it that can be continued."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 
 
 class RunFolder:
-    """Keeps the state of a run twice, so that a damaged file never costs more than one save.
+    """Keeps the state of a run twice, so that a damaged file costs at most one save.
 
     Args:
-        path: the folder, made where it is not there.
-        resumed: the state that the run goes on from, found whole.
+        path: the folder; it is created if it is missing.
+        resumed: the state that the run continues from, known to be good.
     """
 
     def __init__(self, path: Path, resumed: Path | None = None) -> None:
@@ -43,15 +43,15 @@ class RunFolder:
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Whether a new run there would overwrite the state of another."""
+    """Whether a new run in ``folder`` would overwrite the state of another one."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
 def newest_state(resume: Path) -> tuple[Path, str]:
-    """Return the newest state of a run that is whole, and a warning where it is not the last.
+    """Return the newest undamaged state of a run, and a warning if it is not the last one.
 
     Args:
-        resume: the folder of a run, its ``last.pth``, or any other checkpoint, which stands alone.
+        resume: the folder of a run, its ``last.pth``, or any other checkpoint.
     """
     if resume.is_dir():
         if not holds_a_run(resume):

@@ -76,18 +76,18 @@ class WeightAverage:
 
 
 class Learner:
-    """What is trained, in this process; its state is the same in all processes of a run.
+    """The network in training in this process; its state is the same in all processes of a run.
 
     Args:
         spec: what to train.
         classes: number of classes K.
-        ignore: label of the pixels that do not count.
-        preprocessing: what the network expects to be done to an image.
+        ignore: label of the pixels that are not counted.
+        preprocessing: of an image before the network.
         class_weights: float32 (K,).
         iterations: of the whole run.
         processes: those that train together.
-        start: the network to go on from; None starts from random weights. Where it has ranges of
-            activations, it is trained in int8, with these ranges and its BatchNorm statistics.
+        start: the network to continue from; None starts from random weights. If it has ranges of
+            activations, it is trained in int8 with these ranges and its BatchNorm statistics.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Learner:
         self._forward = self._prepared(spec)
 
     def _prepared(self, spec: TrainingSpec) -> nn.Module:
-        """Return the network as a step calls it: with gradients shared, and compiled."""
+        """Return the network as a step calls it: distributed and compiled, if the run is."""
         forward = self.network
         if self.processes.size > 1:
             # Of depth-wise kernels: their strides differ where a side is 1, which costs nothing.
@@ -169,7 +169,7 @@ class Learner:
         self.network.train()
         pixels = pixels.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True).long()
-        # What comes in as (N, H, W, C) would be computed so all the way.
+        # An input in (N, H, W, C) order would make all of the network compute in it.
         image = self.segmenter.preprocess(pixels).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits = self._forward(image)
@@ -192,7 +192,7 @@ class Learner:
         return self.processes.sum_(torch.stack([loss.detach(), asked]))
 
     def _reseed(self, iteration: int) -> None:
-        """Start every generator anew, so that a run can go on at any iteration as if unbroken."""
+        """Seed every generator, so that a run continues at any iteration as if uninterrupted."""
         place = [self.seed, iteration, self.processes.rank]
         number = int(np.random.SeedSequence(place).generate_state(1)[0])
         random.seed(number)
@@ -204,7 +204,7 @@ class Learner:
         self.processes.take_from_first_(list(self.segmenter.network.buffers()))
 
     def is_finite(self) -> bool:
-        """Whether all weights are numbers: the loss tells of those before the last step only."""
+        """Whether all weights are finite: the loss depends on those before the last step only."""
         networks = {self.network, self.segmenter.network}
         return all(
             bool(tensor.isfinite().all())
@@ -213,12 +213,12 @@ class Learner:
         )
 
     def kept_weights(self) -> dict[str, Tensor]:
-        """Return the state dict that is validated and used: averaged, where an average is kept."""
+        """Return the state dict that is validated and used: the averaged one, if there is one."""
         state = self.segmenter.network.state_dict()
         return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
     def state(self) -> dict[str, Any]:
-        """Return what continues training beside ``kept_weights``."""
+        """Return the state of training, without ``kept_weights``."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -229,7 +229,7 @@ class Learner:
         }
 
     def restore(self, kept_weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from what ``kept_weights`` and ``state`` returned."""
+        """Continue from what ``kept_weights`` and ``state`` returned."""
         self.segmenter.network.load_state_dict(kept_weights)
         if self.average is not None:
             self.network.load_state_dict(state["network"])

@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: a CSV, curves, predictions, TensorBoard files."""
+"""The log of a training run: a CSV file, curves, predictions, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def tensorboard_is_installed() -> bool:
 
 
 class RunLog:
-    """Writes what a run leaves to look at; the processes of a rank above 0 write nothing.
+    """Writes the log of a run; processes of a rank above 0 write nothing.
 
     Args:
         folder: of the run.
         labels: names of the classes.
-        iteration: where the run goes on; what TensorBoard holds of later ones is dropped.
+        iteration: where the run continues; TensorBoard's values of later ones are dropped.
         tensorboard: whether event files are written.
         writes: whether this process writes at all.
     """
@@ -72,7 +72,7 @@ class RunLog:
         """Log the epoch that ended, the last row of ``history``."""
         if not self.writes:
             return
-        # The whole log anew, so that a resumed run leaves no doubled rows.
+        # The whole log again, so that a resumed run writes no row twice.
         write_csv(history, self.folder / LOG)
         if self.events:
             row = history[-1]
@@ -98,7 +98,7 @@ class RunLog:
 
 
 def write_csv(history: Sequence[Epoch], path: Path) -> None:
-    """Write one line per epoch; what is None is left empty."""
+    """Write one line per epoch; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -60,7 +60,7 @@ def train(
 
 
 class _Run:
-    """One run: what it learns from, how far it is, and what it leaves."""
+    """One run: its data, its progress and its files."""
 
     def __init__(
         self, spec: TrainingSpec, train_set: Dataset, val_set: Dataset, processes: Processes
@@ -111,9 +111,9 @@ class _Run:
         )
 
     def _count(self) -> SplitCounts:
-        """Return the pixel counts of the training split; both splits are read or in the cache.
+        """Return the pixel counts of the training split.
 
-        So a bad file is met now, not epochs later.
+        Both splits are read, unless the cache has them: a bad file is found now, not epochs later.
         """
         counts = self._counts_of(self.train_set, "reading the training split")
         self._counts_of(self.val_set, "reading the validation split")
@@ -165,7 +165,7 @@ class _Run:
                     started, seen = time.perf_counter(), 0
                 if self.stop_agreed:
                     break
-                # After its first step already, a run that dies can be continued.
+                # A run that dies can be continued after its first step.
                 due = time.monotonic() - self.saved_at >= self.spec.save_seconds
                 if self.processes.first and (due or self.folder.last is None):
                     self._save_last()
@@ -213,13 +213,13 @@ class _Run:
         return DabnetError(given, expected, f"try {half}a lower --lr in another --output{good}")
 
     def _score_start(self) -> str:
-        """Validate what is fine-tuned before its first step: no later state is kept as the best
-        that is not better. Return the line to print."""
+        """Validate before the first step of fine-tuning, so that only a better state is kept as the
+        best. Return the line to print."""
         self.history.append(Epoch(0, 0))
         return f"start, in int8  {self._validate()}"
 
     def _end_epoch(self, epoch: int, rate: float) -> str:
-        """Log, validate where it is due, save; return the line to print, or nothing."""
+        """Log, validate if it is due, save; return the line to print, or nothing."""
         loss, self.loss_sum = self.loss_sum / self.order.batches_per_epoch, 0.0
         row = Epoch(epoch, self.iteration, self.lr, loss, images_per_s=round(rate, 3))
         self.history.append(row)
@@ -261,7 +261,7 @@ class _Run:
         return result
 
     def _samples(self) -> Image.Image:
-        """Return some images with their truth and what the network sees, a row each."""
+        """Return some images, each in a row with its truth and its prediction."""
         pictures = []
         for index in evenly_spaced(len(self.val_set), SAMPLES):
             item = self.val_set[index]
@@ -286,7 +286,7 @@ class _Run:
             bar.console.print(line)
 
     def _require_finite(self) -> None:
-        """Raise before a state that is of no use replaces a good one."""
+        """Raise before a useless state replaces a good one."""
         if not self.learner.is_finite():
             raise self._not_finite(
                 f"weights are no longer finite after iteration {self.iteration}", "finite weights"
@@ -309,7 +309,7 @@ class _Run:
         )
 
     def _save_last(self) -> None:
-        """Save all that continues the run, if this process is the one that writes."""
+        """Save the state that continues the run; only the process of rank 0 writes."""
         self._read(0)
         if not self.processes.first:
             return

@@ -1,7 +1,7 @@
 """The losses of the recipes: cross-entropy, weighted by how rare a class is, and its OHEM form.
 
-A loss is returned as two sums, so that processes with a part of the batch each can add them up:
-the loss of a batch is ``total / weight``, over the pixels of all processes.
+A loss is returned as two sums, which processes that share a batch add up: the loss of the batch is
+``total / weight`` over the pixels of all processes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def build_loss(name: str, weights: Tensor, ignore: int, processes: int = 1) -> n
     Args:
         name: ``ce`` or ``ohem``.
         weights: of the classes, float32 (K,).
-        ignore: label of the pixels that do not count.
-        processes: how many share the batch; OHEM chooses among the pixels of all.
+        ignore: label of the pixels that are not counted.
+        processes: number that share the batch; OHEM chooses among the pixels of all.
     """
     if name == "ohem":
         return OhemCrossEntropy(weights, ignore, processes)

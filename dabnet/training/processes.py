@@ -40,7 +40,7 @@ class Processes:
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Let the processes talk while the block runs: NCCL between GPUs, Gloo between CPUs."""
+        """Connect the processes while the block runs: NCCL between GPUs, Gloo between CPUs."""
         if self.size == 1:
             yield
             return
@@ -69,12 +69,12 @@ class Processes:
         return int(self.sum_(torch.tensor(int(yes), device=device))) == self.size
 
     def share(self, count: int) -> range:
-        """Return which of ``count`` things are this process's to do."""
+        """Return the indices, out of ``count``, that this process works on."""
         return range(self.rank, count, self.size)
 
 
 def processes_of_torchrun() -> Processes:
-    """Return the place that torchrun gave this process; alone where it was not started by it."""
+    """Return the place that torchrun gave this process, or that of a process alone."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "WORLD_SIZE" not in os.environ:
         return Processes()

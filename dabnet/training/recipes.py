@@ -15,7 +15,7 @@ AMP = ("off", "bf16", "fp16")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what a training run computes, besides its data and seed.
+    """All parameters of a training run besides its data and seed.
 
     Attributes:
         input_size: (height, width) of the training crops in pixels.
@@ -118,7 +118,7 @@ QAT_LR_SHARE = 100
 
 
 def recipe_for(dataset: str, qat: bool = False, **overrides: Any) -> Recipe:
-    """Return the data set's recipe with every override that is not None put in.
+    """Return the data set's recipe with every override that is not None.
 
     Args:
         qat: whether it is for fine-tuning with fake quantisation: fewer epochs, a lower rate.

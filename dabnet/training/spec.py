@@ -1,4 +1,4 @@
-"""What a training run is asked to do, how far it is, and which run it may continue."""
+"""The request, the progress and the result of a training run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dabnet.training.recipes import Recipe
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """What to train, on what, and where to leave it.
+    """The request of a training run.
 
     Attributes:
         model: name in the registry of networks.
@@ -65,7 +65,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
         finished: False where it was interrupted; ``last`` then continues it.
@@ -101,14 +101,14 @@ STATE_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """How far a run is and what it was started with: ``last.pth`` holds it beside its tensors.
+    """Progress and options of a run, which ``last.pth`` holds beside its tensors.
 
     Attributes:
         iteration: steps done.
         loss_sum: of the steps of the epoch that is under way.
         best: highest validation mIoU so far, 0…1.
         history: one row per epoch.
-        split, images: of training, and how many images it has.
+        split, images: name of the training split, and its number of images.
         counts: of the training split.
         data_path: ``device`` or ``workers``.
         seed, eval_every, compile, channels_last: as of ``TrainingSpec``.

@@ -1,4 +1,4 @@
-"""One scene: sky, ground, and what stands where in the street, drawn far to near."""
+"""One scene: sky, ground and the things in the street, drawn far to near."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _draw_markings(canvas: Canvas, street: Street, rng: Rng, road: Colour, up: f
 
 
 class _Things:
-    """What is to be drawn: the depth that orders it, and how to draw it."""
+    """The things of a scene, each with its depth, by which they are drawn."""
 
     def __init__(self, canvas: Canvas, street: Street, rng: Rng) -> None:
         self.canvas, self.street, self.rng = canvas, street, rng

@@ -1,4 +1,4 @@
-"""What stands in the street: buildings, trees, fences, lamps, signs, clutter, and the traffic."""
+"""Things in the street: buildings, trees, fences, lamps, signs, clutter, and the traffic."""
 
 from __future__ import annotations
 
