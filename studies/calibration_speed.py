@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice, product
@@ -26,20 +26,15 @@ from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
-import onnx
-import onnx_ir as ir
 import study
 from int8_peers import Reader
 from numpy.typing import NDArray
-from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
 from bench.isolation import Isolated, ProcessFailed
 from bench.machine.telemetry import CpuWatch
 from bench.measure.timer import peak_bytes
-from calibration.collect import collect
-from calibration.ranges import METHODS, symmetric_range
 from dabnet.console import progress_bar, run
-from dabnet.data.images import range_source
+from dabnet.data.images import images_or_scenes
 
 Image = NDArray[np.uint8]
 
@@ -88,30 +83,44 @@ class Calibration:
     def measure(self, row: str, graph: Path, images: Path, count: int) -> Measurement:
         """Calibrate on the npy files of a folder, taken in turn until ``count`` were read."""
         stream: Iterator[Image] = map(np.load, islice(cycle(sorted(images.iterdir())), count))
-        start, start_cpu = time.perf_counter(), time.process_time()
         phases = self._ours(graph, stream) if row == OURS else self._peer(row, graph, stream)
+        next(phases)
+        start, start_cpu = time.perf_counter(), time.process_time()
         next(phases)
         collected, cpu_seconds = time.perf_counter(), time.process_time() - start_cpu
         tensors = sorted(next(phases))
         seconds = collected - start, cpu_seconds, time.perf_counter() - collected
         return Measurement(*seconds, peak_bytes(), tensors)
 
-    def _ours(self, graph: Path, images: Iterator[Image]) -> Iterator[list[str]]:
-        """Collect, then compute the ranges; yields the tensors after each."""
-        model = onnx.load(graph)
+    def _ours(self, graph: Path, images: Iterator[Image]) -> Iterator[Iterable[str]]:
+        """Import, collect, compute the ranges: three steps, of which the last yields the names."""
+        import onnx_ir as ir
+
+        from calibration.collect import collect
+        from calibration.ranges import METHODS, symmetric_range
+        from dabnet.graph.facts import inferred
+
+        yield ()
+        model = ir.load(graph)
+        values = [value for node in inferred(model).graph for value in node.outputs]
+        floats = [str(value.name) for value in values if value.dtype == ir.DataType.FLOAT]
         named = ((str(number), image) for number, image in enumerate(images))
-        histograms = collect(ir.from_proto(model), named, float_tensors(model))
-        yield list(histograms)
+        histograms = collect(model, named, floats)
+        yield ()
         for histogram in histograms.values():
             for method in METHODS:
                 symmetric_range(histogram, method)
-        yield list(histograms)
+        yield histograms
 
-    def _peer(self, row: str, graph: Path, images: Iterator[Image]) -> Iterator[list[str]]:
+    def _peer(self, row: str, graph: Path, images: Iterator[Image]) -> Iterator[Iterable[str]]:
         """As ``_ours``, with a calibrator of onnxruntime and its defaults."""
+        import onnx
+        from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
+        yield ()
         method, way = row.removeprefix("onnxruntime ").split(", ")
-        model = onnx.load(graph)
-        feeds = ({model.graph.input[0].name: image[None]} for image in images)
+        name = onnx.load(graph).graph.input[0].name
+        feeds = ({name: image[None]} for image in images)
         with TemporaryDirectory() as folder:
             calibrator = create_calibrator(
                 graph,
@@ -120,16 +129,8 @@ class Calibration:
             )
             for some in [feeds] if way == TOGETHER else (iter([feed]) for feed in feeds):
                 calibrator.collect_data(Reader(some))
-            yield float_tensors(model)
+            yield ()
             yield [name for name, _ in calibrator.compute_data().items()]
-
-
-def float_tensors(model: onnx.ModelProto) -> list[str]:
-    """Every float32 tensor that a node computes, which is what onnxruntime takes by default."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = (*graph.value_info, *graph.output)
-    floats = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    return [name for node in graph.node for name in node.output if name in floats]
 
 
 def run_row(name: str, count: int, graph: Path, images: Path, limit_bytes: float) -> Row:
@@ -188,7 +189,7 @@ def require_same_tensors(rows: list[Row]) -> int:
 
 def write_images(inputs: study.Inputs, count: int, folder: Path) -> str:
     """Write at most ``count`` training images as npy files, and return what they are."""
-    source = range_source(inputs.dataset, inputs.data_dir, count, inputs.size)
+    source = images_or_scenes(inputs.dataset, "train", inputs.data_dir, count, inputs.size)
     folder.mkdir()
     with progress_bar("writing images", len(source)) as step:
         for number, item in enumerate(source):

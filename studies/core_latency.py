@@ -1,4 +1,4 @@
-"""How long it takes until one core sees what another one wrote: whether they share a cache.
+"""The time until one core sees what another one wrote, which tells whether they share a cache.
 
 Cores of one complex share their last cache; others talk through the fabric between complexes or
 sockets, several times as slowly, and operators that hand tensors from thread to thread feel it. A

@@ -17,14 +17,15 @@ onnxruntime adds in another order where it keeps the weights in int8.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 import click
 import numpy as np
+import onnx_ir as ir
 import study
 from int8_peers import PEERS, quantised_by
 
@@ -32,7 +33,6 @@ from bench.measure.accuracy import Scored
 from calibration.calibrate import quantize
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS
 from calibration.ranges import DEFAULT_METHOD, METHODS
-from dabnet.artifact import Artifact
 from dabnet.console import progress_bar, run
 from dabnet.data.images import SizedImages, calibration_source
 from dabnet.data.registry import open_dataset
@@ -47,99 +47,82 @@ from export.onnx_file import load_onnx, save_onnx, with_manifest
 from export.spec import ExportSpec
 
 FP32 = "FP32"
+OURS = "dabnet-export"
 DEFAULT = f"{DEFAULT_PLACEMENT}, {DEFAULT_METHOD}"
 AGAIN = "default, other sums"
 """The default's own file in a session that adds in another order: no row, but the rows' noise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A graph that is ready to be scored.
+class Row(NamedTuple):
+    """A file, what quantised it, and the runner of its exact arithmetic."""
 
-    Attributes:
-        runner: computes its masks.
-        tool: what quantised it, and its version.
-        int8, convolutions: how many convolutions are int8, of how many.
-    """
-
-    runner: OnnxRuntimeRunner
+    path: Path
     tool: str
-    int8: int
-    convolutions: int
+    runner: OnnxRuntimeRunner
 
 
-class Candidates:
-    """One checkpoint, quantised in every way.
+def quantised(
+    inputs: study.Inputs, spec: ExportSpec, threads: int, folder: Path, peers: bool
+) -> tuple[dict[str, Row], dict[str, str]]:
+    """Quantise in every way; return what can be scored, and why the rest cannot.
 
     Args:
-        inputs: the checkpoint, its data set and the size.
         spec: size and calibration images of all.
         threads: of onnxruntime.
-        at: an empty folder.
+        folder: an empty one, for the files.
+        peers: whether other tools quantise too.
     """
+    fp32, images = inputs.export(folder / "fp32.onnx"), folder / "images.npy"
+    first = OnnxRuntimeRunner(fp32, threads=threads)
+    found, reasons = {FP32: Row(fp32, OURS, first)}, dict[str, str]()
 
-    def __init__(self, inputs: study.Inputs, spec: ExportSpec, threads: int, at: Path) -> None:
-        self._inputs, self._spec, self._threads, self._at = inputs, spec, threads, at
-        self._fp32 = inputs.export(at / "fp32.onnx")
+    def add(name: str, model: ir.Model, tool: str) -> None:
+        path, manifest = folder / f"{name}.onnx", replace(first.manifest, precision=INT8)
+        save_onnx(with_manifest(model, manifest), path)
+        found[name] = Row(path, tool, OnnxRuntimeRunner(path, threads=threads, exact_qdq=True))
 
-    def opened(self, peers: bool) -> tuple[dict[str, Candidate], dict[str, str]]:
-        """Return what can be scored, in the order of the table, and why the rest cannot."""
-        found = {FP32: self._opened(self._fp32)}
-        for name, model in self._ours():
-            found[name] = self._opened(self._written(name, model))
-        again = self._opened(self._at / f"{DEFAULT}.onnx", exact=False)
-        if not again.runner.fuses_int8:  # else it would not be exact
-            found[AGAIN] = again
-        images, reasons = self._at / "images.npy", {}
-        if peers:
-            wanted = self._spec.calibration_images, self._spec.size
-            source = calibration_source(self._inputs.dataset, self._inputs.data_dir, *wanted)
-            np.save(images, np.stack([item.image for item in source]))
-        for name in PEERS if peers else ():
-            output = self._at / f"{name} raw.onnx"
-            try:
-                with progress_bar(name, 1) as step:
-                    tool = quantised_by(name, self._fp32, images, output)
-                    step()
-                found[name] = self._opened(self._written(name, load_onnx(output)), tool)
-            except DabnetError as error:
-                reasons[name] = str(error)
-        return found, reasons
+    for name, model in ours(inputs, spec, folder):
+        add(name, model, OURS)
+    again = OnnxRuntimeRunner(found[DEFAULT].path, threads=threads)
+    if not again.fuses_int8:  # else it would not be exact
+        found[AGAIN] = found[DEFAULT]._replace(runner=again)
+    if peers:
+        count = spec.calibration_images
+        source = calibration_source(inputs.dataset, inputs.data_dir, count, inputs.size)
+        np.save(images, np.stack([item.image for item in source]))
+    for name in PEERS if peers else ():
+        output = folder / f"{name} raw.onnx"
+        try:
+            with progress_bar(name, 1) as step:
+                tool = quantised_by(name, fp32, images, output)
+                step()
+            add(name, load_onnx(output), tool)
+        except DabnetError as error:
+            reasons[name] = str(error)
+    return found, reasons
 
-    def _ours(self) -> Iterator[tuple[str, Any]]:
-        """Name and graph of each of our rows."""
-        from dabnet.checkpoint import load_checkpoint
-        from export.int8.quantise import Int8Export
-        from export.onnx_export import float_graph
 
-        spec, checkpoint = self._spec, load_checkpoint(self._inputs.checkpoint)
-        graph, sha256 = float_graph(checkpoint, spec), sha256_of_file(self._inputs.checkpoint)
-        source = (checkpoint, sha256, self._inputs.data_dir)
-        ours = Int8Export(graph.model, graph.logits, *source, spec, progress_bar)
-        calibration = ours.collected(ours.images(spec.calibration_images))
-        for method in METHODS:
-            ranges = calibration.ranges(method)
-            for placement in PLACEMENTS:
-                model, _ = quantize(graph.model, ranges, placement=placement)
-                yield f"{placement}, {method}", model
-        model, _ = replace(ours, spec=replace(spec, fit_weights=True)).run(self._at / DEFAULT)
-        yield f"{DEFAULT} + fit-weights", model
+def ours(inputs: study.Inputs, spec: ExportSpec, reports: Path) -> Iterator[tuple[str, ir.Model]]:
+    """Name and graph of each of our rows."""
+    from dabnet.checkpoint import load_checkpoint
+    from export.int8.quantise import Int8Export
+    from export.onnx_export import float_graph
 
-    def _written(self, name: str, model: Any) -> Path:
-        """The graph as an artifact, which a runner takes."""
-        manifest, path = Artifact.open(self._fp32).manifest, self._at / f"{name}.onnx"
-        assert manifest is not None
-        save_onnx(with_manifest(model, replace(manifest, precision=INT8)), path)
-        return path
-
-    def _opened(self, path: Path, tool: str = "dabnet-export", exact: bool = True) -> Candidate:
-        runner = OnnxRuntimeRunner(path, threads=self._threads, exact_qdq=exact)
-        return Candidate(runner, tool, *int8_convolutions(path))
+    checkpoint, sha256 = load_checkpoint(inputs.checkpoint), sha256_of_file(inputs.checkpoint)
+    graph, source = float_graph(checkpoint, spec), (checkpoint, sha256, inputs.data_dir)
+    export = Int8Export(graph.model, graph.logits, *source, spec, progress_bar)
+    calibration = export.collected(export.images(spec.calibration_images))
+    for method in METHODS:
+        ranges = calibration.ranges(method)
+        for placement in PLACEMENTS:
+            model, _ = quantize(graph.model, ranges, placement=placement)
+            yield f"{placement}, {method}", model
+    model, _ = replace(export, spec=replace(spec, fit_weights=True)).run(reports / "fitted")
+    yield f"{DEFAULT} + fit-weights", model
 
 
 def int8_convolutions(path: Path) -> tuple[int, int]:
     """Count the convolutions that read dequantised images and weights, and all."""
-    import onnx_ir as ir
 
     def is_dequantised(value: ir.Value | None) -> bool:
         node = value.producer() if value else None
@@ -177,19 +160,22 @@ def scores_of(
 
 
 def table(
-    scores: Mapping[str, Scored], candidates: Mapping[str, Candidate], reasons: Mapping[str, str]
+    scores: Mapping[str, Scored],
+    classes: Sequence[str],
+    int8: Mapping[str, tuple[int, int]],
+    reasons: Mapping[str, str],
 ) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as Markdown; ``int8`` is what ``int8_convolutions`` counted in each."""
     rows, reference = [], scores[FP32].per_image
     for name, score in scores.items():
-        total, candidate = score.per_image.sum(0), candidates[name]
+        total = score.per_image.sum(0)
         cells = [name, f"{100 * mean_iou(total):.2f}", "reference"]
         if name != FP32:
             drops = class_iou(total) - class_iou(reference.sum(0))
             worst = int(np.nanargmin(drops))
-            of_worst = f"{candidate.runner.manifest.classes[worst]} {100 * drops[worst]:+.2f}"
-            cells[2] = points(miou_difference(score.per_image, reference))
-            cells += [agreement(score), of_worst, f"{candidate.int8} of {candidate.convolutions}"]
+            cells[2:] = [points(miou_difference(score.per_image, reference)), agreement(score)]
+            cells.append(f"{classes[worst]} {100 * drops[worst]:+.2f}")
+            cells.append(f"{int8[name][0]} of {int8[name][1]}")
         if name != AGAIN:
             rows.append(cells)
     rows += [[name, f"not run: {reason}"] for name, reason in reasons.items()]
@@ -234,16 +220,18 @@ def main(
     val = open_dataset(inputs.dataset, "val", inputs.data_dir, inputs.size)
     scored = SizedImages.first(val, inputs.size, images)
     with TemporaryDirectory() as folder:
-        candidates, reasons = Candidates(inputs, spec, threads, Path(folder)).opened(peers)
-        runners = {name: candidate.runner for name, candidate in candidates.items()}
+        found, reasons = quantised(inputs, spec, threads, Path(folder), peers)
+        runners = {name: row.runner for name, row in found.items()}
+        int8 = {name: int8_convolutions(row.path) for name, row in found.items()}
         with progress_bar("accuracy", len(scored)) as step:
             scores = scores_of(runners, scored, step)
-    click.echo("\n".join([table(scores, candidates, reasons), "", *remarks(scores)]))
+    written = table(scores, val.labels.classes, int8, reasons)
+    click.echo("\n".join([written, "", *remarks(scores)]))
     rows = {
         name: {
-            "tool": candidates[name].tool,
+            "tool": found[name].tool,
             "arithmetic": score.arithmetic,
-            "int8_convolutions": candidates[name].int8,
+            "int8_convolutions": int8[name][0],
             "per_image": score.per_image.tolist(),
             "agreement": score.agreement.tolist() if score.agreement is not None else [],
         }
@@ -251,7 +239,7 @@ def main(
     }
     facts = (
         f"{inputs.subject}; calibrated on {calibration_images} images of {val.name} train, scored"
-        f" on {scored.description}; {', '.join(sorted({c.tool for c in candidates.values()}))}"
+        f" on {scored.description}; {', '.join(sorted({row.tool for row in found.values()}))}"
     )
     counts = {"images": len(scored), "calibration_images": calibration_images}
     content = {"size": inputs.size, **counts, "reasons": reasons, "rows": rows}
