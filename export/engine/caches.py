@@ -35,11 +35,7 @@ ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 def attach_timing_cache(
     product: Product, config: Any, path: Path, tell: Callable[[str], None]
 ) -> None:
-    """Give ``config`` the timings in ``path``, or none where they are not for this build.
-
-    Raises:
-        InputError: the file is there and cannot be read.
-    """
+    """Give ``config`` the timings in ``path``, or none where they are not for this build."""
     filled = path.exists() and path.stat().st_size > 0
     stored = existing_file(path, "a timing cache").read_bytes() if filled else b""
     # Complaints about a cache that does not fit are no reason for a build that fails later.
@@ -56,9 +52,8 @@ def attach_timing_cache(
 
 def save_timing_cache(config: Any, path: Path) -> None:
     """Write the timings, those of the build included, atomically."""
-    content = config.get_timing_cache().serialize()
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(config.get_timing_cache().serialize())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +75,10 @@ ORIGIN = Codec(
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCache:
-    """TensorRT's file of ranges, in its own format, and beside it where they come from.
-
-    Attributes:
-        path: the file.
-        graph_sha256: of the ONNX graph that is built; ranges belong to the names of its tensors.
-    """
+    """TensorRT's file of ranges, in its own format, and beside it where they come from."""
 
     path: Path
-    graph_sha256: str
+    graph_sha256: str  # of the graph that is built: ranges belong to the names of its tensors
 
     def read(self) -> tuple[bytes, CalibrationInfo | None] | None:
         """Return the content and its origin (None if unknown); None where there is no file.
@@ -127,13 +117,8 @@ def write_cache(
 ) -> int:
     """Write a calibration file as such a cache; return how many tensors it holds.
 
-    Args:
-        calibration: of the graph of an FP32 file for TensorRT.
-        output: the file to write.
-        version: of the TensorRT that will read it, ``major.minor.patch``.
-        method: how ranges are chosen; see ``calibration.ranges``.
-        calibrator: ``entropy`` or ``minmax``: TensorRT's class that will read it. The ranges are
-            ``method``'s whatever it is called.
+    ``version`` (``major.minor.patch``) and ``calibrator`` are those of the TensorRT that reads it.
+    The ranges are those of ``method`` (``calibration.ranges``) whatever that calibrator is called.
 
     Raises:
         InputError: the version has no calibrators, or the statistics are of another target.
@@ -147,16 +132,12 @@ def write_cache(
         )
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]
-    lines += [f"{name}: {_bits(threshold)}" for name, threshold in ranges.items()]
+    for name, threshold in ranges.items():
+        lines.append(f"{name}: {struct.pack('>f', max(threshold / LEVELS, MIN_SCALE)).hex()}")
     info = calibration.info(f"{method} in a cache for TensorRT {version}")
     content = ("\n".join(lines) + "\n").encode()
     CalibrationCache(output, calibration.subject.graph_sha256).write(content, info)
     return len(ranges)
-
-
-def _bits(threshold: float) -> str:
-    """The scale of a threshold: 8 hexadecimal digits, most significant first."""
-    return struct.pack(">f", max(threshold / LEVELS, MIN_SCALE)).hex()
 
 
 def _version_number(version: str) -> int:

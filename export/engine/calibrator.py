@@ -19,8 +19,8 @@ from dabnet.errors import InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
 from dabnet.runtime.manifest import CalibrationInfo
 from export.engine.caches import CalibrationCache
-from export.engine.job import Job
 from export.engine.progress import KeptErrors, Phases
+from export.engine.spec import Job
 
 CALIBRATOR_CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 PHASE = "Calibrating"
@@ -29,11 +29,8 @@ PHASE = "Calibrating"
 class Calibrator:
     """One calibration: batches to the GPU, ranges from and to the cache.
 
-    Args:
-        job: its ``images`` are None where the cache must do.
-        memory: the GPU; ``close`` gives back what was allocated, not the GPU.
-        phases: where progress is shown.
-        errors: where an error of a callback is kept, for the caller to raise.
+    ``close`` gives back what was allocated in ``memory``, not the GPU. An error of a callback is
+    kept in ``errors``, for the caller to raise.
     """
 
     def __init__(self, job: Job, memory: DeviceMemory, phases: Phases, errors: KeptErrors) -> None:
@@ -87,7 +84,6 @@ class Calibrator:
         return CalibrationInfo(method, dataset, split, len(self._hashes), tuple(self._hashes))
 
     def close(self) -> None:
-        """Free the GPU memory. May be called twice."""
         self._held.close()
 
     def _next_batch(self, names: list[str]) -> list[int] | None:

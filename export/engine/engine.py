@@ -1,8 +1,7 @@
 """ONNX artifact or checkpoint → TensorRT engine, one code path over 8.6, 10, 11 and TensorRT-RTX.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ (Builder,
-IBuilderConfig, OnnxParser) and the TensorRT-RTX pages beside it. What differs between versions is
-asked of the module by attribute, so that no version number is compared.
+IBuilderConfig, OnnxParser) and the TensorRT-RTX pages beside it.
 """
 
 from __future__ import annotations
@@ -25,11 +24,9 @@ from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
 from export.engine.caches import save_timing_cache
-from export.engine.job import ImagesOfSize, Job, Tell
-from export.engine.limits import Card, building_card, dotted, refuse_early
-from export.engine.profile import profile_of
+from export.engine.limits import Card, building_card, refuse_early
 from export.engine.progress import OpenPhases, no_phases
-from export.engine.spec import THIS_GPU, BuildSpec
+from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell, profile_of
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
 from export.spec import ExportSpec
@@ -46,15 +43,8 @@ def build_engine(
 ) -> Manifest:
     """Build ``output`` and ``output.json`` (the manifest) from an ONNX file of ``dabnet-export``.
 
-    Args:
-        onnx_path, output, spec: what to build, where and how.
-        progress: is told in a few words what goes on.
-        phases: shows how far the builder is.
-        images: for an INT8 calibrator.
-
-    Returns:
-        The manifest that was written; its ``engine.layers_by_type`` was read back. Where the build
-        fails nothing is written, neither the engine nor a cache.
+    Its ``engine.layers_by_type`` is read back. Where the build fails nothing is written, neither
+    the engine nor a cache. ``images`` are for an INT8 calibrator.
 
     Raises:
         InputError: a file cannot be read or written, or a shape or a cache does not fit.
@@ -109,11 +99,7 @@ def engine_from_checkpoint(
     tell: Tell | None = None,
     phases: OpenPhases = no_phases,
 ) -> Manifest:
-    """Export the checkpoint to a temporary ONNX file and build its engine.
-
-    Raises:
-        DabnetError: as ``export_onnx`` and ``build_engine`` do; nothing is written then.
-    """
+    """Export the checkpoint to a temporary ONNX file and build its engine, by the two functions."""
     output = writable_target(output, checkpoint)
     # What cannot be built is refused before the minutes of an INT8 export.
     product = find_product(build.wanted_product)
@@ -165,22 +151,21 @@ def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
 
 
 def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
-    found, wanted = manifest.precision, spec.onnx_precision
+    wanted = spec.onnx_precision
     if spec.calibrator and manifest.input.dtype != "uint8":
         raise ArtifactError(
             f"{str(onnx_path)!r} takes {manifest.input.dtype}",
             "uint8 images for an INT8 calibrator",
             "export the ONNX file again with --input uint8",
         )
-    if found != wanted:
-        raise ArtifactError(
-            f"{str(onnx_path)!r} is {found}",
-            "fp32 for an INT8 calibrator, which chooses the ranges itself"
-            if spec.calibrator
-            else f"{wanted}, as asked for: an engine has the precision of its ONNX file",
-            ("leave --int8-calibrator out, or " if spec.calibrator else "")
-            + f"export it again with: dabnet-export onnx --precision {wanted}",
-        )
+    if manifest.precision == wanted:
+        return
+    expected = f"{wanted}, as asked for: an engine has the precision of its ONNX file"
+    fix = f"export it again with: dabnet-export onnx --precision {wanted}"
+    if spec.calibrator:
+        expected = "fp32 for an INT8 calibrator, which chooses the ranges itself"
+        fix = f"leave --int8-calibrator out, or {fix}"
+    raise ArtifactError(f"{str(onnx_path)!r} is {manifest.precision}", expected, fix)
 
 
 def _manifest(job: Job, built: Built, card: Card) -> Manifest:
@@ -193,7 +178,7 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
             version=product.version,
             target=spec.target or THIS_GPU,
             gpu=card.name,
-            compute_capability=dotted(card.compute_capability) if card.compute_capability else "",
+            compute_capability=".".join(map(str, card.compute_capability or ())),
             driver=card.driver,
             layers_by_type=built.layers,
             profile=job.profile,

@@ -26,11 +26,7 @@ class Card:
 
 
 def building_card(spec: BuildSpec) -> Card:
-    """Return this machine's GPU, or an empty Card where ``spec`` builds for another one.
-
-    Raises:
-        BackendUnavailable: a GPU is needed, and it or its driver is missing.
-    """
+    """This machine's GPU, empty where ``spec`` builds for another; BackendUnavailable if none."""
     if spec.target:
         return Card()
     with closing(open_device_memory()) as memory:
@@ -42,10 +38,8 @@ def refuse_early(
 ) -> None:
     """Raise BuildError for what the product or the card cannot do.
 
-    Args:
-        spec, product: what to build, and with what.
-        capability: of this machine's GPU; None for an ahead-of-time build.
-        mask_dtype: numpy dtype name of the ONNX file's output; "" if unknown.
+    ``capability`` is None for an ahead-of-time build; ``mask_dtype`` is that of the ONNX file's
+    output, "" if unknown.
     """
     if capability:
         _refuse_card(spec, product, capability)
@@ -57,8 +51,8 @@ def refuse_early(
         )
     for name in map(str.lower, spec.capabilities):
         if name not in product.targets:
-            known = ", ".join(product.targets)
-            raise BuildError(f"{product} takes no target {name}", f"one of {known}")
+            known = f"one of {', '.join(product.targets)}"
+            raise BuildError(f"{product} takes no target {name}", known)
     if product.is_generation_8 and mask_dtype == "uint8":
         raise BuildError(
             f"a uint8 mask with {product}, which cannot emit uint8",
@@ -81,21 +75,22 @@ def refuse_early(
 
 
 def _refuse_card(spec: BuildSpec, product: Product, capability: Capability) -> None:
+    number = "compute capability {}.{}".format(*capability)
     if capability < (7, 0) and not product.is_generation_8:
         raise BuildError(
-            f"{product} does not run on this GPU (compute capability {dotted(capability)})",
+            f"{product} does not run on this GPU ({number})",
             "TensorRT 8.6, the last for Pascal",
             f"install its stack: {PASCAL_STACK}",
         )
     if capability == (6, 1) and spec.precision == FP16:
         raise BuildError(
-            "fp16 on compute capability 6.1, whose FP16 arithmetic runs at 1/64 of FP32",
+            f"fp16 on {number}, whose FP16 arithmetic runs at 1/64 of FP32",
             "fp32 or int8 on this GPU",
             "export one of these",
         )
     if spec.hardware_compatible == "ampere-plus" and capability < (8, 0):
         raise BuildError(
-            f"--hardware-compatible ampere-plus on compute capability {dotted(capability)}",
+            f"--hardware-compatible ampere-plus on {number}",
             "a GPU of the Ampere generation (8.0) or later to build on",
             "build on such a GPU, or leave the option out",
         )
@@ -133,8 +128,3 @@ def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
             "a precision that this GPU computes in",
             "build fp32",
         )
-
-
-def dotted(capability: Capability) -> str:
-    """``(8, 6)`` → ``8.6``."""
-    return f"{capability[0]}.{capability[1]}"

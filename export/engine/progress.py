@@ -16,49 +16,39 @@ from dabnet.interrupt import Stop, stop_on_signal
 
 
 class Phases:
-    """The display of a build's phases, one of which may lie within another. This one is silent."""
+    """Bars of a build's phases, those within another below it and indented; silent without any."""
+
+    def __init__(self, bars: Any = None) -> None:
+        self._bars = bars
+        self._tasks: dict[str, Any] = {}
+        self._depths: dict[str, int] = {}
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """The phase ``name`` begins; it has that many steps."""
+        if self._bars:
+            self._depths[name] = depth = self._depths.get(parent, -1) + 1 if parent else 0
+            self._tasks[name] = self._bars.add_task("  " * depth + name, total=steps, text="")
 
     def step(self, name: str, done: int) -> None:
-        """That many of its steps are done."""
+        if self._bars:
+            self._bars.update(self._tasks[name], completed=done)
 
     def finish(self, name: str) -> None:
-        """It ends, also where steps are left."""
+        """End the phase, also where steps are left."""
+        if self._bars:
+            self._bars.remove_task(self._tasks.pop(name))
 
 
 OpenPhases = Callable[[], AbstractContextManager[Phases]]
 
 
 def no_phases() -> AbstractContextManager[Phases]:
-    """Show nothing."""
     return nullcontext(Phases())
 
 
 @contextmanager
 def phase_bars() -> Iterator[Phases]:
-    """Show one bar for each phase that runs, those within another below it and indented."""
     with progress_columns("steps") as bars:
-        yield _PhaseBars(bars)
-
-
-class _PhaseBars(Phases):
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._tasks: dict[str, Any] = {}
-        self._depths: dict[str, int] = {}
-
-    def start(self, name: str, parent: str | None, steps: int) -> None:
-        depth = self._depths.get(parent, -1) + 1 if parent else 0
-        self._depths[name] = depth
-        self._tasks[name] = self._bars.add_task("  " * depth + name, total=steps, text="")
-
-    def step(self, name: str, done: int) -> None:
-        self._bars.update(self._tasks[name], completed=done)
-
-    def finish(self, name: str) -> None:
-        self._bars.remove_task(self._tasks.pop(name))
+        yield Phases(bars)
 
 
 @contextmanager
@@ -81,33 +71,26 @@ class KeptErrors:
     """Runs callbacks of TensorRT and keeps the first error, which C++ would drop."""
 
     def __init__(self) -> None:
-        self._error: BaseException | None = None
+        self.first: BaseException | None = None
 
     def run(self, callback: Callable[[], Any]) -> Any:
         """Return what the callback returns; None where it, or an earlier one, failed."""
-        if self._error is None:
+        if self.first is None:
             try:
                 return callback()
             except BaseException as error:
-                self._error = error
+                self.first = error
         return None
 
     def reraise(self) -> None:
-        """Raise the error that was kept, if there is one."""
-        if self._error is not None:
-            raise self._error
-
-    @property
-    def failed(self) -> bool:
-        """Whether a callback has failed."""
-        return self._error is not None
+        if self.first is not None:
+            raise self.first
 
 
 def monitor_handle(module: Any, phases: Phases, stop: Stop, errors: KeptErrors) -> Any:
-    """Return an ``IProgressMonitor`` that shows phases and stops the build where it must.
+    """An ``IProgressMonitor`` that shows phases.
 
-    ``step_complete`` returns False after Ctrl-C or a failed callback; the builder then returns no
-    engine.
+    After Ctrl-C or a failed callback it makes the builder return no engine.
     """
 
     def phase_start(_: Any, name: str, parent: str | None, steps: int) -> None:
@@ -115,7 +98,7 @@ def monitor_handle(module: Any, phases: Phases, stop: Stop, errors: KeptErrors) 
 
     def step_complete(_: Any, name: str, step: int) -> bool:
         errors.run(lambda: phases.step(name, step + 1))
-        return not (stop.asked or errors.failed)
+        return not stop.asked and errors.first is None
 
     def phase_finish(_: Any, name: str) -> None:
         errors.run(lambda: phases.finish(name))

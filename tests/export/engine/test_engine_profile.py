@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from dabnet.errors import InputError
 from dabnet.runtime.manifest import TensorInfo
-from export.engine.profile import profile_of
-from export.engine.spec import BuildSpec, Shape
+from export.engine.spec import BuildSpec, Shape, profile_of
 
 File = tuple[TensorInfo, Shape]
 """The input of an ONNX file, and the shape it was exported at."""
