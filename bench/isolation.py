@@ -25,17 +25,17 @@ from dabnet.console import ProgressBar
 from dabnet.errors import DabnetError
 
 _JOIN_S = 5.0
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class ProcessFailed(DabnetError):
-    """A call did not come back with a result; the message is one line for the table."""
+    """A call gave no result; the message is one line for the table."""
 
 
-class Isolated:
+class Isolated(contextlib.AbstractContextManager["Isolated"]):
     """A service in a process of its own.
 
     Args:
-        name: of the process.
         service: class or function of a module; called there with ``arguments``, which are pickled.
         log: file that gets the process's output; removed by ``close`` if all went well.
         progress: shows the bars that the service asks for by ``remote_progress``.
@@ -75,7 +75,6 @@ class Isolated:
 
     @property
     def alive(self) -> bool:
-        """Whether another call can be made."""
         return not self._failed and self._process.is_alive()
 
     def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
@@ -92,7 +91,6 @@ class Isolated:
         return self._answer(method, timeout_s)
 
     def close(self) -> None:
-        """End the process."""
         with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join(0 if self._failed else _JOIN_S)
@@ -102,9 +100,6 @@ class Isolated:
         self._connection.close()
         if not self._failed:
             self._log.unlink(missing_ok=True)
-
-    def __enter__(self) -> Isolated:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -144,29 +139,26 @@ class Isolated:
         self._failed = True
         self._process.join(_JOIN_S)
         code = self._process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
+        signals = {-number: number.name for number in signal.Signals}
+        how = signals.get(code or 0, f"exit code {code}")
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return ProcessFailed(f"its process ended in {method}: {how}{hint}; log: {self._log}")
 
 
-_parent: Connection | None = None
-"""In a process of ours: its way to the parent."""
+_parent: Connection | None = None  # of a process of ours
 
 
 @contextmanager
 def remote_progress(what: str, total: int, unit: str = "images") -> Iterator[Callable[[], None]]:
     """A ``ProgressBar`` for a service: it is shown by the process that called it."""
-    connection = _parent
-    if connection is None:
+    if _parent is None:
         raise RuntimeError("remote_progress outside of an Isolated service")
-    connection.send(("begin", (what, total, unit)))
+    send = _parent.send
+    send(("begin", (what, total, unit)))
     try:
-        yield lambda: connection.send(("step", None))
+        yield lambda: send(("step", None))
     finally:
-        connection.send(("end", None))
+        send(("end", None))
 
 
 def _serve(
@@ -176,7 +168,8 @@ def _serve(
     global _parent
     _parent = connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    _end_with_parent()
+    if sys.platform == "linux":  # a parent that is killed leaves no call that still computes
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     with Path(log).open("ab", buffering=0) as output, contextlib.suppress(EOFError, OSError):
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
@@ -194,13 +187,6 @@ def _serve(
             except Exception as error:
                 answer = ("error", _reason(error))
             connection.send(answer)
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed must not leave a call behind that still computes (prctl(2))."""
-    set_parent_death_signal = 1
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _reason(error: Exception) -> str:

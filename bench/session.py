@@ -26,7 +26,7 @@ from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
 from bench.measure.timer import Timer, harness_ns
 from bench.pictures import save_pictures
-from bench.record import PAPER, REFERENCE, Footprint, Peaks, Picture, Report, Turn
+from bench.record import PAPER, REFERENCE, Footprint, Peaks, Report, Turn
 from bench.record.file import read_record, write_record
 from bench.state import RowState, State
 from dabnet.checkpoint import load_checkpoint
@@ -43,12 +43,7 @@ LAYER_CALLS = 10
 
 
 class Session:
-    """A run of one request.
-
-    Args:
-        request: what is asked for.
-        progress: shows bars.
-        restart: begin anew even if a stopped run of this request left its record.
+    """A run of one request; with ``restart`` anew, even if it was stopped before.
 
     Attributes:
         continued: whether it continues a stopped run.
@@ -93,14 +88,15 @@ class Session:
             self._time(state)
             for row in state.of_paper:
                 self._repeat_paper(row)
-        report = replace(self._report(complete=True), pictures=self._pictures())
+        rows = self._states[0].rows.values()
+        masks = {row.name: self._masks(row) for row in rows if row.scored}
+        pictures = save_pictures(self._request.images, self._shown, masks, self._request.output)
+        report = replace(self._report(complete=True), pictures=pictures)
         write_record(report, self._request.output / RECORD)
         self._clear()
         if not any(self._logs.iterdir()):
             self._logs.rmdir()
         return report
-
-    # --- before ---------------------------------------------------------------------------------
 
     def _clear(self) -> None:
         """Remove masks and scores, also those of an earlier run."""
@@ -110,12 +106,10 @@ class Session:
     def _take_up(self) -> bool:
         """Take the turns of a stopped run; False if there is none."""
         path = self._request.output / RECORD
-        if not path.exists():
-            return False
         try:
             before = read_record(path)
         except InputError:
-            return False  # of another version: nothing to continue
+            return False  # none, or of another version: nothing to continue
         if before.complete:
             return False
         if before.key != self._key:
@@ -131,26 +125,24 @@ class Session:
         return True
 
     def _prepare(self) -> None:
-        asked = [(row.name, row.setting) for row in self._rows]
+        rows = self._rows
+        asked = [(row.name, row.setting) for row in rows]
         found = prepared(self._request, asked, self._logs, self._progress)
-        for row, recipe in zip(self._rows, found, strict=True):
+        for row, recipe in zip(rows, found, strict=True):
             if isinstance(recipe, str):
                 row.reason = row.reason or recipe
             else:
                 row.recipe = recipe
-        if not any(row.recipe for row in self._rows):
-            rows = self._states[0].rows.values()
-            reasons = "; ".join(f"{row.name}: {row.reason}" for row in rows)
+        if not any(row.recipe for row in rows):
+            reasons = "; ".join(dict.fromkeys(f"{row.name}: {row.reason}" for row in rows))
             raise InputError(f"none of the backends can run here: {reasons}", "at least one")
 
     def _find_overlaps(self) -> None:
-        """Find scored images that calibrated a row; an error unless that is allowed."""
-        manifests = {row.name: row.recipe.manifest for row in self._rows if row.recipe}
-        hashes = {
-            name: manifest.calibration.image_sha256
-            for name, manifest in manifests.items()
-            if manifest and manifest.calibration and manifest.calibration.image_sha256
-        }
+        hashes = {}
+        for row in self._rows:
+            manifest = row.recipe.manifest if row.recipe else None
+            if manifest and manifest.calibration and manifest.calibration.image_sha256:
+                hashes[row.name] = frozenset(manifest.calibration.image_sha256)
         if hashes:
             images = self._request.images
             with self._progress("comparing with calibration images", len(images)) as step:
@@ -159,17 +151,14 @@ class Session:
                 refuse(self._overlaps, images)
 
     def _measure_machine(self) -> Peaks | None:
-        """Peak rates of the device; None if they cannot be measured."""
         request, log = self._request, self._logs / "machine.log"
         arguments = (request.device, request.threads, request.cache)
         try:
             with Isolated("machine", PeakMeter, arguments, log, self._progress) as meter:
                 peaks: Peaks = meter.call("peaks")
-                return peaks
         except ProcessFailed:
             return None
-
-    # --- accuracy -------------------------------------------------------------------------------
+        return peaks
 
     def _masks(self, row: RowState) -> Path:
         """Folder of a row's masks and scores; what it holds is not scored again."""
@@ -179,22 +168,19 @@ class Session:
     def _score(self, state: State, row: RowState) -> None:
         """Score one row in a process of its own, or take what was kept of it."""
         request, timeout = self._request, self._request.scenario.timeout_s
+        images, masks = request.images, writable_directory(self._masks(row))
         reference = state.reference
         if reference is row or (reference and reference.scored is None):
             reference = None
-        kept = writable_directory(self._masks(row)) / "scores.npz"
+        kept = masks / "scores.npz"
         if kept.is_file():
             row.scored = Scored.load(kept)
         else:
-            arguments = (
-                row.recipe,
-                replace(request.images, size=row.setting.size),
-                row.setting.batch,
-                self._masks(row),
-                # All of the reference's masks are kept: others are compared with them.
-                range(len(request.images)) if row.name == REFERENCE else self._shown,
-                self._masks(reference) if reference else None,
-            )
+            # All of the reference's masks are kept: others are compared with them.
+            numbers = range(len(images)) if row.name == REFERENCE else self._shown
+            theirs = self._masks(reference) if reference else None
+            sized = replace(images, size=row.setting.size)
+            arguments = (row.recipe, sized, row.setting.batch, masks, numbers, theirs)
             log = self._logs / f"{row.name}-accuracy.log"
             try:
                 with Isolated(row.name, Scorer, arguments, log, self._progress, timeout) as scorer:
@@ -204,14 +190,8 @@ class Session:
                 return
             row.scored = scored
             scored.save(kept)
-        row.summarise(
-            reference.scored if reference else None,
-            request.images.labelled,
-            self._checkpoint.labels.categories,
-            self._overlaps.get(row.name, ()),
-        )
-
-    # --- time -----------------------------------------------------------------------------------
+        categories, overlap = self._checkpoint.labels.categories, self._overlaps.get(row.name, ())
+        row.summarise(reference, images.labelled, categories, overlap)
 
     def _time(self, state: State) -> None:
         """Warm up every row, do the rounds that are left, and see what each row cost beside time.
@@ -258,7 +238,6 @@ class Session:
         return timers
 
     def _look_at(self, row: RowState, timer: Isolated, watch: Monitor) -> None:
-        """What a row cost beside time, after its rounds."""
         if row.opened is None or row.recipe is None:
             return
         try:
@@ -276,33 +255,23 @@ class Session:
 
     def _repeat_paper(self, row: RowState) -> None:
         """Time the published protocol, a few times for its interval."""
-        turns = []
+        log = self._logs / f"{row.name}.log"
+        arguments = tuple(row.recipe.arguments.values()) if row.recipe else ()
         try:
-            arguments = tuple(row.recipe.arguments.values()) if row.recipe else ()
-            log = self._logs / f"{row.name}.log"
             with Isolated(row.name, PaperProtocol, arguments, log) as paper:
-                for number in range(PAPER_RUNS):
-                    seconds = paper.call("run")
-                    turns.append(Turn(number, 0.0, seconds, (round(1e9 * seconds),)))
+                times = [paper.call("run") for _ in range(PAPER_RUNS)]
         except ProcessFailed as error:
             row.reason = str(error)
             return
+        turns = [Turn(n, 0.0, seconds, (round(1e9 * seconds),)) for n, seconds in enumerate(times)]
         row.turns = {PAPER: turns}
-
-    # --- the record -----------------------------------------------------------------------------
-
-    def _pictures(self) -> tuple[Picture, ...]:
-        state, request = self._states[0], self._request
-        masks = {row.name: self._masks(row) for row in state.rows.values() if row.scored}
-        images = replace(request.images, size=state.setting.size)
-        return save_pictures(images, self._shown, masks, request.output)
 
     def _write(self) -> None:
         write_record(self._report(complete=False), self._request.output / RECORD)
 
     def _report(self, complete: bool) -> Report:
-        request, labels = self._request, self._checkpoint.labels
-        scenario, images = request.scenario, request.images
+        request, labels, images = self._request, self._checkpoint.labels, self._request.images
+        kept = ("name", "rounds", "min_time_s", "most_repeats")
         return Report(
             model=self._checkpoint.model,
             checkpoint=request.checkpoint.name,
@@ -315,10 +284,7 @@ class Session:
             palette=labels.palette,
             categories=tuple(name for name, _ in labels.categories),
             scenario={
-                "name": scenario.name,
-                "rounds": scenario.rounds,
-                "min_time_s": scenario.min_time_s,
-                "most_repeats": scenario.most_repeats,
+                **{name: getattr(request.scenario, name) for name in kept},
                 "cpu_threads": request.threads,
                 "device": request.device,
             },

@@ -13,59 +13,32 @@ from bench.machine.limit import limit_of
 from bench.measure.accuracy import Scored
 from bench.measure.overlap import calibrated_on
 from bench.measure.timer import Opened
-from bench.record import (
-    PAPER,
-    REFERENCE,
-    Accuracy,
-    Footprint,
-    Limit,
-    Peaks,
-    Row,
-    Score,
-    Setting,
-    Timing,
-    Turn,
-)
+from bench.record import PAPER, REFERENCE, Accuracy, Footprint, Limit, Peaks, Row, Score
+from bench.record.timing import Setting, Timing, Turn
+from dabnet import metrics
 from dabnet.data.labels import Category
 from dabnet.errors import DabnetError
 from dabnet.intervals import miou_difference, miou_interval
-from dabnet.metrics import (
-    Counts,
-    Floats,
-    category_iou,
-    class_iou,
-    hits_and_unions,
-    mean_iou,
-    pixel_accuracy,
-)
+from dabnet.metrics import Counts, Floats
 from dabnet.runtime.runner import LayerTime
 
 
 @dataclass(slots=True)
 class RowState:
-    """One row of one setting.
-
-    Attributes:
-        recipe: None until it is prepared.
-        reason: why it cannot run or did not finish.
-        opened: None until it is timed.
-        turns: by scope.
-        note: what a timed row lacks, and why.
-        limit: of its graph, without the share that was reached.
-    """
+    """One row of one setting."""
 
     name: str
     setting: Setting
-    recipe: Recipe | None = None
-    reason: str = ""
+    recipe: Recipe | None = None  # None until it is prepared
+    reason: str = ""  # why it cannot run or did not finish
     scored: Scored | None = None
     accuracy: Accuracy | None = None
-    opened: Opened | None = None
+    opened: Opened | None = None  # None until it is timed
     footprint: Footprint = field(default_factory=Footprint)
     layers: tuple[LayerTime, ...] = ()
-    turns: dict[str, list[Turn]] = field(default_factory=dict)
-    note: str = ""
-    limit: Limit | None = None
+    turns: dict[str, list[Turn]] = field(default_factory=dict)  # by scope
+    note: str = ""  # what a timed row lacks, and why
+    limit: Limit | None = None  # of its graph, without the share that was reached
 
     @property
     def of_paper(self) -> bool:
@@ -83,7 +56,7 @@ class RowState:
 
     def summarise(
         self,
-        reference: Scored | None,
+        reference: RowState | None,
         labelled: bool,
         categories: Sequence[Category],
         overlap: tuple[str, ...],
@@ -91,29 +64,29 @@ class RowState:
         """Turn ``scored`` into ``accuracy``.
 
         Args:
-            reference: of the reference row; None for that row itself, or without one.
+            reference: the reference row; None for that row itself, or where it was not scored.
             labelled: whether the images have labels.
             overlap: names of the scored images that calibrated the row.
         """
-        scored, manifest = self.scored, self.recipe.manifest if self.recipe else None
+        scored, other = self.scored, reference.scored if reference else None
         if scored is None:
             return
-        score = native = None
+        score = native = timed = None
         if labelled:
-            other = reference.per_image if reference else None
-            score = _score(scored.per_image, other, categories)
-        if labelled and scored.native is not None:
-            other = reference.native if reference else None
-            native = _score(scored.native, other, categories)
-        timed, agreement = scored.timed, scored.agreement
+            score = _score(scored.per_image, other.per_image if other else None, categories)
+            if scored.native is not None:
+                native = _score(scored.native, other.native if other else None, categories)
+            if scored.timed is not None:
+                timed = float(metrics.mean_iou(scored.timed.sum(0)))
+        agreement, of_timed = scored.agreement, scored.timed_agreement
         self.accuracy = Accuracy(
             score=score,
             native_score=native,
-            agreement=None if agreement is None else tuple(map(float, agreement)),
+            agreement=None if agreement is None else tuple(agreement.tolist()),
             arithmetic=scored.arithmetic,
-            timed_agreement=_mean(scored.timed_agreement),
-            timed_miou=float(mean_iou(timed.sum(0))) if labelled and timed is not None else None,
-            calibrated_on=calibrated_on(manifest) if manifest else "",
+            timed_agreement=None if of_timed is None else float(of_timed.mean()),
+            timed_miou=timed,
+            calibrated_on=calibrated_on(self.recipe.manifest if self.recipe else None),
             overlap=overlap,
         )
 
@@ -124,8 +97,13 @@ class RowState:
             notes = (self.note,) if self.note else ()
             info = replace(self.opened.info, notes=(*self.opened.info.notes, *notes))
         others = {} if reference is None or reference is self else reference.turns
-        timings = (Timing.of(s, turns, batch, others.get(s)) for s, turns in self.turns.items())
-        row = Row(
+        timings = {s: Timing.of(s, turns, batch, others.get(s)) for s, turns in self.turns.items()}
+        limit, device = self.limit, timings.get("device")
+        if limit and device and device.latency:
+            # Streams share the device: the time a call takes from all is what the limit is of.
+            seconds = device.latency.p50_ms / 1e3 / self.setting.streams
+            limit = replace(limit, share=limit.seconds / seconds)
+        return Row(
             self.name,
             self.setting,
             self.reason,
@@ -133,17 +111,11 @@ class RowState:
             recipe.artifact.name if recipe else "",
             json.loads(recipe.manifest.to_json()) if recipe and recipe.manifest else {},
             self.accuracy,
-            tuple(timings),
+            tuple(timings.values()),
             self.footprint,
-            self.limit,
+            limit,
             self.layers,
         )
-        timing = row.timing("device")
-        if self.limit is None or timing is None or timing.latency is None:
-            return row
-        # Streams share the device: the time a call takes from all is what the limit is of.
-        seconds = timing.latency.p50_ms / 1e3 / self.setting.streams
-        return replace(row, limit=replace(self.limit, share=self.limit.seconds / seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +127,10 @@ class State:
 
     @classmethod
     def of(cls, setting: Setting, names: Sequence[str]) -> State:
-        """Rows of which nothing is known yet."""
         return cls(setting, {name: RowState(name, setting) for name in names})
 
     @property
     def reference(self) -> RowState | None:
-        """The row that the others are compared with."""
         return self.rows.get(REFERENCE)
 
     @property
@@ -175,27 +145,21 @@ class State:
         return [row for row in rows if not row.reason and not row.turns]
 
     def record(self) -> tuple[Row, ...]:
-        """The rows as the record holds them."""
         return tuple(row.record(self.reference) for row in self.rows.values())
 
 
 def _score(per_image: Counts, reference: Counts | None, categories: Sequence[Category]) -> Score:
+    def shares(values: Floats) -> tuple[float | None, ...]:
+        return tuple(None if np.isnan(value) else float(value) for value in values)
+
     matrix = per_image.sum(0)
-    hits, unions = hits_and_unions(per_image)
+    hits, unions = metrics.hits_and_unions(per_image)
     return Score(
         miou=miou_interval(per_image),
         miou_difference=None if reference is None else miou_difference(per_image, reference),
-        class_iou=_shares(class_iou(matrix)),
-        category_iou=_shares(category_iou(matrix, categories)) if categories else (),
-        pixel_accuracy=pixel_accuracy(matrix),
+        class_iou=shares(metrics.class_iou(matrix)),
+        category_iou=shares(metrics.category_iou(matrix, categories)) if categories else (),
+        pixel_accuracy=metrics.pixel_accuracy(matrix),
         hits=tuple(map(tuple, hits.tolist())),
         unions=tuple(map(tuple, unions.tolist())),
     )
-
-
-def _shares(values: Floats) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(value) else float(value) for value in values)
-
-
-def _mean(shares: Floats | None) -> float | None:
-    return None if shares is None else float(shares.mean())

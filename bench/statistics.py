@@ -25,12 +25,7 @@ def student_quantile(freedom: float) -> float:
 
 
 def interval_around(value: float, rounds: ArrayLike) -> Interval:
-    """``value`` > 0 with the 95 % interval of its logarithm.
-
-    Args:
-        value: the estimate from all rounds.
-        rounds: the same quantity of each of two or more rounds.
-    """
+    """``value`` > 0 with the 95 % interval that the same quantity of two or more rounds gives."""
     logs = np.log(np.asarray(rounds, np.float64))
     half = student_quantile(len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     return Interval(value, value * math.exp(-half), value * math.exp(half))
@@ -51,8 +46,8 @@ def ratio_of_runs(old: Floats, new: Floats) -> Interval | None:
     """exp of the mean of ``new`` less that of ``old``: logarithms, one per round, of two runs.
 
     The interval is Welch's (``scipy.stats.ttest_ind`` with unequal variances): the rounds of two
-    runs are not pairs. It holds what varies within a run and nothing else: a change of the machine
-    between the runs is in the value and not in the interval. None if a run has under two rounds.
+    runs are not pairs. A change of the machine between the runs is in the value and not in the
+    interval. None if a run has under two rounds.
     """
     if min(len(old), len(new)) < 2:
         return None

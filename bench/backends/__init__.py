@@ -52,13 +52,10 @@ def backends() -> dict[str, Backend]:
 
 
 def row_names(asked: Sequence[str], known: Mapping[str, Backend], device: str) -> tuple[str, ...]:
-    """Return the rows that were asked for, the reference first, each once.
+    """The rows that were asked for, the reference first, each once.
 
-    Args:
-        asked: rows (``onnxruntime-int8``), backends with all their variants (``onnxruntime``), or
-            ``all``; none: each backend's variants by default.
-        known: as ``backends`` returns them.
-        device: ``cpu`` or ``cuda``.
+    ``asked`` are rows (``onnxruntime-int8``), backends with all their variants (``onnxruntime``) or
+    ``all``; none: each backend's variants by default on the device, ``cpu`` or ``cuda``.
     """
     every = [f"{b.name}-{variant}" for b in known.values() for variant in b.variants]
     usual = [f"{b.name}-{variant}" for b in known.values() for variant in b.by_default(device)]

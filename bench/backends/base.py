@@ -30,25 +30,18 @@ GROUP = "dabnet.backends"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to open a candidate that is ready to run. It is pickled to the process that opens it.
+    """How to open a candidate that is ready to run. It is pickled to the process that opens it."""
 
-    Attributes:
-        open: a class or function of a module, which makes the runner; its module is all that is
-            imported, so that a row's memory is that of its own backend.
-        arguments: for ``open``, by name.
-        artifact: the file that it runs.
-        exact: other arguments, if integer kernels replace the file's Q/DQ nodes with ``arguments``:
-            these give the masks of the file, and are scored.
-        manifest: of the artifact.
-        graph: ONNX file with the operations of one call, for the roofline.
-    """
-
+    # A class or function of a module, which makes the runner; its module is all that is imported,
+    # so that a row's memory is that of its own backend.
     open: Callable[..., Runner]
-    arguments: Mapping[str, Any]
-    artifact: Path
+    arguments: Mapping[str, Any]  # for ``open``, by name
+    artifact: Path  # the file that it runs
+    # Other arguments, if integer kernels replace the file's Q/DQ nodes with ``arguments``: these
+    # give the masks of the file, and are scored.
     exact: Mapping[str, Any] | None = None
-    manifest: Manifest | None = None
-    graph: Path | None = None
+    manifest: Manifest | None = None  # of the artifact
+    graph: Path | None = None  # ONNX file with the operations of one call, for the roofline
 
     def opened(self) -> Runner:
         """The runner that is timed."""
@@ -60,15 +53,10 @@ class Recipe:
 
 
 class Backend(Protocol):
-    """One way to run a network.
+    """One way to run a network."""
 
-    Attributes:
-        name: of the backend, without ``-``.
-        variants: what it can run, in the order of the table.
-    """
-
-    name: str
-    variants: Sequence[str]
+    name: str  # without ``-``
+    variants: Sequence[str]  # what it can run, in the order of the table
 
     def by_default(self, device: str) -> Sequence[str]:
         """The variants that are measured on ``cpu`` or ``cuda`` if none is named."""

@@ -5,13 +5,13 @@ The name of a file holds a hash of everything its content depends on; a damaged 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.record import Setting
 from dabnet import __version__
@@ -29,27 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What there is to measure, and the means to prepare it.
-
-    Attributes:
-        checkpoint_path: the network that is measured.
-        dataset: classes and preprocessing of a checkpoint that does not carry them.
-        data_dir: folder of the data set; None for one that is drawn.
-        spec: calibration and checks of every export; size, batch, precision and target are
-            replaced.
-        cache: folder of the artifacts.
-        device: ``cpu`` or ``cuda``, for backends that have both.
-        threads: CPU threads of each backend, so that none has more than the others.
-        progress: shows a bar for each export.
-    """
+    """What there is to measure, and the means to prepare it."""
 
     checkpoint_path: Path
-    dataset: str | None
-    data_dir: Path | None
+    dataset: str | None  # of a checkpoint that does not carry its classes and preprocessing
+    data_dir: Path | None  # folder of the data set; None for one that is drawn
+    # Calibration and checks of every export; size, batch, precision and target are replaced.
     spec: ExportSpec
     cache: Path
-    device: str
-    threads: int
+    device: str  # ``cpu`` or ``cuda``, for backends that have both
+    threads: int  # CPU threads of each backend, so that none has more than the others
     progress: ProgressBar
 
     def threads_of(self, setting: Setting) -> int:
@@ -66,24 +55,16 @@ class Workshop:
         """
         from export.onnx_export import export_onnx
 
-        spec = dataclasses.replace(
-            self.spec,
-            size=setting.size,
-            batch=setting.batch,
-            precision=precision,
-            optimize_for=optimize_for,
-            mask_dtype=mask_dtype,
-        )
+        asked: Any = {
+            "precision": precision,
+            "optimize_for": optimize_for,
+            "mask_dtype": mask_dtype,
+        }
+        spec = replace(self.spec, size=setting.size, batch=setting.batch, **asked)
         path = self.cache / f"{self._stem(spec)}.onnx"
         if _manifest_in_cache(path) is None:
-            export_onnx(
-                self.checkpoint_path,
-                path,
-                spec,
-                dataset=self.dataset,
-                data_dir=self.data_dir,
-                progress=self.progress,
-            )
+            data: Any = {"dataset": self.dataset, "data_dir": self.data_dir}
+            export_onnx(self.checkpoint_path, path, spec, progress=self.progress, **data)
         return path
 
     def engine(self, setting: Setting, precision: str, product: Product) -> tuple[Path, Path]:
@@ -107,12 +88,12 @@ class Workshop:
 
     def _stem(self, spec: ExportSpec) -> str:
         """A name that differs if the content of the artifact may differ."""
-        checkpoint = _loaded(self.checkpoint_path, self.dataset)
+        checkpoint = _checkpoint(self.checkpoint_path, self.dataset)
         asked = {
             "checkpoint": sha256_of_file(self.checkpoint_path),
             "dataset": checkpoint.dataset,
             "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
-            "spec": dataclasses.asdict(spec),
+            "spec": asdict(spec),
             "tool": __version__,
         }
         text = json.dumps(asked, sort_keys=True, default=str)
@@ -122,7 +103,7 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path, dataset: str | None) -> Checkpoint:
+def _checkpoint(path: Path, dataset: str | None) -> Checkpoint:
     from dabnet.checkpoint import load_checkpoint
 
     return load_checkpoint(path, dataset)
@@ -130,7 +111,6 @@ def _loaded(path: Path, dataset: str | None) -> Checkpoint:
 
 def _manifest_in_cache(path: Path) -> Manifest | None:
     """Of an artifact that is there and sound; None if it must be made."""
-    try:
+    with suppress(ArtifactError, InputError):
         return Artifact.open(path).manifest
-    except (ArtifactError, InputError):
-        return None
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from bench.backends.base import Recipe
@@ -48,10 +49,7 @@ class OnnxRuntimeBackend:
         if on_tensorrt:
             arguments["tensorrt"] = TensorRTProvider(precision, path.with_suffix(".ort-tensorrt"))
         # Open it once: it may not run here, TensorRT builds its engine, and int8 may be fused.
-        runner = OnnxRuntimeRunner(**arguments)
-        try:
+        with closing(OnnxRuntimeRunner(**arguments)) as runner:
             # Kernels of this machine replace the file's arithmetic: that is scored separately.
             exact = {**arguments, "exact_qdq": True} if runner.fuses_int8 else None
             return Recipe(OnnxRuntimeRunner, arguments, path, exact, runner.manifest, graph=path)
-        finally:
-            runner.close()

@@ -19,12 +19,7 @@ _GRAPH = "-cuda-graph"
 
 
 class TensorRTBackend:
-    """Engines of one product, built for the first GPU.
-
-    Args:
-        name: of the backend.
-        product: ``tensorrt`` or ``tensorrt_rtx``.
-    """
+    """Engines of one product, ``tensorrt`` or ``tensorrt_rtx``, built for the first GPU."""
 
     variants: Sequence[str] = (*EXPORTED, *(f"{name}{_GRAPH}" for name in EXPORTED))
 

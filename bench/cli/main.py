@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.reports import PATH, REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, options, run
+from dabnet.console import CONTEXT, Size, run
 from dabnet.data.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -17,87 +18,70 @@ if TYPE_CHECKING:
 
 _COUNT = click.IntRange(1)
 
-_what = options(
-    click.argument("checkpoint", type=PATH),
-    click.option(
-        "--backend",
-        "backends",
-        multiple=True,
-        help="What to measure, repeatable: a row (onnxruntime-int8), a backend (pytorch) or all."
-        "  [default: each backend's usual rows]",
-    ),
-    click.option("--size", "sizes", type=Size(), multiple=True, help="[default: 512x1024]"),
-    click.option(
-        "--batch",
-        "batches",
-        type=_COUNT,
-        multiple=True,
-        help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
-    ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto"),
-    click.option("--threads", type=_COUNT, help="CPU threads of each backend."),
-    click.option("--calibration-images", type=_COUNT, default=48, help="Images for INT8."),
-)
-
-_images = options(
-    click.option(
-        "--dataset",
-        type=click.Choice(list(DATASETS)),
-        help="Images to score and time.  [default: the checkpoint's]",
-    ),
-    click.option("--data-dir", type=PATH, help="Folder of the data set."),
-    click.option("--split", type=click.Choice(["val", "test"]), default="val"),
-    click.option(
-        "--images",
-        "folder",
-        type=PATH,
-        help="A folder of images without labels instead: speed and agreement only.",
-    ),
-    click.option("--max-images", type=_COUNT, help="Images to score.  [default: all]"),
-    click.option(
-        "--allow-overlap",
-        is_flag=True,
-        help="Score INT8 on images that calibrated it, and mark the row.  [default: an error]",
-    ),
-)
-
-_timing = options(
-    click.option(
-        "--scenario",
-        type=click.Choice(["latency", "throughput"]),
-        default="latency",
-        help="One call at a time, or several in flight.",
-    ),
-    click.option("--streams", type=_COUNT, help="Calls in flight.  [throughput: 2]"),
-    click.option("--rounds", type=int, default=30, help="Turns of each row."),
-    click.option(
-        "--min-time",
-        type=click.FloatRange(0.01),
-        default=10.0,
-        help="Minimum seconds of all turns of a row, in each scope.",
-    ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(1),
-        default=900.0,
-        help="Seconds without a sign of life after which a row is given up.",
-    ),
-    click.option("--layers", is_flag=True, help="Also each row's time by layer."),
-)
-
-_results = options(
-    click.option("--pictures", type=click.IntRange(0), default=2, help="Images to show."),
-    click.option("--cache-dir", type=PATH, default=".dabnet-cache", help="Folder of exports."),
-    click.option("--output", type=PATH, default="runs/bench", help="Folder of the record."),
-    click.option("--restart", is_flag=True, help="Do not continue a run that was stopped."),
-)
-
 
 @click.command("run", context_settings=SHOWN)
-@_what
-@_images
-@_timing
-@_results
+@click.argument("checkpoint", type=PATH)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    help="What to measure, repeatable: a row (onnxruntime-int8), a backend (pytorch) or all."
+    "  [default: each backend's usual rows]",
+)
+@click.option("--size", "sizes", type=Size(), multiple=True, help="[default: 512x1024]")
+@click.option(
+    "--batch",
+    "batches",
+    type=_COUNT,
+    multiple=True,
+    help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--threads", type=_COUNT, help="CPU threads of each backend.")
+@click.option("--calibration-images", type=_COUNT, default=48, help="Images for INT8.")
+@click.option(
+    "--dataset",
+    type=click.Choice(list(DATASETS)),
+    help="Images to score and time.  [default: the checkpoint's]",
+)
+@click.option("--data-dir", type=PATH, help="Folder of the data set.")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val")
+@click.option(
+    "--images", "folder", type=PATH, help="A folder without labels instead: speed and agreement."
+)
+@click.option("--max-images", type=_COUNT, help="Images to score.  [default: all]")
+@click.option(
+    "--allow-overlap",
+    is_flag=True,
+    help="Score INT8 on images that calibrated it, and mark the row.  [default: an error]",
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["latency", "throughput"]),
+    default="latency",
+    help="One call at a time, or several in flight.",
+)
+@click.option("--streams", type=_COUNT, help="Calls in flight.  [throughput: 2]")
+@click.option("--rounds", type=int, default=30, help="Turns of each row.")
+@click.option(
+    "--min-time",
+    "min_time_s",
+    type=click.FloatRange(0.01),
+    default=10.0,
+    help="Minimum seconds of all turns of a row, in each scope.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1),
+    default=900.0,
+    help="Seconds without a sign of life after which a row is given up.",
+)
+@click.option("--layers", is_flag=True, help="Also each row's time by layer.")
+@click.option("--pictures", type=click.IntRange(0), default=2, help="Images to show.")
+@click.option("--cache-dir", "cache", type=PATH, default=".dabnet-cache", help="Folder of exports.")
+@click.option("--output", type=PATH, default="runs/bench", help="Folder of the record.")
+@click.option("--restart", is_flag=True, help="Do not continue a run that was stopped.")
 def run_command(restart: bool, **asked: Any) -> None:
     """Measure accuracy and speed of CHECKPOINT on every backend, in one table.
 
@@ -132,12 +116,7 @@ def _request(asked: dict[str, Any]) -> Request:
 
     device = torch_device(asked["device"]).type
     names = row_names(asked["backends"], backends(), device)
-    scenario = Scenario(
-        asked["scenario"],
-        rounds=asked["rounds"],
-        min_time_s=asked["min_time"],
-        timeout_s=asked["timeout"],
-    )
+    scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
     checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
     settings = _settings(checkpoint.model, asked)
     size, dataset = settings[0].size, checkpoint.dataset
@@ -147,37 +126,34 @@ def _request(asked: dict[str, Any]) -> Request:
         if asked["folder"] is not None
         else open_dataset(dataset, asked["split"], asked["data_dir"], size)
     )
-    return Request(
-        checkpoint=asked["checkpoint"],
-        dataset=dataset,
-        names=names,
-        settings=settings,
-        images=SizedImages.first(opened, size, asked["max_images"]),
-        scenario=scenario,
-        device=device,
-        threads=asked["threads"] or torch.get_num_threads(),
-        cache=writable_directory(asked["cache_dir"]),
-        output=writable_directory(asked["output"]),
-        **{name: asked[name] for name in _AS_ASKED},
-    )
+    found = {
+        "dataset": dataset,
+        "names": names,
+        "settings": settings,
+        "images": SizedImages.first(opened, size, asked["max_images"]),
+        "scenario": scenario,
+        "device": device,
+        "threads": asked["threads"] or torch.get_num_threads(),
+        "cache": writable_directory(asked["cache"]),
+        "output": writable_directory(asked["output"]),
+    }
+    return Request(**_of(Request, asked) | found)
 
 
-_AS_ASKED = ("data_dir", "calibration_images", "allow_overlap", "layers", "pictures")
+def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a dataclass."""
+    return {field.name: asked[field.name] for field in fields(kind) if field.name in asked}
 
 
 def _settings(model: str, asked: dict[str, Any]) -> tuple[Setting, ...]:
-    """Each size with each batch."""
     from bench.record import Setting
     from dabnet.errors import InputError
     from dabnet.models import network_named
 
     streams = asked["streams"]
     if asked["scenario"] == "latency" and streams not in (None, 1):
-        raise InputError(
-            f"--streams {streams} in the scenario latency",
-            "one call at a time",
-            "add --scenario throughput",
-        )
+        given = f"--streams {streams} in the scenario latency"
+        raise InputError(given, "one call at a time", "add --scenario throughput")
     streams = streams or (2 if asked["scenario"] == "throughput" else 1)
     sizes = dict.fromkeys(asked["sizes"] or ((512, 1024),))
     for size in sizes:

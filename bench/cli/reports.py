@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dabnet.console import CONTEXT, Size, options
+from dabnet.console import CONTEXT, Command, Size
 
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
@@ -43,49 +44,33 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
         click.echo("wrote " + ", ".join(map(str, written)))
 
 
-_limits = options(
-    click.option(
-        "--max-slowdown",
-        type=click.FloatRange(0),
-        default=3.0,
-        metavar="PERCENT",
-        help="Maximum increase of the time per call.",
-    ),
-    click.option(
-        "--max-miou-drop",
-        type=click.FloatRange(0, 100),
-        default=0.3,
-        metavar="POINTS",
-        help="Maximum decrease of mIoU in percentage points.",
-    ),
-    click.option(
-        "--max-memory-growth",
-        type=click.FloatRange(0),
-        metavar="PERCENT",
-        help="Maximum increase of the peak memory.  [default: not judged]",
-    ),
-)
+def _limit(
+    name: str, default: float | None, unit: str, meaning: str, most: float | None = None
+) -> Callable[[Command], Command]:
+    """An option in percent for the field of ``Limits`` that it names, which is a share."""
+
+    def share(_: object, __: object, percent: float | None) -> float | None:
+        return None if percent is None else percent / 100
+
+    field, kind = name.removeprefix("--max-").replace("-", "_"), click.FloatRange(0, most)
+    return click.option(
+        name, field, type=kind, default=default, callback=share, metavar=unit, help=meaning
+    )
 
 
 @click.command("compare", context_settings=SHOWN)
 @click.argument("old", metavar="OLD.json", type=PATH)
 @click.argument("new", metavar="NEW.json", type=PATH)
-@_limits
+@_limit("--max-slowdown", 3.0, "PERCENT", "Maximum increase of the time per call.")
+@_limit("--max-miou-drop", 0.3, "POINTS", "Maximum decrease of mIoU in percentage points.", 100)
+@_limit("--max-memory-growth", None, "PERCENT", "Maximum memory growth.  [default: not judged]")
 @click.option("--json", "output", type=PATH, metavar="FILE", help="Write the comparison as JSON.")
-def compare_command(
-    old: Path,
-    new: Path,
-    max_slowdown: float,
-    max_miou_drop: float,
-    max_memory_growth: float | None,
-    output: Path | None,
-) -> int:
+def compare_command(old: Path, new: Path, output: Path | None, **shares: Any) -> int:
     """Report which rows became slower, less accurate or larger from OLD to NEW.
 
     Exit code 1 if a change exceeds its threshold with its whole interval, or if a row is gone.
     """
-    from bench.judgement.compare import REGRESSION, Limits, compare
-    from bench.judgement.compare_report import comparison_text, print_comparison
+    from bench.judgement import compare as judged
     from bench.record.file import read_record
     from dabnet.files import writable_target, write_text
     from dabnet.tables import terminal
@@ -93,13 +78,12 @@ def compare_command(
     if output is not None:
         for source in (old, new):
             writable_target(output, source)
-    growth = None if max_memory_growth is None else max_memory_growth / 100
-    limits = Limits(max_slowdown / 100, max_miou_drop / 100, growth)
-    found = compare(read_record(old), read_record(new), limits)
+    limits = judged.Limits(**shares)
+    found = judged.compare(read_record(old), read_record(new), limits)
     if output is not None:
-        write_text(output, comparison_text(found, limits, old, new))
-    print_comparison(terminal(), found, limits)
-    return FOUND_WANTING if found.count(REGRESSION) else 0
+        write_text(output, judged.comparison_text(found, limits, old, new))
+    judged.print_comparison(terminal(), found, limits)
+    return FOUND_WANTING if found.count(judged.REGRESSION) else 0
 
 
 def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -109,32 +93,27 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
     return value
 
 
-_bounds = options(
-    click.option(
-        "--min-miou", type=float, callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
-    ),
-    click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Maximum time per call."),
-    click.option(
-        "--percentile",
-        type=click.Choice(["p50", "p95", "p99"]),
-        default="p95",
-        help="Percentile of the times, for --max-latency-ms.",
-    ),
-    click.option(
-        "--scope", type=click.Choice(["host", "device"]), default="host", help="Scope of the times."
-    ),
-    click.option(
-        "--max-memory-mb",
-        type=_POSITIVE,
-        metavar="MB",
-        help="Maximum peak memory: of the GPU if it was recorded, else of the host.",
-    ),
-)
-
-
 @click.command("recommend", context_settings=SHOWN)
 @click.argument("record", metavar="[FILE.json]", type=PATH, default="runs/bench/bench.json")
-@_bounds
+@click.option(
+    "--min-miou", type=float, callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
+)
+@click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Maximum time per call.")
+@click.option(
+    "--percentile",
+    type=click.Choice(["p50", "p95", "p99"]),
+    default="p95",
+    help="Percentile of the times, for --max-latency-ms.",
+)
+@click.option(
+    "--scope", type=click.Choice(["host", "device"]), default="host", help="Scope of the times."
+)
+@click.option(
+    "--max-memory-mb",
+    type=_POSITIVE,
+    metavar="MB",
+    help="Maximum peak memory: of the GPU if it was recorded, else of the host.",
+)
 @click.option("--size", type=Size(), help="Size of the images.  [default: the record's only one]")
 @click.option("--batch", type=click.IntRange(1), help="Frames per call.  [default: the smallest]")
 def recommend_command(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
-from bench.record import REFERENCE, Report, Row, Score, Setting, Timing, Turn
+from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
 from bench.record.timing import seconds_by_round
+from bench.report import figures
 from bench.statistics import ratio_of_runs, verdict
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, bounds, resampled_miou
 from dabnet.metrics import mean_of_classes
+from dabnet.tables import line, row, table
 
 REGRESSION, SUSPECT, NOT_JUDGED = "regression", "suspect", "not judged"
 WORSE, SAME, BETTER, NEW = "worse", "indistinguishable", "better", "new"
@@ -22,56 +27,54 @@ OUTCOMES = (REGRESSION, SUSPECT, NOT_JUDGED, WORSE, NEW, BETTER, SAME)
 
 DIRECT, NORMALISED = "direct", "normalised"
 
+FORMAT = 1
+_STYLES = {REGRESSION: "bold red", SUSPECT: "yellow"}
+# By the last word of ``Finding.what``: texts of a value and of a change.
+_TEXTS: dict[str, tuple[Callable[[float], str], Callable[[Any], str]]] = {
+    "row": (str, str),
+    "speed": (lambda ms: f"{figures.milliseconds(ms)} ms", figures.ratio),
+    "accuracy": (lambda share: f"{figures.percent(share)} %", figures.points),
+    "memory": (
+        lambda count: f"{figures.megabytes(count)} MB",
+        lambda growth: f"{figures.number(growth.value)}×",
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Changes up to which a row has not regressed.
+    """Changes up to which a row has not regressed."""
 
-    Attributes:
-        slowdown: share by which a call may take longer, such as 0.03.
-        miou_drop: by how much mean IoU may fall, such as 0.003 for 0.3 points.
-        memory_growth: share by which a peak may grow; None: memory is not judged.
-    """
-
-    slowdown: float = 0.03
-    miou_drop: float = 0.003
-    memory_growth: float | None = None
+    slowdown: float = 0.03  # share by which a call may take longer
+    miou_drop: float = 0.003  # by how much mean IoU may fall: 0.3 points
+    memory_growth: float | None = None  # share by which a peak may grow; None: it is not judged
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One quantity of one row.
-
-    Attributes:
-        what: ``row``, ``host speed``, ``accuracy``, ``host memory``, …
-        outcome: one of ``OUTCOMES``.
-        old, new: milliseconds (median), mean IoU (0…1) or bytes, after ``what``; None if unknown.
-        change: of a speed the old time over the new one (above 1 is faster), of accuracy the new
-            mean IoU less the old one, of memory the new peak over the old one.
-        normalised: of a speed, ``change`` over that of the reference row.
-    """
+    """One quantity of one row."""
 
     name: str
     setting: Setting
-    what: str
-    outcome: str
+    what: str  # ``row``, ``host speed``, ``accuracy``, ``host memory``, …
+    outcome: str  # one of ``OUTCOMES``
+    # Milliseconds (median), mean IoU (0…1) or bytes, after ``what``; None if unknown.
     old: float | None = None
     new: float | None = None
+    # Speed: the old time over the new one (above 1 is faster). Accuracy: the new mean IoU less the
+    # old one. Memory: the new peak over the old one.
     change: Interval | None = None
-    normalised: Interval | None = None
+    normalised: Interval | None = None  # of a speed, ``change`` over that of the reference row
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Findings, the most severe first, and differences between the runs, one line each.
+    """Result of ``compare``."""
 
-    ``basis`` is the ratio of times that is judged: ``direct`` or ``normalised``.
-    """
-
-    findings: tuple[Finding, ...]
-    differences: tuple[str, ...]
-    basis: str
+    findings: tuple[Finding, ...]  # the most severe first
+    differences: tuple[str, ...]  # between the runs themselves, one line each
+    basis: str  # which ratio of times is judged: ``direct`` or ``normalised``
 
     def count(self, outcome: str) -> int:
         """Number of findings of that outcome."""
@@ -99,7 +102,7 @@ def compare(old: Report, new: Report, limits: Limits) -> Comparison:
         )
     basis = DIRECT if _machine(old) == _machine(new) else NORMALISED
     judge = _Judge(old, new, limits, basis)
-    findings = [f for key, row in before.items() for f in judge.row(row, after.get(key))]
+    findings = [f for key, row in before.items() for f in judge.findings(row, after.get(key))]
     new_rows = (row for key, row in after.items() if key not in before)
     findings += [Finding(row.name, row.setting, "row", NEW, note=row.reason) for row in new_rows]
     told = [*_differences(old, new), *(_drift(findings) if basis == DIRECT else ())]
@@ -133,7 +136,7 @@ class _Judge:
     limits: Limits
     basis: str
 
-    def row(self, row: Row, now: Row | None) -> Iterator[Finding]:
+    def findings(self, row: Row, now: Row | None) -> Iterator[Finding]:
         """The findings of a row of the old record and the same one of the new record."""
         found = Finding(row.name, row.setting, "row", REGRESSION)
         if now is None or now.reason:
@@ -160,7 +163,8 @@ class _Judge:
             outcome = REGRESSION if asked else NOT_JUDGED
             yield replace(found, outcome=outcome, note="not timed in the new record")
             return
-        change = _speed_change(before.turns, after.turns)
+        times = [list(seconds_by_round(each.turns).values()) for each in (before, after)]
+        change = ratio_of_runs(*(-np.log(seconds) for seconds in times))
         relative = None if row.name == REFERENCE else self._relative(row, before, after)
         marks = sorted({*before.marks, *after.marks})
         outcome, note = self._judged(row.name, change, relative, bool(marks))
@@ -234,12 +238,6 @@ class _Judge:
             yield Finding(row.name, row.setting, f"{what} memory", outcome, old, new, change)
 
 
-def _speed_change(old: Sequence[Turn], new: Sequence[Turn]) -> Interval | None:
-    """Old time over new time, above 1 is faster."""
-    before, after = (np.log(list(seconds_by_round(turns).values())) for turns in (old, new))
-    return ratio_of_runs(-before, -after)
-
-
 # --- the runs ---------------------------------------------------------------------------------
 
 
@@ -286,3 +284,72 @@ def _drift(findings: Sequence[Finding]) -> Iterator[str]:
                 f" ({found.what.removesuffix(' speed')}): if its code is the same, the machine has"
                 " changed, and the normalised ratio tells more than the direct one"
             )
+
+
+# --- as text ----------------------------------------------------------------------------------
+
+
+def print_comparison(console: Console, found: Comparison, limits: Limits) -> None:
+    """Print what differs between the runs, the table and, last, one line of verdict."""
+    for difference in found.differences:
+        line(console, f"differs: {difference}")
+    several = len({finding.setting for finding in found.findings}) > 1
+    where = ["setting"] if several else []
+    headings = ["result", "artifact", *where, "what", "old", "new", "new to old", "normalised"]
+    drawn = table(*headings, "note", left=("artifact", "setting", "what", "note"))
+    if not several:
+        drawn.title, drawn.title_justify = str(found.findings[0].setting), "left"
+    for finding in found.findings:
+        row(drawn, *_cells(finding, several), style=_STYLES.get(finding.outcome))
+    console.print(drawn)
+    for text in _notes(found, limits):
+        line(console, text)
+    line(console, last_line(found))
+
+
+def last_line(found: Comparison) -> str:
+    """``PASS`` or ``REGRESSION``, and the number of findings of what matters."""
+    word = "REGRESSION" if found.count(REGRESSION) else "PASS"
+    text = f"{word}: {found.count(REGRESSION)} regressions in {len(found.findings)} findings"
+    others = (f"{many} {name}" for name in (SUSPECT, NOT_JUDGED) if (many := found.count(name)))
+    told = ", ".join(others)
+    return f"{text}; {told}" if told else text
+
+
+def comparison_text(found: Comparison, limits: Limits, old: Path, new: Path) -> str:
+    """The comparison as JSON: shares in 0…1, times in ms, memory in bytes."""
+    regressions = found.count(REGRESSION)
+    values: dict[str, Any] = {"format": FORMAT, "old": str(old), "new": str(new)}
+    values |= {"limits": asdict(limits), "regressions": regressions, "passed": regressions == 0}
+    values |= asdict(found)
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cells(finding: Finding, several: bool) -> Iterator[str]:
+    yield from (finding.outcome, finding.name)
+    if several:
+        yield str(finding.setting)
+    yield finding.what
+    texts = _TEXTS[finding.what.split()[-1]]
+    values = (finding.old, finding.new), (finding.change, finding.normalised)
+    for text, pair in zip(texts, values, strict=True):
+        yield from (figures.NONE if value is None else text(value) for value in pair)
+    yield finding.note
+
+
+def _notes(found: Comparison, limits: Limits) -> tuple[str, ...]:
+    memory = limits.memory_growth
+    grown = "" if memory is None else f", or a peak of memory more than {100 * memory:g} % larger"
+    return (
+        "Another machine: speeds are judged by the normalised ratio, a row's change over that of"
+        " the reference row in the same rounds."
+        if found.basis == NORMALISED
+        else "The same machine: speeds are judged by the direct ratio of times; what slowed down no"
+        " more than the reference row is suspect, as the machine may have.",
+        "Ratios: old time over new time, above 1 is faster; Welch's 95 % interval over rounds. The"
+        " runs are not paired: what changed between them (day, temperature, other programs) is in"
+        " the ratio, and not in its interval.",
+        f"Regression: the whole interval is more than {100 * limits.slowdown:g} % slower, or more"
+        f" than {100 * limits.miou_drop:g} points of mIoU lower{grown}; or a row that is gone."
+        " Suspect: only the estimate is, or it may be the machine.",
+    )

@@ -24,18 +24,13 @@ _CALLS_FOR = {"p50": 2, "p95": 20, "p99": 100}
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an artifact must meet; None is no bound.
+    """What an artifact must meet; None is no bound."""
 
-    Attributes:
-        min_miou: mean IoU, 0…1.
-        max_latency_ms: of a call at ``percentile`` in ``scope``.
-        max_memory_mb: peak memory of the GPU if it was recorded, else of the host, in 10⁶ bytes.
-    """
-
-    min_miou: float | None = None
-    max_latency_ms: float | None = None
+    min_miou: float | None = None  # mean IoU, 0…1
+    max_latency_ms: float | None = None  # of a call at ``percentile`` in ``scope``
     percentile: str = "p95"
     scope: str = "host"
+    # Peak of the GPU if it was recorded, else of the host, in 10⁶ bytes.
     max_memory_mb: float | None = None
 
 
@@ -47,7 +42,7 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
     """
     rows = [row for row in rows_of(report, setting) if not row.timing(PAPER)]
     timings = {row.name: row.timing(bounds.scope) for row in rows}
-    rows.sort(key=lambda row: _median_ms(timings[row.name]))
+    rows.sort(key=lambda r: t.latency.p50_ms if (t := timings[r.name]) and t.latency else math.inf)
     fitting: list[tuple[Row, Timing]] = []
     lines, excluded = [], []
     for row in rows:
@@ -103,10 +98,6 @@ def percentile_ms(timing: Timing, percentile: str) -> Interval:
     value = float(getattr(timing.latency, f"{percentile}_ms"))
     rounds = [np.percentile(t.samples_ns, float(percentile[1:])) for t in counted(timing)]
     return interval_around(value, rounds) if len(rounds) > 1 else Interval(value, 0.0, math.inf)
-
-
-def _median_ms(timing: Timing | None) -> float:
-    return timing.latency.p50_ms if timing and timing.latency else math.inf
 
 
 def _figures(row: Row, timing: Timing, bounds: Bounds) -> Iterator[tuple[str, bool]]:

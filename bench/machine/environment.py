@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,19 +16,19 @@ PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx
 
 
 def describe_environment() -> dict[str, str]:
-    """Return processor, system, GPU and the versions of what can run a network, by name."""
+    """Processor, system, GPU and the versions of what can run a network, by name."""
+    # Load of the last minute: above 0, others were using the machine.
+    load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     facts = {
         "dabnet-toolkit": __version__,
         "processor": f"{_processor()} ({os.cpu_count()} logical cores)",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "load average": _load(),
+        "load average": load,
         "gpu": _gpu(),
     }
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return facts
 
 
@@ -40,18 +41,10 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _load() -> str:
-    """Load of the last minute before the run: above 0, others were using the machine."""
-    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-
-
 def _gpu() -> str:
     try:
-        memory = open_device_memory()
+        with contextlib.closing(open_device_memory()) as memory:
+            major, minor = memory.compute_capability
+            return f"{memory.name} (compute capability {major}.{minor}), driver {memory.driver}"
     except BackendUnavailable:
         return "none"
-    try:
-        major, minor = memory.compute_capability
-        return f"{memory.name} (compute capability {major}.{minor}), driver {memory.driver}"
-    finally:
-        memory.close()

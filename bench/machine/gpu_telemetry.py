@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from statistics import fmean
 from threading import Event, Thread
 from typing import Any
 
@@ -52,15 +54,13 @@ class GpuMonitor:
             nvml = importlib.import_module("pynvml")
         except ImportError:
             return None
-        try:
+        with contextlib.suppress(nvml.NVMLError):
             nvml.nvmlInit()
-        except nvml.NVMLError:
-            return None
-        try:
-            return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-        except nvml.NVMLError:
-            nvml.nvmlShutdown()
-            return None
+            try:
+                return cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            except nvml.NVMLError:
+                nvml.nvmlShutdown()
+        return None
 
     def start(self, own_pids: Sequence[int]) -> None:
         """Begin to sample, about ten times a second."""
@@ -86,29 +86,21 @@ class GpuMonitor:
             energy: float | None = (energy_mj - self._energy_mj) / 1e3
         else:
             energy = None if power is None else power * seconds
-        return Telemetry(
-            None,
-            None,
-            mhz,
-            memory_mhz,
-            power,
-            temperature,
-            energy,
-            self._foreign(),
-            self._throttled(),
+        throttled = tuple(
+            name
+            for name in THROTTLE_REASONS
+            if self._reasons & getattr(self._nvml, f"nvmlClocksEventReason{name}")
         )
+        gpu = (mhz, memory_mhz, power, temperature, energy, self._foreign(), throttled)
+        return Telemetry(None, None, *gpu)
 
     def device_bytes(self, pid: int) -> int | None:
         """Memory that a process holds; None if NVML does not list it or does not say."""
-        used = [
-            process.usedGpuMemory
-            for process in self._processes() or ()
-            if process.pid == pid and process.usedGpuMemory is not None
-        ]
-        return int(max(used)) if used else None
+        known = (process for process in self._processes() or () if process.pid == pid)
+        used = [process.usedGpuMemory for process in known]
+        return max((int(count) for count in used if count is not None), default=None)
 
     def close(self) -> None:
-        """End the thread and release NVML."""
         self._end()
         with contextlib.suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
@@ -120,30 +112,20 @@ class GpuMonitor:
             self._thread = None
 
     def _sample_until_over(self) -> None:
-        """Not at once: the turn's first call is still on its way, and the clocks may idle."""
+        # Not at once: the turn's first call is still on its way, and the clocks may idle.
         while not self._over.wait(PERIOD_S):
             self._sample()
 
     def _sample(self) -> None:
-        nvml = self._nvml
-        self._samples.append(
-            (
-                self._asked("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-                self._asked("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-                self._asked("nvmlDeviceGetPowerUsage"),
-                self._asked("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-            )
-        )
-        reasons = self._asked("nvmlDeviceGetCurrentClocksEventReasons")
+        nvml, ask = self._nvml, self._asked
+        kinds = (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM)
+        clocks = [ask("nvmlDeviceGetClockInfo", kind) for kind in kinds]
+        temperature = ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+        self._samples.append((*clocks, ask("nvmlDeviceGetPowerUsage"), temperature))
+        reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:  # its name before driver 535
-            reasons = self._asked("nvmlDeviceGetCurrentClocksThrottleReasons")
+            reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         self._reasons |= reasons or 0
-
-    def _throttled(self) -> tuple[str, ...]:
-        bits = {
-            name: getattr(self._nvml, f"nvmlClocksEventReason{name}") for name in THROTTLE_REASONS
-        }
-        return tuple(name for name, bit in bits.items() if self._reasons & bit)
 
     def _foreign(self) -> int | None:
         """Processes of others; None in a container whose NVML returns the host's numbers."""
@@ -159,25 +141,22 @@ class GpuMonitor:
 
     def _processes(self) -> list[Any] | None:
         """All that hold memory; None if neither list can be had."""
-        lists = [
-            self._asked("nvmlDeviceGetComputeRunningProcesses"),
-            self._asked("nvmlDeviceGetGraphicsRunningProcesses"),
-        ]
+        kinds = ("Compute", "Graphics")
+        lists = [self._asked(f"nvmlDeviceGet{kind}RunningProcesses") for kind in kinds]
         known = [processes for processes in lists if processes is not None]
-        return [process for processes in known for process in processes] if known else None
+        return [*itertools.chain(*known)] if known else None
 
     def _asked(self, function: str, *arguments: Any) -> Any:
         """The answer of NVML; None if card or driver lacks it."""
-        ask: Callable[..., Any] = getattr(self._nvml, function)
         try:
-            return ask(self._handle, *arguments)
+            return getattr(self._nvml, function)(self._handle, *arguments)
         except self._nvml.NVMLError:
             return None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return fmean(known) if known else None
 
 
 def _exists(pid: int) -> bool:
@@ -186,8 +165,6 @@ def _exists(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
+    except OSError as error:  # PermissionError: another user's
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +21,8 @@ from numpy.typing import NDArray
 
 from dabnet.precision import FP16, FP32, INT8
 
-BYTES = "bytes"
-"""Kind of a kernel that moves memory; other kinds are the precision of its arithmetic."""
-
-Call = Callable[[], float]
-"""One call of a kernel; returns its seconds."""
-
+BYTES = "bytes"  # kind of a kernel that moves memory; others are the precision of its arithmetic
+Call = Callable[[], float]  # one call of a kernel; returns its seconds
 _LEAST_REPEATS = 3
 
 CPU_ELEMENTS = 64 * 2**20  # float32: 256 MiB, more than the caches of most servers
@@ -41,20 +38,12 @@ GPU_SIDES = (4096, 8192)
 
 @dataclass(frozen=True, slots=True)
 class PeakKernel:
-    """One micro-kernel.
-
-    Attributes:
-        name: for the log.
-        kind: ``BYTES`` (read and written), or the precision of its multiply-adds.
-        work: bytes or multiply-adds per call.
-        prepare: makes its tensors and returns the call. It raises if a library or a device cannot
-            do it.
-    """
+    """One micro-kernel."""
 
     name: str
-    kind: str
-    work: float
-    prepare: Callable[[], Call]
+    kind: str  # ``BYTES`` (read and written), or the precision of its multiply-adds
+    work: float  # bytes or multiply-adds per call
+    prepare: Callable[[], Call]  # makes its tensors; raises where a library or device cannot do it
 
     def best_rate(self, budget_s: float) -> float:
         """Work per second of the fastest call within a budget of time; at least one is made."""
@@ -81,10 +70,10 @@ def cpu_kernels(threads: int) -> tuple[PeakKernel, ...]:
     return (
         PeakKernel("torch in place", BYTES, moved, partial(_in_place, threads)),
         PeakKernel("torch copy", BYTES, moved, partial(_copy, threads)),
-        PeakKernel("torch mm", FP32, side**3, partial(_torch_product, threads, side)),
+        PeakKernel("torch mm", FP32, side**3, partial(_product, "cpu", FP32, side, threads)),
         PeakKernel("onnxruntime MatMul", FP32, side**3, partial(_ort_product, threads, side)),
         PeakKernel("onnxruntime Conv", FP32, convolutions, partial(_ort_conv, threads, batch)),
-        PeakKernel("torch int_mm", INT8, side8**3, partial(_torch_int8, threads, side8)),
+        PeakKernel("torch int_mm", INT8, side8**3, partial(_product, "cpu", INT8, side8, threads)),
         PeakKernel("onnxruntime MatMulInteger", INT8, side8**3, partial(_ort_int8, threads, side8)),
     )
 
@@ -92,7 +81,9 @@ def cpu_kernels(threads: int) -> tuple[PeakKernel, ...]:
 def gpu_kernels() -> tuple[PeakKernel, ...]:
     """Kernels of the first GPU: a copy, and products; FP32 without TF32, as in every row."""
     products = (
-        PeakKernel(f"{kind} product of {side}", kind, side**3, partial(_gpu_product, kind, side))
+        PeakKernel(
+            f"{kind} product of {side}", kind, side**3, partial(_product, "cuda", kind, side)
+        )
         for kind in (FP32, FP16, INT8)
         for side in GPU_SIDES
     )
@@ -104,10 +95,7 @@ def gpu_kernels() -> tuple[PeakKernel, ...]:
 
 def _side(multiply_adds: int) -> int:
     """Side of square matrices whose product has at least so many; a power of two from 256 on."""
-    side = 256
-    while side**3 < multiply_adds:
-        side *= 2
-    return side
+    return max(256, 1 << math.ceil(math.log2(multiply_adds) / 3))
 
 
 def _by_clock(work: Callable[[], object]) -> Call:
@@ -138,47 +126,36 @@ def _copy(threads: int) -> Call:
     return _by_clock(lambda: next(targets).copy_(next(sources)))
 
 
-def _torch_product(threads: int, side: int) -> Call:
-    torch = _torch(threads)
-    left, right, out = (torch.rand(side, side) for _ in range(3))
-    return _by_clock(lambda: torch.mm(left, right, out=out))
-
-
-def _torch_int8(threads: int, side: int) -> Call:
-    torch = _torch(threads)
-    left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8) for _ in range(2))
-    return _by_clock(lambda: torch._int_mm(left, right))
-
-
 def _ort_product(threads: int, side: int) -> Call:
     matrix = np.random.default_rng(0).random((side, side), np.float32)
-    kind = f"float[{side}, {side}]"
-    return _ort_call(f"({kind} x) => ({kind} y) {{y = MatMul(x, w)}}", matrix, matrix, threads)
+    return _ort_call("float", "float", "y = MatMul(x, w)", matrix, matrix, threads)
 
 
 def _ort_int8(threads: int, side: int) -> Call:
     random = np.random.default_rng(0)
     data = random.integers(0, 128, (side, side), np.uint8)
     weights = random.integers(-127, 128, (side, side), np.int8)
-    shape = f"[{side}, {side}]"
-    graph = f"(uint8{shape} x) => (int32{shape} y) {{y = MatMulInteger(x, w)}}"
-    return _ort_call(graph, data, weights, threads)
+    return _ort_call("uint8", "int32", "y = MatMulInteger(x, w)", data, weights, threads)
 
 
 def _ort_conv(threads: int, batch: int) -> Call:
     random = np.random.default_rng(0)
     image = random.random((batch, CHANNELS, IMAGE, IMAGE), np.float32)
     weights = random.random((CHANNELS, CHANNELS, 3, 3), np.float32) / (9 * CHANNELS)
-    kind, conv = f"float{list(image.shape)}", "Conv <pads = [1, 1, 1, 1]>"
-    graph = f"({kind} x) => ({kind} y) {{z = {conv} (x, w) y = {conv} (z, w)}}"
-    return _ort_call(graph, image, weights, threads)
+    conv = "Conv <pads = [1, 1, 1, 1]>"
+    nodes = f"z = {conv} (x, w) y = {conv} (z, w)"
+    return _ort_call("float", "float", nodes, image, weights, threads)
 
 
-def _ort_call(graph: str, data: NDArray[Any], weights: NDArray[Any], threads: int) -> Call:
+def _ort_call(
+    given: str, returned: str, nodes: str, data: NDArray[Any], weights: NDArray[Any], threads: int
+) -> Call:
     """A session over ``x`` and the constant ``w``, from ONNX's textual syntax."""
     import onnxruntime
     from onnx import numpy_helper, parser
 
+    shape = list(data.shape)
+    graph = f"({given}{shape} x) => ({returned}{shape} y) {{{nodes}}}"
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> peak {graph}')
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
     options = onnxruntime.SessionOptions()
@@ -189,24 +166,25 @@ def _ort_call(graph: str, data: NDArray[Any], weights: NDArray[Any], threads: in
     return _by_clock(lambda: session.run(None, {"x": data}))
 
 
-# --- GPU --------------------------------------------------------------------------------------
+# --- GPU, and products of either --------------------------------------------------------------
 
 
-def _gpu_product(kind: str, side: int) -> Call:
-    import torch
-
+def _product(device: str, kind: str, side: int, threads: int = 1) -> Call:
+    torch = _torch(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
     # GeForce cards sum in float16 at twice the rate, and TensorRT may; torch 2.7 and later can.
     with contextlib.suppress(AttributeError):
         torch.backends.cuda.matmul.allow_fp16_accumulation = True
+    timed = _by_events if device == "cuda" else _by_clock
     if kind == INT8:
-        shape: Any = {"size": (side, side), "dtype": torch.int8, "device": "cuda"}
-        left, right = (torch.randint(-127, 128, **shape) for _ in range(2))
-        columns = right.t()  # the layout that cuBLASLt wants of the right factor
-        return _by_events(lambda: torch._int_mm(left, columns))
+        of_int8 = partial(torch.randint, -127, 128, (side, side), dtype=torch.int8, device=device)
+        factor, other = of_int8(), of_int8()
+        # cuBLASLt wants the right factor in this layout.
+        columns = other.t() if device == "cuda" else other
+        return timed(lambda: torch._int_mm(factor, columns))
     dtype = torch.float16 if kind == FP16 else torch.float32
-    left, right, out = (torch.rand(side, side, device="cuda", dtype=dtype) for _ in range(3))
-    return _by_events(lambda: torch.mm(left, right, out=out))
+    left, right, out = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(3))
+    return timed(lambda: torch.mm(left, right, out=out))
 
 
 def _gpu_copy() -> Call:

@@ -16,7 +16,6 @@ def limit_of(graph: Path, setting: Setting, precision: str, peaks: Peaks) -> Lim
     counted on the graph given: if it was rewritten for a backend, on what it was rewritten to.
 
     Args:
-        graph: ONNX file with the operations of one call.
         setting: size and batch. Streams share one machine: the limit of a call is that of one.
         precision: of the arithmetic if all of the graph is float32; see ``kernels_of``.
         peaks: of the device that computed; ``fp32`` is among them.

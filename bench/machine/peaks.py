@@ -34,12 +34,7 @@ class PeakMeter:
     """Measures a device, as a service of ``bench.isolation.Isolated``.
 
     It sets the threads of torch and holds half a gigabyte for a moment, so it gets its own process.
-
-    Args:
-        device: ``cpu`` or ``cuda`` (the first GPU).
-        threads: of the processor, as the rows use them.
-        cache: folder of ``machine.json``; what cannot be read there is measured again.
-        progress: shows a bar.
+    ``cache`` is the folder of ``machine.json``; what cannot be read there is measured again.
     """
 
     def __init__(
@@ -76,7 +71,7 @@ class PeakMeter:
 
 
 def best_rates(kernels: Sequence[PeakKernel], progress: ProgressBar) -> dict[str, float]:
-    """Return the best rate of each kind; a kind of which no kernel runs here is left out."""
+    """The best rate of each kind of which a kernel runs here."""
     rates: dict[str, float] = {}
     with progress("measuring the machine", len(kernels), "kernels") as step:
         for kernel in kernels:
@@ -105,9 +100,9 @@ def _kept(path: Path) -> dict[str, Peaks]:
         kept = _KEPT.read(path)
     except DabnetError:
         return {}
-    return {key: peaks for key, peaks in kept.items() if _sound(peaks)}
-
-
-def _sound(peaks: Peaks) -> bool:
-    rates = peaks.multiply_adds_per_s
-    return FP32 in rates and min(peaks.bytes_per_s, *rates.values()) > 0
+    return {
+        key: peaks
+        for key, peaks in kept.items()
+        if FP32 in (rates := peaks.multiply_adds_per_s)
+        and min(peaks.bytes_per_s, *rates.values()) > 0
+    }

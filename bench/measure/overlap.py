@@ -15,19 +15,22 @@ from dabnet.errors import InputError
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
 
-Overlaps = dict[str, tuple[str, ...]]
-"""Row → names of the scored images that calibrated it."""
+Overlaps = dict[str, tuple[str, ...]]  # row → names of the scored images that calibrated it
 
 
-def calibrated_on(manifest: Manifest) -> str:
+def calibrated_on(manifest: Manifest | None) -> str:
     """The images that an artifact was calibrated on, in words; "" if it was not calibrated.
 
     ``UNKNOWN`` is a calibration whose images cannot be compared with those that are scored: a cache
     of TensorRT without its origin. Ranges of quantisation-aware training count as no calibration:
     they come from the images that trained the network.
     """
-    calibration = manifest.calibration
-    if manifest.precision != INT8 or (calibration and calibration.method == "trained"):
+    calibration = manifest.calibration if manifest else None
+    if (
+        manifest is None
+        or manifest.precision != INT8
+        or (calibration and calibration.method == "trained")
+    ):
         return ""
     if calibration is None or not calibration.image_sha256:
         return UNKNOWN
@@ -43,13 +46,11 @@ def overlapping(
 
     Args:
         hashes: row → hashes of the images that calibrated it.
-        images: the scored images; each is read once.
-        progress: called after each image.
+        progress: called after each of the scored images, which are read once.
     """
-    known = {name: frozenset(each) for name, each in hashes.items()}
-    found: dict[str, list[str]] = {name: [] for name in known}
+    found: dict[str, list[str]] = {name: [] for name in hashes}
     for item in images:
-        for name in (name for name, each in known.items() if item.sha256 in each):
+        for name in (name for name, known in hashes.items() if item.sha256 in known):
             found[name].append(item.name)
         progress()
     return {name: tuple(names) for name, names in found.items()}

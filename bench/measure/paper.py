@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from dabnet.errors import BackendUnavailable
 
@@ -21,11 +22,8 @@ class PaperProtocol:
     """The protocol as a service of ``bench.isolation.Isolated``.
 
     Args:
-        checkpoint: ours or a public one.
         dataset: of a checkpoint that does not carry its classes.
         shape: (N, H, W, 3), as of an artifact's images; the network gets (N, 3, H, W).
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads; None leaves PyTorch's choice.
     """
 
     def __init__(
@@ -48,6 +46,8 @@ class PaperProtocol:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         batch, height, width, _ = shape
         self._network = load_checkpoint(checkpoint, dataset).network().to(device)
+        synchronize: Any = torch.cuda.synchronize
+        self._synchronize = synchronize if device == "cuda" else lambda: None
         self._input = torch.randn(batch, 3, height, width, device=device)
 
     def run(self, warm_up: int = WARM_UP, timed: int = TIMED) -> float:
@@ -60,9 +60,3 @@ class PaperProtocol:
             self._network(self._input)
         self._synchronize()
         return (time.perf_counter() - start) / timed
-
-    def _synchronize(self) -> None:
-        import torch
-
-        if self._input.is_cuda:
-            torch.cuda.synchronize()

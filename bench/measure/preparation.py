@@ -17,30 +17,25 @@ from export.spec import ExportSpec
 
 
 class Preparer:
-    """The service: makes recipes."""
+    """The service."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._backends = request, backends()
 
     def prepare(self, name: str, setting: Setting) -> Recipe:
-        """Prepare one row.
-
-        Raises:
-            DabnetError: the reason why the row cannot run.
-        """
+        """Prepare one row; the message of a DabnetError is why the row cannot run."""
         request = self._request
         backend, _, variant = name.partition("-")
+        images = request.calibration_images
         workshop = Workshop(
-            checkpoint_path=request.checkpoint,
-            dataset=request.dataset,
-            data_dir=request.data_dir,
-            spec=ExportSpec(
-                setting.size, batch=setting.batch, calibration_images=request.calibration_images
-            ),
-            cache=request.cache,
-            device=request.device,
-            threads=request.threads,
-            progress=remote_progress,
+            request.checkpoint,
+            request.dataset,
+            request.data_dir,
+            ExportSpec(setting.size, batch=setting.batch, calibration_images=images),
+            request.cache,
+            request.device,
+            request.threads,
+            remote_progress,
         )
         return self._backends[backend].prepare(variant, setting, workshop)
 

@@ -19,28 +19,18 @@ NAMES = ("latency", "throughput")
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How calls are made and counted.
+    """How calls are made and counted."""
 
-    Attributes:
-        name: ``latency``: one call at a time; ``throughput``: batches and concurrent streams.
-        scopes: of each row; see ``dabnet.runtime.runner``.
-        rounds: turns of each row in each scope, at least 2: one round has no interval.
-        min_time_s: minimum time of all turns of a row in one scope; a turn has at least 3 calls.
-        warmup_s: maximum time of the warm-up of each row.
-        most_repeats: maximum number of rounds that are repeated because something disturbed them.
-        timeout_s: maximum time of one answer of a row's process; loading an engine for a large
-            batch, or compiling, may take minutes.
-        seed: of the order of the rows.
-    """
-
-    name: str = "latency"
-    scopes: tuple[str, ...] = SCOPES
-    rounds: int = 10
-    min_time_s: float = 10.0
-    warmup_s: float = 10.0
-    most_repeats: int = 5
+    name: str = "latency"  # one call at a time; ``throughput``: batches and concurrent streams
+    scopes: tuple[str, ...] = SCOPES  # of each row; see ``dabnet.runtime.runner``
+    rounds: int = 10  # turns of each row in each scope, at least 2: one round has no interval
+    min_time_s: float = 10.0  # of all turns of a row in one scope; a turn has at least 3 calls
+    warmup_s: float = 10.0  # maximum time of the warm-up of each row
+    most_repeats: int = 5  # maximum number of rounds that are repeated because of a disturbance
+    # Maximum time of one answer of a row's process; loading an engine for a large batch, or
+    # compiling, may take minutes.
     timeout_s: float = 900.0
-    seed: int = 0
+    seed: int = 0  # of the order of the rows
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -52,55 +42,31 @@ class Scenario:
 
     @property
     def turn_s(self) -> float:
-        """Seconds of one turn."""
         return self.min_time_s / self.rounds
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that decides what a run measures, and where it leaves it.
-
-    Attributes:
-        checkpoint: the file.
-        dataset: of a checkpoint that does not name its own.
-        names: rows, the reference first.
-        settings: sizes, batches and streams, one table each.
-        images: scored, at the first setting's size; images of their data set are also timed.
-        data_dir: folder of the data set, whose training images calibrate.
-        scenario: of the timing.
-        calibration_images: number of training images for INT8.
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads of each backend, so that none has more than another.
-        cache: folder of exported artifacts and of the machine's peaks.
-        output: folder of the record and its reports.
-        allow_overlap: score a row on images that calibrated it, and mark it.
-        layers: take each row's profile by layer.
-        pictures: number of images to show.
-    """
+    """Everything that decides what a run measures, and where it leaves it."""
 
     checkpoint: Path
-    dataset: str | None
-    names: tuple[str, ...]
-    settings: tuple[Setting, ...]
-    images: SizedImages
-    data_dir: Path | None
+    dataset: str | None  # of a checkpoint that does not name its own
+    names: tuple[str, ...]  # rows, the reference first
+    settings: tuple[Setting, ...]  # one table each
+    images: SizedImages  # scored, at the first setting's size; of their data set some are timed
+    data_dir: Path | None  # folder of the data set, whose training images calibrate
     scenario: Scenario
-    calibration_images: int
-    device: str
-    threads: int
-    cache: Path
-    output: Path
-    allow_overlap: bool = False
-    layers: bool = False
-    pictures: int = 0
+    calibration_images: int  # number of training images for INT8
+    device: str  # ``cpu`` or ``cuda``
+    threads: int  # CPU threads of each backend, so that none has more than another
+    cache: Path  # folder of exported artifacts and of the machine's peaks
+    output: Path  # folder of the record and its reports
+    allow_overlap: bool = False  # score a row on images that calibrated it, and mark it
+    layers: bool = False  # take each row's profile by layer
+    pictures: int = 0  # number of images to show
 
     def key(self, checkpoint_sha256: str, environment: Mapping[str, str]) -> str:
-        """A number that only a run of the same request on the same machine has.
-
-        Args:
-            checkpoint_sha256: of the file.
-            environment: as ``describe_environment`` returns it.
-        """
+        """A number that only a run of the same request on the same machine has."""
         asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
             "checkpoint": checkpoint_sha256,
             "images": (self.images.description, self.images.size),

@@ -19,11 +19,9 @@ from bench.machine.telemetry import Monitor, marks
 from bench.measure.request import Scenario
 from bench.record import Turn
 
-MOST_CALLS = 2000
-"""Per turn: more samples of calls that take microseconds would only fill the record."""
+MOST_CALLS = 2000  # per turn: more samples of calls of microseconds would only fill the record
 
-Turns = dict[str, dict[str, list[Turn]]]
-"""Row → scope → turns, in order."""
+Turns = dict[str, dict[str, list[Turn]]]  # row → scope → turns, in order
 
 
 class Interleaved:
@@ -31,13 +29,8 @@ class Interleaved:
 
     Args:
         timers: by row, each a ``bench.measure.timer.Timer`` in its own process.
-        scenario: how long and how often.
         watch: of the machine, during each turn.
         turns: of an earlier part of this run; rounds continue after them. Grows in place.
-
-    Attributes:
-        turns: all so far.
-        failures: rows that did not finish, and why.
     """
 
     def __init__(
@@ -49,7 +42,7 @@ class Interleaved:
     ) -> None:
         self._timers, self._scenario, self._watch = dict(timers), scenario, watch
         self.turns: Turns = turns if turns is not None else {}
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, str] = {}  # rows that did not finish, and why
         self._per_turn: dict[tuple[str, str], int] = {}
         lists = [each for scopes in self.turns.values() for each in scopes.values()]
         known = [turn for each in lists for turn in each]
@@ -60,7 +53,6 @@ class Interleaved:
 
     @property
     def left(self) -> int:
-        """Number of rounds that are still to be done."""
         return max(0, self._scenario.rounds - self._next)
 
     def warm_up(self, step: Callable[[], None] = lambda: None) -> None:
@@ -90,13 +82,10 @@ class Interleaved:
     def _round(self, number: int) -> list[tuple[str, str, Turn]]:
         random = np.random.default_rng([self._scenario.seed, number, self._repeats])
         names, scopes = list(self._timers), self._scenario.scopes
-        found = []
-        for index in random.permutation(len(names)):
-            for scope in random.permutation(len(scopes)):
-                turn = self._turn(names[index], scopes[scope], number)
-                if turn is not None:
-                    found.append((names[index], scopes[scope], turn))
-        return found
+        rows = (names[index] for index in random.permutation(len(names)))
+        order = ((row, scopes[i]) for row in rows for i in random.permutation(len(scopes)))
+        found = ((row, scope, self._turn(row, scope, number)) for row, scope in order)
+        return [(row, scope, turn) for row, scope, turn in found if turn]
 
     def _turn(self, name: str, scope: str, number: int) -> Turn | None:
         if name not in self._timers:  # it failed in another scope of this round
@@ -108,14 +97,9 @@ class Interleaved:
         telemetry = self._watch.stop(timed.cpu_s if timed else 0.0)
         if timed is None:
             return None
-        return Turn(
-            number,
-            start - self._zero,
-            timed.wall_s,
-            timed.samples_ns,
-            telemetry,
-            marks(telemetry, time.perf_counter() - start),
-        )
+        found = marks(telemetry, time.perf_counter() - start)
+        began = start - self._zero
+        return Turn(number, began, timed.wall_s, timed.samples_ns, telemetry, found)
 
     def _call(self, name: str, method: str, *arguments: Any) -> Any:
         """The answer of a row's timer; None if it failed, and the row is out from then on."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING
@@ -30,11 +31,24 @@ from dabnet.runtime.runner import (
 if TYPE_CHECKING:
     from bench.backends.base import Recipe
 
+Call = Callable[[int], object]  # what one sample times; it gets the number of the call
+
 LEAST_CALLS = 3
 _SETTLE_S = 0.02
 _WINDOW_S = 0.2
 _WINDOWS = 3
 _TOLERANCE = 0.03
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss is at least the parent's at the fork
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        if peak := [line for line in lines if line.startswith("VmHWM:")]:
+            return 1024 * int(peak[0].split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +73,33 @@ class Timer:
     """Times one candidate.
 
     Args:
-        recipe: how to open it.
-        inputs: batches uint8 (N, H, W, 3), taken in turn; several, so that no cache of a result
-            can flatter a backend.
+        inputs: batches uint8 (N, H, W, 3), taken in turn; several, so that no cached result counts.
         streams: runners at a time, each with its own thread.
     """
 
+    host_peak_bytes = staticmethod(peak_bytes)
+
     def __init__(self, recipe: Recipe, inputs: Sequence[Uint8Array], streams: int = 1) -> None:
-        self._inputs, self._runners = inputs, list[Runner]()
-        self._calls: dict[str, list[Callable[[int], None]]] = {}
+        # Some rows read a manifest, which takes pydantic, and others do not: with it in each, their
+        # times to load and their memory compare.
+        import_module("pydantic.type_adapter")
+        self._inputs = inputs
+        self._calls: dict[str, list[Call]] = {}
         start = time.perf_counter()
-        self._runners.append(recipe.opened())
+        runner = recipe.opened()
         loaded = time.perf_counter()
-        self._runners[0].infer(inputs[0])
-        first = time.perf_counter() - loaded
-        self._opened = Opened(self._runners[0].info, loaded - start, first)
-        self._runners += [recipe.opened() for _ in range(streams - 1)]
+        runner.infer(inputs[0])
+        self._opened = Opened(runner.info, loaded - start, time.perf_counter() - loaded)
+        self._runners = [runner, *(recipe.opened() for _ in range(streams - 1))]
         self._pool = ThreadPoolExecutor(streams) if streams > 1 else None
 
     def opened(self) -> Opened:
-        """The first runner, and the time it took to open it."""
         return self._opened
 
     def warm_up(self, scope: str, bound_s: float) -> float:
         """Call until the last three windows of time agree within 3 %, or ``bound_s`` is over.
 
-        Returns:
-            Seconds per call; with several streams, from the time of all.
+        Return seconds per call; with several streams, from the time of all.
         """
         self._calls[scope] = [_call(runner, self._inputs, scope) for runner in self._runners]
         deadline = time.perf_counter() + bound_s
@@ -122,52 +136,29 @@ class Timer:
             wall = time.perf_counter() - start
             if collecting:
                 gc.enable()
-        return Timed(tuple(int(sample) for sample in samples), wall, _cpu_seconds() - before)
+        return Timed(tuple(samples.tolist()), wall, _cpu_seconds() - before)
 
     def layer_times(self, calls: int) -> tuple[LayerTime, ...]:
-        """The backend's own profile of ``calls`` calls.
-
-        Raises:
-            BackendUnavailable: it has none.
-        """
+        """The backend's own profile of ``calls`` calls; BackendUnavailable where it has none."""
         runner = self._runners[0]
         if not isinstance(runner, HasLayerTimes):
             raise BackendUnavailable(f"{runner.info.backend} lacks a profile by layer")
         return runner.layer_times(self._inputs[0], calls)
 
-    def host_peak_bytes(self) -> int:
-        """Peak memory of this process."""
-        return peak_bytes()
-
-    def _timed(self, functions: list[Callable[[int], None]], each: int) -> NDArray[np.int64]:
+    def _timed(self, functions: list[Call], each: int) -> NDArray[np.int64]:
         if self._pool is None:
             return timed_calls(functions[0], each)
         together = Barrier(len(functions))
 
-        def work(call: Callable[[int], None]) -> NDArray[np.int64]:
+        def work(call: Call) -> NDArray[np.int64]:
             together.wait()
             return timed_calls(call, each)
 
         return np.concatenate(list(self._pool.map(work, functions)))
 
 
-def peak_bytes() -> int:
-    """Peak memory of this process."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss is at least the parent's at the fork
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        peak = [line for line in lines if line.startswith("VmHWM:")]
-        if peak:
-            return 1024 * int(peak[0].split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def harness_ns(size: tuple[int, int], logs: Path, calls: int = 2000) -> float:
-    """Median nanoseconds of a call that does nothing: what the timer adds to each sample.
-
-    It is timed as every row is: in a process of its own, by the same loop.
-    """
+    """Median nanoseconds of a call that does nothing, timed as every row is."""
     from bench.backends.base import Recipe
 
     shape = (1, *size, 3)
@@ -178,8 +169,8 @@ def harness_ns(size: tuple[int, int], logs: Path, calls: int = 2000) -> float:
         return float(np.median(timer.call("turn", "host", calls).samples_ns))
 
 
-def timed_calls(call: Callable[[int], None], times: int) -> NDArray[np.int64]:
-    """Latency of each of ``times`` calls in nanoseconds; a call gets its number."""
+def timed_calls(call: Call, times: int) -> NDArray[np.int64]:
+    """Latency of each of ``times`` calls in nanoseconds."""
     samples = np.empty(times, np.int64)
     for number in range(times):
         start = time.perf_counter_ns()
@@ -188,15 +179,10 @@ def timed_calls(call: Callable[[int], None], times: int) -> NDArray[np.int64]:
     return samples
 
 
-def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Callable[[int], None]:
-    """The function that one sample times, of the number of the call."""
+def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Call:
     count = len(inputs)
     if scope == "host":
-
-        def host(number: int) -> None:
-            runner.infer(inputs[number % count])
-
-        return host
+        return lambda number: runner.infer(inputs[number % count])
     runner.stage(inputs)
 
     def device(number: int) -> None:
@@ -207,5 +193,4 @@ def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Callable[
 
 
 def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])  # of user and system

@@ -5,20 +5,155 @@ again, or made differently, on another machine. Shares are in 0…1 and units ar
 stands for a value that was not measured. ``bench.record.file`` writes and reads it.
 """
 
-from bench.record.report import FORMAT as FORMAT
-from bench.record.report import PAPER as PAPER
-from bench.record.report import REFERENCE as REFERENCE
-from bench.record.report import UNKNOWN as UNKNOWN
-from bench.record.report import Accuracy as Accuracy
-from bench.record.report import Footprint as Footprint
-from bench.record.report import Limit as Limit
-from bench.record.report import Peaks as Peaks
-from bench.record.report import Picture as Picture
-from bench.record.report import Report as Report
-from bench.record.report import Row as Row
-from bench.record.report import Score as Score
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
 from bench.record.timing import Latency as Latency
 from bench.record.timing import Setting as Setting
 from bench.record.timing import Telemetry as Telemetry
 from bench.record.timing import Timing as Timing
 from bench.record.timing import Turn as Turn
+from dabnet.intervals import Interval
+from dabnet.runtime.runner import LayerTime, RunnerInfo
+
+FORMAT = 3
+REFERENCE = "pytorch-fp32"  # the row that others are compared with
+PAPER = "paper"  # scope and variant of the published protocol (``bench.measure.paper``)
+UNKNOWN = "unknown images"
+"""``Accuracy.calibrated_on`` where the images cannot be compared with those that are scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy at one size of the labels; shares in 0…1."""
+
+    miou: Interval  # mean of the classes' IoU
+    miou_difference: Interval | None  # to the reference, paired by image; None for itself
+    class_iou: tuple[float | None, ...]  # as ``Report.classes``; None: the class does not occur
+    category_iou: tuple[float | None, ...]  # as ``Report.categories``
+    pixel_accuracy: float  # share of labelled pixels that are right
+    # Pixels per image (outer) and class (inner): their sums give each IoU.
+    hits: tuple[tuple[int, ...], ...]
+    unions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Quality of one row's masks."""
+
+    score: Score | None = None  # at the size that is timed; None without labels
+    # With the mask enlarged (nearest pixel) to the size of the labels; None if that is the same.
+    native_score: Score | None = None
+    agreement: tuple[float, ...] | None = None  # per image: pixels equal to the reference's, 0…1
+    # Int8 arithmetic of the scored masks (``RunnerInfo.arithmetic``). If other arithmetic was
+    # timed: share of pixels on which its masks equal the scored ones, and its mean IoU.
+    arithmetic: str = ""
+    timed_agreement: float | None = None
+    timed_miou: float | None = None
+    calibrated_on: str = ""  # images of the INT8 ranges, in words; "" for none; see ``UNKNOWN``
+    overlap: tuple[str, ...] = ()  # names of the scored images among them
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Cost of a row beside time."""
+
+    artifact_bytes: int = 0  # 0 if unknown
+    load_s: float | None = None  # from the file to a runner
+    first_inference_s: float | None = None
+    host_peak_bytes: int | None = None  # maximum memory of its process
+    device_peak_bytes: int | None = None  # the same of the GPU, by NVML
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Peak rates of a device, measured by ``bench.machine.peaks``."""
+
+    device: str
+    bytes_per_s: float  # of its memory, reads and writes together
+    multiply_adds_per_s: dict[str, float]  # of ``fp32``, ``fp16``, ``int8`` what was measured
+    measured: str  # date and time, ISO 8601
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Minimum time of the graph's own work at the peaks of the machine; all figures per call."""
+
+    seconds: float  # sum over kernels of the longer of arithmetic and memory traffic
+    arithmetic_s: float
+    traffic_s: float
+    multiply_adds: int
+    traffic_bytes: int
+    kernels: int  # operations pixel by pixel belong to the one before
+    share: float | None = None  # ``seconds`` / median of the device scope
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One artifact on one backend in one setting."""
+
+    name: str  # backend and variant, such as ``onnxruntime-int8``
+    setting: Setting
+    reason: str = ""  # why it could not run or did not finish; "" for a sound row
+    info: RunnerInfo | None = None  # of the timed runner
+    artifact: str = ""  # file name
+    manifest: dict[str, Any] = field(default_factory=dict)  # of the artifact, as JSON holds it
+    accuracy: Accuracy | None = None
+    timings: tuple[Timing, ...] = ()
+    footprint: Footprint = field(default_factory=Footprint)
+    limit: Limit | None = None
+    layers: tuple[LayerTime, ...] = ()  # the longest first, if they were asked for
+
+    @property
+    def score(self) -> Score | None:
+        return self.accuracy.score if self.accuracy else None
+
+    def timing(self, scope: str) -> Timing | None:
+        """The timing of that scope, if it has one with samples."""
+        found = (timing for timing in self.timings if timing.scope == scope and timing.latency)
+        return next(found, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture beside the record."""
+
+    image: str  # its name in the data set
+    shows: str  # ``image``, ``truth``, a row's name, or ``NAME differs`` from the reference
+    file: str  # path from the folder of the record
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run."""
+
+    model: str
+    checkpoint: str  # file name
+    checkpoint_sha256: str
+    dataset: str  # of the scored images; for a folder of images its name
+    split: str  # "" for a folder
+    images: tuple[str, ...]  # names of the scored images
+    labelled: bool
+    classes: tuple[str, ...]  # in the order of each ``class_iou``
+    palette: tuple[tuple[int, int, int], ...]  # RGB, by class
+    categories: tuple[str, ...]  # in the order of each ``category_iou``
+    scenario: dict[str, Any]  # by the names of ``bench.measure.request.Scenario``
+    environment: dict[str, str]  # machine and library versions, by name
+    rows: tuple[Row, ...]  # by setting, and within it in the order in which they were asked for
+    peaks: Peaks | None = None  # of the device that computed
+    pictures: tuple[Picture, ...] = ()
+    harness_ns: float | None = None  # what the timer adds to a call (median of the null runner)
+    started: str = ""  # date and time, ISO 8601, UTC
+    key: str = ""  # of all that was asked for; a run continues one that stopped with the same key
+    complete: bool = True  # False if the run was stopped before its end
+    format: int = FORMAT
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(dict.fromkeys(row.setting for row in self.rows))
+
+    def reference(self, setting: Setting) -> Row | None:
+        rows = (row for row in self.rows if row.setting == setting and row.name == REFERENCE)
+        return next(rows, None)

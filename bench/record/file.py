@@ -18,17 +18,8 @@ CODEC = Codec(
     one_line_each=("turns", "layers", "pictures", "hits", "unions"),
 )
 record_text = CODEC.dump
+write_record = CODEC.write
 _SHORTEST_S, _LONGEST_S = 1e-9, 1e9
-
-
-def write_record(report: Report, path: Path) -> None:
-    """Write ``report`` to ``path``, atomically.
-
-    Raises:
-        ValueError: a number of it is not finite; no measurement gives such a number.
-        InputError: the file cannot be written.
-    """
-    CODEC.write(report, path)
 
 
 def read_record(path: Path) -> Report:
@@ -44,7 +35,7 @@ def read_record(path: Path) -> Report:
 
 
 def _contradictions(report: Report) -> Iterator[str]:
-    """Contradictions that no run writes, and that would break a table or a comparison."""
+    """What no run writes, and what would break a table or a comparison."""
     names = Counter((row.name, row.setting) for row in report.rows)
     for (name, setting), count in names.items():
         if count > 1:

@@ -13,17 +13,11 @@ from dabnet.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Size, batch and streams of a call; rows of one setting are compared with each other.
+    """Size, batch and streams of a call; rows of one setting are compared with each other."""
 
-    Attributes:
-        size: (height, width) of the images in pixels.
-        batch: frames per call.
-        streams: calls in flight at a time, each from its own thread.
-    """
-
-    size: tuple[int, int]
-    batch: int = 1
-    streams: int = 1
+    size: tuple[int, int]  # (height, width) in pixels
+    batch: int = 1  # frames per call
+    streams: int = 1  # calls in flight at a time, each from its own thread
 
     def __str__(self) -> str:
         text = f"{self.size[0]}x{self.size[1]}, batch {self.batch}"
@@ -32,48 +26,32 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The machine during one turn; clocks, power and temperature are means.
+    """The machine during one turn; clocks, power and temperature are means."""
 
-    Attributes:
-        foreign_cores: cores that other processes kept busy.
-        gpu_mhz, gpu_memory_mhz: clocks of the GPU's processors and memory.
-        gpu_energy_j: of the turn; divided by its frames: energy per frame.
-        gpu_processes: others that held memory on the GPU.
-        throttled: why the GPU lowered its clocks, in NVML's words.
-    """
-
-    foreign_cores: float | None = None
+    foreign_cores: float | None = None  # cores that other processes kept busy
     cpu_mhz: float | None = None
     gpu_mhz: float | None = None
     gpu_memory_mhz: float | None = None
     gpu_power_w: float | None = None
     gpu_temperature_c: float | None = None
-    gpu_energy_j: float | None = None
-    gpu_processes: int | None = None
-    throttled: tuple[str, ...] = ()
+    gpu_energy_j: float | None = None  # of the turn; divided by its frames: energy per frame
+    gpu_processes: int | None = None  # others that held memory on the GPU
+    throttled: tuple[str, ...] = ()  # why the GPU lowered its clocks, in NVML's words
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One backend's part of one round.
+    """One backend's part of one round."""
 
-    Attributes:
-        round: its number, from 0; backends are compared with each other within a round.
-        start_s: seconds since the timing began.
-        wall_s: from the start of the first call to the end of the last. With several streams calls
-            overlap, and this is less than the sum of the samples.
-        samples_ns: latency of each call, in the order in which the calls ended.
-        marks: ``disturbed``, ``throttled``: what may have slowed it down.
-        counted: False if the round was repeated because one of its turns has a mark.
-    """
-
-    round: int
-    start_s: float
+    round: int  # its number, from 0; backends are compared with each other within a round
+    start_s: float  # since the timing began
+    # From the start of the first call to the end of the last. With several streams calls overlap,
+    # and this is less than the sum of the samples.
     wall_s: float
-    samples_ns: tuple[int, ...]
+    samples_ns: tuple[int, ...]  # latency of each call, in the order in which the calls ended
     telemetry: Telemetry = field(default_factory=Telemetry)
-    marks: tuple[str, ...] = ()
-    counted: bool = True
+    marks: tuple[str, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed it down
+    counted: bool = True  # False if the round was repeated because one of its turns has a mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,36 +69,21 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One scope of a row.
+    """One scope of a row."""
 
-    Attributes:
-        scope: ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``.
-        latency: of the counted turns; None before the first.
-        fps: frames per second, and its interval over rounds.
-        speed_ratio: how many times faster than the reference of this setting and scope; None for
-            the reference itself.
-        verdict: ``faster``, ``slower``, ``indistinguishable``; "" without a ratio.
-        turns: all, in order.
-    """
-
-    scope: str
-    latency: Latency | None = None
-    fps: Interval | None = None
+    scope: str  # ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``
+    latency: Latency | None = None  # of the counted turns; None before the first
+    fps: Interval | None = None  # frames per second, and its interval over rounds
+    # How many times faster than the reference of this setting and scope; None for itself.
     speed_ratio: Interval | None = None
-    verdict: str = ""
+    verdict: str = ""  # ``faster``, ``slower``, ``indistinguishable``; "" without a ratio
     turns: tuple[Turn, ...] = ()
 
     @classmethod
     def of(
         cls, scope: str, turns: Sequence[Turn], batch: int, reference: Sequence[Turn] | None
     ) -> Timing:
-        """Summarise the turns of one scope.
-
-        Args:
-            batch: frames per call.
-            reference: turns of the reference in that scope; None for the reference itself, or if
-                there is none.
-        """
+        """Summarise turns; ``reference``: those of the reference, None for itself or without."""
         ratio = None if reference is None else speed_ratio(reference, turns)
         fps, word = fps_of_turns(turns, batch), verdict(ratio) if ratio else ""
         return cls(scope, latency(turns), fps, ratio, word, tuple(turns))
@@ -136,9 +99,9 @@ def latency(turns: Sequence[Turn]) -> Latency | None:
     counted = [turn.samples_ns for turn in turns if turn.counted]
     if not counted:
         return None
-    ms = np.concatenate([np.array(samples, np.float64) for samples in counted]) / 1e6
-    p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, (25, 50, 75, 90, 95, 99)))
-    return Latency(len(ms), float(ms.min()), p50, p90, p95, p99, p75 - p25)
+    ms = np.concatenate(counted) / 1e6
+    low, p25, p50, p75, p90, p95, p99 = np.percentile(ms, (0, 25, 50, 75, 90, 95, 99)).tolist()
+    return Latency(len(ms), low, p50, p90, p95, p99, p75 - p25)
 
 
 def fps_of_turns(turns: Sequence[Turn], batch: int) -> Interval | None:
@@ -170,9 +133,8 @@ def speed_ratio(reference: Sequence[Turn], candidate: Sequence[Turn]) -> Interva
 def seconds_by_round(turns: Sequence[Turn]) -> dict[int, float]:
     """Round → seconds per call: the median or, where calls overlapped, the wall time by calls."""
     found = {}
-    for turn in turns:
-        if turn.counted:
-            samples = np.array(turn.samples_ns, np.float64) / 1e9
-            overlap = samples.sum() > 1.01 * turn.wall_s
-            found[turn.round] = turn.wall_s / len(samples) if overlap else float(np.median(samples))
+    for turn in (turn for turn in turns if turn.counted):
+        seconds = np.array(turn.samples_ns, np.float64) / 1e9
+        overlap = seconds.sum() > 1.01 * turn.wall_s
+        found[turn.round] = turn.wall_s / len(seconds) if overlap else float(np.median(seconds))
     return found
