@@ -38,41 +38,29 @@ _LONG = ("palette", "image_sha256", "recipe")  # in the JSON alone
 class Inspection:
     """Everything that ``dabnet-export inspect`` prints; its JSON has these keys.
 
-    Attributes:
-        file, bytes, sha256: the file; of an engine without the manifest beside it.
-        kind: ``checkpoint``, ``onnx``, ``engine`` or ``calibration``.
-        manifest: what the file says of itself; None for an ONNX file of another tool.
-        inputs, outputs: name, dtype and shape of each tensor; of a checkpoint its network's. A side
-            that may change is its name, "?" or -1.
-        precisions: number of layers by the type they compute in.
-        layers: name, operator and precision of those with weights; of an engine of all, () where
-            it cannot be read here.
-        ranges: minimum, maximum and threshold by each method of each tensor of a calibration.
-        notes: what else the reader must know.
-        format: version of this record.
+    ``inputs`` and ``outputs`` hold name, dtype and shape of each tensor, of a checkpoint those of
+    its network. A side that may change is its name, "?" or -1. ``layers`` hold name, operator and
+    precision of those with weights; of an engine of all, () where it cannot be read here.
     """
 
     file: str
-    kind: str
+    kind: str  # ``checkpoint``, ``onnx``, ``engine`` or ``calibration``
     bytes: int
     sha256: str
-    manifest: dict[str, Any] | None = None
+    manifest: dict[str, Any] | None = None  # None for an ONNX file of another tool
     inputs: tuple[dict[str, Any], ...] = ()
     outputs: tuple[dict[str, Any], ...] = ()
-    precisions: dict[str, int] = field(default_factory=dict)
+    precisions: dict[str, int] = field(default_factory=dict)  # number of layers by type
     layers: tuple[dict[str, str], ...] = ()
-    ranges: dict[str, dict[str, float]] = field(default_factory=dict)
+    ranges: dict[str, dict[str, float]] = field(default_factory=dict)  # of a calibration's tensors
     notes: tuple[str, ...] = ()
     format: int = 2
 
 
 def inspect_file(path: Path, dataset: str | None = None) -> Inspection:
-    """Read what ``path`` is. Neither a GPU nor TensorRT is needed; with both, more is known.
+    """Read what ``path`` is, for which neither a GPU nor TensorRT is needed.
 
-    ``dataset`` is that of a checkpoint which names none.
-
-    Raises:
-        DabnetError: the file is missing, empty or damaged.
+    ``dataset`` is that of a checkpoint which names none. DabnetError: no such file, or damaged.
     """
     kind = "calibration" if is_calibration(path) else Artifact.open(path).kind
     if kind == "calibration":
@@ -168,11 +156,7 @@ def _engine(path: Path) -> dict[str, Any]:
 
 
 def _layers_of_engine(path: Path, product_name: str, version: str) -> list[tuple[str, str, str]]:
-    """Name, kind and type of each layer; [] of an engine that was built without their details.
-
-    Raises:
-        BackendUnavailable: TensorRT of this version, or a GPU that loads the engine, is not here.
-    """
+    """Name, kind and type of each layer; [] of an engine that was built without their details."""
     product = find_product(product_name)
     if product.version != version:
         raise BackendUnavailable(f"{product} is installed")

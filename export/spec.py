@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP16, FP32, INT8, PRECISIONS
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
-from export.option import option, options_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A field of a request that is an option of the command line too."""
+
+    help: str = ""  # one sentence; "" shows none
+    name: str = ""  # such as ``--batch``; "" is made from the name of the field
+    choices: tuple[str, ...] = ()  # () takes any value of its type
+    least: float | None = None  # limits of a number, both included
+    most: float | None = None
+
+    def check(self, value: Any) -> None:
+        """Raise ``InputError`` unless ``value`` is one of the choices, or within the limits."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise InputError(f"{self.name} {value!r}", "one of " + ", ".join(self.choices))
+        if self.least is not None and not value >= self.least:
+            raise InputError(f"{self.name} {value}", f"at least {self.least:g}")
+        if self.most is not None and not value <= self.most:
+            raise InputError(f"{self.name} {value}", f"at most {self.most:g}")
+
+
+def option(default: T, help: str = "", **more: Any) -> T:
+    """Declare a field of a dataclass; ``more`` are attributes of ``Option``."""
+    declared: T = field(default=default, metadata={"option": Option(help, **more)})
+    return declared
+
+
+def options_of(request: Any) -> dict[str, tuple[Option, Any]]:
+    """Field → option and default, for a dataclass or an instance of it."""
+    found = {}
+    for item in fields(request):
+        if asked := item.metadata.get("option"):
+            name = asked.name or f"--{item.name.replace('_', '-')}"
+            found[item.name] = (replace(asked, name=name), item.default)
+    return found
+
 
 _INT8_ONLY = (
     *("placement", "rest", "float_layers", "fit_weights", "max_drop", "max_disagreement"),
@@ -42,9 +83,7 @@ class ExportSpec:
         choices=("portable", "ort-cpu", "ort-cuda", "tensorrt"),
     )
     mask_dtype: str = option(
-        "uint8",
-        "int32 for TensorRT 8.6, which cannot emit uint8.",
-        choices=("uint8", "int32"),
+        "uint8", "int32 for TensorRT 8.6, which cannot emit uint8.", choices=("uint8", "int32")
     )
     batch: int = option(1, "Images per call.", least=1)
     dynamic_batch: bool = option(False, "Each call chooses its number of images.")
@@ -58,9 +97,7 @@ class ExportSpec:
         choices=("uint8", "float"),
     )
     head: str = option(
-        "mask",
-        "Class mask (N, H, W), or float logits (N, K, H, W).",
-        choices=("mask", "logits"),
+        "mask", "Class mask (N, H, W), or float logits (N, K, H, W).", choices=("mask", "logits")
     )
     minimum_agreement: float | None = option(
         None,
@@ -86,13 +123,10 @@ class ExportSpec:
         name="--float-layer",
     )
     fit_weights: bool = option(
-        False,
-        "Fit INT8 weights and biases to the FP32 outputs of each convolution.",
+        False, "Fit INT8 weights and biases to the FP32 outputs of each convolution."
     )
     max_drop: float | None = option(
-        None,
-        "Maximum loss of INT8 in mIoU points; layers go to float until it holds.",
-        least=0,
+        None, "Maximum loss of INT8 in mIoU points; layers go to float until it holds.", least=0
     )
     max_disagreement: float | None = option(
         None,
@@ -101,9 +135,7 @@ class ExportSpec:
         most=100,
     )
     budget_images: int = option(
-        32,
-        "Training images to measure these two on, other than those that calibrate.",
-        least=1,
+        32, "Training images to measure these two on, other than those that calibrate.", least=1
     )
     card: str = option(
         "rtx-3090",
@@ -173,14 +205,12 @@ class ExportSpec:
 
     @property
     def input_tensor(self) -> TensorInfo:
-        """The graph's input."""
         n, h, w = self._sides
         if self.input == "uint8":
             return TensorInfo("image", "uint8", (n, h, w, 3))
         return TensorInfo("image", "float32", (n, 3, h, w))
 
     def output_tensor(self, classes: int) -> TensorInfo:
-        """The graph's output."""
         n, h, w = self._sides
         if self.head == "mask":
             return TensorInfo("mask", self.mask_dtype, (n, h, w))

@@ -9,15 +9,13 @@ from pathlib import Path
 import click
 
 from dabnet.console import CONTEXT
-from dabnet.data.registry import DATASETS
+from export.cli.options import FILE, unnamed_dataset_option
 
 
 @click.command("inspect", context_settings=CONTEXT)
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=FILE)
 @click.option("--layers", is_flag=True, help="List every layer; of a calibration, every range.")
-@click.option(
-    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
-)
+@unnamed_dataset_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
 def inspect_command(file: Path, layers: bool, dataset: str | None, as_json: bool) -> None:
     """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.

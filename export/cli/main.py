@@ -16,8 +16,7 @@ from export.cli.inspect import inspect_command
 from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
 from export.cli.verify import verify_command
 from export.engine.spec import BuildSpec
-from export.option import options_of
-from export.spec import ExportSpec
+from export.spec import ExportSpec, options_of
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -123,7 +122,6 @@ def _tell(what: str) -> None:
 
 
 def _print_manifest(manifest: Any, output: Path) -> None:
-    """Say what was written; the whole is in the manifest."""
     height, width = manifest.size
     batch = manifest.input.shape[0] if manifest.input.shape[0] > 0 else "any"
     click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")

@@ -13,10 +13,13 @@ from click.core import ParameterSource
 from dabnet.console import Command, Size, options
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
-from export.option import options_of
+from export.spec import options_of
 
 FILE = click.Path(path_type=Path)
 
+unnamed_dataset_option = click.option(
+    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
+)
 output_option = click.option("-o", "--output", type=FILE, required=True, help="File to write.")
 source_options = options(
     click.option(
@@ -49,13 +52,7 @@ class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in n
 def request_options(
     request: type, only: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
-    """Add the options of ``ExportSpec`` or ``BuildSpec`` to a command, by their fields' names.
-
-    Args:
-        request: the dataclass.
-        only: names of fields; () takes all.
-        without: names of fields to leave out.
-    """
+    """Add the options of ``ExportSpec`` or ``BuildSpec`` to a command, by their fields' names."""
     made = []
     for name, (asked, default) in options_of(request).items():
         if name in without or (only and name not in only):
@@ -87,13 +84,7 @@ _TYPES: dict[str, Any] = {
 
 
 def refuse_typed(names: Iterable[str], what: str, expected: str, fix: str) -> None:
-    """Raise InputError if one of these parameters of the running command was typed.
-
-    Args:
-        names: of the parameters.
-        what: the argument with which they have no effect, for the error.
-        expected, fix: as of ``InputError``.
-    """
+    """Raise InputError if a parameter of these names was typed, which has no effect on ``what``."""
     context = click.get_current_context()
     typed = [
         parameter.opts[0]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dabnet.console import CONTEXT, Size, progress_bar
-from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
-from export.cli.options import FILE
+from export.cli.options import FILE, unnamed_dataset_option
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
@@ -37,9 +36,7 @@ DEFAULT_SCENES = 8
     "--limit", type=click.IntRange(1), help="Maximum number of images.  [default: all; scenes 8]"
 )
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
-@click.option(
-    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
-)
+@unnamed_dataset_option
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
     "--tolerance",
@@ -79,9 +76,8 @@ def verify_command(
     Exit code: 0; 1 where the agreement is below --min-agreement; 2 for bad input.
     """
     if worst is not None and output is None:
-        raise InputError(
-            "--worst without --output", "a folder for the pictures", "add --output DIR"
-        )
+        expected = "a folder for the pictures"
+        raise InputError("--worst without --output", expected, "add --output DIR")
     from dabnet.files import writable_directory, writable_target
     from export.verify.masks import verify
     from export.verify.report import save_worst
@@ -145,7 +141,6 @@ def _layers(a: Side, b: Side, images: SizedImages, tolerance: float) -> LayerRep
 def _tell(
     found: Verification, report: LayerReport | None, record: Path | None, written: list[Path]
 ) -> None:
-    """Print what was found and write the record."""
     from dabnet.files import write_text
     from dabnet.tables import terminal
     from export.verify.report import print_layers, print_verification

@@ -118,11 +118,8 @@ def _configure(product: Product, config: Any, spec: BuildSpec, typed: bool) -> N
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
-            given, expected = (
-                f"{product} refused the target {name.lower()}",
-                ", ".join(product.targets),
-            )
-            raise BuildError(given, f"one of {expected}")
+            known = f"one of {', '.join(product.targets)}"
+            raise BuildError(f"{product} refused the target {name.lower()}", known)
 
 
 def _add_profile(job: Job, builder: Any, config: Any) -> None:

@@ -12,7 +12,7 @@ from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from dabnet.runtime.manifest import DYNAMIC, Manifest, Profile, TensorInfo
 from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX, Product
-from export.option import Option, option, options_of
+from export.spec import Option, option, options_of
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
@@ -120,10 +120,8 @@ class BuildSpec:
     @property
     def shapes(self) -> dict[str, Shape]:
         """The shapes that were given, by the name of their option."""
-        shapes = {
-            f"--{side}-shape": getattr(self, f"{side}_shape") for side in ("min", "opt", "max")
-        }
-        return {name: shape for name, shape in shapes.items() if shape}
+        shapes = {"min": self.min_shape, "opt": self.opt_shape, "max": self.max_shape}
+        return {f"--{name}-shape": shape for name, shape in shapes.items() if shape}
 
     @property
     def compatibility(self) -> tuple[str, ...]:

@@ -33,11 +33,9 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
-    """One tensor of both graphs.
+    """One tensor of both graphs, whose names ``a``, ``b`` differ only among a parting's inputs.
 
     Attributes:
-        a, b: its names; they differ only among the inputs of a parting.
-        shape_a, shape_b: e.g. (N, C, H, W).
         relative_error: ‖a - b‖ / ‖a‖; None where the shapes differ, where a value is not finite,
             or where a is 0 and b is not.
         max_abs: largest |a - b|; None where the shapes differ or a value is not finite.
@@ -57,39 +55,28 @@ class TensorDifference:
 
 @dataclass(frozen=True, slots=True)
 class Parting:
-    """The first tensor that differs, who computes it, and what that node reads.
+    """The first tensor that differs, the node that computes it, and what that node reads.
 
-    Attributes:
-        tensor: its name.
-        node_a, node_b: name and operator of the node that computes it in each graph.
-        inputs: the float inputs of the two nodes by position (a Conv's: data, weights, bias), or
-            by name where the nodes are of different operators.
+    ``inputs`` are the float inputs of both nodes by position (a Conv's: data, weights, bias), or by
+    name where the nodes are of different operators.
     """
 
     tensor: str
-    node_a: str
+    node_a: str  # name and operator
     node_b: str
     inputs: tuple[TensorDifference, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """What ``compare_layers`` found.
-
-    Attributes:
-        image: name of the image that both graphs ran on.
-        tolerance: relative error above which a tensor counts as parted.
-        tensors: matched tensors in the order of A's nodes.
-        unmatched_a, unmatched_b: how many tensors stand in one graph only, or as other types.
-        parting: None where no tensor exceeds the tolerance.
-    """
+    """The result of ``compare_layers``."""
 
     image: str
     tolerance: float
-    tensors: tuple[TensorDifference, ...]
-    unmatched_a: int
+    tensors: tuple[TensorDifference, ...]  # the matched ones, in the order of A's nodes
+    unmatched_a: int  # how many stand in one graph only, or as other types
     unmatched_b: int
-    parting: Parting | None
+    parting: Parting | None  # None where no tensor exceeds the tolerance
 
     @property
     def rejoins(self) -> TensorDifference | None:
@@ -120,13 +107,8 @@ def compare_layers(
     """Run both graphs on one image and compare every float tensor that both have.
 
     The graphs run side by side, and a tensor is held only until the other graph has computed it.
-
-    Args:
-        a, b: graphs with one input. They are not modified.
-        image: name of the image that both look at.
-        given: the image as A takes it, and as B does.
-        tolerance: relative error above which a tensor has parted.
-        progress: shows a bar of tensors.
+    ``image`` is the image's name, ``given`` what A takes of it, and B. A tensor has parted whose
+    relative error exceeds ``tolerance``.
 
     Raises:
         InputError: the graphs share no tensor.
@@ -165,11 +147,9 @@ def compare_layers(
     return LayerReport(image, tolerance, tensors, unmatched[0], unmatched[1], parting)
 
 
-def _alternating(
-    a: Iterator[tuple[str, Values]], b: Iterator[tuple[str, Values]]
-) -> Iterator[tuple[int, str, Values]]:
-    """Yield (0, name, values) of ``a`` and (1, name, values) of ``b`` in turn."""
-    for pair in zip_longest(a, b):
+def _alternating(*runs: Iterator[tuple[str, Values]]) -> Iterator[tuple[int, str, Values]]:
+    """Yield (0, name, values) of the first run and (1, name, values) of the second in turn."""
+    for pair in zip_longest(*runs):
         for side, item in enumerate(pair):
             if item is not None:
                 yield side, *item
@@ -222,12 +202,6 @@ class _Graph:
                 "a graph that takes what its manifest says",
             ) from error
 
-    def producer(self, name: str) -> ir.Node:
-        """The node that computes ``name``."""
-        node = self.tensors[name].producer()
-        assert node is not None
-        return node
-
     def values(self, names: Sequence[str]) -> list[Values]:
         """The tensors ``names``: constants from the file, the others from a run."""
         constants = {name: self.tensors[name].const_value for name in names}
@@ -239,7 +213,9 @@ class _Graph:
 
 
 def _parting(tensor: str, a: _Graph, b: _Graph, tolerance: float) -> Parting:
-    node_a, node_b = a.producer(tensor), b.producer(tensor)
+    node_a, node_b = (graph.tensors[tensor].producer() for graph in (a, b))
+    assert node_a is not None
+    assert node_b is not None
     reads_a, reads_b = ([v.name if v else "" for v in node.inputs] for node in (node_a, node_b))
     if node_a.op_type == node_b.op_type and len(reads_a) == len(reads_b):
         pairs = [(str(x), str(y)) for x, y in zip(reads_a, reads_b, strict=True) if x and y]
@@ -251,8 +227,5 @@ def _parting(tensor: str, a: _Graph, b: _Graph, tolerance: float) -> Parting:
         for (x, y), read_a, read_b in zip(pairs, values_a, values_b, strict=True)
         if _is_float(read_a) and _is_float(read_b)
     )
-    return Parting(tensor, _label(node_a), _label(node_b), inputs)
-
-
-def _label(node: ir.Node) -> str:
-    return f"{node_name(node)} ({node.op_type})"
+    label_a, label_b = (f"{node_name(node)} ({node.op_type})" for node in (node_a, node_b))
+    return Parting(tensor, label_a, label_b, inputs)

@@ -28,25 +28,17 @@ class ImageAgreement:
 
 @dataclass(frozen=True, slots=True)
 class LogitDifference:
-    """B's coarse logits less A's, over all images.
-
-    Attributes:
-        max_abs: largest |difference|.
-        image: where it is.
-        sqnr_db: power of A's logits over that of the difference, in dB; None where they are equal.
-    """
+    """B's coarse logits less A's, over all images."""
 
     max_abs: float
-    image: str
-    sqnr_db: float | None
+    image: str  # where ``max_abs`` is
+    sqnr_db: float | None  # power of A's logits over the difference's, in dB; None where equal
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One image with both masks: uint8 (H, W, 3), RGB, and uint8 (H, W) twice."""
+class Picture(ImageAgreement):
+    """The image too, uint8 (H, W, 3), RGB, and both masks, uint8 (H, W)."""
 
-    name: str
-    agreement: float
     image: Uint8Array
     mask_a: Uint8Array
     mask_b: Uint8Array
@@ -54,31 +46,20 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """How far B agrees with A.
+    """How far B agrees with A."""
 
-    Attributes:
-        a, b: the artifacts in words: file, kind, precision, backend, note.
-        images: number and source of the images, in words.
-        size: (height, width).
-        classes: names by index.
-        per_image: in the order of the images; at least one.
-        matrix: int64 (K, K) pixels, rows A's classes, columns B's.
-        logits: None where ``no_logits`` says why there is nothing to compare.
-    """
-
-    a: dict[str, str]
+    a: dict[str, str]  # the artifacts in words: see ``Side.record``
     b: dict[str, str]
-    images: str
-    size: tuple[int, int]
+    images: str  # their number and source in words
+    size: tuple[int, int]  # (height, width)
     classes: tuple[str, ...]
-    per_image: tuple[ImageAgreement, ...]
-    matrix: Counts
-    logits: LogitDifference | None
+    per_image: tuple[ImageAgreement, ...]  # at least one
+    matrix: Counts  # int64 (K, K) pixels, rows A's classes, columns B's
+    logits: LogitDifference | None  # None where ``no_logits`` says why
     no_logits: str = ""
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Agreement of each image, float64 (images,)."""
         return np.array([image.agreement for image in self.per_image])
 
     @property
@@ -91,7 +72,7 @@ class Verification:
         return min(self.per_image, key=lambda image: image.agreement)
 
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the mean over images: percentile bootstrap, seeded; None for one."""
+        """95 % interval of the mean over images, by ``mean_bounds``; None for one image."""
         return mean_bounds(self.shares) if len(self.shares) > 1 else None
 
     def record(self) -> dict[str, Any]:
@@ -114,12 +95,8 @@ class Verification:
             },
             "mean_iou": float(mean_iou(self.matrix)),
             "classes": [
-                {
-                    "name": name,
-                    "iou": None if np.isnan(iou) else float(iou),
-                    "pixels_a": pixels_a,
-                    "pixels_b": pixels_b,
-                }
+                {"name": name, "iou": None if np.isnan(iou) else float(iou)}
+                | {"pixels_a": pixels_a, "pixels_b": pixels_b}
                 for name, iou, (pixels_a, pixels_b) in zip(self.classes, ious, pixels, strict=True)
             ],
             "logits": dataclasses.asdict(self.logits) if self.logits else None,
@@ -135,15 +112,9 @@ def verify(
     worst: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> tuple[Verification, list[Picture]]:
-    """Run both artifacts on every image.
+    """Run both artifacts on every image; ``a`` is the reference.
 
-    Args:
-        a: the reference.
-        b: what is compared with it.
-        images: at one size that both take.
-        worst: how many of the images with the lowest agreement to return, worst first; memory
-            holds no others.
-        progress: called after each image.
+    Returns also the ``worst`` images of lowest agreement, worst first; memory holds no others.
 
     Raises:
         DabnetError: an image cannot be read, or an artifact gives what its manifest excludes.
@@ -162,18 +133,8 @@ def verify(
         kept.append(Picture(item.name, share, item.image, mask_a, mask_b))
         kept = sorted(kept, key=lambda picture: picture.agreement)[:worst]
         progress()
-    found = Verification(
-        a.record(),
-        b.record(),
-        images.description,
-        images.size,
-        classes,
-        tuple(per_image),
-        matrix,
-        logits.difference(),
-        logits.reason,
-    )
-    return found, kept
+    given = (a.record(), b.record(), images.description, images.size, classes)
+    return Verification(*given, tuple(per_image), matrix, logits.found(), logits.reason), kept
 
 
 def sqnr_db(signal: float, noise: float) -> float | None:
@@ -183,16 +144,13 @@ def sqnr_db(signal: float, noise: float) -> float | None:
 
 @dataclass(slots=True)
 class _LogitSums:
-    """Squares of A's logits and of the differences, over the images so far."""
-
-    signal: float = 0.0
-    noise: float = 0.0
+    signal: float = 0.0  # of squares of A's logits
+    noise: float = 0.0  # of squares of the differences
     largest: float = -1.0
     image: str = ""
     reason: str = ""
 
     def add(self, name: str, *sides: tuple[Side, Logits | None]) -> None:
-        """Add both sides' logits (K, h, w) of one image; without them there is a reason instead."""
         known = [(side, logits) for side, logits in sides if logits is not None]
         if len(known) < len(sides):
             silent = (str(side.path) for side, logits in sides if logits is None)
@@ -204,11 +162,9 @@ class _LogitSums:
             return
         for side, logits in known:
             if not np.isfinite(logits).all():
-                raise ArtifactError(
-                    f"{str(side.path)!r} gives NaN or infinite logits on {name!r}",
-                    "finite logits",
-                    "its arithmetic overflows: export it again in fp32",
-                )
+                given = f"{str(side.path)!r} gives NaN or infinite logits on {name!r}"
+                fix = "its arithmetic overflows: export it again in fp32"
+                raise ArtifactError(given, "finite logits", fix)
         difference = b.astype(np.float64) - a
         self.signal += float(np.square(a, dtype=np.float64).sum())
         self.noise += float(np.square(difference).sum())
@@ -216,7 +172,7 @@ class _LogitSums:
         if largest > self.largest:
             self.largest, self.image = largest, name
 
-    def difference(self) -> LogitDifference | None:
+    def found(self) -> LogitDifference | None:
         if self.reason or not self.image:
             return None
         return LogitDifference(self.largest, self.image, sqnr_db(self.signal, self.noise))

@@ -27,7 +27,6 @@ DIMMED = 0.45
 
 
 def print_verification(console: Console, found: Verification) -> None:
-    """Print what was compared, the agreement, the classes and the logits."""
     height, width = found.size
     for letter, side in (("A", found.a), ("B", found.b)):
         what = f"{side['kind']}, {side['precision']}; {side['backend']}"
@@ -61,8 +60,8 @@ def _class_table(found: Verification) -> Table:
     pixels = max(1, int(found.matrix.sum()))
     made = table("class", "IoU of A and B %", "pixels in A %", "in B %")
     in_a, in_b = found.matrix.sum(1) / pixels, found.matrix.sum(0) / pixels
-    columns = zip(found.classes, class_iou(found.matrix), in_a, in_b, strict=True)
-    for name, iou, *shares in columns:
+    ious = class_iou(found.matrix)
+    for name, iou, *shares in zip(found.classes, ious, in_a, in_b, strict=True):
         text = "–" if np.isnan(iou) else percent(float(iou))
         row(made, name, text, *(f"{100 * share:.2f}" for share in shares))
     made.add_section()
@@ -117,12 +116,7 @@ def _cells(tensor: TensorDifference) -> tuple[str, ...]:
     values = (tensor.relative_error, tensor.max_abs)
     relative, largest = ("–" if value is None else f"{value:.2e}" for value in values)
     equal = "equal" if tensor.relative_error == 0 else "–"
-    return (
-        tensor.a,
-        relative,
-        largest,
-        equal if tensor.sqnr_db is None else f"{tensor.sqnr_db:.1f}",
-    )
+    return tensor.a, relative, largest, equal if tensor.sqnr_db is None else f"{tensor.sqnr_db:.1f}"
 
 
 def save_worst(a: Side, b: Side, pictures: Sequence[Picture], folder: Path) -> list[Path]:
@@ -136,15 +130,13 @@ def save_worst(a: Side, b: Side, pictures: Sequence[Picture], folder: Path) -> l
     for number, picture in enumerate(pictures, start=1):
         stem = re.sub(r"[^\w.-]+", "_", str(Path(picture.name).with_suffix("")))
         path = folder / f"worst_{number:02}_{stem}.png"
-        image, share = picture.image, 1 - picture.agreement
+        image, mask_a, mask_b = picture.image, picture.mask_a, picture.mask_b
+        share = f"differ: {100 * (1 - picture.agreement):.3f} % of pixels"
         shown = [
             (picture.name, image),
-            (f"A: {a.path.name}", overlay(image, picture.mask_a, labels)),
-            (f"B: {b.path.name}", overlay(image, picture.mask_b, labels)),
-            (
-                f"differ: {100 * share:.3f} % of pixels",
-                differing(image, picture.mask_a, picture.mask_b),
-            ),
+            (f"A: {a.path.name}", overlay(image, mask_a, labels)),
+            (f"B: {b.path.name}", overlay(image, mask_b, labels)),
+            (share, differing(image, mask_a, mask_b)),
         ]
         with replacing(path) as temporary:
             panel(shown).save(temporary)

@@ -28,18 +28,12 @@ Logits = NDArray[np.float32]
 class Side:
     """One artifact: its own description, and after ``load`` its masks and logits.
 
-    Args:
-        path: a checkpoint, an ONNX file or an engine, each with its manifest.
-        dataset: of a checkpoint that names none.
+    ``dataset`` is that of a checkpoint which names none.
 
     Attributes:
-        kind: ``checkpoint``, ``onnx`` or ``engine``.
-        precision: such as ``fp32``; a checkpoint's is that of PyTorch.
-        classes, palette: names and colours by class index.
         shape: (N, H, W) of its images, -1 for a side that each call chooses; a checkpoint takes
             any.
         size: (height, width) of its example; None for a checkpoint.
-        stride: height and width of its images are multiples of it.
 
     Raises:
         DabnetError: the file is missing, damaged or carries no manifest.
@@ -70,11 +64,7 @@ class Side:
         return None if DYNAMIC in self.shape[1:] else (self.shape[1], self.shape[2])
 
     def load(self, size: tuple[int, int]) -> None:
-        """Prepare it for images of (height, width): PyTorch and onnxruntime on the CPU.
-
-        Raises:
-            DabnetError: it cannot be loaded, or this machine lacks its backend.
-        """
+        """Prepare it for images of (height, width): PyTorch and onnxruntime on the CPU."""
         if self.manifest is None:
             self._runner: Runner = self._torch_runner((1, *size, 3))
             return
@@ -129,7 +119,6 @@ class Side:
         }
 
     def close(self) -> None:
-        """Release what ``load`` took."""
         self._runner.close()
 
     def _torch_runner(self, shape: tuple[int, int, int, int]) -> Runner:

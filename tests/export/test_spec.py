@@ -12,9 +12,8 @@ from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED
 from export.int8.cost import CARDS, DEFAULT_CARD
-from export.option import options_of
 from export.passes.targets import TARGETS
-from export.spec import ExportSpec
+from export.spec import ExportSpec, options_of
 
 SIZE = (64, 96)
 
