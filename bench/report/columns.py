@@ -107,7 +107,7 @@ class Column:
         text: of a value; ``str`` makes a column of words, set to the left.
         table: the table that shows it.
         brief: whether terminal and Markdown leave out the interval, which the page shows.
-        mark: beside the text of a line, or "".
+        mark: beside the text where it holds of the line: ``CALIBRATION_MARK``, ``TIMING_MARK``.
     """
 
     key: str
@@ -117,7 +117,7 @@ class Column:
     text: Callable[[Any], str] = str
     table: str = ""
     brief: bool = False
-    mark: Callable[[Line], str] = lambda line: ""
+    mark: str = ""
 
     @property
     def title(self) -> str:
@@ -134,8 +134,9 @@ class Column:
             return NONE
         value = self.of(line)
         if value is not None:
+            holds = {CALIBRATION_MARK: is_marked(line.row), TIMING_MARK: marked(line.timing)}
             text = parts(self.text(value))[0] if brief and self.brief else self.text(value)
-            return f"{text} {self.mark(line)}".rstrip()
+            return f"{text} {self.mark}" if holds.get(self.mark) else text
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
         is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
         return "reference" if is_base else NONE
@@ -174,30 +175,18 @@ def _energy_per_frame_j(line: Line) -> float | None:
     return sum(known) / frames if frames and len(known) == len(turns) else None
 
 
-def _clock(line: Line) -> tuple[str, float] | None:
-    """Mean clock in MHz of the counted turns: of the GPU where one computed, else of the cores."""
+def _clock(line: Line) -> str | None:
+    """Mean clock of the counted turns: of the GPU where one computed, else of the cores."""
     telemetry = [turn.telemetry for turn in counted(line.timing)]
     gpu = [t.gpu_mhz for t in telemetry if t.gpu_mhz is not None]
     cpu = [t.cpu_mhz for t in telemetry if t.cpu_mhz is not None]
     if gpu and not (line.row.info and line.row.info.device.startswith("cpu")):
-        return "GPU", float(np.mean(gpu))
-    return ("CPU", float(np.mean(cpu))) if cpu else None
-
-
-def _clock_text(clock: tuple[str, float]) -> str:
-    return f"{clock[0]} {number(clock[1], 2, 1e-3)}"
+        return f"GPU {number(float(np.mean(gpu)), 2, 1e-3)}"
+    return f"CPU {number(float(np.mean(cpu)), 2, 1e-3)}" if cpu else None
 
 
 def _file_bytes(line: Line) -> int | None:
     return line.row.footprint.artifact_bytes or None
-
-
-def _calibration(line: Line) -> str:
-    return CALIBRATION_MARK if is_marked(line.row) else ""
-
-
-def _disturbance(line: Line) -> str:
-    return TIMING_MARK if marked(line.timing) else ""
 
 
 def _ms(seconds: float) -> str:
@@ -236,7 +225,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("artifact", "row.artifact"),
     _csv("scope", lambda line: line.timing.scope if line.timing else ""),
     # Accuracy.
-    Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, mark=_calibration),
+    Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, CALIBRATION_MARK),
     Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),
     Column("agreement", "agrees", "%", _agreement, _agreement_text, SPEED),
     Column("", "category IoU", "%", _category, percent, MORE),
@@ -253,7 +242,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("fps", "FPS", "[95 %]", "timing.fps", figures.rates, SPEED),
     _csv("calls", "timing.latency.calls"),
     _csv("min_s", _seconds("min")),
-    Column("p50_s", "p50", "ms", _seconds("p50"), _ms, SPEED, mark=_disturbance),
+    Column("p50_s", "p50", "ms", _seconds("p50"), _ms, SPEED, mark=TIMING_MARK),
     _csv("p90_s", _seconds("p90")),
     Column("p95_s", "p95", "ms", _seconds("p95"), _ms, SPEED),
     Column("p99_s", "p99", "ms", _seconds("p99"), _ms, SPEED),
@@ -273,7 +262,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("host_peak_bytes", "host peak", "MB", f"{_COST}.host_peak_bytes", _MB, COST),
     Column("device_peak_bytes", "device peak", "MB", f"{_COST}.device_peak_bytes", _MB, COST),
     Column("energy_per_frame_j", "energy", "mJ/frame", _energy_per_frame_j, _number(1, 1e3), COST),
-    Column("", "clock", "GHz", _clock, _clock_text, COST),
+    Column("", "clock", "GHz", _clock, "{}".format, COST),
     # The limit of the machine.
     Column("limit_s", "limit", "ms", "row.limit.seconds", _ms, LIMIT),
     Column("", "arithmetic alone", "ms", "row.limit.arithmetic_s", _ms, LIMIT),
@@ -306,10 +295,8 @@ def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> 
     """The rows of one setting that ran, with the columns of the tables of those names.
 
     ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
-    too. Other tables leave out columns and rows of which the record holds nothing.
-
-    Args:
-        brief: whether to leave out the intervals of the columns that are ``brief``.
+    too. Other tables leave out columns and rows of which the record holds nothing. Columns that are
+    ``brief`` show their intervals if ``brief`` is False.
     """
     columns = [column for column in COLUMNS if column.table in names]
     lines = []

@@ -24,7 +24,6 @@ def notes(report: Report) -> list[str]:
     """Return the lines, each of one or two sentences."""
     timings = [(row, t) for row in report.rows for t in row.timings if t.latency]
     scopes = dict.fromkeys(timing.scope for _, timing in timings)
-    marked = (row for row in report.rows if is_marked(row))
     machine = "; ".join(f"{name} {value}" for name, value in report.environment.items())
     return [
         *_run(report),
@@ -34,7 +33,7 @@ def notes(report: Report) -> list[str]:
         *_ran(report),
         *int8_worth(report),
         *grouped((row.name, _arithmetic(row)) for row in report.rows),
-        *dict.fromkeys(calibration(report, row) for row in marked),
+        *dict.fromkeys(calibration(report, row) for row in report.rows if is_marked(row)),
         *_telemetry([timing for _, timing in timings]),
         *_marks(timings, several=len(report.settings) > 1),
         f"Machine: {machine}.",

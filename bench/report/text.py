@@ -16,8 +16,6 @@ from bench.report.notes import notes
 from dabnet import tables
 from dabnet.intervals import Interval
 
-LAYERS_SHOWN = 10
-
 
 def csv_text(report: Report) -> str:
     """Return the record's summary as CSV: one line per row and scope, numbers in base units.
@@ -78,7 +76,7 @@ def _beside(value: float | None, reference: float | None, row: str) -> str:
 
 
 def layer_grid(report: Report) -> Grid:
-    """The longest layers of each row, in one table; without lines where no row has a profile."""
+    """The ten longest layers of each row; without lines where no row has a profile."""
     lines = tuple(
         (
             f"{row.name}, {row.setting}" if len(report.settings) > 1 else row.name,
@@ -88,7 +86,7 @@ def layer_grid(report: Report) -> Grid:
             percent(layer.share, 1),
         )
         for row in report.rows
-        for layer in row.layers[:LAYERS_SHOWN]
+        for layer in row.layers[:10]
     )
     headings = ("artifact", "layer", "kind", "ms", "share %")
     return Grid("longest layers", headings, lines, left=headings[:3])

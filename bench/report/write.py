@@ -14,8 +14,7 @@ from dabnet.files import writable_directory, write_text
 def write_report(report: Report, folder: Path, pictures: Path | None = None) -> list[Path]:
     """Write bench.json, bench.csv, bench.md and bench.html into ``folder``.
 
-    Args:
-        pictures: folder that the record's pictures are relative to; by default ``folder``.
+    The record's pictures are relative to ``pictures``, by default to ``folder``.
     """
     texts = {
         "bench.json": record_text(report),

@@ -56,7 +56,7 @@ _TURNS: Marks = {
     "counted": {"marker": "o"},
     "disturbed": {"marker": "^", "markersize": 8, "markerfacecolor": PALETTE[4]},
     "throttled": {"marker": "s", "markersize": 7, "markerfacecolor": PALETTE[4]},
-    "not counted": {"marker": "x", "markersize": 9},
+    "not counted": {"marker": "x", "markersize": 12},
 }
 _SOFT = ("axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "legend.labelcolor")
 _STYLE: dict[Any, Any] = {
@@ -267,13 +267,12 @@ def _label(axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look]) -> None
     covered = np.hstack((ends.min(1) - 2, ends.max(1) + 2))
     for n in np.argsort(-places[:, 1], kind="stable"):
         x, y = places[n]
-        wide = 16 + 0.6 * FONT * min(len(drawn[n].name), NAME)  # with the mark left of it
+        wide = 16 + 0.55 * FONT * min(len(drawn[n].name), NAME)  # with the mark left of it
         starts = x + np.array((12, -12 - wide, -wide / 2, 40, -40 - wide))
         left, up = map(np.ravel, np.meshgrid(starts, y + 8 * np.arange(-26, 27)))
         boxes = np.stack((left, up - 8, left + wide, up + 8), axis=1)
         outside = (boxes[:, :2] < frame[:2]).any(1) | (boxes[:, 2:] > frame[2:]).any(1)
-        away = np.maximum(left - x, x - left - wide).clip(0)
-        cost = abs(up - y) + 0.5 * away + 1e9 * outside
+        cost = abs(up - y) + 0.5 * np.maximum(left - x, x - left - wide).clip(0) + 1e9 * outside
         cost += 20 * _overlap(boxes, crowded) + 0.4 * _overlap(boxes, covered)
         box = boxes[cost.argmin()]
         crowded = np.vstack((crowded, box))
@@ -362,13 +361,8 @@ def _summary(name: str, turns: Sequence[Turn]) -> str:
 @rc_context(_STYLE)
 def rounds(report: Report, scope: str, setting: Setting) -> str:
     """Median latency of each turn over the time of the run, and the clocks of the machine."""
-    timed = {
-        row.name: turns
-        for row in rows_of(report, setting)
-        for timing in row.timings
-        if timing.scope == scope
-        if (turns := [turn for turn in timing.turns if turn.samples_ns])
-    }
+    timings = [(row.name, t) for row in rows_of(report, setting) for t in row.timings]
+    timed = {name: t.turns for name, t in timings if t.scope == scope and t.turns}
     if not timed:
         return ""
     turns, look = [turn for of in timed.values() for turn in of], looks(report)

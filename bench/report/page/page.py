@@ -10,7 +10,6 @@ import base64
 import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -37,9 +36,8 @@ def html_page(report: Report, folder: Path | None = None) -> str:
             pictures.setdefault(picture.image, {})[picture.shows] = url
         else:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
-    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
     loader = PackageLoader("bench.report", "page")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **layout)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["parts"] = figures.parts
     environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = notes(report)
@@ -107,12 +105,9 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
     ties = [row for row, change in changes if change and change.low <= 0 <= change.high]
     if told := [(row, score.miou) for row, score in scored if row not in ties]:
         best, miou = max(told, key=lambda pair: pair[1].value)
-        more = _more(best, scope)
-        if ties and best.name == REFERENCE:
-            more += (
-                f"; {len(ties)} rows do not differ from it beyond chance; fastest: {ties[0].name}"
-            )
-        yield "Highest mIoU", best.name, f"{figures.shares(miou)} %", more
+        tied = f"; {len(ties)} rows do not differ from it beyond chance; fastest: " if ties else ""
+        more = tied + ties[0].name if ties and best.name == REFERENCE else ""
+        yield "Highest mIoU", best.name, f"{figures.shares(miou)} %", _more(best, scope) + more
     if sized := [row for row in rows if row.footprint.artifact_bytes]:
         small = min(sized, key=lambda row: row.footprint.artifact_bytes)
         size = figures.megabytes(small.footprint.artifact_bytes, 2)

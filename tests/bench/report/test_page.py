@@ -231,7 +231,7 @@ def test_rows_that_did_not_run_for_one_reason_are_one_line_below_the_table() -> 
     assert not any(line[0].startswith("tensorrt") for table in page.tables for line in table)
     assert f"{stopped.name}: failed: signal 9 in round 3" in page.text
     assert page.tables[0][2][0].endswith("failed: see below")
-    assert "Did not run, or failed: 3 rows" in page.text
+    assert f"(see below the table): {stopped.name}, tensorrt-fp32, tensorrt-int8." in page.text
 
 
 def test_highest_miou_goes_to_no_row_whose_difference_to_fp32_holds_0() -> None:
