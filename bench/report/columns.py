@@ -37,7 +37,7 @@ def rows_of(report: Report, setting: Setting) -> list[Row]:
 
 
 def counted(timing: Timing | None) -> list[Turn]:
-    """The turns that its figures are made of."""
+    """The turns that count."""
     return [turn for turn in timing.turns if turn.counted] if timing else []
 
 
@@ -47,13 +47,13 @@ def marked(timing: Timing | None) -> int:
 
 
 def is_marked(row: Row) -> bool:
-    """Whether its score is, or may be, of images that calibrated it."""
+    """Whether it is scored, or may be scored, on images that calibrated it."""
     accuracy = row.accuracy
     return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
 
 
 def reasons(report: Report, setting: Setting) -> list[str]:
-    """Why rows have no result, or not all of it: one line per reason."""
+    """Why rows lack results: one line per reason."""
     said = []
     for row in (row for row in rows_of(report, setting) if row.reason):
         start = "failed" if row.info or row.reason.startswith("failed: ") else "not run"

@@ -1,4 +1,4 @@
-"""The lines under the tables of a record: what its numbers are of, and when not to quote them."""
+"""Notes under the tables of a record: what was measured, and which numbers not to quote."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def calibration(report: Report, row: Row) -> str:
         return f"{start} calibration images unknown: it may be scored on them."
     return (
         f"{start} calibrated on {len(overlap)} of the {len(report.images)} images that it is scored"
-        f" on, such as {overlap[0]}: no measure of its accuracy on new images."
+        f" on, such as {overlap[0]}: its score does not measure accuracy on new images."
     )
 
 

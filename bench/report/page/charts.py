@@ -110,7 +110,7 @@ def _path(shape: str, filling: Any) -> str:
 
 
 def _axes(height: int) -> Axes:
-    """Return axes of that height in px, in a figure that has room for what is written around."""
+    """Return axes of that height in px, in a figure with room for labels."""
     whole = height + 74
     figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
     return figure.add_axes((52 / WIDTH, 44 / whole, 1 - 66 / WIDTH, height / whole))
@@ -127,7 +127,7 @@ def _tip(text: str) -> str:
 
 
 def _svg(axes: Axes, title: str, said: str) -> str:
-    """Return the figure as an element of a page; its title and ``said`` are read out instead."""
+    """Return the figure as an element of the page; screen readers read ``title`` and ``said``."""
     file, unsaid = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     rcParams["svg.hashsalt"] = title  # ids are those of no other chart
     with warnings.catch_warnings():
@@ -144,7 +144,7 @@ def _svg(axes: Axes, title: str, said: str) -> str:
 
 
 def _adapt(node: ElementTree.Element) -> None:
-    """Make an element of matplotlib's file one of a page: short, with colours of the page."""
+    """Shorten an element of matplotlib's SVG, and give it the colours of the page."""
     node.tag, node.tail = node.tag.rpartition("}")[2], None
     found = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
     for mark in node.findall("{*}use"):  # of one artist, which all look alike
@@ -154,7 +154,7 @@ def _adapt(node: ElementTree.Element) -> None:
     if found.get("id", "").startswith("tip "):
         ElementTree.SubElement(node, "title").text = found["id"][4:]
     look = re.sub("#[0-9a-f]{6}", lambda c: ON_PAGE.get(c[0], c[0]), found.pop("style", ""))
-    look = re.sub(r"font-[a-z]+: [^;]*;? ?", "", look)
+    look = re.sub(r"font[-a-z]*: [^;]*;? ?", "", look)
     kept = ("id", "href", "d", "x", "y") if node.tag == "path" else ("href", "x", "y")
     node.attrib = {key: found[key].replace(" \n", "") for key in kept if key in found}
     for key in node.attrib.keys() & {"d", "x", "y"}:

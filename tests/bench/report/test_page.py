@@ -250,10 +250,8 @@ def test_highest_miou_goes_to_no_row_whose_difference_to_fp32_holds_0() -> None:
 
 
 def test_an_incomplete_record_is_called_so() -> None:
-    assert (
-        "⚠ INCOMPLETE: the run was stopped" in Page(html_page(sample_report(complete=False))).text
-    )
-    assert "⚠" not in Page(html_page(sample_report())).text
+    assert "⚠ INCOMPLETE: the run was stopped" in page_of("incomplete").text
+    assert "⚠" not in page_of("plain").text
 
 
 def test_marked_turns_are_seen_at_the_top_in_the_table_and_in_their_chart() -> None:
