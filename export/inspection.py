@@ -36,7 +36,7 @@ _LONG = ("palette", "image_sha256", "recipe")  # in the JSON alone
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything that ``dabnet-export inspect`` prints; its JSON has these keys.
+    """Everything that ``inspect`` prints; its JSON has these keys (docs/verify_inspect.md).
 
     ``inputs`` and ``outputs`` hold name, dtype and shape of each tensor, of a checkpoint those of
     its network. A side that may change is its name, "?" or -1. ``layers`` hold name, operator and
@@ -132,9 +132,8 @@ def _tensor(value: ir.Value) -> dict[str, Any]:
 
 
 def _layer(name: str, operator: str, precision: str) -> dict[str, str]:
-    """``precision`` is an artifact's, or the name of one of TensorRT's types."""
-    precision = _PRECISIONS.get(precision, precision.lower())
-    return {"name": name, "operator": operator, "precision": precision}
+    computes_in = _PRECISIONS.get(precision, precision.lower())
+    return {"name": name, "operator": operator, "precision": computes_in}
 
 
 def _engine(path: Path) -> dict[str, Any]:

@@ -159,9 +159,8 @@ class ExportSpec:
             if name in _INT8_ONLY and getattr(self, name) != default:
                 changed.append(asked.name)
         if changed and self.precision != INT8:
-            raise InputError(
-                f"{', '.join(changed)} with --precision {self.precision}", "--precision int8"
-            )
+            given = f"{', '.join(changed)} with --precision {self.precision}"
+            raise InputError(given, "--precision int8")
         # What only some exports need is imported for them alone.
         if self.without_passes:
             from export.passes.targets import check_passes
@@ -185,11 +184,9 @@ class ExportSpec:
                 "for TensorRT 8.6: --rest fp32",
             )
         if FP16 in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
-            raise InputError(
-                "fp16 optimised for ort-cpu, which computes in FP32 all the same",
-                "fp32 or int8 on a CPU",
-                "choose another --precision, or --optimize-for ort-cuda",
-            )
+            given = "fp16 optimised for ort-cpu, which computes in FP32 all the same"
+            fix = "choose another --precision, or --optimize-for ort-cuda"
+            raise InputError(given, "fp32 or int8 on a CPU", fix)
 
     @property
     def has_budget(self) -> bool:

@@ -10,6 +10,7 @@ import click
 from dabnet.console import CONTEXT, progress_bar
 from dabnet.errors import InputError
 from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
+from export.engine.spec import CALIBRATORS
 from export.spec import ExportSpec
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
 @click.option("--calibration-method", "method", default="mse", help="Ranges of the cache.")
 @click.option(
     "--calibrator",
-    type=click.Choice(["entropy", "minmax"]),
+    type=click.Choice(CALIBRATORS),
     default="entropy",
     show_default=True,
     help="Calibrator of TensorRT that will read the cache (--int8-calibrator).",
@@ -73,11 +74,9 @@ def calibration_command(
         fix = "leave them out, or end the output in .cache"
         refuse_typed(CACHE_OPTIONS, f"the output {str(output)!r}", "a calibration cache", fix)
     elif version is None:
-        raise InputError(
-            f"no TensorRT version for the cache {str(output)!r}",
-            "the version that reads it",
-            "add --tensorrt VERSION, such as 8.6.1",
-        )
+        given = f"no TensorRT version for the cache {str(output)!r}"
+        fix = "add --tensorrt VERSION, such as 8.6.1"
+        raise InputError(given, "the version that reads it", fix)
     partial = output.with_name(output.name + ".partial")
     if len(sources) == 1 and not is_calibration(sources[0]):
         calibration = _collected(sources[0], partial, **collecting)
@@ -97,30 +96,16 @@ def calibration_command(
 
 
 def _collected(
-    checkpoint: Path,
-    partial: Path,
-    *,
-    dataset: str | None,
-    data_dir: Path | None,
-    folder: Path | None,
-    count: int,
-    skip_unreadable: int,
-    **spec: Any,
+    checkpoint: Path, partial: Path, *, count: int, skip_unreadable: int, **asked: Any
 ) -> Calibration:
     from dabnet.data.images import Unreadable
     from export.collect import collected
 
     unreadable = Unreadable(skip_unreadable)
-    calibration = collected(
-        checkpoint,
-        partial,
-        ExportSpec(precision="int8", calibration_images=count, **spec),
-        dataset=dataset,
-        data_dir=data_dir,
-        folder=folder,
-        unreadable=unreadable,
-        progress=progress_bar,
-    )
+    data = {name: asked.pop(name) for name in ("dataset", "data_dir", "folder")}
+    spec = ExportSpec(precision="int8", calibration_images=count, **asked)
+    given = {**data, "unreadable": unreadable, "progress": progress_bar}
+    calibration = collected(checkpoint, partial, spec, **given)
     for reason in unreadable.reasons:
         click.echo(f"passed over: {reason}", err=True)
     return calibration

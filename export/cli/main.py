@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,14 @@ from dabnet.console import CONTEXT, Size, progress_bar, run
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
-from export.cli.inspect import inspect_command
-from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
+from export.cli.options import (
+    FILE,
+    output_option,
+    refuse_typed,
+    request_options,
+    source_options,
+    unnamed_dataset_option,
+)
 from export.cli.verify import verify_command
 from export.engine.spec import BuildSpec
 from export.spec import ExportSpec, options_of
@@ -89,11 +97,9 @@ def trt_command(
             "leave them out, or export the ONNX file again with: dabnet-export onnx",
         )
         if size and size != carried.size:
-            raise InputError(
-                f"--size {size[0]}x{size[1]}",
-                f"{carried.size[0]}x{carried.size[1]}, the size of {str(source)!r}",
-                "leave --size out, or export another ONNX file",
-            )
+            expected = f"{carried.size[0]}x{carried.size[1]}, the size of {str(source)!r}"
+            fix = "leave --size out, or export another ONNX file"
+            raise InputError(f"--size {size[0]}x{size[1]}", expected, fix)
         images = calibrator_images(build, carried.dataset, data_dir, count)
         manifest = build_engine(source, output, build, _tell, phases=phase_bars, images=images)
     else:
@@ -112,9 +118,29 @@ def trt_command(
     _print_manifest(manifest, output)
 
 
+@export_group.command("inspect", context_settings=CONTEXT)
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("--layers", is_flag=True, help="List every layer; of a calibration, every range.")
+@unnamed_dataset_option
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
+def inspect_command(file: Path, layers: bool, dataset: str | None, as_json: bool) -> None:
+    """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.
+
+    Manifest, inputs and outputs, precision of each layer.
+    """
+    from dabnet.tables import terminal
+    from export.inspection import inspect_file, print_inspection
+
+    found = inspect_file(file, dataset)
+    if as_json:
+        values = dataclasses.asdict(found)
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        print_inspection(terminal(), found, layers)
+
+
 export_group.add_command(calibration_command)
 export_group.add_command(verify_command)
-export_group.add_command(inspect_command)
 
 
 def _tell(what: str) -> None:
@@ -132,8 +158,7 @@ def _print_manifest(manifest: Any, output: Path) -> None:
     for applied in manifest.passes:
         note = f" ({applied.note})" if applied.note else ""
         click.echo(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
-    if manifest.calibration:
-        source = manifest.calibration
+    if source := manifest.calibration:
         click.echo(
             f"  ranges: {source.method} of {source.images} images of"
             f" {source.dataset} {source.split}"
@@ -141,16 +166,14 @@ def _print_manifest(manifest: Any, output: Path) -> None:
         )
         if source.float_layers:
             click.echo(f"  left in float: {', '.join(source.float_layers)}")
-    if manifest.agreement:
-        agreement = manifest.agreement
+    if agreement := manifest.agreement:
         # An engine built ahead of time cannot run here: what was compared is its ONNX file.
         subject = "its ONNX file agrees" if manifest.engine else "agrees"
         click.echo(
             f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
             f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
         )
-    if manifest.engine:
-        engine = manifest.engine
+    if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
         if engine.profile:

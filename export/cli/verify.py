@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,10 +103,8 @@ def verify_command(
     written = [] if output is None else save_worst(*sides, pictures, output)
     _tell(found, report, record, written)
     if minimum is not None and found.agreement < minimum:
-        click.echo(
-            f"agreement {100 * found.agreement:.3f} % is below --min-agreement {100 * minimum:g} %",
-            err=True,
-        )
+        share = f"agreement {100 * found.agreement:.3f} %"
+        click.echo(f"{share} is below --min-agreement {100 * minimum:g} %", err=True)
         return BELOW_MINIMUM
     return 0
 
@@ -121,11 +120,9 @@ def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> Si
 def _require_onnx(*sides: Side) -> None:
     other = [f"the {side.kind} {str(side.path)!r}" for side in sides if side.kind != "onnx"]
     if other:
-        raise InputError(
-            f"--layers with {' and '.join(other)}",
-            "two ONNX files, whose tensors can be read",
-            "export a checkpoint with: dabnet-export onnx CHECKPOINT",
-        )
+        expected = "two ONNX files, whose tensors can be read"
+        fix = "export a checkpoint with: dabnet-export onnx CHECKPOINT"
+        raise InputError(f"--layers with {' and '.join(other)}", expected, fix)
 
 
 def _layers(a: Side, b: Side, images: SizedImages, tolerance: float) -> LayerReport:
@@ -149,7 +146,7 @@ def _tell(
     if report is not None:
         print_layers(terminal(), report)
     if record is not None:
-        values = found.record() | {"layers": report.record() if report else None}
+        values = found.record() | {"layers": dataclasses.asdict(report) if report else None}
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(record, text + "\n")
         written = [*written, record]

@@ -76,10 +76,8 @@ def run_builder(job: Job) -> Built:
             plan = builder.build_serialized_network(network, config)
         errors.reraise()
         if plan is None:
-            raise BuildError(
-                f"{product} built no engine: {messages.first_error()}",
-                fix="raise --workspace-mib" if spec.workspace_mib else "",
-            )
+            fix = "raise --workspace-mib" if spec.workspace_mib else ""
+            raise BuildError(f"{product} built no engine: {messages.first_error()}", fix=fix)
         return Built(plan, _read_back(job, plan, messages), calibrator, config)
 
 
@@ -90,10 +88,8 @@ def _parse(job: Job, network: Any) -> None:
     text = parser.get_error(0).desc() if parser.num_errors else "it gave no reason"
     # What follows in the text on a machine without a driver is TensorRT's complaint about that.
     reason = text.split("\n[checkMacros")[0]
-    raise BuildError(
-        f"{job.product} cannot parse {str(job.onnx_path)!r}: {reason}",
-        fix="export it again with this version of dabnet-export",
-    )
+    fix = "export it again with this version of dabnet-export"
+    raise BuildError(f"{job.product} cannot parse {str(job.onnx_path)!r}: {reason}", fix=fix)
 
 
 def _configure(product: Product, config: Any, spec: BuildSpec, typed: bool) -> None:
@@ -128,10 +124,8 @@ def _add_profile(job: Job, builder: Any, config: Any) -> None:
     shapes.set_shape(job.manifest.input.name, *job.profile)
     index = config.add_optimization_profile(shapes)
     if index < 0 or (job.spec.calibrator and not config.set_calibration_profile(shapes)):
-        raise BuildError(
-            f"{job.product} refused the input shapes {job.profile}",
-            fix="pass other --min-shape, --opt-shape and --max-shape",
-        )
+        fix = "pass other --min-shape, --opt-shape and --max-shape"
+        raise BuildError(f"{job.product} refused the input shapes {job.profile}", fix=fix)
 
 
 def _read_back(job: Job, plan: Any, messages: Messages) -> dict[str, int]:
@@ -144,9 +138,8 @@ def _read_back(job: Job, plan: Any, messages: Messages) -> dict[str, int]:
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(bytes(plan))
         if engine is None:
-            raise BuildError(
-                f"the engine that {product} built cannot be loaded: {messages.first_error()}"
-            )
+            fault = messages.first_error()
+            raise BuildError(f"the engine that {product} built cannot be loaded: {fault}")
         if layers := layers_of_engine(product.module, engine):
             return layers
     return layers_from_report(messages.layer_report)

@@ -94,11 +94,9 @@ class CalibrationCache:
             return content, None
         origin = ORIGIN.read(self._beside)
         if origin.graph_sha256 != self.graph_sha256:
-            raise InputError(
-                f"the calibration cache {str(self.path)!r} was made for another ONNX graph",
-                "one of this ONNX file",
-                "delete it, or name another --calibration-cache",
-            )
+            given = f"the calibration cache {str(self.path)!r} was made for another ONNX graph"
+            fix = "delete it, or name another --calibration-cache"
+            raise InputError(given, "one of this ONNX file", fix)
         return content, origin.calibration
 
     def write(self, content: bytes, info: CalibrationInfo) -> None:
@@ -125,11 +123,9 @@ def write_cache(
     """
     output = writable_target(output)
     if calibration.subject.optimized_for != "tensorrt":
-        raise InputError(
-            f"a calibration of the graph for {calibration.subject.optimized_for}",
-            "one collected with --optimize-for tensorrt",
-            "collect it again",
-        )
+        given = f"a calibration of the graph for {calibration.subject.optimized_for}"
+        expected = "one collected with --optimize-for tensorrt"
+        raise InputError(given, expected, "collect it again")
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]
     for name, threshold in ranges.items():
@@ -144,10 +140,7 @@ def _version_number(version: str) -> int:
     """``NV_TENSORRT_VERSION`` of NvInferVersion.h, whose digits were widened in TensorRT 10."""
     match = re.fullmatch(r"(8|10)\.(\d+)\.(\d+)(\.\d+)*", version)
     if not match:
-        raise InputError(
-            f"TensorRT {version!r}",
-            "8.x.y or 10.x.y, which have calibrators",
-            "later versions take INT8 as Q/DQ: dabnet-export onnx --precision int8",
-        )
+        fix = "later versions take INT8 as Q/DQ: dabnet-export onnx --precision int8"
+        raise InputError(f"TensorRT {version!r}", "8.x.y or 10.x.y, which have calibrators", fix)
     major, minor, patch = map(int, match.groups()[:3])
     return major * (1000 if major == 8 else 10000) + minor * 100 + patch

@@ -39,11 +39,9 @@ class Calibrator:
         _, height, width, _ = self._shape
         self._images = job.images((height, width)) if job.images else None
         if self._images is not None and len(self._images) < self._shape[0]:
-            raise InputError(
-                f"{self._images.description} for batches of {self._shape[0]}",
-                "at least one batch of calibration images",
-                "raise --calibration-images, or export with a smaller batch",
-            )
+            given = f"{self._images.description} for batches of {self._shape[0]}"
+            fix = "raise --calibration-images, or export with a smaller batch"
+            raise InputError(given, "at least one batch of calibration images", fix)
         path = job.spec.calibration_cache
         self._cache = CalibrationCache(path, job.graph_sha256) if path else None
         self._stored = self._cache.read() if self._cache else None
@@ -87,14 +85,10 @@ class Calibrator:
         self._held.close()
 
     def _next_batch(self, names: list[str]) -> list[int] | None:
-        """The addresses of the next batch, one for each input; None after the last."""
         if self._images is None:
             refused = ", and TensorRT did not take the calibration cache" if self._stored else ""
-            raise InputError(
-                f"no images to calibrate on{refused}",
-                "training images, or a cache of this TensorRT version and calibrator",
-                "add --data-dir DIR",
-            )
+            expected = "training images, or a cache of this TensorRT version and calibrator"
+            raise InputError(f"no images to calibrate on{refused}", expected, "add --data-dir DIR")
         if len(names) != 1:
             raise InputError(f"a network of the inputs {', '.join(names)}", "one image")
         batch = next(self._batches, None)

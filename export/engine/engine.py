@@ -51,7 +51,6 @@ def build_engine(
         ArtifactError: the ONNX file carries no manifest, or one of another precision.
         BackendUnavailable: the product, the driver or the GPU is missing.
         BuildError: the parser or builder refused, or the engine is not of the precision asked for.
-        KeyboardInterrupt: Ctrl-C was pressed.
     """
     tell = progress or (lambda _: None)
     onnx_path = existing_file(onnx_path, "an ONNX file written by dabnet-export")
@@ -64,17 +63,15 @@ def build_engine(
     product = find_product(spec.wanted_product)
     card = building_card(spec)
     refuse_early(spec, product, card.compute_capability, manifest.output.dtype)
-    job = Job(
-        onnx_path, manifest, graph_sha256(model), spec, product, profile, images, tell, phases
-    )
+    graph = graph_sha256(model)
+    job = Job(onnx_path, manifest, graph, spec, product, profile, images, tell, phases)
     built = run_builder(job)
     if fault := precision_fault(spec.precision, built.layers):
-        raise BuildError(
-            f"{spec.precision} was asked for, and the builder returned another engine: {fault}",
-            fix="TensorRT-RTX has no INT8 convolution for sm75: use a float precision there"
-            if "SM75" in spec.capabilities
-            else "export the ONNX file again, or choose another precision",
-        )
+        fix = "export the ONNX file again, or choose another precision"
+        if "SM75" in spec.capabilities:
+            fix = "TensorRT-RTX has no INT8 convolution for sm75: use a float precision there"
+        given = f"{spec.precision} was asked for, and the builder returned another engine: {fault}"
+        raise BuildError(given, fix=fix)
     tell(describe(built.layers))
     manifest = _manifest(job, built, card)
     if built.calibrator:
@@ -138,7 +135,7 @@ def calibrator_images(
 
 
 def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
-    """Caches are written at the end: those that cannot be are refused at the start."""
+    """Refuse at the start the caches that could not be written at the end."""
     taken = {output.resolve(): "the engine", engine_manifest_path(output).resolve(): "its manifest"}
     caches = (("timing", spec.timing_cache), ("calibration", spec.calibration_cache))
     for kind, path in caches:
@@ -153,11 +150,9 @@ def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
 def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
     wanted = spec.onnx_precision
     if spec.calibrator and manifest.input.dtype != "uint8":
-        raise ArtifactError(
-            f"{str(onnx_path)!r} takes {manifest.input.dtype}",
-            "uint8 images for an INT8 calibrator",
-            "export the ONNX file again with --input uint8",
-        )
+        given = f"{str(onnx_path)!r} takes {manifest.input.dtype}"
+        fix = "export the ONNX file again with --input uint8"
+        raise ArtifactError(given, "uint8 images for an INT8 calibrator", fix)
     if manifest.precision == wanted:
         return
     expected = f"{wanted}, as asked for: an engine has the precision of its ONNX file"

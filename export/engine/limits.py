@@ -38,62 +38,44 @@ def refuse_early(
 ) -> None:
     """Raise BuildError for what the product or the card cannot do.
 
-    ``capability`` is None for an ahead-of-time build; ``mask_dtype`` is that of the ONNX file's
-    output, "" if unknown.
+    ``capability`` is None for an ahead-of-time build, ``mask_dtype`` "" for an unknown output.
     """
     if capability:
         _refuse_card(spec, product, capability)
     if spec.target and not product.builds_ahead_of_time:
-        raise BuildError(
-            f"{product} cannot build for {spec.target}",
-            "TensorRT-RTX for a --target",
-            "pip install '.[rtx]'",
-        )
+        given = f"{product} cannot build for {spec.target}"
+        raise BuildError(given, "TensorRT-RTX for a --target", "pip install '.[rtx]'")
     for name in map(str.lower, spec.capabilities):
         if name not in product.targets:
             known = f"one of {', '.join(product.targets)}"
             raise BuildError(f"{product} takes no target {name}", known)
     if product.is_generation_8 and mask_dtype == "uint8":
-        raise BuildError(
-            f"a uint8 mask with {product}, which cannot emit uint8",
-            "an int32 mask",
-            "export the ONNX file again with --mask-dtype int32",
-        )
+        fix = "export the ONNX file again with --mask-dtype int32"
+        given = f"a uint8 mask with {product}, which cannot emit uint8"
+        raise BuildError(given, "an int32 mask", fix)
     if spec.calibrator and not product.has_calibrators:
-        raise BuildError(
-            f"an INT8 calibrator with {product}, which has none",
-            "an ONNX file that carries its ranges as Q/DQ",
-            "export it with: dabnet-export onnx --precision int8",
-        )
+        expected = "an ONNX file that carries its ranges as Q/DQ"
+        fix = "export it with: dabnet-export onnx --precision int8"
+        raise BuildError(f"an INT8 calibrator with {product}, which has none", expected, fix)
     if spec.timing_cache and not product.has_timing_cache:
-        raise BuildError(
-            f"a timing cache with {product}, which times no kernels",
-            "TensorRT for a timing cache",
-            "leave --timing-cache out",
-        )
+        given = f"a timing cache with {product}, which times no kernels"
+        raise BuildError(given, "TensorRT for a timing cache", "leave --timing-cache out")
     _refuse_compatibility(spec, product)
 
 
 def _refuse_card(spec: BuildSpec, product: Product, capability: Capability) -> None:
     number = "compute capability {}.{}".format(*capability)
     if capability < (7, 0) and not product.is_generation_8:
-        raise BuildError(
-            f"{product} does not run on this GPU ({number})",
-            "TensorRT 8.6, the last for Pascal",
-            f"install its stack: {PASCAL_STACK}",
-        )
+        fix = f"install its stack: {PASCAL_STACK}"
+        given = f"{product} does not run on this GPU ({number})"
+        raise BuildError(given, "TensorRT 8.6, the last for Pascal", fix)
     if capability == (6, 1) and spec.precision == FP16:
-        raise BuildError(
-            f"fp16 on {number}, whose FP16 arithmetic runs at 1/64 of FP32",
-            "fp32 or int8 on this GPU",
-            "export one of these",
-        )
+        given = f"fp16 on {number}, whose FP16 arithmetic runs at 1/64 of FP32"
+        raise BuildError(given, "fp32 or int8 on this GPU", "export one of these")
     if spec.hardware_compatible == "ampere-plus" and capability < (8, 0):
-        raise BuildError(
-            f"--hardware-compatible ampere-plus on {number}",
-            "a GPU of the Ampere generation (8.0) or later to build on",
-            "build on such a GPU, or leave the option out",
-        )
+        expected = "a GPU of the Ampere generation (8.0) or later to build on"
+        fix = "build on such a GPU, or leave the option out"
+        raise BuildError(f"--hardware-compatible ampere-plus on {number}", expected, fix)
 
 
 def _refuse_compatibility(spec: BuildSpec, product: Product) -> None:
@@ -108,11 +90,9 @@ def _refuse_compatibility(spec: BuildSpec, product: Product) -> None:
             else "leave the option out, or install a later TensorRT",
         )
     if spec.version_compatible and not product.is_version_compatible:
-        raise BuildError(
-            f"--version-compatible with {product}, which builds engines for its own version alone",
-            "TensorRT for version-compatible engines",
-            "leave the option out, and build again with each version",
-        )
+        given = f"--version-compatible with {product}, which builds for its own version alone"
+        fix = "leave the option out, and build again with each version"
+        raise BuildError(given, "TensorRT for version-compatible engines", fix)
 
 
 def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
@@ -123,8 +103,5 @@ def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
     """
     name = f"platform_has_fast_{spec.precision}"
     if hasattr(type(builder), name) and not getattr(builder, name):
-        raise BuildError(
-            f"{spec.precision} on a GPU that lacks fast {spec.precision} ({product}: {name})",
-            "a precision that this GPU computes in",
-            "build fp32",
-        )
+        given = f"{spec.precision} on a GPU that lacks fast {spec.precision} ({product}: {name})"
+        raise BuildError(given, "a precision that this GPU computes in", "build fp32")

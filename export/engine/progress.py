@@ -88,21 +88,16 @@ class KeptErrors:
 
 
 def monitor_handle(module: Any, phases: Phases, stop: Stop, errors: KeptErrors) -> Any:
-    """An ``IProgressMonitor`` that shows phases.
-
-    After Ctrl-C or a failed callback it makes the builder return no engine.
-    """
-
-    def phase_start(_: Any, name: str, parent: str | None, steps: int) -> None:
-        errors.run(lambda: phases.start(name, parent, steps))
+    """An ``IProgressMonitor``; after Ctrl-C or an error the builder then returns no engine."""
 
     def step_complete(_: Any, name: str, step: int) -> bool:
         errors.run(lambda: phases.step(name, step + 1))
         return not stop.asked and errors.first is None
 
-    def phase_finish(_: Any, name: str) -> None:
-        errors.run(lambda: phases.finish(name))
-
-    members = {call.__name__: call for call in (phase_start, step_complete, phase_finish)}
+    members = {
+        "phase_start": lambda _, *phase: errors.run(lambda: phases.start(*phase)),
+        "step_complete": step_complete,
+        "phase_finish": lambda _, name: errors.run(lambda: phases.finish(name)),
+    }
     # The base class is known only at run time, so ``class`` cannot be used under mypy strict.
     return type("BuildMonitor", (module.IProgressMonitor,), members)()

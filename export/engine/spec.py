@@ -32,11 +32,9 @@ class BuildSpec:
     Attributes (those whose help does not say it):
         precision: that of the ONNX file, checked, never converted; with a ``calibrator`` the file
             is ``fp32`` and the engine ``int8``.
-        target: compute capabilities to build for ahead of time, such as ``sm86`` or ``sm86,sm89``;
-            None builds for this machine's GPU.
+        target: may be several, such as ``sm86,sm89``; None builds for this machine's GPU.
         product: None takes the one that is installed.
         min_shape, opt_shape, max_shape: None derives each (``profile_of``).
-        hardware_compatible: None is this GPU's model alone.
         calibrator: None takes the INT8 ranges from the file's Q/DQ.
 
     Raises:
@@ -89,16 +87,12 @@ class BuildSpec:
             if min(shape) < 1:
                 raise InputError(f"shape {'x'.join(map(str, shape))}", "sides of at least 1")
         if self.calibrator and self.precision != INT8:
-            raise InputError(
-                f"an INT8 calibrator with precision {self.precision!r}",
-                "int8",
-                "leave --int8-calibrator out, or pass --precision int8",
-            )
+            given = f"an INT8 calibrator with precision {self.precision!r}"
+            fix = "leave --int8-calibrator out, or pass --precision int8"
+            raise InputError(given, INT8, fix)
         if self.calibration_cache and not self.calibrator:
-            raise InputError(
-                f"the calibration cache {str(self.calibration_cache)!r} without a calibrator",
-                f"--int8-calibrator {' or '.join(CALIBRATORS)} with it",
-            )
+            given = f"the calibration cache {str(self.calibration_cache)!r} without a calibrator"
+            raise InputError(given, f"--int8-calibrator {' or '.join(CALIBRATORS)} with it")
         if self.target is not None:
             self._check_target(self.target)
 
@@ -186,11 +180,10 @@ def profile_of(tensor: TensorInfo, example: Shape, stride: int, spec: BuildSpec)
     """
     if DYNAMIC not in tensor.shape:
         if spec.shapes:
-            raise InputError(
-                f"{' and '.join(spec.shapes)} for an ONNX file of the fixed shape {_text(example)}",
-                "one with dynamic sides",
-                "leave the option out, or export the ONNX file with dynamic sides",
-            )
+            named = " and ".join(spec.shapes)
+            given = f"{named} for an ONNX file of the fixed shape {_text(example)}"
+            fix = "leave the option out, or export the ONNX file with dynamic sides"
+            raise InputError(given, "one with dynamic sides", fix)
         return ()
     best = spec.opt_shape or example
     halves = (max(stride, side // 2 // stride * stride) for side in best[1:])

@@ -7,7 +7,6 @@ node, so that each tensor is what the graph says and not what a fusion made of i
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from dabnet.console import ProgressBar
 
 Values = NDArray[Any]
-
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """The result of ``compare_layers``."""
+    """The result of ``compare_layers``; its JSON has these keys (docs/verify_inspect.md)."""
 
     image: str
     tolerance: float
@@ -90,17 +87,13 @@ class LayerReport:
             return last if last is not parted and not last.parted else None
         return last if last.relative_error < parted.relative_error / 10 else None
 
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON, under stable keys (docs/verify_inspect.md)."""
-        return dataclasses.asdict(self)
-
 
 def compare_layers(
     a: ir.Model,
     b: ir.Model,
     image: str,
     given: tuple[Values, Values],
-    tolerance: float = TOLERANCE,
+    tolerance: float,
     *,
     progress: ProgressBar,
 ) -> LayerReport:
@@ -136,11 +129,9 @@ def compare_layers(
                 unmatched = [n + _is_float(x) for n, x in zip(unmatched, pair, strict=True)]
             step()
     if not found:
-        raise InputError(
-            "A and B share no tensor by name, so their layers cannot be matched",
-            "two graphs exported from one checkpoint",
-            "leave --layers out to compare their masks",
-        )
+        unmatchable = "A and B share no tensor by name, so their layers cannot be matched"
+        fix = "leave --layers out to compare their masks"
+        raise InputError(unmatchable, "two graphs exported from one checkpoint", fix)
     tensors = tuple(found[name] for name in order if name in found)
     first = next((tensor.a for tensor in tensors if tensor.parted), None)
     parting = None if first is None else _parting(first, *graphs, tolerance)
@@ -162,7 +153,6 @@ def _is_float(values: Values) -> bool:
 def difference(
     name_a: str, name_b: str, a: Values, b: Values, tolerance: float
 ) -> TensorDifference:
-    """Compare two arrays in float64."""
     relative = largest = sqnr = None
     if a.shape == b.shape and np.isfinite(a).all() and np.isfinite(b).all():
         wide_a = a.astype(np.float64)
@@ -179,7 +169,7 @@ def difference(
 
 
 class _Graph:
-    """A graph, fed with one image, whose tensors can be asked for."""
+    """A graph, fed with one image."""
 
     def __init__(self, model: ir.Model, side: str, given: Values) -> None:
         self._side, self._model = side, model
@@ -190,17 +180,15 @@ class _Graph:
         self.tensors = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
 
     def run(self, names: Sequence[str] | None = None) -> Iterator[tuple[str, Values]]:
-        """Yield the tensors ``names`` (None: all that nodes compute) as they are computed."""
+        """Yield the tensors ``names``, None for all that nodes compute, as they are computed."""
         try:
             wanted = list(computed(self._model)) if names is None else names
             yield from Stepwise(self._model, wanted).run(self._feeds)
         except DabnetError:
             raise
         except Exception as error:  # onnxruntime raises classes of its own for each status
-            raise ArtifactError(
-                f"{self._side} does not run on the image ({first_line(error)})",
-                "a graph that takes what its manifest says",
-            ) from error
+            given = f"{self._side} does not run on the image ({first_line(error)})"
+            raise ArtifactError(given, "a graph that takes what its manifest says") from error
 
     def values(self, names: Sequence[str]) -> list[Values]:
         """The tensors ``names``: constants from the file, the others from a run."""

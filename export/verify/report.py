@@ -23,8 +23,6 @@ from export.verify.sides import Side
 DIFFERENT = (255, 0, 255)
 """Magenta, on a picture that is otherwise grey."""
 
-DIMMED = 0.45
-
 
 def print_verification(console: Console, found: Verification) -> None:
     height, width = found.size
@@ -70,27 +68,20 @@ def _class_table(found: Verification) -> Table:
 
 
 def print_layers(console: Console, report: LayerReport) -> None:
-    """Print every matched tensor in order, then where the graphs part."""
     made = table("tensor", "‖a−b‖ / ‖a‖", "max |a−b|", "SQNR dB")
     for tensor in report.tensors:
         row(made, *_cells(tensor), style="bold red" if tensor.parted else None)
     console.print(made)
-    line(
-        console,
-        f"{len(report.tensors)} tensors of both graphs on {report.image};"
-        f" {report.unmatched_a} in A only, {report.unmatched_b} in B only",
-    )
+    alone = f"{report.unmatched_a} in A only, {report.unmatched_b} in B only"
+    line(console, f"{len(report.tensors)} tensors of both graphs on {report.image}; {alone}")
     if report.parting is None:
         line(console, f"the graphs do not part: no relative error above {report.tolerance:g}")
         return
     for text in _parting_lines(report.parting, report.tolerance):
         line(console, text)
     if (behind := report.rejoins) is not None:
-        line(
-            console,
-            f"behind it the error falls to {behind.relative_error or 0:.2e} ({behind.a}):"
-            " it fades, or the name stands for another value in B",
-        )
+        falls = f"behind it the error falls to {behind.relative_error or 0:.2e} ({behind.a}):"
+        line(console, f"{falls} it fades, or the name stands for another value in B")
 
 
 def _parting_lines(parting: Parting, tolerance: float) -> list[str]:
@@ -146,7 +137,7 @@ def save_worst(a: Side, b: Side, pictures: Sequence[Picture], folder: Path) -> l
 
 def differing(image: Uint8Array, mask_a: Uint8Array, mask_b: Uint8Array) -> Uint8Array:
     """The image (H, W, 3) in dim grey, magenta where the masks (H, W) differ."""
-    grey = (DIMMED * image.mean(axis=2)).astype(np.uint8)
+    grey = (0.45 * image.mean(axis=2)).astype(np.uint8)
     shown = np.repeat(grey[..., None], 3, axis=2)
     shown[mask_a != mask_b] = DIFFERENT
     return shown

@@ -31,8 +31,7 @@ class Side:
     ``dataset`` is that of a checkpoint which names none.
 
     Attributes:
-        shape: (N, H, W) of its images, -1 for a side that each call chooses; a checkpoint takes
-            any.
+        shape: (N, H, W) of its images, -1 for a side that each call chooses.
         size: (height, width) of its example; None for a checkpoint.
 
     Raises:
@@ -58,11 +57,6 @@ class Side:
         self.palette = self._checkpoint.labels.palette
         self.stride = network_named(self._checkpoint.model).stride
 
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """(height, width) where it takes only one."""
-        return None if DYNAMIC in self.shape[1:] else (self.shape[1], self.shape[2])
-
     def load(self, size: tuple[int, int]) -> None:
         """Prepare it for images of (height, width): PyTorch and onnxruntime on the CPU."""
         if self.manifest is None:
@@ -70,33 +64,36 @@ class Side:
             return
         # Artifacts are compared, not this CPU's int8 kernels.
         self._runner = self._artifact.runner(exact_qdq=self.kind == ONNX)
-        if self.kind == ONNX:
-            self._read_logits()
+        if self.kind != ONNX:
+            return
+        # In a second session: the mask stays that of the file, whatever a new output changes.
+        model, tensor = load_onnx(self.path), self.manifest.input.name
+        name = self.manifest.logits or logits_tensor(model)
+        if name in set(computed(model)):
+            session = cpu_session(ending_at(model, [name]), repr(str(self.path)))
+            self._logits_of = lambda images: session.run(None, {tensor: images})[0][0].astype(
+                np.float32
+            )
 
     def run(self, image: Uint8Array) -> tuple[Uint8Array, Logits | None]:
         """Return the mask uint8 (H, W) of an image uint8 (H, W, 3), RGB, and the coarse logits.
 
-        Logits are float32 (K, h, w); None where the artifact keeps them to itself.
-
-        Raises:
-            ArtifactError: the mask holds a class that the artifact does not name.
+        Logits are float32 (K, h, w); None where the artifact keeps them to itself. ArtifactError:
+        the mask holds a class that the artifact does not name.
         """
         images = self.given(image)
         found = self._runner.infer(images)[0]  # a mask (H, W), or logits (K, H, W)
         mask = (found.argmax(axis=0) if found.ndim == 3 else found).astype(np.uint8, copy=False)
         if int(mask.max()) >= len(self.classes):
-            raise ArtifactError(
-                f"{str(self.path)!r} predicts class {int(mask.max())}",
-                f"0 to {len(self.classes) - 1}, the classes it names",
-                "export it again",
-            )
+            given = f"{str(self.path)!r} predicts class {int(mask.max())}"
+            known = f"0 to {len(self.classes) - 1}, the classes it names"
+            raise ArtifactError(given, known, "export it again")
         return mask, self._logits_of(images)
 
     def given(self, image: Uint8Array) -> NDArray[Any]:
         """One image uint8 (H, W, 3), RGB, as the artifact takes it, repeated to fill its batch.
 
-        Returns:
-            uint8 (N, H, W, 3), or preprocessed float32 (N, 3, H, W) where its input is float.
+        uint8 (N, H, W, 3), or preprocessed float32 (N, 3, H, W) where its input is float.
         """
         images = np.repeat(image[None], max(1, self.shape[0]), axis=0)
         if self.manifest is None or self.manifest.input.dtype == "uint8":
@@ -106,7 +103,6 @@ class Side:
         return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
 
     def record(self) -> dict[str, str]:
-        """Plain values for JSON: what was compared, by what, and what its reader must know."""
         info, note = self._runner.info, ""
         if (self.kind, self.precision) == (ONNX, FP16):
             note = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
@@ -140,21 +136,9 @@ class Side:
         module = ImageToMask(network, self._checkpoint.preprocessing)
         return TorchRunner(module, shape, torch.device("cpu"))
 
-    def _read_logits(self) -> None:
-        """In a second session: the mask stays that of the file, whatever a new output changes."""
-        assert self.manifest is not None
-        model, tensor = load_onnx(self.path), self.manifest.input.name
-        name = self.manifest.logits or logits_tensor(model)
-        if name not in set(computed(model)):
-            return
-        session = cpu_session(ending_at(model, [name]), repr(str(self.path)))
-        self._logits_of = lambda images: session.run(None, {tensor: images})[0][0].astype(
-            np.float32
-        )
-
 
 def common_size(a: Side, b: Side, wanted: tuple[int, int] | None) -> tuple[int, int]:
-    """The (height, width) at which both run, after a check that they can be compared at all.
+    """The (height, width) at which both run.
 
     ``wanted``, else the size that one of them has fixed, else the example of B, else of A.
 
@@ -162,25 +146,18 @@ def common_size(a: Side, b: Side, wanted: tuple[int, int] | None) -> tuple[int, 
         InputError: they predict other classes, or do not take one size.
     """
     if a.classes != b.classes:
-        raise InputError(
-            f"{str(a.path)!r} predicts {_classes(a)} and {str(b.path)!r} {_classes(b)}",
-            "the same classes in the same order",
-            "compare artifacts of one data set",
-        )
-    fixed = {side.fixed_size: side for side in (a, b) if side.fixed_size}
+        given = f"{str(a.path)!r} predicts {_classes(a)} and {str(b.path)!r} {_classes(b)}"
+        expected = "the same classes in the same order"
+        raise InputError(given, expected, "compare artifacts of one data set")
+    fixed = {side.shape[1:]: side for side in (a, b) if DYNAMIC not in side.shape[1:]}
     if len(fixed) > 1:
-        raise InputError(
-            " and ".join(f"{str(x.path)!r} takes {h}x{w}" for (h, w), x in fixed.items()),
-            "artifacts of one size",
-            "export both with the same --size",
-        )
+        given = " and ".join(f"{str(x.path)!r} takes {h}x{w}" for (h, w), x in fixed.items())
+        raise InputError(given, "artifacts of one size", "export both with the same --size")
     for size, side in fixed.items():
         if wanted and wanted != size:
-            raise InputError(
-                f"--size {wanted[0]}x{wanted[1]}, but {str(side.path)!r} takes"
-                f" {size[0]}x{size[1]} only",
-                fix="leave --size out, or export at that size",
-            )
+            expected = f"{size[0]}x{size[1]}, the only size that {str(side.path)!r} takes"
+            fix = "leave --size out, or export at that size"
+            raise InputError(f"--size {wanted[0]}x{wanted[1]}", expected, fix)
         wanted = size
     size = wanted or b.size or a.size or DEFAULT_SIZE
     check_size(*size, max(a.stride, b.stride))

@@ -116,7 +116,8 @@ def test_quantising_one_convolution_is_found_there() -> None:
     assert weights.parted
     assert bias.relative_error == 0
     assert (report.unmatched_a, report.unmatched_b) == (0, 2)  # the two Dequantize outputs
-    assert report.record()["parting"]["inputs"][0]["b"] == "second_dequantized"
+    assert report.parting is not None
+    assert report.parting.inputs[0].b == "second_dequantized"
 
 
 def test_a_node_of_another_operator_is_named_with_what_both_read() -> None:

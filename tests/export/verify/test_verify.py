@@ -224,7 +224,7 @@ def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
         (Told("a", shape=(-1, -1, -1), size=(32, 32)),) * 2 + (None, (32, 32)),
         (Told("a", shape=(-1, -1, -1), size=None),) * 2 + (None, (512, 1024)),
         (Told("a"), Told("b", shape=(1, 16, 32)), None, "'a' takes 16x24 and 'b' takes"),
-        (Told("a"), Told("b"), (8, 8), "--size 8x8, but 'b' takes 16x24 only"),
+        (Told("a"), Told("b"), (8, 8), "--size 8x8; expected 16x24, the only size that 'b' takes"),
         (Told("a", shape=(1, -1, -1), size=None),) * 2 + ((9, 8), "multiples of 8"),
         (Told("a"), Told("b", classes=("x", "y")), None, "5 classes .* 2 classes"),
         (
