@@ -31,6 +31,7 @@ from int8_peers import PEERS, quantised_by
 
 from bench.measure.accuracy import Scored
 from calibration.calibrate import quantize
+from calibration.calibration_file import save_calibration
 from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS
 from calibration.ranges import DEFAULT_METHOD, METHODS
 from dabnet.console import progress_bar, run
@@ -102,7 +103,7 @@ def quantised(
     return found, reasons
 
 
-def ours(inputs: study.Inputs, spec: ExportSpec, reports: Path) -> Iterator[tuple[str, ir.Model]]:
+def ours(inputs: study.Inputs, spec: ExportSpec, folder: Path) -> Iterator[tuple[str, ir.Model]]:
     """Name and graph of each of our rows."""
     from dabnet.checkpoint import load_checkpoint
     from export.int8.quantise import Int8Export
@@ -117,7 +118,10 @@ def ours(inputs: study.Inputs, spec: ExportSpec, reports: Path) -> Iterator[tupl
         for placement in PLACEMENTS:
             model, _ = quantize(graph.model, ranges, placement=placement)
             yield f"{placement}, {method}", model
-    model, _ = replace(export, spec=replace(spec, fit_weights=True)).run(reports / "fitted")
+    kept = folder / "calibration.json"  # so that the images are not collected again
+    save_calibration(calibration, kept)
+    fitted = replace(spec, fit_weights=True, calibration_file=kept)
+    model, _ = replace(export, spec=fitted).run(folder / "fitted")
     yield f"{DEFAULT} + fit-weights", model
 
 

@@ -4,14 +4,14 @@
 
 The rows take turns in one process, in rounds whose order is drawn anew:
 
-- plain: the usual DataLoader; every image is decoded from its file anew in each epoch;
+- plain: the usual DataLoader; every image is decoded from its file in each epoch;
 - workers: images decoded once and held by the host, augmented one by one (`--data-path workers`);
 - device: the data set held by the device, augmented in batches there (`--data-path device`);
-- no data: one batch again and again, the most that the network and the optimiser allow.
+- no data: the same batch every time, the maximum that the network and the optimiser allow.
 
-`waits` is the share of the time spent in asking for the next batch. A GPU that augments does so
-between its steps, which no waiting shows: `of the most` counts that, too. Without --data-dir, the
-images are drawn scenes, written as PNG files in CamVid's layout.
+`waits` is the share of the time spent waiting for the next batch. A GPU that augments does so
+between its steps, which no waiting shows: `of the maximum` counts that, too. Without --data-dir,
+the images are drawn scenes, written as PNG files in CamVid's layout.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
         cells.append([row, f"{middle:.2f} [{min(rates[row]):.2f}, {max(rates[row]):.2f}]"])
         cells[-1] += [f"{100 * waits:.1f} %", f"{100 * middle / median(rates['no data']):.0f} %"]
         cells[-1] += ["reference" if row == "plain" else compared]
-    headings = ("data path", "images/s, median [min, max]", "waits", "of the most")
+    headings = ("data path", "images/s, median [minimum, maximum]", "waits", "of the maximum")
     return study.markdown((*headings, "speed to plain [95 %]"), cells)
 
 

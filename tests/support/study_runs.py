@@ -21,6 +21,6 @@ def run_study(name: str, *words: object, cwd: Path) -> subprocess.CompletedProce
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
