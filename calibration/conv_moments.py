@@ -17,7 +17,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from calibration.collect import Image, ImageGraph, parts
-from dabnet.graph.facts import Window, array, is_op, node_name, nodes_of, source
+from dabnet.graph.editing import conv_constants
+from dabnet.graph.facts import Window, array, is_op, layer_name, node_name, nodes_of, source
 
 # Numbers in the patches that are laid out at a time: 32 MB.
 _CHUNK = 1 << 23
@@ -30,29 +31,26 @@ class QuantizedConv:
     """A two-dimensional Conv between Q/DQ, and its FP32 original.
 
     Attributes:
-        node: the Conv between Q/DQ.
+        layer: its ``layer_name``.
+        output: name of the tensor that it computes, in both graphs.
         tensor: name of the tensor that it reads, before that is rounded.
         input_scale: of that tensor.
         weight: float32 (O, I / groups, kh, kw).
         bias: float32 (O,); 0 if it has none.
-        levels: the int8 initializer of that shape.
+        levels: int8 of that shape.
         weight_scales: float32 (O,).
         window: its strides, dilations, pads and groups.
     """
 
-    node: ir.Node
+    layer: str
+    output: str
     tensor: str
     input_scale: np.float32
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    levels: ir.Value
+    levels: NDArray[np.int8]
     weight_scales: NDArray[np.float32]
     window: Window
-
-    @property
-    def output(self) -> str:
-        """Name of the tensor that it computes, in both graphs."""
-        return str(self.node.outputs[0].name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,26 +159,21 @@ def quantized_convs(model: ir.Model, quantized: ir.Model) -> tuple[list[Quantize
 
 def _quantized_conv(node: ir.Node, original: ir.Node) -> QuantizedConv | None:
     """The convolution as ``calibration.qdq.insert_qdq`` wrote it; None if it has another form."""
-    quantize, dequantize, window = source(source(node)), source(node, 1), Window.of(node)
-    if quantize is None or dequantize is None:
+    quantize, dequantize = source(source(node)), source(node, 1)
+    constants, read, window = conv_constants(original), original.inputs[0], Window.of(node)
+    if quantize is None or dequantize is None or constants is None or read is None:
         return None
-    tensor, levels = quantize.inputs[0], dequantize.inputs[0]
-    weight, rounded = array(original.inputs[1]), array(levels)
-    scale, scales = array(quantize.inputs[1]), array(dequantize.inputs[1])
-    if tensor is None or levels is None or weight is None or rounded is None:
+    (weight, bias), rounded = constants, dequantize.inputs[0]
+    scale, scales, levels = map(array, (quantize.inputs[1], dequantize.inputs[1], rounded))
+    if rounded is None or levels is None or scale is None or scales is None:
         return None
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    bias = np.zeros(len(weight), np.float32) if given is None else array(given)
-    if scale is None or scales is None or bias is None:
+    alone = all(len(value.uses()) == 1 for value in (*dequantize.outputs, rounded))
+    plain = window.auto_pad == "NOTSET" and weight.ndim == 4 and weight.shape == levels.shape
+    if not (alone and plain) or quantize.inputs[0] is None or quantize.inputs[0].name != read.name:
         return None
-    alone = all(len(value.uses()) == 1 for value in (*dequantize.outputs, levels))
-    plain = window.auto_pad == "NOTSET" and weight.ndim == 4 and weight.shape == rounded.shape
-    read = original.inputs[0]
-    if not (alone and plain) or read is None or read.name != tensor.name:
-        return None
-    return QuantizedConv(
-        node, str(tensor.name), np.float32(scale), weight, bias, levels, scales, window
-    )
+    names = layer_name(node), str(node.outputs[0].name), str(read.name)
+    bias = np.zeros(len(weight), np.float32) if bias is None else bias
+    return QuantizedConv(*names, np.float32(scale), weight, bias, levels, scales, window)
 
 
 def _patches(

@@ -20,7 +20,8 @@ form: no learning rate, the same result every time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +33,7 @@ from calibration.conv_moments import Moments, QuantizedConv, collect_moments, qu
 from calibration.ranges import LEVELS
 from dabnet.errors import BuildError, InputError
 from dabnet.graph.editing import add_constant
-from dabnet.graph.facts import array, is_op, layer_name, nodes_of, source
+from dabnet.graph.facts import nodes_of, source
 
 # Held to the FP32 weights with this share of the mean energy of an input: directions in which the
 # calibration images hardly vary would be fitted to noise.
@@ -41,68 +42,87 @@ _DAMPING = 1e-3
 _Array = NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted weights of one convolution.
+
+    Attributes:
+        levels: int8 of the shape of its weights, in units of their scales.
+        bias: float32 (O,).
+    """
+
+    levels: NDArray[np.int8]
+    bias: NDArray[np.float32]
+
+
 def fit_weights(
     model: ir.Model,
     quantized: ir.Model,
     images: Iterable[Image],
     *,
     progress: Callable[[], None] = lambda: None,
-) -> tuple[ir.Model, list[str]]:
-    """Return a copy of the int8 model with fitted weights and biases, and what changed.
+) -> tuple[dict[str, Fit], list[str]]:
+    """Fit weights and biases of an int8 graph, for ``with_weights``.
 
     Scales stay as they are. A convolution without bias gets one. Each convolution is fitted by
-    itself, as if all before it were FP32: a float layer more or less changes no other.
+    itself, as if all before it were FP32: a float layer more or less changes no other, and the
+    result serves each choice of those that stay in float.
 
     Args:
         model: the FP32 graph that was quantised. It is not modified.
-        quantized: what ``calibration.qdq.insert_qdq`` made of it. It is not modified.
+        quantized: that graph with Q/DQ, by ``calibration.qdq.insert_qdq``. It is not modified.
         images: name and uint8 (H, W, 3) or (N, H, W, 3), RGB, 0…255, of the training split; read
             once, one at a time. 16 suffice.
         progress: called after each item of ``images``.
 
     Returns:
-        The model, and a line for each int8 convolution: the ratio of its output to its error in
-        dB, before and after, or why it was left.
+        The fits, by the name of the tensor that the convolution computes, and a line for each int8
+        convolution: the ratio of its output to its error in dB, before and after, or why it was
+        left.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
         InputError: there are no images, or one does not fit the graph.
         BuildError: an activation is NaN or infinite.
     """
-    result = quantized.clone()
-    convs, lines = quantized_convs(model, result)
+    convs, lines = quantized_convs(model, quantized)
+    fits = {}
     for conv, sums in zip(convs, collect_moments(model, convs, images, progress), strict=True):
         _require_images(conv, sums)
-        nearest = array(conv.levels)
-        assert nearest is not None
-        levels, biases, before, after = fit(conv, nearest, sums)
-        conv.levels.const_value = ir.tensor(levels, name=conv.levels.name)
-        name = f"{conv.output}_bias"  # of its own: another may read the one it had
-        while name in result.graph.initializers:
-            name += "_fitted"
-        _set_bias(conv.node, add_constant(result.graph, name, biases))
-        lines.append(f"{layer_name(conv.node)}: {before:.1f} → {after:.1f} dB")
+        fits[conv.output], before, after = fit(conv, sums)
+        lines.append(f"{conv.layer}: {before:.1f} → {after:.1f} dB")
+    return fits, lines
+
+
+def with_weights(quantized: ir.Model, fits: Mapping[str, Fit]) -> ir.Model:
+    """Return a copy of an int8 graph of ``insert_qdq`` with the weights and biases of ``fits``."""
+    result = quantized.clone()
+    for conv in nodes_of(result.graph, "Conv"):
+        name, dequantize = str(conv.outputs[0].name), source(conv, 1)
+        if name in fits and dequantize is not None and dequantize.inputs[0] is not None:
+            levels = dequantize.inputs[0]
+            levels.const_value = ir.tensor(fits[name].levels, name=levels.name)
+            bias = f"{name}_bias"  # of its own: another may read the one it had
+            while bias in result.graph.initializers:
+                bias += "_fitted"
+            conv.resize_inputs(3)
+            conv.replace_input_with(2, add_constant(result.graph, bias, fits[name].bias))
     common.RemoveUnusedNodesPass()(result)  # the biases that were replaced
-    return result, lines
+    return result
 
 
-def fit(
-    conv: QuantizedConv, nearest: NDArray[np.int8], sums: Moments
-) -> tuple[NDArray[np.int8], NDArray[np.float32], float, float]:
-    """Return int8 weights like ``nearest``, float32 biases (O,), and dB before and after."""
+def fit(conv: QuantizedConv, sums: Moments) -> tuple[Fit, float, float]:
+    """Return the fit of one convolution, and dB before and after."""
     scales = conv.weight_scales.astype(np.float64).reshape(*sums.energy.shape, 1)
     old = sums.fp32.copy()
-    old[..., :-1] = nearest.reshape(old[..., :-1].shape) * scales
+    old[..., :-1] = conv.levels.reshape(old[..., :-1].shape) * scales
     new = np.stack([_fitted(sums, scales[group], group) for group in range(conv.window.group)])
     before, after = sums.squared_error(old), sums.squared_error(new)
     new[after >= before] = old[after >= before]
     levels = np.rint(new[..., :-1] / scales).astype(np.int8)
-    return (
-        levels.reshape(nearest.shape),
-        new[..., -1].ravel().astype(np.float32),
-        _decibels(sums.energy, before),
-        _decibels(sums.energy, np.minimum(before, after)),
-    )
+    found = Fit(levels.reshape(conv.levels.shape), new[..., -1].ravel().astype(np.float32))
+    better = np.minimum(before, after)
+    return found, _decibels(sums.energy, before), _decibels(sums.energy, better)
 
 
 def _fitted(sums: Moments, scales: _Array, group: int) -> _Array:
@@ -158,45 +178,3 @@ def _decibels(energy: _Array, error: _Array) -> float:
     """The energy of all outputs over that of the error."""
     total, lost = float(energy.sum()), float(error.sum())
     return float(10 * np.log10(total / lost)) if total > 0 and lost > 0 else float("inf")
-
-
-def _set_bias(conv: ir.Node, bias: ir.Value) -> None:
-    conv.resize_inputs(3)
-    conv.replace_input_with(2, bias)
-
-
-def with_weights_of(quantized: ir.Model, fitted: ir.Model) -> ir.Model:
-    """Return a copy of ``quantized`` with the weights and biases that ``fitted`` has.
-
-    ``fit_weights`` fits each convolution by itself, so that its result serves each choice of the
-    convolutions that stay in float.
-
-    Args:
-        quantized: Q/DQ at some convolutions of a graph, by ``insert_qdq``. It is not modified.
-        fitted: Q/DQ at these and perhaps others, with fitted weights.
-    """
-    result = quantized.clone()
-    better = {conv.outputs[0].name: (conv, levels) for conv, levels in _int8_convs(fitted)}
-    for conv, levels in _int8_convs(result):
-        if conv.outputs[0].name not in better:
-            continue
-        theirs, their_levels = better[conv.outputs[0].name]
-        levels.const_value = their_levels.const_value
-        bias = theirs.inputs[2] if len(theirs.inputs) > 2 else None
-        values = array(bias)
-        if bias is not None and values is not None:
-            name = str(bias.name)
-            known = result.graph.initializers.get(name)
-            _set_bias(conv, known or add_constant(result.graph, name, values))
-    common.RemoveUnusedNodesPass()(result)  # the biases of before
-    return result
-
-
-def _int8_convs(model: ir.Model) -> list[tuple[ir.Node, ir.Value]]:
-    """Each Conv whose weights are dequantised, with their int8 initializer."""
-    found = ((conv, source(conv, 1)) for conv in nodes_of(model.graph, "Conv"))
-    return [
-        (conv, node.inputs[0])
-        for conv, node in found
-        if node is not None and is_op(node, "DequantizeLinear") and node.inputs[0] is not None
-    ]

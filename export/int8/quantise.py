@@ -13,7 +13,7 @@ import onnx_ir as ir
 from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Calibration, Subject, graph_sha256, load_calibration
 from calibration.collect import Image
-from calibration.fit_weights import fit_weights, with_weights_of
+from calibration.fit_weights import Fit, fit_weights, with_weights
 from calibration.placements import edges_of
 from calibration.ranges import DEFAULT_METHOD, ranges_by_tensor
 from dabnet.checkpoint import Checkpoint
@@ -39,13 +39,13 @@ class Ranges:
         thresholds: tensor name → t >= 0.
         info: for the manifest.
         largest: tensor name → the largest |x| on the calibration images; {} if none was read.
-        fitted: an int8 graph whose weights and biases are to be taken; None: the nearest ones.
+        fitted: weights and biases of convolutions, in place of the nearest ones.
     """
 
     thresholds: Mapping[str, float]
     info: CalibrationInfo
     largest: Mapping[str, float] = field(default_factory=dict)
-    fitted: ir.Model | None = None
+    fitted: Mapping[str, Fit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Int8Export:
             float_layers=float_layers,
             half_scales=self.spec.rest == "fp16",
         )
-        return model if ranges.fitted is None else with_weights_of(model, ranges.fitted)
+        return with_weights(model, ranges.fitted) if ranges.fitted else model
 
     def _layers_within_budget(self, ranges: Ranges, reports: Path) -> tuple[str, ...]:
         """Search for the convolutions to leave in float; write what was found beside ``reports``.
@@ -204,7 +204,7 @@ class Int8Export:
         card = card_of(spec.card)
         cost = CostModel(self.model, trial.layers, card, (spec.batch, *spec.size))
         names = [item.name for item in images]
-        fitted = ranges.fitted and graph_sha256(ranges.fitted)
+        fitted = graph_sha256(self._quantised(ranges, ())) if ranges.fitted else None
         placed = (graph_sha256(self.model), dict(ranges.thresholds), spec.placement, spec.rest)
         key = hashlib.sha256(json.dumps([*placed, names, fitted], sort_keys=True).encode())
         beside = {kind: f"{reports.name}.budget.{kind}" for kind in ("json", "md", "png")}

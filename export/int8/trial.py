@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.fit_weights import with_weights_of
+from calibration.fit_weights import Fit, with_weights
 from calibration.placements import Edge, edges_of
 from calibration.qdq import insert_qdq
 from dabnet.data.dataset import Dataset, evenly_spaced
@@ -86,7 +86,7 @@ class Int8Trial:
         images: labelled, at the graph's size.
         classes: how many.
         half_scales: as in ``insert_qdq``.
-        fitted: the int8 graph whose weights are taken; None: the nearest ones.
+        fitted: weights and biases of convolutions, in place of the nearest ones.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Int8Trial:
         images: list[SizedImage],
         classes: int,
         half_scales: bool = False,
-        fitted: ir.Model | None = None,
+        fitted: Mapping[str, Fit] | None = None,
     ) -> None:
         self._model, self._ranges, self._half = model, ranges, half_scales
         self._fitted = fitted
@@ -124,8 +124,8 @@ class Int8Trial:
 
     def _outcome(self, edges: list[Edge]) -> Outcome:
         model, _ = insert_qdq(self._model, self._ranges, edges, half_scales=self._half)
-        if self._fitted is not None:
-            model = with_weights_of(model, self._fitted)
+        if self._fitted:
+            model = with_weights(model, self._fitted)
         found = self._run(model)
         error, differing = 0.0, []
         for (mask, logits), (expected, exact) in zip(found, self._reference, strict=True):

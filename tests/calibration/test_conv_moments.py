@@ -62,7 +62,7 @@ def test_squared_error_is_that_of_the_graph(seed: int) -> None:
     assert lines == []
     (sums,) = collect_moments(model, [conv], IMAGES)
     constants = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
-    levels = constants[conv.levels.name].reshape(len(error), -1)
+    levels = conv.levels.reshape(len(error), -1)
     weights = np.column_stack([levels * conv.weight_scales[:, None], constants["b"]])
     found = sums.squared_error(weights.reshape(sums.fp32.shape).astype(np.float64))
     np.testing.assert_allclose(found.ravel(), error, rtol=1e-4)

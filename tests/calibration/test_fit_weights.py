@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from calibration.collect import collect
-from calibration.fit_weights import fit_weights
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError, InputError
 from tests.support.calibration_net import images, make_model, small_net, stem
-from tests.support.protobuf_graphs import conv_inputs, insert_qdq, on_protobuf
+from tests.support.protobuf_graphs import (
+    conv_inputs,
+    insert_qdq,
+    on_protobuf,
+    with_fitted_weights,
+)
 
 collect = on_protobuf(collect)
-fit_weights = on_protobuf(fit_weights)
 
 IMAGES = images(6)
 BATCH = np.stack([image for _, image in IMAGES])
@@ -61,7 +64,7 @@ def int8_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def test_no_channel_is_worse_than_by_nearest_rounding(seed: int, group: int, bias: bool) -> None:
     model = one_conv(seed, group, bias)
     nearest = quantized(model)
-    fitted, (line,) = fit_weights(model, nearest, IMAGES)
+    fitted, (line,) = with_fitted_weights(model, nearest, IMAGES)
     onnx.checker.check_model(fitted, full_check=True)
     before, after = (np.square(run(m) - run(model)).mean(axis=(0, 2, 3)) for m in (nearest, fitted))
     assert (after <= before * (1 + 1e-4)).all()
@@ -76,7 +79,7 @@ def test_the_mean_error_becomes_zero(bias: bool) -> None:
     # A range that clips the bright pixels: nearest rounding leaves a large mean error.
     model = one_conv(0, bias=bias)
     clipped, _ = insert_qdq(model, {"x": 200.0})
-    fitted, _ = fit_weights(model, clipped, IMAGES)
+    fitted, _ = with_fitted_weights(model, clipped, IMAGES)
     before, after = (run(m) - run(model) for m in (clipped, fitted))
     assert np.abs(before.mean(axis=(0, 2, 3))).max() > 0.3 * before.std()
     assert np.abs(after.mean(axis=(0, 2, 3))).max() < 1e-3 * after.std()
@@ -95,14 +98,14 @@ def test_errors_of_like_inputs_cancel() -> None:
     nearest, _ = insert_qdq(model, {"g": 254.0})
     (levels,) = int8_weights(nearest).values()
     assert levels.ravel().tolist() == [127, 0, 0]
-    (levels,) = int8_weights(fit_weights(model, nearest, IMAGES)[0]).values()
+    (levels,) = int8_weights(with_fitted_weights(model, nearest, IMAGES)[0]).values()
     assert levels.sum() == 128
 
 
 def test_an_input_that_never_changes_leaves_no_error() -> None:
     model = one_conv(0)
     grey = [("grey", np.full_like(BATCH[0], 77))]
-    fitted, _ = fit_weights(model, insert_qdq(model, {"x": 255.0})[0], grey)
+    fitted, _ = with_fitted_weights(model, insert_qdq(model, {"x": 255.0})[0], grey)
     session = onnxruntime.InferenceSession(fitted.SerializeToString())
     wanted = onnxruntime.InferenceSession(model.SerializeToString())
     feed = {"image": grey[0][1][None]}
@@ -113,7 +116,7 @@ def test_scales_activations_and_the_models_given_stay_as_they_are() -> None:
     model = small_net()
     nearest = quantized(model)
     bytes_before = model.SerializeToString(), nearest.SerializeToString()
-    fitted, lines = fit_weights(model, nearest, IMAGES)
+    fitted, lines = with_fitted_weights(model, nearest, IMAGES)
     assert (model.SerializeToString(), nearest.SerializeToString()) == bytes_before
     assert [line.split(":")[0] for line in lines] == ["first", "depthwise", "pointwise", "last"]
     old, new = ({i.name: i for i in m.graph.initializer} for m in (nearest, fitted))
@@ -126,9 +129,9 @@ def test_scales_activations_and_the_models_given_stay_as_they_are() -> None:
 
 def test_a_convolution_is_fitted_the_same_whatever_others_are() -> None:
     model = small_net()
-    every = fit_weights(model, quantized(model), IMAGES)[0]
+    every = with_fitted_weights(model, quantized(model), IMAGES)[0]
     ranges = {"y": symmetric_range(collect(model, IMAGES, ["y"])["y"])}
-    few = int8_weights(fit_weights(model, insert_qdq(model, ranges)[0], IMAGES)[0])
+    few = int8_weights(with_fitted_weights(model, insert_qdq(model, ranges)[0], IMAGES)[0])
     assert len(few) == 2
     for name, levels in few.items():
         np.testing.assert_array_equal(levels, int8_weights(every)[name])
@@ -138,8 +141,8 @@ def test_no_images_and_infinite_activations_are_refused() -> None:
     model = one_conv(0)
     nearest = quantized(model)
     with pytest.raises(InputError, match="no images to fit weights to"):
-        fit_weights(model, nearest, [])
+        with_fitted_weights(model, nearest, [])
     weights = next(i for i in model.graph.initializer if i.name == "w")
     weights.CopyFrom(numpy_helper.from_array(np.full((6, 3, 3, 3), 3e38, np.float32), "w"))
     with pytest.raises(BuildError, match="NaN or Inf before 'logits'"):
-        fit_weights(model, nearest, IMAGES)
+        with_fitted_weights(model, nearest, IMAGES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration import qdq
+from calibration.collect import Image
+from calibration.fit_weights import fit_weights, with_weights
 from calibration.placements import Edge
 from dabnet.graph.execution import Stepwise
 
@@ -47,6 +49,15 @@ def insert_qdq(
         edges = [edge for edge in conv_edges(model) if edge.tensor in ranges]
     result, lines = qdq.insert_qdq(ir.from_proto(model), ranges, edges, **more)
     return ir.to_proto(result), lines
+
+
+def with_fitted_weights(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, images: Iterable[Image]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """The int8 model with weights that are fitted to it, and a line per convolution."""
+    graph = ir.from_proto(quantized)
+    fits, lines = fit_weights(ir.from_proto(model), graph, images)
+    return ir.to_proto(with_weights(graph, fits)), lines
 
 
 def stepwise(
