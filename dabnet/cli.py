@@ -10,11 +10,12 @@ import click
 from dabnet import __version__
 from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
 from dabnet.data.registry import DATASETS
-from dabnet.models import NETWORKS, build_model, network_named
+from dabnet.models import NETWORKS, build_model
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
     from dabnet.data.labels import LabelSet
+    from dabnet.training.processes import Processes
     from dabnet.training.spec import TrainingResult, TrainingSpec
 
 # Applied in the command, since an option that --resume leaves out keeps the value of the run.
@@ -113,17 +114,7 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
 def train_command(
-    data_dir: Path | None,
-    output: Path | None,
-    resume: Path | None,
-    qat: Path | None,
-    device: str,
-    data_path: str,
-    num_workers: int | None,
-    tensorboard: bool | None,
-    cache_dir: Path,
-    summary: bool,
-    **options: Any,
+    data_dir: Path | None, resume: Path | None, qat: Path | None, summary: bool, **options: Any
 ) -> int:
     """Train a network and write checkpoints, a log and curves.
 
@@ -132,13 +123,9 @@ def train_command(
     GPUs: torchrun --nproc-per-node 2 --no-python dabnet-train ...
     """
     from dabnet.data.registry import open_dataset
-    from dabnet.torch_device import torch_device
     from dabnet.training.folder import newest_state
-    from dabnet.training.log import tensorboard_is_installed
     from dabnet.training.loop import train
     from dabnet.training.processes import processes_of_torchrun
-    from dabnet.training.recipes import recipe_for
-    from dabnet.training.spec import TrainingSpec
 
     processes = processes_of_torchrun()
     if resume:
@@ -149,40 +136,59 @@ def train_command(
     kept = _DEFAULTS | (_values_of_run(resume, options["dataset"]) if resume else {})
     if qat:
         kept |= _values_of_start(qat, resume, options["dataset"], options["model"])
-    values: dict[str, Any] = {k: kept.get(k) if v is None else v for k, v in options.items()}
-    dataset, model, train_type = (values.pop(n) for n in ("dataset", "model", "train_type"))
-    asked = {n: values.pop(n) for n in ("seed", "eval_every", "channels_last", "compile")}
-    recipe = recipe_for(dataset, qat=qat is not None, **values)
+    values: dict[str, Any] = {
+        name: kept.get(name) if value is None else value for name, value in options.items()
+    }
+    spec = _spec(values, resume, qat, processes)
+    dataset = values["dataset"]
     if summary:
-        _print_summary(model, dataset, recipe.input_size)
+        _print_summary(spec.model, dataset, spec.recipe.input_size)
         return 0
-    chosen = torch_device(device, processes.local_rank if processes.size > 1 else None)
-    on_gpu = chosen.type == "cuda"
-    train_set = open_dataset(dataset, train_type, data_dir)
-    val_set = open_dataset(dataset, "val", data_dir)
-    name = f"{dataset}-qat" if qat else dataset
-    output = output or (resume.parent if resume else Path("runs") / name)
-    _keep_other_runs(output, resume)
-    asked["eval_every"] = asked["eval_every"] or max(1, recipe.max_epochs // 20)
-    spec = TrainingSpec(
-        model=model,
-        recipe=recipe,
-        output=output,
-        device=chosen,
-        workers=num_workers if num_workers is not None else (4 if on_gpu else 0),
-        data_path=data_path,
-        resume=resume,
-        qat=qat,
-        tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
-        cache_dir=cache_dir,
-        **asked,
+    train_set, val_set = (
+        open_dataset(dataset, split, data_dir) for split in (values["train_type"], "val")
     )
+    _keep_other_runs(spec.output, resume)
     if processes.first:
         _print_start(spec, dataset, processes.size, train_set, val_set)
     result = train(spec, train_set, val_set, processes)
     if processes.first:
         _print_end(spec, result, train_set.labels)
     return 0 if result.finished else EXIT_INTERRUPTED
+
+
+def _spec(
+    values: dict[str, Any], resume: Path | None, qat: Path | None, processes: Processes
+) -> TrainingSpec:
+    """Return the request of the options ``values``; None is an option that was not given."""
+    from dataclasses import fields
+
+    from dabnet.torch_device import torch_device
+    from dabnet.training.log import tensorboard_is_installed
+    from dabnet.training.recipes import Recipe, recipe_for
+    from dabnet.training.spec import TrainingSpec
+
+    dataset, workers, tensorboard = (
+        values[name] for name in ("dataset", "num_workers", "tensorboard")
+    )
+    overrides = {field.name: values[field.name] for field in fields(Recipe)}
+    recipe = recipe_for(dataset, qat=qat is not None, **overrides)
+    local_rank = processes.local_rank if processes.size > 1 else None
+    device = torch_device(values["device"], local_rank)
+    if workers is None:
+        workers = 4 if device.type == "cuda" else 0
+    name = f"{dataset}-qat" if qat else dataset
+    same = ("model", "seed", "data_path", "channels_last", "compile", "cache_dir")
+    return TrainingSpec(
+        recipe=recipe,
+        output=values["output"] or (resume.parent if resume else Path("runs") / name),
+        device=device,
+        eval_every=values["eval_every"] or max(1, recipe.max_epochs // 20),
+        workers=workers,
+        resume=resume,
+        qat=qat,
+        tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
+        **{name: values[name] for name in same},
+    )
 
 
 def _print_start(
@@ -266,7 +272,6 @@ def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
 
     from dabnet.data.registry import label_set
 
-    network_named(model).check_size(*size)
     found = torchinfo.summary(
         build_model(model, len(label_set(dataset).classes)),
         (1, 3, *size),

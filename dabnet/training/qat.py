@@ -118,8 +118,7 @@ def observed_ranges(
 ) -> dict[str, float]:
     """Return the threshold of each convolution's input with the least squared error of int8.
 
-    Memory holds one image and one histogram per tensor. Every image is looked at twice: for the
-    largest |x|, and for a histogram up to it.
+    Every image is read twice: for the largest |x|, and for a histogram up to it.
 
     Args:
         network: in evaluation mode, float32.

@@ -13,7 +13,7 @@ from dabnet.data.camvid import CAMVID
 from dabnet.data.dataset import LabelledImage
 from dabnet.data.toy_street.scene import draw_scene
 from dabnet.errors import InputError
-from dabnet.files import replacing, writable_directory, write_text
+from dabnet.files import writable_directory, write_text
 
 SMALLEST_SIDE = 32
 LENGTHS = {"train": 200, "val": 50, "trainval": 250, "test": 50}
@@ -114,16 +114,12 @@ def write_camvid_tree(
     root = writable_directory(directory)
     lists = {"trainval": ""}
     for dataset in datasets:
-        split = dataset.split
-        lines = ""
-        for folder in (split, f"{split}annot"):
-            writable_directory(root / folder)
+        split, lines = dataset.split, ""
+        folders = [writable_directory(root / name) for name in (split, f"{split}annot")]
         for item in map(dataset.__getitem__, range(len(dataset))):
-            names = f"{split}/{item.name}.png", f"{split}annot/{item.name}.png"
-            for name, pixels in zip(names, (item.image, item.label), strict=True):
-                with replacing(root / name) as temporary:
-                    Image.fromarray(pixels).save(temporary)
-            lines += " ".join(names) + "\n"
+            for folder, pixels in zip(folders, (item.image, item.label), strict=True):
+                Image.fromarray(pixels).save(folder / f"{item.name}.png")
+            lines += f"{split}/{item.name}.png {split}annot/{item.name}.png\n"
         lists[split] = lines
     # The lists come last: they never name a file that is not there.
     lists["trainval"] = lists.get("train", "") + lists.get("val", "")
