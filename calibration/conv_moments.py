@@ -115,7 +115,7 @@ def collect_moments(
 ) -> list[Moments]:
     """Run the FP32 graph on ``images`` and return the moments of each convolution.
 
-    Each is taken as if all before it were FP32, so that none depends on what became of another.
+    Each is measured as if all before it were FP32, so that none depends on another.
     """
     graph = ImageGraph(model, {conv.tensor for conv in convs} | {conv.output for conv in convs})
     moments = [Moments.empty(conv) for conv in convs]

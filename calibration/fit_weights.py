@@ -1,4 +1,4 @@
-"""Int8 weights and biases fitted to what each convolution should compute from its rounded input.
+"""Int8 weights and biases fitted to the FP32 output of each convolution, given its rounded input.
 
 Rounding each weight to the nearest level is best for each weight, not for the sum that a
 convolution forms: its inputs are correlated, and errors of neighbouring weights can cancel. Here,
@@ -7,8 +7,8 @@ positions of some images, where p is the patch of the rounded input and y the FP
 
 1. least squares in real numbers, held to the FP32 weights by a damping term. It also makes up, as
    far as a linear map can, for the rounding and clipping of the input;
-2. weights are rounded one after the other, and each time those not yet rounded take over what the
-   error does to the output (GPTQ);
+2. weights are rounded one after the other, and each time those not yet rounded make up for the
+   error in the output (GPTQ);
 3. the bias takes the mean error (bias correction).
 
 A channel for which nearest rounding happens to be better keeps it.

@@ -1,4 +1,4 @@
-"""Where an int8 graph rounds: policies by name, each a list of edges.
+"""Placements: policies by name that choose the edges of a graph that int8 rounds.
 
 An edge is one input of one node. A tensor that several nodes read can be rounded for one of them
 and not for another, so a policy says which inputs it rounds and leaves every other reader alone.

@@ -19,7 +19,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 Shape = tuple[int, ...]
 FloatArray = NDArray[np.floating[Any]]
 
-# Operators with weights: where each reads its data, its weights and its bias. Those that compute
+# Operators with weights: the inputs that are its data, its weights and its bias. Those that compute
 # on integers themselves are in ``_INTEGER``; the others do so between Q/DQ pairs.
 _OPERANDS: dict[str, Shape] = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm"), (0, 1, 2)),

@@ -85,7 +85,7 @@ def _mask(
         return before.op("ArgMax", [values], {**attributes, "axis": axis})
 
     turned = before.op("Transpose", [logits], {"perm": [0, 2, 3, 1]})
-    # Beyond the border is what is on it: (N, h + 2, w + 2, K).
+    # The border is repeated beyond itself: (N, h + 2, w + 2, K).
     pads = _numbers(before, 0, 1, 1, 0, 0, 1, 1, 0)
     corners = before.op("Pad", [turned, pads], {"mode": "edge"})
     first, cells = _disagreeing(before, largest(corners, 3))

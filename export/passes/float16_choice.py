@@ -143,7 +143,7 @@ def _half_ports(node: ir.Node, opset: int) -> Ports:
         )
 
     inputs, outputs = ports(node.inputs, schema.inputs), ports(node.outputs, schema.outputs)
-    # Without a float input the operator itself says what it writes; of those one can be changed.
+    # Without a float input an attribute names the output's type; one such operator can be changed.
     return Ports(inputs, outputs) if inputs or node.op_type == "ConstantOfShape" else Ports()
 
 

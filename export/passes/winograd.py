@@ -205,7 +205,8 @@ def _sets_of_rows(
 
     onnxruntime fuses an Add into the convolution on its left, which then writes over the value on
     its right; if that is still needed it copies it first, on one thread, which takes longer than
-    the convolution. So what else reads the value on the right of an Add here is read for its left.
+    the convolution. Here the left of each Add depends on every other reader of the value on its
+    right, so that none comes later.
     """
     outputs = len(weight)
     transformed = np.einsum("ik,ockw->iocw", G, weight)[:, :, :, None]  # (6, O, C, 1, 3)
