@@ -190,21 +190,16 @@ class _Rewriter:
 
 def _float_weight(conv: ir.Node, weight: ir.Value) -> NDArray[np.float32]:
     values = array(weight) if weight.is_initializer() else None
-    subject = f"the weights {weight.name!r} of the convolution {node_name(conv)!r}"
-    if values is None:
-        raise BuildError(
-            f"{subject} are not an initializer",
-            "constant FP32 weights",
-            "export the FP32 model with constant folding, and quantise it once",
-        )
-    if values.dtype != np.float32 or not np.isfinite(values).all():
-        raise BuildError(
-            f"{subject} are {values.dtype}"
-            + ("" if np.isfinite(values).all() else " with NaN or Inf"),
-            "finite float32 weights",
-            "quantise the FP32 model",
-        )
-    return values
+    if values is not None and values.dtype == np.float32 and np.isfinite(values).all():
+        return values
+    fault = "not an initializer"
+    if values is not None:
+        fault = "NaN or Inf" if values.dtype == np.float32 else str(values.dtype)
+    raise BuildError(
+        f"the weights {weight.name!r} of the convolution {node_name(conv)!r} are {fault}",
+        "finite float32 constants",
+        "export the FP32 model with constant folding, and quantise it once",
+    )
 
 
 def _check(model: ir.Model, ranges: Mapping[str, float], edges: Collection[Edge]) -> None:

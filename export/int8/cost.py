@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from dabnet.errors import InputError
 from dabnet.graph.facts import inferred, is_conv, layer_name, layers_of, nodes_of
 from dabnet.graph.roofline import BYTES, Kernel, elements
 
@@ -50,13 +49,6 @@ CARDS = {
     )
 }
 DEFAULT_CARD = "rtx-3090"
-
-
-def card_of(name: str) -> Card:
-    """Return the card of that name."""
-    if name not in CARDS:
-        raise InputError(f"card {name!r}", "one of " + ", ".join(CARDS))
-    return CARDS[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dabnet.data.images import SizedImages, calibration_source
 from dabnet.data.registry import open_dataset
 from dabnet.runtime.manifest import CalibrationInfo
 from export.int8.budget import Budget, Notebook, search
-from export.int8.cost import CostModel, card_of
+from export.int8.cost import CARDS, CostModel
 from export.int8.report import save_report
 from export.int8.trial import Int8Trial, held_out
 from export.spec import ExportSpec
@@ -201,8 +201,7 @@ class Int8Export:
             spec.rest == "fp16",
             ranges.fitted,
         )
-        card = card_of(spec.card)
-        cost = CostModel(self.model, trial.layers, card, (spec.batch, *spec.size))
+        cost = CostModel(self.model, trial.layers, CARDS[spec.card], (spec.batch, *spec.size))
         names = [item.name for item in images]
         fitted = graph_sha256(self._quantised(ranges, ())) if ranges.fitted else None
         placed = (graph_sha256(self.model), dict(ranges.thresholds), spec.placement, spec.rest)
