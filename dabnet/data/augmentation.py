@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -106,20 +106,23 @@ def crop_one(
     # Only the part that the crop will show is resampled: the same pixels, less work.
     (top, bottom), (left, right) = rows.box, columns.box
     box, target = (left, top, right, bottom), (columns.shown, rows.shown)
-    image = Image.fromarray(item.image).resize(target, Image.Resampling.BILINEAR, box)
-    label = Image.fromarray(item.label).resize(target, Image.Resampling.NEAREST, box)
-    side = -1 if placement.mirror else 1
-
-    image_out = np.empty((*augmentation.crop, 3), np.uint8)
-    image_out[:] = augmentation.fill_rgb
-    label_out = np.full(augmentation.crop, augmentation.ignore, np.uint8)
     window = (
         slice(rows.place, rows.place + rows.shown),
         slice(columns.place, columns.place + columns.shown),
     )
-    image_out[window] = np.asarray(image)[:, ::side]
-    label_out[window] = np.asarray(label)[:, ::side]
-    return image_out, label_out
+    side = -1 if placement.mirror else 1
+
+    def cropped(array: Uint8Array, how: Image.Resampling, fill: ArrayLike) -> Uint8Array:
+        shown = np.asarray(Image.fromarray(array).resize(target, how, box))
+        out = np.empty((*augmentation.crop, *array.shape[2:]), np.uint8)
+        out[:] = fill
+        out[window] = shown[:, ::side]
+        return out
+
+    return (
+        cropped(item.image, Image.Resampling.BILINEAR, augmentation.fill_rgb),
+        cropped(item.label, Image.Resampling.NEAREST, augmentation.ignore),
+    )
 
 
 def crop_batch(

@@ -40,36 +40,56 @@ def apply(
     return crop_one(item, placement, augmentation)
 
 
+def rectangle_of(crop: tuple[int, int], scale: float) -> list[int]:
+    """Height and width of what is shown: as large as the crop and the scaled image allow."""
+    return [min(c, round(s * scale)) for c, s in zip(crop, (HEIGHT, WIDTH), strict=True)]
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("crop", [(24, 32), (36, 48), (64, 80)])
 def test_image_and_label_show_the_same_place(scale: float, crop: tuple[int, int]) -> None:
     across = positions()
     down = LabelledImage("rows", across.image, across.image[..., 1] // STEP)
-    mirrored = set()
     for seed in range(12):
         image, column = augmented(across, crop, scale, seed)
         again, row = augmented(down, crop, scale, seed)
         np.testing.assert_array_equal(image, again)
-        assert image.shape == (*crop, 3)
-        assert column.shape == row.shape == crop
         shown = column != IGNORE
         np.testing.assert_array_equal(shown, row != IGNORE)
-        # What is shown is one rectangle, as large as the crop and the scaled image allow.
-        expected = [min(c, round(s * scale)) for c, s in zip(crop, (HEIGHT, WIDTH), strict=True)]
-        assert [int(shown.any(1).sum()), int(shown.any(0).sum())] == expected
-        assert shown.sum() == expected[0] * expected[1]
-        assert (image[~shown] == FILL).all()
         # A label is the nearest source pixel, so at most half a pixel from the image's position
         # (and half a grey level of rounding).
         for channel, label in ((0, column), (1, row)):
             place = image[..., channel][shown] / STEP
             assert np.abs(place - label[shown]).max() <= 0.5 + 0.5 / STEP + 0.05
-        inside = image[shown].reshape(*expected, 3)[:, :, :2].astype(int)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("crop", [(24, 32), (36, 48), (64, 80)])
+def test_one_rectangle_is_shown_and_the_rest_filled(scale: float, crop: tuple[int, int]) -> None:
+    for seed in range(12):
+        image, column = augmented(positions(), crop, scale, seed)
+        assert (image.shape, column.shape) == ((*crop, 3), crop)
+        shown, expected = column != IGNORE, rectangle_of(crop, scale)
+        assert [int(shown.any(1).sum()), int(shown.any(0).sum())] == expected
+        assert shown.sum() == expected[0] * expected[1]
+        assert (image[~shown] == FILL).all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("crop", [(24, 32), (36, 48), (64, 80)])
+def test_crops_are_mirrored_scaled_as_asked_and_never_upside_down(
+    scale: float, crop: tuple[int, int]
+) -> None:
+    mirrored = set()
+    for seed in range(12):
+        image, column = augmented(positions(), crop, scale, seed)
+        expected = rectangle_of(crop, scale)
+        inside = image[column != IGNORE].reshape(*expected, 3)[:, :, :2].astype(int)
         direction = np.diff(inside[..., 0], axis=1)
         assert (direction >= 0).all() or (direction <= 0).all()
-        assert (np.diff(inside[..., 1], axis=0) >= 0).all()  # never upside down
+        assert (np.diff(inside[..., 1], axis=0) >= 0).all()
         mirrored.add(bool(direction.sum() < 0))
-        # The scale is the one asked for: source pixels a shown pixel, away from the borders.
+        # Source pixels per shown pixel, away from the borders.
         middle = np.abs(inside[expected[0] // 2, 4:-4, 0] / STEP)
         slope = abs(middle[-1] - middle[0]) / (len(middle) - 1)
         assert slope == pytest.approx(1 / (round(WIDTH * scale) / WIDTH), abs=0.02)
