@@ -19,8 +19,9 @@ passes each of these tensors through memory can do with less.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
@@ -114,36 +115,23 @@ class _Draft:
 
     name: str
     layer: Layer | None
-    reads: _View = field(default_factory=dict)
-
-    def read(self, view: _View) -> None:
-        self.reads = _joined((self.reads, view))
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """A tensor in memory.
-
-    Attributes:
-        elements: its number of them.
-        owner: number of the kernel that writes it; None for an input of the graph.
-        forms: bytes per element of each form in which it is wanted.
-    """
-
-    elements: int
-    owner: int | None
-    forms: set[int] = field(default_factory=set)
+    reads: _View
 
 
 class _Drafts:
-    """The kernels of a graph whose shapes are inferred, operator by operator."""
+    """The kernels of a graph whose shapes are inferred, operator by operator.
+
+    ``_owners`` holds the tensors in memory, with the number of the kernel that writes each (None:
+    an input of the graph); ``_forms`` the bytes per element of each form in which one is wanted.
+    """
 
     def __init__(self, graph: ir.Graph, precision: str) -> None:
         self._layers = layers_of(graph)
         plain = all(layer.precision == "fp32" for layer in self._layers.values())
         self._fp32 = precision if plain and precision in BYTES else "fp32"
         self._constants: set[ir.Value | None] = {None, *graph.initializers.values()}
-        self._buffers: dict[ir.Value, _Buffer] = {}
+        self._owners: dict[ir.Value, int | None] = {}
+        self._forms = defaultdict[ir.Value, set[int]](set)
         self._views: dict[ir.Value, _View] = {}
         self._drafts: list[_Draft] = []
         for value in graph.inputs:
@@ -159,14 +147,14 @@ class _Drafts:
         traffic = [0.0] * len(self._drafts)
         for number, draft in enumerate(self._drafts):
             for value, (share, width) in draft.reads.items():
-                traffic[number] += share * width * self._buffers[value].elements
-                self._buffers[value].forms.add(width)
+                traffic[number] += share * width * elements(value)
+                self._forms[value].add(width)
             if draft.layer is not None:
                 width = BYTES.get(self._precision(draft.layer), BYTES["fp32"])
                 traffic[number] += width * draft.layer.parameters
-        for buffer in self._buffers.values():
-            if buffer.owner is not None:
-                traffic[buffer.owner] += buffer.elements * sum(buffer.forms)
+        for value, owner in self._owners.items():
+            if owner is not None:
+                traffic[owner] += elements(value) * sum(self._forms[value])
         return tuple(map(self._kernel, self._drafts, traffic))
 
     def _kernel(self, draft: _Draft, traffic: float) -> Kernel:
@@ -211,38 +199,38 @@ class _Drafts:
     def _fold(self, node: ir.Node, data: list[ir.Value]) -> None:
         """Pixel by pixel: by who reads it, or by the last kernel that makes an input of it."""
         joined = _joined(self._views[value] for value in data)
-        owners = {buffer: self._buffers[buffer].owner for buffer in joined}
+        owners = {buffer: self._owners[buffer] for buffer in joined}
         last = max((owner for owner in owners.values() if owner is not None), default=None)
         output = node.outputs[0]
         whole = any(
-            owner == last and self._buffers[buffer].elements == elements(output)
+            owner == last and elements(buffer) == elements(output)
             for buffer, owner in owners.items()
         )
         if len(data) == 1 or len(joined) == 1 or last is None or not whole:
             self._pass_on(node, data)
             return
-        self._drafts[last].read({b: v for b, v in joined.items() if owners[b] != last})
+        others = {buffer: view for buffer, view in joined.items() if owners[buffer] != last}
+        self._drafts[last].reads = _joined((self._drafts[last].reads, others))
         self._store(output, last)
 
     def _give(self, output: ir.Value) -> None:
         """Have an output of the graph written."""
         for value, (_, width) in self._views.get(output, {}).items():
-            if self._buffers[value].owner is None:  # an input, copied or changed pixel by pixel
+            if self._owners[value] is None:  # an input, copied or changed pixel by pixel
                 self._store(output, self._draft(str(output.name), None, [output]))
-                self._buffers[output].forms.add(self._bytes(output))
+                self._forms[output].add(self._bytes(output))
                 return
-            self._buffers[value].forms.add(width)
+            self._forms[value].add(width)
 
     def _draft(self, name: str, layer: Layer | None, data: list[ir.Value]) -> int:
-        draft = _Draft(name, layer)
-        for value in data:
-            draft.read(self._views[value])
-        self._drafts.append(draft)
+        reads = _joined(self._views[value] for value in data)
+        self._drafts.append(_Draft(name, layer, reads))
         return len(self._drafts) - 1
 
     def _store(self, value: ir.Value, owner: int | None) -> None:
         if value.uses() or value.is_graph_output():
-            self._buffers[value] = _Buffer(elements(value), owner)
+            elements(value)  # raises here if it is unknown
+            self._owners[value] = owner
             self._views[value] = {value: (1.0, self._bytes(value))}
 
     def _bytes(self, value: ir.Value) -> int:
