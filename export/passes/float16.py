@@ -125,7 +125,6 @@ class _Rewriter:
         self._halves = {n.outputs[i]: None for n, those in ports.items() for i in those.outputs}
         self._cast: dict[ir.Value, ir.Value] = {}
         self._constants: dict[ir.Value, ir.Value] = {}
-        self._casts = 0
 
     def rewrite(self) -> int:
         """Return how many casts were added."""
@@ -147,7 +146,7 @@ class _Rewriter:
         for value in self._halves:
             value.type = ir.TensorType(HALF)  # a new one: tensors may share theirs
         self._rename_constants()
-        return self._casts
+        return len(self._cast)
 
     def _as_half(self, value: ir.Value) -> ir.Value:
         if value in self._halves:
@@ -180,7 +179,6 @@ class _Rewriter:
             else:
                 self._graph.insert_after(producer, node)
             self._cast[value] = output
-            self._casts += 1
         return self._cast[value]
 
     def _output(self, value: ir.Value) -> ir.Value:
