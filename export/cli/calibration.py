@@ -30,7 +30,13 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
     type=FILE,
     help="Any folder of pictures instead of the data set; not those that are scored.",
 )
-@click.option("--count", type=int, default=48, show_default=True, help="Images to collect on.")
+@click.option(
+    "--count",
+    type=click.IntRange(1),
+    default=48,
+    show_default=True,
+    help="Images to collect on.",
+)
 @click.option(
     "--skip-unreadable",
     type=click.IntRange(0),
@@ -39,7 +45,9 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
     help="Maximum number of images that are passed over because they cannot be read.",
 )
 @click.option("--tensorrt", "version", help="Version that reads the cache, such as 8.6.1.")
-@click.option("--calibration-method", "method", default="mse", help="Ranges of the cache.")
+@click.option(
+    "--calibration-method", "method", default="mse", help="Ranges of the cache.  [default: mse]"
+)
 @click.option(
     "--calibrator",
     type=click.Choice(CALIBRATORS),
@@ -68,6 +76,7 @@ def calibration_command(
     from calibration.calibration_file import is_calibration, save_calibration
     from dabnet.files import writable_target
     from export.collect import merged
+    from export.engine.caches import check_cache, write_cache
 
     output = writable_target(output, sources[0])
     if output.suffix != ".cache":
@@ -79,14 +88,14 @@ def calibration_command(
         raise InputError(given, "the version that reads it", fix)
     partial = output.with_name(output.name + ".partial")
     if len(sources) == 1 and not is_calibration(sources[0]):
+        if version is not None:
+            check_cache(collecting["optimize_for"], version, method)  # before minutes of work
         calibration = _collected(sources[0], partial, **collecting)
     else:
         fix = "leave them out, or collect again from the checkpoint"
         refuse_typed(collecting, "calibration files", "a checkpoint, which is run with them", fix)
         calibration = merged(sources)
     if version is not None:
-        from export.engine.caches import write_cache
-
         count = write_cache(calibration, output, version, method, calibrator)
         click.echo(f"{output}  ({count} tensors, {method})")
     else:

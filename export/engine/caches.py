@@ -22,7 +22,7 @@ from typing import Any
 
 from calibration.calibration_file import Calibration
 from calibration.qdq import MIN_SCALE
-from calibration.ranges import LEVELS
+from calibration.ranges import LEVELS, check_method
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import existing_file, replacing, writable_target
 from dabnet.records import Codec
@@ -110,6 +110,16 @@ class CalibrationCache:
         return self.path.with_name(self.path.name + ".json")
 
 
+def check_cache(optimized_for: str, version: str, method: str) -> None:
+    """Raise InputError unless TensorRT ``version`` can read such ranges of a graph for a target."""
+    if optimized_for != "tensorrt":
+        given = f"a calibration of the graph for {optimized_for}"
+        expected = "one collected with --optimize-for tensorrt"
+        raise InputError(given, expected, "collect it again")
+    check_method(method)
+    _version_number(version)
+
+
 def write_cache(
     calibration: Calibration, output: Path, version: str, method: str, calibrator: str
 ) -> int:
@@ -122,10 +132,7 @@ def write_cache(
         InputError: the version has no calibrators, or the statistics are of another target.
     """
     output = writable_target(output)
-    if calibration.subject.optimized_for != "tensorrt":
-        given = f"a calibration of the graph for {calibration.subject.optimized_for}"
-        expected = "one collected with --optimize-for tensorrt"
-        raise InputError(given, expected, "collect it again")
+    check_cache(calibration.subject.optimized_for, version, method)
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]
     for name, threshold in ranges.items():

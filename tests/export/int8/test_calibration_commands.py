@@ -130,6 +130,19 @@ BAD = {
         ["calibration", "c.json", "-o", "x.cache", "--tensorrt", "8.6.1"],
         "graph for portable; expected one collected with --optimize-for tensorrt",
     ),
+    "no images to collect on": (
+        ["calibration", "m.pth", "-o", "x", "--count", "0", *SMALL],
+        "Invalid value for '--count': 0",
+    ),
+    "cache of another target at once": (
+        ["calibration", "m.pth", "-o", "x.cache", "--tensorrt", "8.6.1", *SMALL],
+        "graph for portable; expected one collected with --optimize-for tensorrt",
+    ),
+    "cache by another method": (
+        ["calibration", "t.json", "-o", "x.cache", "--tensorrt", "8.6.1"]
+        + ["--calibration-method", "best"],
+        "unknown calibration method 'best'",
+    ),
     "cache of no version": (
         ["calibration", "t.json", "-o", "x.cache"],
         "no TensorRT version .*add --tensorrt VERSION",
