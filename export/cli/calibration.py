@@ -46,7 +46,7 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
 )
 @click.option("--tensorrt", "version", help="Version that reads the cache, such as 8.6.1.")
 @click.option(
-    "--calibration-method", "method", default="mse", help="Ranges of the cache.  [default: mse]"
+    "--calibration-method", "method", default="mse", show_default=True, help="Ranges of the cache."
 )
 @click.option(
     "--calibrator",

@@ -139,8 +139,10 @@ BAD = {
         "graph for portable; expected one collected with --optimize-for tensorrt",
     ),
     "cache by another method": (
-        ["calibration", "t.json", "-o", "x.cache", "--tensorrt", "8.6.1"]
-        + ["--calibration-method", "best"],
+        [
+            *["calibration", "t.json", "-o", "x.cache", "--tensorrt", "8.6.1"],
+            *["--calibration-method", "best"],
+        ],
         "unknown calibration method 'best'",
     ),
     "cache of no version": (
