@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,21 +14,13 @@ from PIL import Image
 from dabnet.cli import main
 from dabnet.console import Size
 from dabnet.data.toy_street import write_camvid_tree
-from tests.support import ROOT
+from tests.support.processes import run_python
 
 COMMANDS = ("dabnet.cli", "export.cli.main", "bench.cli.main")
 
 
 def python(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_python(code, *words, folder=cwd)
 
 
 def cli(module: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
