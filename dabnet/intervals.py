@@ -44,8 +44,8 @@ def mean_bounds(values: Floats) -> tuple[float, float]:
 def resampled_miou(hits: Counts, unions: Counts, seed: int = 0) -> Floats:
     """Mean IoU of ``RESAMPLES`` sets of as many images, drawn from these with repetition.
 
-    One matrix product: ``scipy.stats.bootstrap`` takes ten times as long, and cannot draw the same
-    images for two sets.
+    One matrix product: ``scipy.stats.bootstrap`` takes longer, and cannot draw the same images for
+    two sets.
 
     Args:
         hits, unions: (images, K), as ``dabnet.metrics.hits_and_unions`` returns them.
