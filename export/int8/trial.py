@@ -1,4 +1,4 @@
-"""What int8 in some layers does to accuracy: measured on labelled training images held out."""
+"""The accuracy of int8 in some layers, measured on labelled training images held out."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Int8Trial:
     Args:
         model: the FP32 graph.
         ranges: thresholds of its tensors.
-        placement: what is rounded; convolutions can be taken out of it, its other edges cannot.
+        placement: the rounded edges; those of convolutions can be taken out, others cannot.
         logits: name of its logits before the upsample.
         images: labelled, at the graph's size.
         classes: how many.
