@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dabnet.console import ProgressBar
-from dabnet.errors import DabnetError
+from dabnet.errors import DabnetError, first_line
 
 _JOIN_S = 5.0
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -194,5 +194,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DabnetError):
         return str(error)
     traceback.print_exc()
-    first = (str(error).splitlines() or [""])[0][:300]
-    return f"failed: {type(error).__name__}: {first}"
+    return f"failed: {type(error).__name__}: {first_line(error)}"

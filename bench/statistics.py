@@ -1,8 +1,8 @@
 """Intervals of speed, verdicts and the Pareto front: pure functions of numbers.
 
 Speeds are compared by logarithms, one value per round: rounds are independent, calls within one are
-not. A bootstrap of so few values is too narrow: at 10 rounds its 95 % interval held the true ratio
-in 85 to 90 % of simulated runs, at 2 in 50 %. Student's t holds it as often as it says.
+not. A bootstrap of so few values is too narrow: its 95 % interval holds the true ratio less often
+than that. Student's t holds it as often as it says.
 """
 
 from __future__ import annotations

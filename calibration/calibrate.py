@@ -112,7 +112,7 @@ def quantize(
         model: the graph that was calibrated. It is not modified.
         ranges: tensor name → threshold, such as ``Calibration.ranges`` gives.
         placement: the edges to round; see ``calibration.placements``.
-        float_layers: convolutions to leave in float, by ``placements.layer_name``.
+        float_layers: convolutions to leave in float, by ``dabnet.graph.facts.layer_name``.
         half_scales: scales that FP16 holds exactly; see ``insert_qdq``.
 
     Raises:

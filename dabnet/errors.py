@@ -46,7 +46,7 @@ class BackendUnavailable(DabnetError):
 
 def first_line(error: BaseException) -> str:
     """The start of a library's error, for a message of one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class MissingPackage(BackendUnavailable):

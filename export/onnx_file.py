@@ -10,7 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from dabnet import __version__
-from dabnet.errors import ArtifactError, BuildError
+from dabnet.errors import ArtifactError, BuildError, first_line
 from dabnet.files import existing_file, replacing
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, carried_manifest
 
@@ -63,8 +63,7 @@ def check_onnx(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).splitlines()[0]
-        raise BuildError(f"the exported graph is not valid ONNX ({reason})") from error
+        raise BuildError(f"the exported graph is not valid ONNX ({first_line(error)})") from error
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

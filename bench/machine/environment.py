@@ -12,7 +12,9 @@ from dabnet import __version__
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.cuda import open_device_memory
 
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
+PACKAGES = (
+    *("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),
+)
 
 
 def describe_environment() -> dict[str, str]:

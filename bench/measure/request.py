@@ -23,7 +23,7 @@ class Scenario:
 
     name: str = "latency"  # one call at a time; ``throughput``: batches and concurrent streams
     scopes: tuple[str, ...] = SCOPES  # of each row; see ``dabnet.runtime.runner``
-    rounds: int = 10  # turns of each row in each scope, at least 2: one round has no interval
+    rounds: int = 30  # turns of each row in each scope, at least 2: one round has no interval
     min_time_s: float = 10.0  # of all turns of a row in one scope; a turn has at least 3 calls
     warmup_s: float = 10.0  # maximum time of the warm-up of each row
     most_repeats: int = 5  # maximum number of rounds that are repeated because of a disturbance

@@ -81,8 +81,8 @@ def cpu_session(model: ir.Model, file: str) -> Any:
 class Stepwise:
     """Runs a graph node by node, one session each, so that each tensor can be looked at.
 
-    One session with every tensor as an output holds them all at once: 0.8 GB for one 512×1024 image
-    of DABNet. Here only the tensors are held that a later node still reads.
+    One session with every tensor as an output holds them all at once. Here only the tensors are
+    held that a later node still reads.
 
     Nothing can be fused or laid out anew either, and types are taken literally. In one session over
     an FP16 graph the CPU provider computes in FP32 and drops the rounding between two nodes, and an

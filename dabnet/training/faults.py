@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import DistError
 
-from dabnet.errors import DabnetError
+from dabnet.errors import DabnetError, first_line
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
 
@@ -25,11 +25,11 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
         # The CPU's allocator raises a plain RuntimeError.
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
             raise _out_of_memory(spec, processes) from error
-        first = text.strip().partition("\n")[0]
+        first = first_line(error)
         if processes.size > 1 and _is_lost_peer(error):
             raise DabnetError(
                 f"another of the {processes.size} processes of this run ended, or its connection"
-                f" broke (seen by process {processes.rank}: {first[:120]})",
+                f" broke (seen by process {processes.rank}: {first})",
                 "all of them to run to the end",
                 f"start them all again with --resume {spec.output}",
             ) from error
