@@ -20,7 +20,6 @@ from bench.machine.peaks import PeakMeter
 from bench.machine.telemetry import Monitor
 from bench.measure.accuracy import Scored, Scorer
 from bench.measure.overlap import Overlaps, overlapping, refuse
-from bench.measure.paper import PaperProtocol
 from bench.measure.preparation import prepared
 from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
@@ -255,10 +254,11 @@ class Session:
 
     def _repeat_paper(self, row: RowState) -> None:
         """Time the published protocol, a few times for its interval."""
+        if row.recipe is None:
+            return
         log = self._logs / f"{row.name}.log"
-        arguments = tuple(row.recipe.arguments.values()) if row.recipe else ()
         try:
-            with Isolated(row.name, PaperProtocol, arguments, log) as paper:
+            with Isolated(row.name, row.recipe.opened, (), log) as paper:
                 times = [paper.call("run") for _ in range(PAPER_RUNS)]
         except ProcessFailed as error:
             row.reason = str(error)

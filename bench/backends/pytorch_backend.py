@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from bench.backends.base import Recipe
 from bench.backends.cache import Workshop
+from bench.paper import PaperProtocol
 from bench.record import PAPER, Setting
 from dabnet.artifact import open_checkpoint
 from dabnet.errors import BackendUnavailable
@@ -13,7 +15,7 @@ from dabnet.precision import BF16, FP16, FP32
 
 
 class PyTorchBackend:
-    """``fp32`` is the reference; ``paper`` is timed by ``bench.measure.paper`` and never scored.
+    """``fp32`` is the reference; ``paper`` is timed by ``bench.paper`` and never scored.
 
     The other variants are modes of ``dabnet.runtime.torch_runner``.
     """
@@ -27,7 +29,6 @@ class PyTorchBackend:
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
         device = workshop.device
-        # In the order of PaperProtocol, which takes them too.
         arguments = {
             "checkpoint": workshop.checkpoint_path,
             "dataset": workshop.dataset,
@@ -35,6 +36,7 @@ class PyTorchBackend:
             "device": device,
             "threads": workshop.threads_of(setting),
         }
+        service: Callable[..., Any] = PaperProtocol if variant == PAPER else open_checkpoint
         if variant != PAPER:
             from dabnet.runtime.torch_runner import mode_notes
 
@@ -48,4 +50,4 @@ class PyTorchBackend:
                 "the published protocol is one image per call, one call at a time"
             )
         graph = workshop.onnx(setting, FP32, "portable")
-        return Recipe(open_checkpoint, arguments, workshop.checkpoint_path, graph=graph)
+        return Recipe(service, arguments, workshop.checkpoint_path, graph=graph)

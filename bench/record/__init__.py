@@ -20,7 +20,7 @@ from dabnet.runtime.runner import LayerTime, RunnerInfo
 
 FORMAT = 3
 REFERENCE = "pytorch-fp32"  # the row that others are compared with
-PAPER = "paper"  # scope and variant of the published protocol (``bench.measure.paper``)
+PAPER = "paper"  # scope and variant of the published protocol (``bench.paper``)
 UNKNOWN = "unknown images"
 """``Accuracy.calibrated_on`` where the images cannot be compared with those that are scored."""
 

@@ -22,7 +22,6 @@ from bench.backends import backends, row_names
 from bench.backends.base import Backend, Recipe
 from bench.backends.cache import Workshop
 from bench.isolation import Isolated
-from bench.measure.paper import PaperProtocol
 from bench.measure.timer import Timer
 from bench.record import REFERENCE, Setting
 from dabnet.errors import BackendUnavailable, InputError
@@ -195,12 +194,11 @@ def test_the_papers_protocol_times_the_bare_network(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = prepared("pytorch-paper", workshop)
-    arguments = tuple(recipe.arguments.values())
-    with Isolated("paper", PaperProtocol, arguments, tmp_path / "log") as paper:
+    with Isolated("paper", recipe.opened, (), tmp_path / "log") as paper:
         assert 0 < paper.call("run", 1, 2) < 60
     seen: list[Any] = []
     side = 32
-    here = PaperProtocol(**{**recipe.arguments, "shape": (1, side, side, 3)})
+    here = recipe.open(**{**recipe.arguments, "shape": (1, side, side, 3)})
     here._network.register_forward_hook(lambda _, given, logits: seen.append((given[0], logits)))
     assert here.run() > 0
     assert len(seen) == 150
