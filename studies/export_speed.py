@@ -34,7 +34,7 @@ from bench.isolation import Isolated, ProcessFailed
 from bench.measure.request import Scenario
 from bench.measure.timer import Timer
 from bench.record import Turn
-from bench.record.timing import latency, speed_ratio
+from bench.record.timing import counted_turns, latency, speed_ratio
 from dabnet.artifact import Artifact, open_checkpoint
 from dabnet.console import progress_bar, run
 from dabnet.runtime.openvino_runner import OpenVinoRunner
@@ -217,7 +217,7 @@ def main(
         "rows": {
             name: {
                 "agreement": agrees[name],
-                "rounds_ns": [turn.samples_ns for turn in own if turn.counted],
+                "rounds_ns": [turn.samples_ns for turn in counted_turns(own)],
             }
             for name, own in turns.items()
         },

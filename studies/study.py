@@ -23,6 +23,7 @@ from bench.machine.telemetry import DISTURBED_CORES, Monitor
 from bench.measure.request import Scenario
 from bench.measure.rounds import Interleaved
 from bench.record import Turn
+from bench.record.timing import counted_turns
 from bench.statistics import verdict
 from dabnet.console import CONTEXT, Size, options, progress_bar
 from dabnet.data.images import images_or_scenes
@@ -163,7 +164,7 @@ def timed(
 
 def disturbed(turns: Mapping[str, list[Turn]]) -> int:
     """Count the turns that other processes disturbed, repeats excluded."""
-    return sum(bool(turn.marks) for own in turns.values() for turn in own if turn.counted)
+    return sum(bool(turn.marks) for own in turns.values() for turn in counted_turns(own))
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

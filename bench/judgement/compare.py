@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from bench.machine.environment import lasting_facts
 from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
 from bench.record.timing import seconds_by_round
 from bench.report import figures
@@ -264,13 +265,12 @@ def _differences(old: Report, new: Report) -> Iterator[str]:
 
 
 def _facts(report: Report) -> dict[str, Any]:
-    environment = {k: v for k, v in report.environment.items() if k != "load average"}
     return {
         "model": report.model,
         "checkpoint": f"{report.checkpoint} ({report.checkpoint_sha256[:12]})",
         "data set": f"{report.dataset} {report.split}",
         "classes": len(report.classes),
-        **environment,
+        **lasting_facts(report.environment),
         **{f"scenario: {key}": value for key, value in report.scenario.items()},
     }
 

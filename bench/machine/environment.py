@@ -6,12 +6,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from dabnet import __version__
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.cuda import open_device_memory
 
+LOAD = "load average"
 PACKAGES = (
     *("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy"),
 )
@@ -25,13 +27,18 @@ def describe_environment() -> dict[str, str]:
         "dabnet-toolkit": __version__,
         "processor": f"{_processor()} ({os.cpu_count()} logical cores)",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "load average": load,
+        LOAD: load,
         "gpu": _gpu(),
     }
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             facts[package] = importlib.metadata.version(package)
     return facts
+
+
+def lasting_facts(environment: Mapping[str, str]) -> dict[str, str]:
+    """The facts of the machine, without the load of a moment, which is none."""
+    return {name: fact for name, fact in environment.items() if name != LOAD}
 
 
 def _processor() -> str:

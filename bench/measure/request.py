@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.machine.environment import lasting_facts
 from bench.record import Setting
 from dabnet.data.images import SizedImages
 from dabnet.errors import InputError
@@ -73,8 +74,7 @@ class Request:
             "fingerprint": str(self.images.dataset.fingerprint()),
             "cache": "",
             "output": "",
-            # The load of a moment is no part of the machine.
-            "environment": {k: v for k, v in environment.items() if k != "load average"},
+            "environment": lasting_facts(environment),
         }
         text = json.dumps(asked, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ from bench.isolation import Isolated, ProcessFailed
 from bench.machine.telemetry import Monitor, marks
 from bench.measure.request import Scenario
 from bench.record import Turn
+from bench.record.timing import counted_turns
 
 MOST_CALLS = 2000  # per turn: more samples of calls of microseconds would only fill the record
 
@@ -46,7 +47,7 @@ class Interleaved:
         self._per_turn: dict[tuple[str, str], int] = {}
         lists = [each for scopes in self.turns.values() for each in scopes.values()]
         known = [turn for each in lists for turn in each]
-        self._next = 1 + max((turn.round for turn in known if turn.counted), default=-1)
+        self._next = 1 + max((turn.round for turn in counted_turns(known)), default=-1)
         self._repeats = max((sum(not turn.counted for turn in each) for each in lists), default=0)
         ended = max((turn.start_s + turn.wall_s for turn in known), default=0.0)
         self._zero = time.perf_counter() - ended

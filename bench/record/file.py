@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.record import FORMAT, Report, Row, Score
+from bench.record.timing import counted_turns
 from dabnet.records import Codec
 
 CODEC = Codec(
@@ -54,7 +55,7 @@ def _row_contradictions(row: Row, report: Report) -> Iterator[str]:
         for turn in timing.turns:
             if not _SHORTEST_S <= turn.wall_s <= _LONGEST_S or min(turn.samples_ns, default=0) < 1:
                 yield f"round {turn.round} of scope {timing.scope!r} has a time that no clock gives"
-        calls = sum(len(turn.samples_ns) for turn in timing.turns if turn.counted)
+        calls = sum(len(turn.samples_ns) for turn in counted_turns(timing.turns))
         if timing.latency and timing.latency.calls != calls:
             yield f"scope {timing.scope!r} sums up {timing.latency.calls} calls of {calls}"
     accuracy = row.accuracy

@@ -91,12 +91,17 @@ class Timing:
     @property
     def marks(self) -> tuple[str, ...]:
         """What may have slowed its counted turns down, each once, sorted."""
-        return tuple(sorted({mark for turn in self.turns if turn.counted for mark in turn.marks}))
+        return tuple(sorted({mark for turn in counted_turns(self.turns) for mark in turn.marks}))
+
+
+def counted_turns(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns that count."""
+    return [turn for turn in turns if turn.counted]
 
 
 def latency(turns: Sequence[Turn]) -> Latency | None:
     """Summarise the calls of the counted turns; None if there are none."""
-    counted = [turn.samples_ns for turn in turns if turn.counted]
+    counted = [turn.samples_ns for turn in counted_turns(turns)]
     if not counted:
         return None
     ms = np.concatenate(counted) / 1e6
@@ -109,7 +114,7 @@ def fps_of_turns(turns: Sequence[Turn], batch: int) -> Interval | None:
 
     None with fewer than two rounds, which give no interval.
     """
-    counted = [turn for turn in turns if turn.counted]
+    counted = counted_turns(turns)
     if len(counted) < 2:
         return None
     frames = np.array([batch * len(turn.samples_ns) for turn in counted], np.float64)
@@ -133,7 +138,7 @@ def speed_ratio(reference: Sequence[Turn], candidate: Sequence[Turn]) -> Interva
 def seconds_by_round(turns: Sequence[Turn]) -> dict[int, float]:
     """Round → seconds per call: the median or, where calls overlapped, the wall time by calls."""
     found = {}
-    for turn in (turn for turn in turns if turn.counted):
+    for turn in counted_turns(turns):
         seconds = np.array(turn.samples_ns, np.float64) / 1e9
         overlap = seconds.sum() > 1.01 * turn.wall_s
         found[turn.round] = turn.wall_s / len(seconds) if overlap else float(np.median(seconds))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
+from bench.record.timing import counted_turns
 from bench.report import figures
 from bench.report.figures import NONE, milliseconds, number, parts, percent
 from bench.statistics import verdict
@@ -37,8 +38,8 @@ def rows_of(report: Report, setting: Setting) -> list[Row]:
 
 
 def counted(timing: Timing | None) -> list[Turn]:
-    """The turns that count."""
-    return [turn for turn in timing.turns if turn.counted] if timing else []
+    """The turns that count; none of what was not timed."""
+    return counted_turns(timing.turns) if timing else []
 
 
 def marked(timing: Timing | None) -> int:

@@ -25,6 +25,7 @@ from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike, NDArray
 
 from bench.record import Report, Setting, Timing, Turn
+from bench.record.timing import Latency
 from bench.report.columns import counted, rows_of
 from bench.report.figures import milliseconds, rates, shares
 from bench.statistics import pareto_front
@@ -310,34 +311,36 @@ def counted_ms(timing: Timing) -> Floats:
     return np.sort(np.concatenate([turn.samples_ns for turn in counted(timing)])) / 1e6
 
 
-def _percentiles(name: str, ms: Floats) -> str:
-    p50, p95, p99 = (milliseconds(float(p)) for p in np.percentile(ms, (50, 95, 99)))
-    return f"{name}: p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, {len(ms)} calls"
+def _percentiles(name: str, of: Latency) -> str:
+    p50, p95, p99 = map(milliseconds, (of.p50_ms, of.p95_ms, of.p99_ms))
+    return f"{name}: p50 {p50} ms, p95 {p95} ms, p99 {p99} ms, {of.calls} calls"
 
 
 @rc_context(_STYLE)
 def latencies(report: Report, scope: str, setting: Setting) -> str:
     """Box and strip of each row: quartiles, p50, p95, p99 and single calls."""
     rows, look = rows_of(report, setting), looks(report)
-    timed = {row.name: counted_ms(timing) for row in rows if (timing := row.timing(scope))}
+    timings = ((row.name, timing) for row in rows if (timing := row.timing(scope)))
+    timed = {name: (counted_ms(t), t.latency) for name, t in timings if t.latency}
     if not timed:
         return ""
     axes = _lanes(look, timed, _PERCENTILES)
-    fit(axes, "x", [(ms[0], ms[-1]) for ms in timed.values()])
+    fit(axes, "x", [(ms[0], ms[-1]) for ms, _ in timed.values()])
     scale = ", logarithmic" if axes.get_xscale() == "log" else ""
     axes.set_xlabel(f"ms per call, scope {scope}{scale}")
-    for n, (name, ms) in enumerate(timed.items()):
+    for n, (name, (ms, of)) in enumerate(timed.items()):
         y, colour = LANE * n + 44, look[name].marker["color"]
-        p25, p50, p75, p95, p99 = np.percentile(ms, (25, 50, 75, 95, 99))
+        p25, p75 = np.percentile(ms, (25, 75))
         axes.plot(ms[[0, -1]], (y, y), color=SOFT, linewidth=1)
         strip = np.append(np.percentile(ms, np.linspace(0, 100, 101), method="nearest"), ms[-20:])
         strokes = np.meshgrid((y + 10, y + 16, np.nan), np.unique(strip))
         axes.plot(strokes[1].ravel(), strokes[0].ravel(), color=colour, linewidth=1)
-        tip = _tip(_percentiles(name, ms))
+        tip = _tip(_percentiles(name, of))
         axes.barh(y, p75 - p25, 14, p25, facecolor=colour, edgecolor=INK, linewidth=0.8, gid=tip)
-        for place, (key, mark) in zip((p50, p95, p99), _PERCENTILES.items(), strict=True):
+        for key, mark in _PERCENTILES.items():
+            place = getattr(of, f"{key}_ms")
             axes.plot(place, y if key == "p50" else y - 10, color=INK, **mark)
-    said = "; ".join(_percentiles(name, ms) for name, ms in timed.items())
+    said = "; ".join(_percentiles(name, of) for name, (_, of) in timed.items())
     return _svg(axes, f"Latencies of single calls, scope {scope}, {setting}", said)
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.record import REFERENCE, Report, Row, Setting, Telemetry, Turn
+from bench.record.timing import latency
 from bench.report.page import charts
 from tests.support.html_reading import Page
 from tests.support.sample_reports import SETTING, sample_report
@@ -47,7 +48,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
 
 
 def with_turns(row: Row, change: Callable[[Turn], Turn]) -> Row:
-    timings = (replace(t, turns=tuple(map(change, t.turns))) for t in row.timings)
+    timings = []
+    for timing in row.timings:
+        turns = tuple(map(change, timing.turns))
+        timings.append(replace(timing, turns=turns, latency=latency(turns)))
     return replace(row, timings=tuple(timings))
 
 
@@ -169,7 +173,8 @@ def test_only_counted_turns_are_in_the_distribution() -> None:
     row = report.rows[0]
     first, *others = row.timings[0].turns
     slow = replace(first, samples_ns=(10**12,), counted=False)
-    timing = replace(row.timings[0], turns=(slow, *others))
+    turns = (slow, *others)
+    timing = replace(row.timings[0], turns=turns, latency=latency(turns))
     ms = charts.counted_ms(timing)
     assert len(ms) == 36 and ms[-1] < 1e3
     report = replace(report, rows=(replace(row, timings=(timing,)),))
