@@ -19,9 +19,7 @@ class Precision:
     """One precision.
 
     Attributes:
-        bytes: size of a value.
         dtype: of numpy and torch.
-        onnx: attribute of ``onnx.TensorProto``: the data type.
         openvino: OpenVINO's ``INFERENCE_PRECISION_HINT``: the type of floats. In an INT8 artifact
             Q/DQ nodes say what is int8, and the rest is FP32.
         openvino_types: what its runtime model may call the type of a convolution.
@@ -34,9 +32,7 @@ class Precision:
     """
 
     name: str
-    bytes: int
     dtype: str
-    onnx: str
     openvino: str
     openvino_types: tuple[str, ...]
     tensorrt: str
@@ -52,24 +48,21 @@ class Precision:
 
 _ALL = (
     Precision(
-        *(FP32, 4, "float32", "FLOAT", "f32", ("f32",), "Float"),
+        *(FP32, "float32", "f32", ("f32",), "Float"),
         tensorrt_foreign=("Half", "BFloat16", "Int8", "FP8"),
         minimum_agreement=0.9999,
     ),
     Precision(
-        *(FP16, 2, "float16", "FLOAT16", "f16", ("f16",), "Half"),
+        *(FP16, "float16", "f16", ("f16",), "Half"),
         tensorrt_foreign=("Int8", "FP8"),
         minimum_agreement=0.999,
         cpu_flags=("avx512_fp16", "amx_fp16", "asimdhp"),
     ),
     Precision(
-        *(BF16, 2, "bfloat16", "BFLOAT16", "bf16", ("bf16",), "BFloat16"),
+        *(BF16, "bfloat16", "bf16", ("bf16",), "BFloat16"),
         cpu_flags=("avx512_bf16", "amx_bf16", "bf16"),
     ),
-    Precision(
-        *(INT8, 1, "int8", "INT8", "f32", ("i8", "u8"), "Int8"),
-        minimum_agreement=0.95,
-    ),
+    Precision(INT8, "int8", "f32", ("i8", "u8"), "Int8", minimum_agreement=0.95),
 )
 PRECISIONS: Final = {precision.name: precision for precision in _ALL}
 

@@ -6,11 +6,9 @@ import torch
 
 from dabnet.errors import InputError
 
-DEVICE_NAMES = ("auto", "cpu", "cuda")
-
 
 def torch_device(name: str, local_rank: int | None = None) -> torch.device:
-    """Resolve one of ``DEVICE_NAMES``; raise if CUDA was asked for and is unavailable.
+    """Resolve ``auto``, ``cpu`` or ``cuda``; raise if CUDA was asked for and is unavailable.
 
     Args:
         local_rank: number of this process's GPU if several processes of a machine compute.

@@ -29,14 +29,14 @@ def percent(share: float | None, decimals: int = 2) -> str:
     return number(share, decimals, 100.0)
 
 
-def rate(value: float | None) -> str:
+def rate(value: float) -> str:
     """Frames per second, with at least three digits."""
-    return NONE if value is None else number(value, 2 if value < 10 else 1 if value < 1000 else 0)
+    return number(value, 2 if value < 10 else 1 if value < 1000 else 0)
 
 
-def milliseconds(value: float | None) -> str:
+def milliseconds(value: float) -> str:
     """A time in ms; under 1 ms with microseconds."""
-    return NONE if value is None else number(value, 3 if value < 1 else 2)
+    return number(value, 3 if value < 1 else 2)
 
 
 def megabytes(count: float | None, decimals: int = 0) -> str:

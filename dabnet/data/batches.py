@@ -28,8 +28,6 @@ Key = tuple[int, int]
 Batch = tuple[Tensor, Tensor]
 """uint8 images (N, h, w, 3) and uint8 labels (N, h, w)."""
 
-DATA_PATHS = ("auto", "device", "workers")
-
 
 class BatchOrder:
     """Yields the keys of each batch of a run, from iteration ``start`` to the last.
@@ -85,8 +83,8 @@ def choose_data_path(asked: str, before: str | None, dataset: Dataset, device: t
     """Return ``device`` or ``workers``.
 
     Args:
-        asked: one of ``DATA_PATHS``. ``auto`` takes the path of the continued run, and for a new
-            run a GPU's memory; but never a device that is too small for the split.
+        asked: ``auto``, ``device`` or ``workers``. ``auto`` takes the path of the continued run,
+            and for a new run a GPU's memory; but never a device that is too small for the split.
         before: the path of the run that is continued.
     """
     if asked != "auto":

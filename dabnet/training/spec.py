@@ -30,7 +30,7 @@ class TrainingSpec:
         seed: of the initial weights, the order of the images and their augmentation.
         eval_every: epochs between validations; the last epoch is always validated.
         workers: processes that augment images; 0 does it in the training process.
-        data_path: one of ``dabnet.data.batches.DATA_PATHS``.
+        data_path: ``auto``, ``device`` or ``workers``; see ``dabnet.data.batches``.
         resume: a ``last.pth`` to continue from.
         qat: a checkpoint to fine-tune with fake quantisation; None trains from random weights.
         channels_last: whether the network computes in (N, H, W, C) order.
