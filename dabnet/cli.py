@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, EXIT_INTERRUPTED, Factors, Size, run
+from dabnet.console import CONTEXT, EXIT_INTERRUPTED, FILE, Factors, Size, run
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
+from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
@@ -32,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {
 @click.command(context_settings=CONTEXT)
 @click.version_option(__version__)
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="[default: camvid]")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--data-dir", type=FILE, help="Folder of the data set.")
 @click.option("--model", type=click.Choice(list(NETWORKS)), help="[default: dabnet]")
 @click.option(
     "--train-type",
@@ -41,17 +42,17 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder of checkpoints, log and curves.  [default: runs/DATASET, runs/DATASET-qat]",
 )
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The folder of a run to continue, or its last.pth.",
 )
 @click.option(
     "--qat",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Fine-tune this checkpoint with fake quantisation, for an INT8 export: the data set's"
     " recipe, but 5 epochs at a hundredth of its --lr.",
 )
@@ -60,17 +61,17 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
-@click.option("--optimizer", type=click.Choice(["adam", "sgd"]))
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS))
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--momentum", type=float, help="Momentum of SGD.")
 @click.option("--weight-decay", type=float)
-@click.option("--loss", type=click.Choice(["ce", "ohem"]))
+@click.option("--loss", type=click.Choice(LOSSES))
 @click.option("--poly-power", type=float, help="Exponent of the learning-rate decay.")
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
 @click.option(
     "--amp",
-    type=click.Choice(["off", "bf16", "fp16"]),
+    type=click.Choice(AMP),
     help="Compute convolutions in half precision.  [default: off]",
 )
 @click.option("--ema", type=float, help="Decay of averaged weights, such as 0.999; 0: none.")
@@ -106,7 +107,7 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option(
     "--cache-dir",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=".dabnet-cache",
     show_default=True,
     help="Folder of the pixel counts of data sets, from which class weights are computed.",

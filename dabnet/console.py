@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,6 +25,7 @@ ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+FILE = click.Path(path_type=Path)
 # Options may be written with underscores, as in the published code.
 CONTEXT = {
     "help_option_names": ["-h", "--help"],

@@ -36,7 +36,7 @@ from bench.measure.request import Scenario
 from bench.measure.timer import LEAST_CALLS, Timed, Timer, harness_ns
 from bench.record.timing import speed_ratio
 from bench.statistics import verdict
-from dabnet.console import progress_bar, run
+from dabnet.console import FILE, progress_bar, run
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
 from dabnet.intervals import Interval
@@ -289,7 +289,7 @@ def text(ratios: Mapping[str, list[Interval]], null_ns: float) -> str:
 @click.option("--rounds", type=click.IntRange(2), default=30, show_default=True)
 @click.option("--min-time", type=click.FloatRange(0.01), default=5.0, show_default=True)
 @click.option("--pairs", type=click.IntRange(1), default=10, show_default=True)
-@click.option("--engine", type=click.Path(path_type=Path), help="Also TensorRT, on this engine.")
+@click.option("--engine", type=FILE, help="Also TensorRT, on this engine.")
 @click.option("--trtexec", default="trtexec", show_default=True, help="The program.")
 def main(
     inputs: study.Inputs,

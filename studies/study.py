@@ -25,7 +25,7 @@ from bench.measure.rounds import Interleaved
 from bench.record import Turn
 from bench.record.timing import counted_turns
 from bench.statistics import verdict
-from dabnet.console import CONTEXT, Size, options, progress_bar
+from dabnet.console import CONTEXT, FILE, Size, options, progress_bar
 from dabnet.data.images import images_or_scenes
 from dabnet.files import writable_target, write_text
 from dabnet.intervals import Interval
@@ -48,7 +48,7 @@ def _torch_threads() -> int:
 record_option = click.option(
     "--json",
     "record",
-    type=click.Path(path_type=Path),
+    type=FILE,
     callback=_writable,
     help="Also keep every sample in this file.",
 )
@@ -58,11 +58,11 @@ threads_option = click.option(
 _input_options = options(
     click.option(
         "--checkpoint",
-        type=click.Path(path_type=Path),
+        type=FILE,
         default=Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth",
         help="[default: the shipped toy-street weights]",
     ),
-    click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]"),
+    click.option("--data-dir", type=FILE, help="[default: drawn scenes]"),
     click.option("--size", type=Size(), default="512x1024", show_default=True),
     record_option,
 )

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from bench.machine.telemetry import CpuWatch
 from bench.statistics import paired_ratio
-from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.console import CONTEXT, FILE, Size, progress_bar, run
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder, batches
 from dabnet.data.dataset import Dataset
@@ -152,7 +152,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
 @click.option("--dataset", type=click.Choice(["camvid", "cityscapes"]), default="camvid")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="[default: drawn scenes]")
+@click.option("--data-dir", type=FILE, help="[default: drawn scenes]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--input-size", type=Size(), help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.reports import PATH, REPORT_COMMANDS, SHOWN
+from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, run
+from dabnet.console import CONTEXT, FILE, Size, run
 from dabnet.data.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _COUNT = click.IntRange(1)
 
 
 @click.command("run", context_settings=SHOWN)
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=FILE)
 @click.option(
     "--backend",
     "backends",
@@ -44,10 +44,10 @@ _COUNT = click.IntRange(1)
     type=click.Choice(list(DATASETS)),
     help="Images to score and time.  [default: the checkpoint's]",
 )
-@click.option("--data-dir", type=PATH, help="Folder of the data set.")
+@click.option("--data-dir", type=FILE, help="Folder of the data set.")
 @click.option("--split", type=click.Choice(["val", "test"]), default="val")
 @click.option(
-    "--images", "folder", type=PATH, help="A folder without labels instead: speed and agreement."
+    "--images", "folder", type=FILE, help="A folder without labels instead: speed and agreement."
 )
 @click.option("--max-images", type=_COUNT, help="Images to score.  [default: all]")
 @click.option(
@@ -79,8 +79,8 @@ _COUNT = click.IntRange(1)
 )
 @click.option("--layers", is_flag=True, help="Also each row's time by layer.")
 @click.option("--pictures", type=click.IntRange(0), default=2, help="Images to show.")
-@click.option("--cache-dir", "cache", type=PATH, default=".dabnet-cache", help="Folder of exports.")
-@click.option("--output", type=PATH, default="runs/bench", help="Folder of the record.")
+@click.option("--cache-dir", "cache", type=FILE, default=".dabnet-cache", help="Folder of exports.")
+@click.option("--output", type=FILE, default="runs/bench", help="Folder of the record.")
 @click.option("--restart", is_flag=True, help="Do not continue a run that was stopped.")
 def run_command(restart: bool, **asked: Any) -> None:
     """Measure accuracy and speed of CHECKPOINT on every backend, in one table.

@@ -8,22 +8,21 @@ from typing import Any
 
 import click
 
-from dabnet.console import CONTEXT, Command, Size
+from dabnet.console import CONTEXT, FILE, Command, Size
 
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
 
-PATH = click.Path(path_type=Path)
 _POSITIVE = click.FloatRange(0, min_open=True)
 SHOWN = {**CONTEXT, "show_default": True}
 
 
 @click.command("report", context_settings=CONTEXT)
-@click.argument("record", metavar="FILE.json", type=PATH)
+@click.argument("record", metavar="FILE.json", type=FILE)
 @click.option("--html", is_flag=True, help="Write the page bench.html beside FILE.json.")
 @click.option(
     "--output",
-    type=PATH,
+    type=FILE,
     metavar="DIR",
     help="Write bench.json, bench.csv, bench.md and bench.html into DIR.",
 )
@@ -59,12 +58,12 @@ def _limit(
 
 
 @click.command("compare", context_settings=SHOWN)
-@click.argument("old", metavar="OLD.json", type=PATH)
-@click.argument("new", metavar="NEW.json", type=PATH)
+@click.argument("old", metavar="OLD.json", type=FILE)
+@click.argument("new", metavar="NEW.json", type=FILE)
 @_limit("--max-slowdown", 3.0, "PERCENT", "Maximum increase of the time per call.")
 @_limit("--max-miou-drop", 0.3, "POINTS", "Maximum decrease of mIoU in percentage points.", 100)
 @_limit("--max-memory-growth", None, "PERCENT", "Maximum memory growth.  [default: not judged]")
-@click.option("--json", "output", type=PATH, metavar="FILE", help="Write the comparison as JSON.")
+@click.option("--json", "output", type=FILE, metavar="FILE", help="Write the comparison as JSON.")
 def compare_command(old: Path, new: Path, output: Path | None, **shares: Any) -> int:
     """Report which rows became slower, less accurate or larger from OLD to NEW.
 
@@ -94,7 +93,7 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
 
 
 @click.command("recommend", context_settings=SHOWN)
-@click.argument("record", metavar="[FILE.json]", type=PATH, default="runs/bench/bench.json")
+@click.argument("record", metavar="[FILE.json]", type=FILE, default="runs/bench/bench.json")
 @click.option(
     "--min-miou", type=float, callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
 )
