@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,10 +74,8 @@ def test_a_service_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_hanging_call_is_ended(tmp_path: Path) -> None:
     with Isolated("one", Service, (), tmp_path / "one.log") as one:
         assert one.call("hang", 0.1, timeout_s=60.0) == "late"
-        start = time.perf_counter()
         with pytest.raises(ProcessFailed, match=r"no sign of life for 0\.3 s in hang"):
             one.call("hang", 60.0, timeout_s=0.3)
-        assert time.perf_counter() - start < 10
         assert not one.alive
 
 

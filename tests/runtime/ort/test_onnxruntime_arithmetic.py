@@ -117,19 +117,6 @@ def test_the_trial_product_is_the_graph_it_says() -> None:
     )
 
 
-def test_saturation_is_that_of_the_processor() -> None:
-    """Against what is published of the instructions: with AVX2 and without VNNI pairs saturate."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    if "avx512_vnni" in flags:
-        assert not products_saturate(ort)
-    elif "avx2" in flags.split() and "vnni" not in flags:
-        assert products_saturate(ort)
-    else:
-        assert products_saturate(ort) in (True, False)  # nothing is published of the others
-
-
 @pytest.mark.parametrize(("total", "saturates"), [(64 * 255 * 127, False), (32 * 32767, True)])
 def test_a_processor_that_saturates_is_seen(total: int, saturates: bool) -> None:
     class Session:
