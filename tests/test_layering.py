@@ -146,6 +146,17 @@ def file_faults(modules: dict[str, Path]) -> Iterator[str]:
             yield f"{path} has {length} lines; at most {LONGEST}"
 
 
+def shared_test_faults(tests: Path) -> Iterator[str]:
+    """What tests share is in ``tests.support``, and no test module imports another one."""
+    files = sorted(tests.rglob("*.py"))
+    names = {path.stem for path in files if path.stem.startswith("test_")}
+    for path in files:
+        module = module_name(path, tests.parent)
+        for name in imported(everywhere(_tree(path)), module, path.name == "__init__.py"):
+            if others := names.intersection(name.split(".")):
+                yield f"{module} imports {min(others)}: tests share what is in tests.support"
+
+
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -161,6 +172,10 @@ def test_the_source_keeps_its_layers() -> None:
     assert set(LIGHT_AT_THE_TOP) <= modules.keys()
     assert {module.split(".")[0] for module in modules} == set(PACKAGES)
     assert faults(ROOT) == []
+
+
+def test_no_test_imports_another() -> None:
+    assert list(shared_test_faults(ROOT / "tests")) == []
 
 
 @pytest.fixture
@@ -239,3 +254,16 @@ def test_the_checker_counts_the_entries_of_a_folder(fake: Path) -> None:
     for number in range(MOST_ENTRIES):
         (fake / f"export/engine/part_{number}.py").touch()  # beside config.py
     assert faults(fake) == [f"export.engine has {MOST_ENTRIES + 1} entries; at most {MOST_ENTRIES}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["from test_a import x", "import tests.deep.test_a", "from tests.deep import test_a"]
+)
+def test_the_checker_finds_tests_that_import_others(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tests" / "deep").mkdir(parents=True)
+    (tmp_path / "tests/deep/test_a.py").write_text("from tests.support import ROOT")
+    assert list(shared_test_faults(tmp_path / "tests")) == []
+    (tmp_path / "tests/test_b.py").write_text(text)
+    assert set(shared_test_faults(tmp_path / "tests")) == {
+        "tests.test_b imports test_a: tests share what is in tests.support"
+    }

@@ -3,46 +3,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from calibration.calibrate import calibrate, quantize, rounded_tensors
-from calibration.calibration_file import Calibration, Subject, graph_sha256
+from calibration.calibrate import quantize, rounded_tensors
+from calibration.calibration_file import Calibration
 from calibration.collect import collect
 from calibration.placements import PLACEMENTS
 from calibration.ranges import METHODS, symmetric_range
 from dabnet.data.images import SizedImage
 from dabnet.errors import BuildError, InputError
-from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.calibration_net import (
+    TRAIN,
+    calibrate,
+    images,
+    initializers,
+    make_model,
+    named,
+    seen,
+    small_net,
+    stem,
+    subject,
+)
 from tests.support.listed_images import sized_image
 from tests.support.protobuf_graphs import on_protobuf
 
-calibrate = on_protobuf(calibrate)
 collect = on_protobuf(collect)
-graph_sha256 = on_protobuf(graph_sha256)
 quantize = on_protobuf(quantize)
 rounded_tensors = on_protobuf(rounded_tensors)
-
-TRAIN = {"dataset": "toy", "split": "train"}
-
-
-def subject(model: onnx.ModelProto) -> Subject:
-    return Subject("c" * 64, graph_sha256(model), "portable", (12, 16))
-
-
-def named(count: int) -> list[SizedImage]:
-    return [sized_image(name, image) for name, image in images(count)]
-
-
-def seen(count: int, model: onnx.ModelProto | None = None, **options: object) -> Calibration:
-    model = model or small_net()
-    return calibrate(model, iter(named(count)), subject(model), **{**TRAIN, **options})
-
-
-def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
 def test_statistics_of_all_tensors_and_where_they_came_from() -> None:

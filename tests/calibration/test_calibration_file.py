@@ -9,25 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_calibrate import named, seen, subject
 
-from calibration.calibrate import calibrate
 from calibration.calibration_file import (
     Calibration,
     load_calibration,
     save_calibration,
 )
 from dabnet.errors import ArtifactError, InputError
-from tests.support.calibration_net import small_net
-from tests.support.protobuf_graphs import on_protobuf
-
-calibrate = on_protobuf(calibrate)
+from tests.support.calibration_net import TRAIN, calibrate, named, seen, small_net, subject
 
 
 def part(start: int, stop: int) -> Calibration:
     model = small_net()
     chosen = named(8)[start:stop]
-    return calibrate(model, chosen, subject(model), dataset="toy", split="train")
+    return calibrate(model, chosen, subject(model), **TRAIN)
 
 
 def test_round_trip(tmp_path: Path) -> None:

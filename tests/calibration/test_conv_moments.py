@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from calibration import conv_moments
 from calibration.conv_moments import collect_moments, quantized_convs
-from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.calibration_net import exact_logits, images, make_model, small_net, stem
 from tests.support.protobuf_graphs import insert_qdq, on_protobuf
 
 collect_moments = on_protobuf(collect_moments)
@@ -45,11 +44,7 @@ def one_conv(seed: int) -> onnx.ModelProto:
 
 def outputs(model: onnx.ModelProto) -> np.ndarray:
     """float64 (N, O, h, w)."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    batch = np.stack([image for _, image in IMAGES])
-    return session.run(None, {"image": batch})[0].astype(np.float64)
+    return exact_logits(model, np.stack([image for _, image in IMAGES])).astype(np.float64)
 
 
 @settings(deadline=None, max_examples=25)

@@ -5,16 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from calibration.histogram import StreamingHistogram
 from calibration.ranges import MAGNITUDES, divergences, entropy_threshold
+from tests.support.histograms import histogram_of
 
 COUNT = 200_000
-
-
-def histogram_of(sample: np.ndarray) -> StreamingHistogram:
-    histogram = StreamingHistogram()
-    histogram.update(sample.astype(np.float32))
-    return histogram
 
 
 def kl_of_the_slides(counts: np.ndarray, kept: int) -> float:
@@ -100,6 +94,6 @@ def test_zeros_do_not_matter() -> None:
 def test_values_that_fill_few_bins() -> None:
     assert entropy_threshold(histogram_of(np.zeros(5))) == 0
     assert entropy_threshold(histogram_of(np.full(5, -4.25))) == 4.25
-    assert entropy_threshold(histogram_of(np.array([0, 1e-44]))) == np.float32(1e-44)
-    levels = np.arange(-127, 128)  # already int8: each has a level of its own
+    assert entropy_threshold(histogram_of(np.float32([0, 1e-44]))) == np.float32(1e-44)
+    levels = np.arange(-127.0, 128)  # already int8: each has a level of its own
     assert entropy_threshold(histogram_of(levels)) == 127

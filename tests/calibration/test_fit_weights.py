@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from calibration.calibrate import quantize
 from calibration.collect import collect
+from calibration.fit_weights import fit_weights, with_weights
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError, InputError
-from tests.support.calibration_net import images, make_model, small_net, stem
+from tests.support.calibration_net import (
+    exact_logits,
+    images,
+    initializers,
+    make_model,
+    seen,
+    small_net,
+    stem,
+)
 from tests.support.protobuf_graphs import (
     conv_inputs,
     insert_qdq,
@@ -22,21 +33,16 @@ from tests.support.protobuf_graphs import (
 )
 
 collect = on_protobuf(collect)
+quantize = on_protobuf(quantize)
+with_weights = on_protobuf(with_weights)
 
 IMAGES = images(6)
 BATCH = np.stack([image for _, image in IMAGES])
 
 
-def run(model: onnx.ModelProto, tensor: str = "logits") -> np.ndarray:
+def run(model: onnx.ModelProto) -> np.ndarray:
     """float64 (N, O, h, w)."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    if tensor != "logits":
-        copy.graph.output.append(onnx.ValueInfoProto(name=tensor))
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(copy.SerializeToString(), options)
-    return session.run([tensor], {"image": BATCH})[0].astype(np.float64)
+    return exact_logits(model, BATCH).astype(np.float64)
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -55,8 +61,7 @@ def one_conv(seed: int, group: int = 1, bias: bool = True) -> onnx.ModelProto:
 
 
 def int8_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    return {n: a for n, a in arrays.items() if a.dtype == np.int8 and a.ndim == 4}
+    return {n: a for n, a in initializers(model).items() if a.dtype == np.int8 and a.ndim == 4}
 
 
 @settings(deadline=None, max_examples=25)
@@ -146,3 +151,25 @@ def test_no_images_and_infinite_activations_are_refused() -> None:
     weights.CopyFrom(numpy_helper.from_array(np.full((6, 3, 3, 3), 3e38, np.float32), "w"))
     with pytest.raises(BuildError, match="NaN or Inf before 'logits'"):
         with_fitted_weights(model, nearest, IMAGES)
+
+
+def test_layers_in_float_change_no_other_fit() -> None:
+    """Weights fitted once serve each choice of float layers, to the last bit."""
+    model, ranges = small_net(), seen(6).ranges("mse")
+    everything, _ = quantize(model, ranges)
+    fits, _ = fit_weights(ir.from_proto(model), ir.from_proto(everything), images(6))
+    assert with_weights(everything, fits).SerializeToString() != everything.SerializeToString()
+    for layers in (("first",), ("depthwise", "last"), ()):
+        fewer, _ = quantize(model, ranges, float_layers=layers)
+        before = fewer.SerializeToString()
+        expected, _ = with_fitted_weights(model, fewer, images(6))
+        found = with_weights(fewer, fits)
+        assert fewer.SerializeToString() == before
+        assert constants(found) == constants(expected)
+        assert [list(node.input) for node in found.graph.node] == [
+            list(node.input) for node in expected.graph.node
+        ]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in initializers(model).items()}

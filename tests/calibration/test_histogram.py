@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from calibration.histogram import BINS, NonFiniteError, StreamingHistogram
+from tests.support.histograms import histogram_of
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 values = hnp.arrays(np.float32, st.integers(0, 60), elements=finite)
-
-
-def histogram_of(*arrays: np.ndarray) -> StreamingHistogram:
-    histogram = StreamingHistogram()
-    for array in arrays:
-        histogram.update(array)
-    return histogram
 
 
 @settings(deadline=None)

@@ -16,18 +16,12 @@ from hypothesis.extra import numpy as hnp
 from calibration.histogram import BINS, HistogramRecord, StreamingHistogram
 from dabnet.errors import InputError
 from dabnet.records import Codec
+from tests.support.histograms import histogram_of
 
 CODEC = Codec(HistogramRecord, "histogram", "a test", "write it again")
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 values = hnp.arrays(np.float32, st.integers(0, 60), elements=finite)
-
-
-def histogram_of(*arrays: np.ndarray) -> StreamingHistogram:
-    histogram = StreamingHistogram()
-    for array in arrays:
-        histogram.update(array)
-    return histogram
 
 
 def text_of(counts: np.ndarray) -> str:

@@ -4,12 +4,11 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from calibration.collect import collect
@@ -17,7 +16,15 @@ from calibration.placements import edges_of
 from calibration.qdq import MIN_SCALE, quantize_weight
 from calibration.ranges import symmetric_range
 from dabnet.errors import BuildError
-from tests.support.calibration_net import SIZE, images, make_model, small_net, stem
+from tests.support.calibration_net import (
+    SIZE,
+    exact_logits,
+    images,
+    initializers,
+    make_model,
+    small_net,
+    stem,
+)
 from tests.support.protobuf_graphs import conv_inputs, insert_qdq, on_protobuf
 
 collect = on_protobuf(collect)
@@ -25,18 +32,6 @@ edges_of = on_protobuf(edges_of)
 
 BATCH = np.stack([image for _, image in images(4)])
 RANGES = {"x": 255.0, "y": 400.0, "z": 600.0}
-
-
-def run(model: onnx.ModelProto, batch: np.ndarray = BATCH) -> np.ndarray:
-    """The graph's own arithmetic: without onnxruntime's fusion of Q/DQ into int8 kernels."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    return session.run(None, {"image": batch})[0]
-
-
-def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
 
 
 def readers(model: onnx.ModelProto, tensor: str) -> list[str]:
@@ -106,7 +101,7 @@ def test_output_is_close_to_the_float_network() -> None:
     model = small_net()
     histograms = collect(model, images(8, seed=5), conv_inputs(model))
     quantized, _ = insert_qdq(model, {n: symmetric_range(h) for n, h in histograms.items()})
-    exact, approximate = run(model), run(quantized)
+    exact, approximate = exact_logits(model, BATCH), exact_logits(quantized, BATCH)
     noise = np.square(approximate - exact).mean() / np.square(exact).mean()
     assert 0 < noise < 10 ** (-30 / 10)  # at least 30 dB
 
@@ -116,7 +111,7 @@ def test_onnxruntime_agrees_with_the_reference_evaluator() -> None:
     # Its Q/DQ starts at opset 19, which means the same for int8 and FP32 scales.
     quantized.opset_import[0].version = 19
     expected = ReferenceEvaluator(quantized).run(None, {"image": BATCH})[0]
-    np.testing.assert_allclose(run(quantized), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(exact_logits(quantized, BATCH), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_values_are_rounded_to_the_scale_and_saturate_at_the_range() -> None:
@@ -126,14 +121,14 @@ def test_values_are_rounded_to_the_scale_and_saturate_at_the_range() -> None:
     x = BATCH.transpose(0, 3, 1, 2).astype(np.float32)
     assert x.max() > 150
     expected = np.clip(np.rint(x / scale), -128, 127) * scale
-    np.testing.assert_allclose(run(quantized), expected, rtol=1e-6)
-    assert run(quantized).max() == pytest.approx(100)
+    np.testing.assert_allclose(exact_logits(quantized, BATCH), expected, rtol=1e-6)
+    assert exact_logits(quantized, BATCH).max() == pytest.approx(100)
 
 
 def test_a_range_of_zero_gives_a_finite_result() -> None:
     quantized, _ = insert_qdq(small_net(), {**RANGES, "y": 0.0})
     assert initializers(quantized)["y_scale"] == np.float32(MIN_SCALE)
-    assert np.isfinite(run(quantized)).all()
+    assert np.isfinite(exact_logits(quantized, BATCH)).all()
 
 
 def test_a_convolution_without_a_range_stays_float() -> None:
@@ -195,7 +190,8 @@ def test_channels_of_zeros_and_of_very_different_size() -> None:
     quantized, scales = quantize_weight(weight)
     assert quantized[:, :, 0, 0].tolist() == [[0, 0], [42, -127], [127, 4]]
     np.testing.assert_allclose(scales, [MIN_SCALE, 3e-6 / 127, 300 / 127], rtol=1e-6)
-    assert np.isfinite(run(insert_qdq(one_conv(weight[:, [0, 1, 1]]), {"x": 255.0})[0])).all()
+    model, _ = insert_qdq(one_conv(weight[:, [0, 1, 1]]), {"x": 255.0})
+    assert np.isfinite(exact_logits(model, BATCH)).all()
 
 
 @pytest.mark.parametrize("threshold", [-1.0, float("nan"), float("inf")])
@@ -248,7 +244,7 @@ def test_an_old_opset_is_refused() -> None:
 
 def test_the_shape_of_the_result_is_known() -> None:
     quantized, _ = insert_qdq(small_net(), RANGES)
-    assert run(quantized).shape == (4, 5, *SIZE)
+    assert exact_logits(quantized, BATCH).shape == (4, 5, *SIZE)
 
 
 def joined(model: onnx.ModelProto, ranges: dict[str, float]) -> dict[str, float]:
@@ -301,7 +297,8 @@ def test_a_tensor_with_two_scales_has_two_pairs() -> None:
     model = make_model(nodes, {"w": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)})
     ranges = {"x": 255.0, "c": 100.0, "z": 255.0, "d": 100.0}
     quantized, _ = insert_qdq(model, ranges, edges_of(model, "all"))
-    assert run(quantized).shape == (4, 9, *SIZE)  # onnxruntime refuses two nodes of one name
+    # onnxruntime refuses two nodes of one name.
+    assert exact_logits(quantized, BATCH).shape == (4, 9, *SIZE)
     scales = [
         127 * float(initializers(quantized)[node.input[1]])
         for node in quantized.graph.node

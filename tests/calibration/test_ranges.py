@@ -15,6 +15,7 @@ from calibration.ranges import (
     symmetric_range,
 )
 from dabnet.errors import InputError
+from tests.support.histograms import histogram_of
 
 COUNT = 40_000
 _random = np.random.default_rng(0)
@@ -30,12 +31,6 @@ SAMPLES = {
     "image": _random.integers(0, 256, COUNT) - 105.0,
 }
 SAMPLES = {name: sample.astype(np.float32) for name, sample in SAMPLES.items()}
-
-
-def histogram_of(sample: np.ndarray) -> StreamingHistogram:
-    histogram = StreamingHistogram()
-    histogram.update(sample)
-    return histogram
 
 
 def true_error(sample: np.ndarray, threshold: float) -> float:

@@ -8,7 +8,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration import calibrate as product
+from calibration.calibration_file import Calibration, Subject, graph_sha256
+from dabnet.data.images import SizedImage
+from tests.support.listed_images import sized_image
+from tests.support.protobuf_graphs import on_protobuf
+
 SIZE = (12, 16)  # height, width in pixels
+TRAIN = {"dataset": "toy", "split": "train"}
+
+calibrate = on_protobuf(product.calibrate)
 
 
 def make_model(
@@ -88,3 +97,32 @@ def images(count: int, seed: int = 1) -> list[tuple[str, np.ndarray]]:
     coarse = random.integers(0, 256, (count, SIZE[0] // 4, SIZE[1] // 4, 3), dtype=np.uint8)
     smooth = coarse.repeat(4, axis=1).repeat(4, axis=2)
     return [(f"image_{index:03d}", image) for index, image in enumerate(smooth)]
+
+
+def named(count: int) -> list[SizedImage]:
+    """``images`` as those of a data set."""
+    return [sized_image(name, image) for name, image in images(count)]
+
+
+def subject(model: onnx.ModelProto) -> Subject:
+    return Subject("c" * 64, on_protobuf(graph_sha256)(model), "portable", SIZE)
+
+
+def seen(count: int, model: onnx.ModelProto | None = None, **options: object) -> Calibration:
+    """Calibration of ``small_net``, or another model, by so many images."""
+    model = model or small_net()
+    return calibrate(model, iter(named(count)), subject(model), **{**TRAIN, **options})
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def exact_logits(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
+    """The graph's own arithmetic: without onnxruntime's fusion of Q/DQ into int8 kernels."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    return session.run(None, {"image": batch})[0]
