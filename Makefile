@@ -19,7 +19,7 @@ INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 
 .PHONY: help install demo test test-slow test-gpu clean
 help:
-	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 7 minutes)"
+	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 8 minutes)"
 	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
 	@echo "            HARDWARE=cpu (default), gpu or pascal chooses what is installed"
 

@@ -15,21 +15,25 @@ from rich.console import Console
 
 from calibration.calibration_file import is_calibration, load_calibration
 from calibration.ranges import METHODS
-from dabnet.artifact import CHECKPOINT, ONNX, Artifact
-from dabnet.errors import BackendUnavailable
+from dabnet.artifact import CHECKPOINT, ENGINE, ONNX, Artifact
+from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import sha256_of_file
 from dabnet.graph.facts import inferred, layers_of
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from dabnet.runtime.manifest import ONNX_KEY, carried_manifest, read_engine_manifest
-from dabnet.runtime.trt.layers import named_layers
+from dabnet.runtime.plan import PlanTensor
+from dabnet.runtime.trt.layers import plan_of_engine
 from dabnet.runtime.trt.product import create, find_product, logger_of
 from dabnet.tables import line, row, table
+from export.cards import CARDS
+from export.engine.plan import PlanSummary, plan_of_onnx, summary
 from export.onnx_file import load_onnx
 
 # TensorRT's names of types, as an artifact's precision is written.
 _PRECISIONS = {precision.tensorrt: precision.name for precision in PRECISIONS.values()}
 
+LARGEST = 10  # kernels that are listed
 _DIGITS = 12  # of a hash in the terminal
 _LONG = ("palette", "image_sha256", "recipe")  # in the JSON alone
 
@@ -54,15 +58,27 @@ class Inspection:
     layers: tuple[dict[str, str], ...] = ()
     ranges: dict[str, dict[str, float]] = field(default_factory=dict)  # of a calibration's tensors
     notes: tuple[str, ...] = ()
+    plan: PlanSummary | None = None
     format: int = 2
 
 
-def inspect_file(path: Path, dataset: str | None = None) -> Inspection:
+def inspect_file(
+    path: Path, dataset: str | None = None, *, plan: bool = False, target: str | None = None
+) -> Inspection:
     """Read what ``path`` is, for which neither a GPU nor TensorRT is needed.
 
-    ``dataset`` is that of a checkpoint which names none. DabnetError: no such file, or damaged.
+    Args:
+        path: the file.
+        dataset: that of a checkpoint which names none.
+        plan: whether to describe the plan: of an engine the one in its manifest, of an ONNX file
+            the one that TensorRT-RTX makes for ``target``, for which it is built (``sm86``).
+        target: a compute capability such as ``sm86``; None for an engine.
+
+    Raises:
+        DabnetError: no such file, or it is damaged; it has no plan.
     """
     kind = "calibration" if is_calibration(path) else Artifact.open(path).kind
+    described = _plan(path, kind, target) if plan else None
     if kind == "calibration":
         facts = _calibration(path)
     elif kind == CHECKPOINT:
@@ -71,7 +87,20 @@ def inspect_file(path: Path, dataset: str | None = None) -> Inspection:
         facts = _onnx(path) if kind == ONNX else _engine(path)
     if layers := facts.get("layers"):
         facts["precisions"] = dict(Counter(layer["precision"] for layer in layers).most_common())
+    facts["plan"] = described
     return Inspection(str(path), kind, path.stat().st_size, sha256_of_file(path), **facts)
+
+
+def _plan(path: Path, kind: str, target: str | None) -> PlanSummary:
+    if kind == ONNX:
+        return plan_of_onnx(path, target or "sm86")
+    if kind != ENGINE:
+        raise InputError(f"--plan for the {kind} {str(path)!r}", "an ONNX file or an engine")
+    if target:
+        fix = "leave --target out: an engine was built for one GPU"
+        raise InputError(f"--target {target} for the engine {str(path)!r}", "an ONNX file", fix)
+    engine = read_engine_manifest(path)[1]
+    return summary(engine.plan, f"{engine.product} {engine.version}", engine.target)
 
 
 def _calibration(path: Path) -> dict[str, Any]:
@@ -165,7 +194,8 @@ def _layers_of_engine(path: Path, product_name: str, version: str) -> list[tuple
         engine = create(product, "Runtime").deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BackendUnavailable(f"{product} refuses it: {messages.first_error()}")
-        return named_layers(product.module, engine)
+        kernels = plan_of_engine(product.module, engine)
+        return [(kernel.name, kernel.kind, kernel.arithmetic) for kernel in kernels]
 
 
 def print_inspection(console: Console, found: Inspection, layers: bool = False) -> None:
@@ -191,6 +221,44 @@ def print_inspection(console: Console, found: Inspection, layers: bool = False) 
     for section in (tensors, counts, each, ranges):
         if section.row_count:
             console.print(section)
+    if found.plan:
+        _print_plan(console, found.plan, layers)
+
+
+def _print_plan(console: Console, plan: PlanSummary, every: bool) -> None:
+    line(
+        console,
+        f"plan of {plan.product} for {plan.target}: {plan.kernels} kernels,"
+        f" {plan.activation_bytes / 1e6:.1f} MB of activations,"
+        f" {plan.constant_bytes / 1e6:.1f} MB of constants",
+    )
+    for fault in plan.faults:
+        line(console, f"  NOT AS ASKED: {fault}")
+    types = table("convolutions", "kernels")
+    for kind, count in plan.convolutions.items():
+        row(types, kind, str(count))
+    operators = table("operator", "with a convolution", "in other kernels")
+    for name in sorted({*plan.fused, *plan.alone}):
+        row(operators, name, str(plan.fused.get(name, 0)), str(plan.alone.get(name, 0)))
+    texts = ("kernel", "reads", "writes", "operators")
+    largest = sorted(plan.plan, key=lambda kernel: -kernel.activation_bytes)
+    kernels = table(*texts, "MB", left=texts[1:])
+    for kernel in plan.plan if every else largest[:LARGEST]:
+        inside = " ".join(name if n == 1 else f"{n}x{name}" for name, n in kernel.operators.items())
+        sides = (" ".join(map(_of_plan, tensors)) for tensors in (kernel.reads, kernel.writes))
+        row(kernels, kernel.kind, *sides, inside, f"{kernel.activation_bytes / 1e6:.2f}")
+    times = table("card", "modelled ms")
+    for name, ms in plan.modelled_ms.items():
+        own = CARDS[name].target
+        row(times, name if own == plan.target else f"{name} ({own}: another plan)", f"{ms:.3f}")
+    for section in (types, operators, kernels, times):
+        if section.row_count:
+            console.print(section)
+    line(console, "The times are a model from data sheets: dabnet-bench measures.")
+
+
+def _of_plan(tensor: PlanTensor) -> str:
+    return f"{tensor.type}[{'x'.join(map(str, tensor.shape)) or '?'}]"
 
 
 def _lines(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Checkpoint → ONNX artifact: trace → passes → INT8? → passes → FP16? → check → write.
+"""Checkpoint → ONNX artifact: trace → passes → INT8? → FP16? → passes → check → write.
 
 An export of floats reads from top to bottom in this file; INT8 turns off to ``export.int8``.
 """
@@ -76,20 +76,20 @@ def export_onnx(
         int8 = Int8Export(graph.model, graph.logits, *source, spec, progress)
         model, ranges = int8.run(reports or output)
         calibration, largest = ranges.info, ranges.largest
-    model, passes = optimize(
-        model, spec.optimize_for, spec.precision, quantized=True, without=spec.without_passes
-    )
-    passes = graph.passes + passes
+    passes = graph.passes
     if spec.precision == FP16:
         largest = _largest_activations(model, checkpoint.dataset, data_dir, spec, progress)
-    if FP16 in (spec.precision, spec.rest):
+    if FP16 in (spec.precision, spec.int8_rest):
         model, halved = half(model, largest)
         passes = (*passes, halved)
+    model, last = optimize(
+        model, spec.optimize_for, spec.precision, last=True, without=spec.without_passes
+    )
 
     manifest = replace(
         _manifest(checkpoint, sha256, spec),
         logits=graph.logits,
-        passes=passes,
+        passes=passes + last,
         opset=model.opset_imports[""],
         calibration=calibration,
     )

@@ -12,6 +12,9 @@ from dabnet.runtime.manifest import DYNAMIC, TensorInfo
 
 T = TypeVar("T")
 
+TENSORRT_TARGETS = ("tensorrt", "tensorrt-rtx")
+"""Targets whose float tensors may be FP16, and whose passes come behind Q/DQ."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -80,7 +83,7 @@ class ExportSpec:
     optimize_for: str = option(
         "portable",
         "Runtime whose graph passes to apply.",
-        choices=("portable", "ort-cpu", "ort-cuda", "tensorrt"),
+        choices=("portable", "ort-cpu", "ort-cuda", "openvino-half", *TENSORRT_TARGETS),
     )
     mask_dtype: str = option(
         "uint8", "int32 for TensorRT 8.6, which cannot emit uint8.", choices=("uint8", "int32")
@@ -107,14 +110,16 @@ class ExportSpec:
         name="--min-agreement",
     )
     check_images: int = 8
-    placement: str = option(
-        "conv-inputs",
-        "The tensors that INT8 rounds.",
+    placement: str | None = option(
+        None,
+        "The tensors that INT8 rounds.  [default: dense-only for tensorrt and tensorrt-rtx, else"
+        " conv-inputs]",
         choices=("conv-inputs", "dense-only", "tensorrt", "all"),
     )
-    rest: str = option(
-        FP32,
-        "Type of the others; fp16 is opset 19, for TensorRT 10 and later.",
+    rest: str | None = option(
+        None,
+        "Type of the others; fp16 is opset 19, for TensorRT 10 and later.  [default: fp16 for"
+        " tensorrt with a uint8 mask and for tensorrt-rtx, else fp32]",
         choices=(FP32, FP16),
     )
     float_layers: tuple[str, ...] = option(
@@ -183,10 +188,26 @@ class ExportSpec:
                 "TensorRT 10 or later, which takes opset 19 and a uint8 mask",
                 "for TensorRT 8.6: --rest fp32",
             )
-        if FP16 in (self.precision, self.rest) and self.optimize_for == "ort-cpu":
+        if FP16 in (self.precision, self.int8_rest) and self.optimize_for == "ort-cpu":
             given = "fp16 optimised for ort-cpu, which computes in FP32 all the same"
             fix = "choose another --precision, or --optimize-for ort-cuda"
             raise InputError(given, "fp32 or int8 on a CPU", fix)
+
+    @property
+    def int8_placement(self) -> str:
+        """The placement that was asked for, or the one for the target.
+
+        On GPUs ``dense-only`` moves least and agrees best (docs/int8.md).
+        """
+        usual = "dense-only" if self.optimize_for in TENSORRT_TARGETS else "conv-inputs"
+        return self.placement or usual
+
+    @property
+    def int8_rest(self) -> str:
+        """Type of the tensors that an INT8 artifact does not round; ``fp32`` for any other."""
+        takes_half = self.optimize_for in TENSORRT_TARGETS and self.mask_dtype == "uint8"
+        usual = FP16 if self.precision == INT8 and takes_half else FP32
+        return self.rest or usual
 
     @property
     def has_budget(self) -> bool:

@@ -32,8 +32,8 @@ GROUP = "dabnet.backends"
 class Recipe:
     """How to open a candidate that is ready to run. It is pickled to the process that opens it."""
 
-    # A class or function of a module, which makes the runner; its module is all that is imported,
-    # so that a row's memory is that of its own backend.
+    # A class or function of a module, which makes what is run: a runner, or ``PaperProtocol``. Its
+    # module is all that is imported, so that a row's memory is that of its own backend.
     open: Callable[..., Runner]
     arguments: Mapping[str, Any]  # for ``open``, by name
     artifact: Path  # the file that it runs

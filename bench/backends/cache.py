@@ -46,9 +46,16 @@ class Workshop:
         return max(1, self.threads // setting.streams)
 
     def onnx(
-        self, setting: Setting, precision: str, optimize_for: str, mask_dtype: str = "uint8"
+        self,
+        setting: Setting,
+        precision: str,
+        optimize_for: str,
+        mask_dtype: str = "uint8",
+        rest: str | None = None,
     ) -> Path:
         """The ONNX artifact, exported unless the cache holds it.
+
+        ``rest``: type of what INT8 leaves in float; None takes the usual one of the target.
 
         Raises:
             DabnetError: the export failed.
@@ -59,6 +66,7 @@ class Workshop:
             "precision": precision,
             "optimize_for": optimize_for,
             "mask_dtype": mask_dtype,
+            "rest": rest,
         }
         spec = replace(self.spec, size=setting.size, batch=setting.batch, **asked)
         path = self.cache / f"{self._stem(spec)}.onnx"
@@ -67,7 +75,9 @@ class Workshop:
             export_onnx(self.checkpoint_path, path, spec, progress=self.progress, **data)
         return path
 
-    def engine(self, setting: Setting, precision: str, product: Product) -> tuple[Path, Path]:
+    def engine(
+        self, setting: Setting, precision: str, product: Product, rest: str | None = None
+    ) -> tuple[Path, Path]:
         """The engine, built unless the cache holds it, and the ONNX artifact it was built from.
 
         Raises:
@@ -77,7 +87,7 @@ class Workshop:
         from export.engine.spec import BuildSpec
 
         mask_dtype = "int32" if product.is_generation_8 else "uint8"
-        source = self.onnx(setting, precision, "tensorrt", mask_dtype)
+        source = self.onnx(setting, precision, product.graph_target, mask_dtype, rest)
         path = source.with_suffix(f".{product.name}-{product.version}.engine")
         cached = _manifest_in_cache(path)
         if cached is None or cached.onnx_sha256 != sha256_of_file(source):

@@ -10,7 +10,7 @@ from bench.backends.base import Recipe
 from bench.backends.cache import Workshop
 from bench.record import Setting
 from dabnet.errors import BackendUnavailable
-from dabnet.precision import EXPORTED, FP16, FP32
+from dabnet.precision import EXPORTED, FP16, FP32, INT8
 from dabnet.runtime.cuda import gpu_unavailable_reason
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner, TensorRTProvider
 
@@ -29,7 +29,8 @@ class OnnxRuntimeBackend:
     )
 
     def by_default(self, device: str) -> Sequence[str]:
-        return EXPORTED
+        # On CPUs it computes FP16 and, with Q/DQ at the inputs of convolutions, INT8 in float32.
+        return EXPORTED if device == "cuda" else (FP32,)
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
         device = workshop.device
@@ -41,7 +42,10 @@ class OnnxRuntimeBackend:
             raise BackendUnavailable("onnxruntime's CPU provider computes FP16 graphs in FP32")
         if device == "cuda" and (reason := gpu_unavailable_reason()):
             raise BackendUnavailable(reason)
-        path = workshop.onnx(setting, precision, "tensorrt" if on_tensorrt else f"ort-{device}")
+        # The provider's engines are not strongly typed: beside int8 all is FP32.
+        rest = FP32 if precision == INT8 else None
+        target = "tensorrt" if on_tensorrt else f"ort-{device}"
+        path = workshop.onnx(setting, precision, target, rest=rest)
         threads = workshop.threads_of(setting)
         arguments: dict[str, Any] = {"path": path, "device": device, "threads": threads}
         if captured:

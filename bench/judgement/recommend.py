@@ -11,9 +11,9 @@ import numpy as np
 from bench.judgement.compare import miou_change
 from bench.record import PAPER, Report, Row, Setting, Timing
 from bench.record.timing import speed_ratio
-from bench.report.columns import counted, is_marked, rows_of
+from bench.report.columns import counted, is_broken, is_marked, rows_of
 from bench.report.figures import percent
-from bench.report.notes import calibration
+from bench.report.notes import broken, calibration
 from bench.statistics import interval_around, verdict
 from dabnet.errors import InputError
 from dabnet.intervals import Interval
@@ -47,7 +47,9 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
     lines, excluded = [], []
     for row in rows:
         timing = timings[row.name]
-        if is_marked(row):
+        if is_broken(row):
+            excluded.append(f"  not considered: {broken(row)}")
+        elif is_marked(row):
             excluded.append(f"  not considered: {calibration(report, row)}")
         elif row.reason or timing is None:
             why = row.reason or f"not timed in scope {bounds.scope}"

@@ -17,11 +17,15 @@ from bench.report import figures
 from bench.report.figures import NONE, milliseconds, number, parts, percent
 from bench.statistics import verdict
 from dabnet.intervals import Interval
+from dabnet.precision import PRECISIONS
 
 CALIBRATION_MARK = "†"
 """Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
 TIMING_MARK = "‡"
 """Beside the time of a row of which a counted turn was disturbed or throttled."""
+
+BROKEN = "BROKEN"
+"""Beside the name of a row whose masks are not those of the network."""
 
 SPEED, COST, MORE, LIMIT = "speed", "cost", "more", "limit"
 """Tables: accuracy beside speed; what a row costs; more (the page only); the machine's limit."""
@@ -53,6 +57,18 @@ def is_marked(row: Row) -> bool:
     return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
 
 
+def is_broken(row: Row) -> bool:
+    """Whether its masks differ from the reference's by more than its precision allows."""
+    share, known = agreement(row), PRECISIONS.get(row.info.precision if row.info else "")
+    return share is not None and known is not None and share < known.sound_agreement
+
+
+def agreement(row: Row) -> float | None:
+    """Mean share of pixels equal to the reference's; None where they were not compared."""
+    shares = row.accuracy.agreement if row.accuracy else None
+    return float(np.mean(shares)) if shares else None
+
+
 def reasons(report: Report, setting: Setting) -> list[str]:
     """Why rows lack results: one line per reason."""
     said = []
@@ -76,9 +92,10 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The row's name, with the scope unless it is ``host``."""
+        """The row's name, with the scope unless it is ``host``, and whether it is broken."""
         scope = self.timing.scope if self.timing else "host"
-        return self.row.name if scope == "host" else f"{self.row.name} ({scope})"
+        mark = f" {BROKEN}" if is_broken(self.row) else ""
+        return self.row.name + mark + ("" if scope == "host" else f" ({scope})")
 
     @property
     def device(self) -> Timing | None:
@@ -141,11 +158,6 @@ class Column:
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
         is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
         return "reference" if is_base else NONE
-
-
-def _agreement(line: Line) -> float | None:
-    accuracy = line.row.accuracy
-    return float(np.mean(accuracy.agreement)) if accuracy and accuracy.agreement else None
 
 
 def _agreement_text(share: float) -> str:
@@ -228,12 +240,13 @@ COLUMNS: tuple[Column, ...] = (
     # Accuracy.
     Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, CALIBRATION_MARK),
     Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),
-    Column("agreement", "agrees", "%", _agreement, _agreement_text, SPEED),
+    Column("agreement", "agrees", "%", lambda line: agreement(line.row), _agreement_text, SPEED),
     Column("", "category IoU", "%", _category, percent, MORE),
     Column("pixel_accuracy", "pixels right", "%", "row.score.pixel_accuracy", percent, MORE),
     Column("native_miou", "mIoU at labels' size", "%", f"{_NATIVE}.miou", figures.shares, MORE),
     _csv("native_miou_difference", f"{_NATIVE}.miou_difference"),
     _csv("native_pixel_accuracy", f"{_NATIVE}.pixel_accuracy"),
+    _csv("broken", lambda line: is_broken(line.row)),
     _csv("arithmetic", "row.accuracy.arithmetic"),
     _csv("timed_agreement", "row.accuracy.timed_agreement"),
     _csv("timed_miou", "row.accuracy.timed_miou"),

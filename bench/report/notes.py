@@ -6,10 +6,20 @@ from collections.abc import Iterator
 
 from bench.record import PAPER, Report, Row, Timing
 from bench.record.timing import speed_ratio
-from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, counted, is_marked, rows_of
+from bench.report.columns import (
+    BROKEN,
+    CALIBRATION_MARK,
+    TIMING_MARK,
+    agreement,
+    counted,
+    is_broken,
+    is_marked,
+    rows_of,
+)
 from bench.report.figures import grouped, milliseconds, number, percent
 from bench.statistics import verdict
 from dabnet.intervals import Interval
+from dabnet.precision import INT8, PRECISIONS
 from dabnet.runtime.runner import SCOPES
 
 SCOPE_MEANINGS = {
@@ -29,6 +39,7 @@ def notes(report: Report) -> list[str]:
         *_run(report),
         *(f"Scope {scope}: {SCOPE_MEANINGS.get(scope, 'unknown')}." for scope in scopes),
         *_speed(report, [(row, timing) for row, timing in timings if timing.scope != PAPER]),
+        *map(broken, filter(is_broken, report.rows)),
         *_limit(report),
         *_ran(report),
         *int8_worth(report),
@@ -138,6 +149,17 @@ def calibration(report: Report, row: Row) -> str:
     )
 
 
+def broken(row: Row) -> str:
+    """What ``BROKEN`` beside a row means."""
+    precision = row.info.precision if row.info else ""
+    allowed = 100 * PRECISIONS[precision].sound_agreement
+    return (
+        f"{BROKEN} {row.name}: its masks equal those of PyTorch FP32 on"
+        f" {percent(agreement(row) or 0.0)} % of pixels, where {precision} gives at least"
+        f" {allowed:g} %: its speed is that of a wrong result."
+    )
+
+
 def _telemetry(timings: list[Timing]) -> Iterator[str]:
     found = [turn.telemetry for timing in timings for turn in counted(timing)]
     if any(telemetry.gpu_energy_j is not None for telemetry in found):
@@ -176,6 +198,8 @@ def int8_worth(report: Report) -> list[str]:
     """
     lines = []
     for row in report.rows:
+        if is_broken(row):
+            continue
         where = f"at {row.setting}" if len(report.settings) > 1 else "here"
         if (found := _fastest_float(report, row)) and verdict(found[1]) != "faster":
             name, ratio = found
@@ -188,9 +212,13 @@ def int8_worth(report: Report) -> list[str]:
 
 def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
     """The fastest float row beside an INT8 row, and how many times faster INT8 is."""
-    backend, _, precision = row.name.rpartition("-")
-    names = (f"{backend}-fp16", f"{backend}-fp32") if precision == "int8" else ()
-    floats = [other for other in rows_of(report, row.setting) if other.name in names]
+    backend, _, variant = row.name.partition("-")
+    precision, _, more = variant.partition("-")
+    suffix = f"-{more}" if more and more not in PRECISIONS else ""
+    others = PRECISIONS if precision == INT8 else ()
+    names = {f"{backend}-{name}{suffix}" for name in others if name != INT8}
+    rows = [other for other in rows_of(report, row.setting) if other.name in names]
+    floats = [other for other in rows if not is_broken(other)]
     for scope in SCOPES:
         timings = [(other.name, other.timing(scope)) for other in floats]
         known = [(t.latency.p50_ms, name, t.turns) for name, t in timings if t and t.latency]

@@ -62,8 +62,8 @@ class Insertion:
         return node.outputs[0]
 
     def constant(self, values: NDArray[Any], what: str) -> ir.Value:
-        """Register an initializer; floats of any width are stored as float32."""
-        if np.issubdtype(values.dtype, np.floating):
+        """Register an initializer; float64 is stored as float32."""
+        if values.dtype == np.float64:
             values = values.astype(np.float32)
         return add_constant(self._graph, self._name(what), values)
 

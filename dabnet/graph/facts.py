@@ -141,6 +141,13 @@ def channels(value: ir.Value | None) -> int | None:
     return size if isinstance(size, int) else None
 
 
+def sides(value: ir.Value) -> tuple[int, int]:
+    """Rows and columns of a (N, C, H, W) tensor; 0 where one is not known."""
+    shape = () if value.shape is None else value.shape
+    rows, columns = [s if isinstance(s, int) else 0 for s in shape[2:4]] or (0, 0)
+    return rows, columns
+
+
 def array(value: ir.Value | None) -> NDArray[Any] | None:
     """The constant behind ``value``, by an initializer or a Constant node.
 

@@ -14,6 +14,7 @@ from dabnet import __version__
 from dabnet.errors import ArtifactError
 from dabnet.preprocessing import Preprocessing
 from dabnet.records import Codec
+from dabnet.runtime.plan import Plan
 
 Colour = tuple[int, int, int]
 Shape = tuple[int, ...]
@@ -69,7 +70,7 @@ class Agreement:
 class PassInfo:
     """One graph pass that was applied to an ONNX file."""
 
-    name: str  # of its module in ``export.passes``
+    name: str  # of its function in ``export.passes``
     changed: int  # how many places
     note: str = ""  # what else the reader must know, such as its error; "" for an exact pass
 
@@ -86,6 +87,7 @@ class EngineInfo:
     driver: str = ""
     # By the type they compute in, read back from the built engine.
     layers_by_type: dict[str, int] = field(default_factory=dict)
+    plan: Plan = ()  # its kernels, as TensorRT listed them when it was built
     profile: Profile = ()  # smallest, best, largest input shape of an engine with dynamic sides
     # Where else than on its own GPU model and version it may run: ``hardware`` (Ampere and later
     # GPUs), ``same-compute-capability``, ``version`` (later versions).
@@ -193,7 +195,7 @@ MANIFEST = Codec(
     "export the artifact again with this version of dabnet-export",
     version=("format", FORMAT),
     error=ArtifactError,
-    one_line_each=("passes", "palette"),
+    one_line_each=("passes", "palette", "plan"),
 )
 
 

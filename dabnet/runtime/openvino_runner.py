@@ -28,6 +28,7 @@ class OpenVinoRunner:
     Args:
         precision: ``fp32``, ``fp16``, ``bf16`` of an FP32 file, or ``int8`` of an INT8 file.
         threads: CPU threads; None leaves OpenVINO's choice.
+        rest: type of what an INT8 file leaves in float: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         ArtifactError: the file carries no manifest, or its sides are not fixed.
@@ -35,14 +36,19 @@ class OpenVinoRunner:
             processor, or did otherwise than it was told.
     """
 
-    def __init__(self, path: str | Path, precision: str, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, precision: str, threads: int | None = None, rest: str = FP32
+    ) -> None:
         self._path, self._precision = existing_file(path, "an ONNX file"), PRECISIONS[precision]
         openvino, source = import_backend("openvino", "openvino"), repr(str(path))
         self._tensor, self._core = openvino.Tensor, openvino.Core()
-        refuse_precision(precision, self._core)
+        floats = rest if precision == INT8 else precision
+        for needed in dict.fromkeys((precision, floats)):
+            refuse_precision(needed, self._core)
+        self._hint = PRECISIONS[floats].openvino
         self._options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": self._precision.openvino,
+            "INFERENCE_PRECISION_HINT": self._hint,
             # Each compiled model would bind its threads to the same cores, from the first one on:
             # two in one process share them, whatever else is free.
             "ENABLE_CPU_PINNING": False,
@@ -113,7 +119,7 @@ class OpenVinoRunner:
         hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         devices = ", ".join(self._compiled.get_property("EXECUTION_DEVICES"))
         used = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        asked = (wanted.openvino, "CPU", threads or used)
+        asked = (self._hint, "CPU", threads or used)
         if (hint, devices, used) != asked:
             raise BackendUnavailable(
                 f"OpenVINO compiled for {hint} on {devices} with {used} threads",
@@ -130,15 +136,21 @@ class OpenVinoRunner:
         foreign = wanted.name == FP32 and fitting < types.total()
         if foreign or not fitting:
             raise BackendUnavailable(f"the convolutions of OpenVINO are {found}", wanted.name)
-        return f"convolutions: {found}", fitting
+        rest = f", the rest in {hint}" if wanted.name == INT8 else ""
+        return f"convolutions: {found}{rest}", fitting
+
+
+def offered_precisions(core: Any = None) -> list[str]:
+    """Those in which OpenVINO computes on this processor; MissingPackage without it."""
+    core = core or import_backend("openvino", "openvino").Core()
+    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name, known in PRECISIONS.items() if known.flag in offered]
 
 
 def refuse_precision(precision: str, core: Any = None) -> None:
     """Raise BackendUnavailable unless OpenVINO computes in this precision on this processor."""
-    core = core or import_backend("openvino", "openvino").Core()
-    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if PRECISIONS[precision].flag not in offered:
-        names = [name for name, known in PRECISIONS.items() if known.flag in offered]
+    names = offered_precisions(core)
+    if precision not in names:
         raise BackendUnavailable(
             f"OpenVINO computes in {', '.join(names)} on this processor, not in {precision}"
         )

@@ -69,9 +69,9 @@ def calibration_command(
     leaves OUTPUT.partial, and goes on from there when started again. SOURCES that are calibration
     files of one graph on different images are added up.
 
-    An OUTPUT that ends in .cache holds the ranges for TensorRT's calibrator, to be used with an
-    FP32 ONNX file of the same checkpoint, exported with --optimize-for tensorrt: dabnet-export trt
-    model.onnx --int8-calibrator entropy --calibration-cache OUTPUT
+    An OUTPUT that ends in .cache holds the ranges for TensorRT's calibrator, to be used with a
+    portable FP32 ONNX file of the same checkpoint: dabnet-export trt model.onnx --int8-calibrator
+    entropy --calibration-cache OUTPUT
     """
     from calibration.calibration_file import is_calibration, save_calibration
     from dabnet.files import writable_target

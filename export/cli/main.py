@@ -103,11 +103,10 @@ def trt_command(
         images = calibrator_images(build, carried.dataset, data_dir, count)
         manifest = build_engine(source, output, build, _tell, phases=phase_bars, images=images)
     else:
-        values |= {"optimize_for": "tensorrt", "precision": build.onnx_precision}
         manifest = engine_from_checkpoint(
             source,
             output,
-            ExportSpec(size=size or (512, 1024), **values),
+            ExportSpec(size=size or (512, 1024), precision=build.onnx_precision, **values),
             build,
             dataset=dataset,
             data_dir=data_dir,
@@ -121,17 +120,26 @@ def trt_command(
 @export_group.command("inspect", context_settings=CONTEXT)
 @click.argument("file", metavar="FILE", type=FILE)
 @click.option("--layers", is_flag=True, help="List every layer; of a calibration, every range.")
+@click.option("--plan", is_flag=True, help="Kernels, memory traffic and types of the engine.")
+@click.option(
+    "--target", help="GPU that the plan of an ONNX file is for, such as sm89.  [default: sm86]"
+)
 @unnamed_dataset_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
-def inspect_command(file: Path, layers: bool, dataset: str | None, as_json: bool) -> None:
+def inspect_command(
+    file: Path, layers: bool, plan: bool, target: str | None, dataset: str | None, as_json: bool
+) -> None:
     """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.
 
-    Manifest, inputs and outputs, precision of each layer.
+    Manifest, inputs and outputs, precision of each layer. --plan of an ONNX file builds it with
+    TensorRT-RTX, without a GPU.
     """
     from dabnet.tables import terminal
     from export.inspection import inspect_file, print_inspection
 
-    found = inspect_file(file, dataset)
+    if target and not plan:
+        raise InputError(f"--target {target} without --plan", "--plan with it")
+    found = inspect_file(file, dataset, plan=plan, target=target)
     if as_json:
         values = dataclasses.asdict(found)
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))

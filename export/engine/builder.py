@@ -13,7 +13,8 @@ from typing import Any
 from dabnet.errors import BuildError
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.cuda import open_device_memory
-from dabnet.runtime.trt.layers import layers_from_report, layers_of_engine
+from dabnet.runtime.plan import Plan
+from dabnet.runtime.trt.layers import plan_of_engine, plan_of_report
 from dabnet.runtime.trt.product import Messages, Product, create, logger_of
 from export.engine.caches import attach_timing_cache
 from export.engine.calibrator import Calibrator
@@ -27,7 +28,7 @@ class Built:
     """A serialised engine."""
 
     plan: Any  # a buffer of its bytes
-    layers: dict[str, int]  # their number by the type they compute in, as TensorRT reports it
+    kernels: Plan  # as TensorRT reports them
     calibrator: Calibrator | None
     config: Any  # the builder's, which holds the timings
 
@@ -128,9 +129,9 @@ def _add_profile(job: Job, builder: Any, config: Any) -> None:
         raise BuildError(f"{job.product} refused the input shapes {job.profile}", fix=fix)
 
 
-def _read_back(job: Job, plan: Any, messages: Messages) -> dict[str, int]:
-    """Count the built engine's layers by type: from the inspector, or else from the build log."""
-    product = job.product
+def _read_back(job: Job, plan: Any, messages: Messages) -> Plan:
+    """The kernels of the built engine: from the inspector, or else from the build log."""
+    product, operators = job.product, job.operators
     if job.spec.target is None:
         runtime = create(product, "Runtime")
         if job.spec.version_compatible:
@@ -140,6 +141,6 @@ def _read_back(job: Job, plan: Any, messages: Messages) -> dict[str, int]:
         if engine is None:
             fault = messages.first_error()
             raise BuildError(f"the engine that {product} built cannot be loaded: {fault}")
-        if layers := layers_of_engine(product.module, engine):
-            return layers
-    return layers_from_report(messages.layer_report)
+        if kernels := plan_of_engine(product.module, engine, operators):
+            return kernels
+    return plan_of_report(messages.layer_report, operators)

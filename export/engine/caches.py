@@ -29,6 +29,9 @@ from dabnet.records import Codec
 from dabnet.runtime.manifest import CalibrationInfo
 from dabnet.runtime.trt.product import Product, logger_of
 
+# The target whose FP32 files a calibrator takes: ranges belong to tensors, which passes replace.
+PLAIN = "portable"
+
 ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
 
@@ -112,9 +115,9 @@ class CalibrationCache:
 
 def check_cache(optimized_for: str, version: str, method: str) -> None:
     """Raise InputError unless TensorRT ``version`` can read such ranges of a graph for a target."""
-    if optimized_for != "tensorrt":
+    if optimized_for != PLAIN:
         given = f"a calibration of the graph for {optimized_for}"
-        expected = "one collected with --optimize-for tensorrt"
+        expected = f"one collected with --optimize-for {PLAIN}"
         raise InputError(given, expected, "collect it again")
     check_method(method)
     _version_number(version)

@@ -18,12 +18,14 @@ from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
+from dabnet.graph.facts import node_name
 from dabnet.models import network_named
 from dabnet.runtime.manifest import EngineInfo, Manifest, engine_manifest_path
+from dabnet.runtime.plan import types_of
 from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
-from export.engine.caches import save_timing_cache
+from export.engine.caches import PLAIN, save_timing_cache
 from export.engine.limits import Card, building_card, refuse_early
 from export.engine.progress import OpenPhases, no_phases
 from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell, profile_of
@@ -61,18 +63,23 @@ def build_engine(
     _check_precision(manifest, spec, onnx_path)
     profile = profile_of(manifest.input, manifest.example, manifest.stride, spec)
     product = find_product(spec.wanted_product)
+    if not spec.calibrator and manifest.optimized_for != product.graph_target:
+        told = f"{onnx_path.name} is optimised for {manifest.optimized_for}"
+        tell(f"{told}: dabnet-export onnx --optimize-for {product.graph_target} moves less memory")
     card = building_card(spec)
     refuse_early(spec, product, card.compute_capability, manifest.output.dtype)
     graph = graph_sha256(model)
-    job = Job(onnx_path, manifest, graph, spec, product, profile, images, tell, phases)
+    operators = {node_name(node): node.op_type for node in model.graph}
+    job = Job(onnx_path, manifest, graph, operators, spec, product, profile, images, tell, phases)
     built = run_builder(job)
-    if fault := precision_fault(spec.precision, built.layers):
+    layers = types_of(built.kernels)
+    if fault := precision_fault(spec.precision, layers):
         fix = "export the ONNX file again, or choose another precision"
         if "SM75" in spec.capabilities:
             fix = "TensorRT-RTX has no INT8 convolution for sm75: use a float precision there"
         given = f"{spec.precision} was asked for, and the builder returned another engine: {fault}"
         raise BuildError(given, fix=fix)
-    tell(describe(built.layers))
+    tell(describe(layers))
     manifest = _manifest(job, built, card)
     if built.calibrator:
         built.calibrator.save()
@@ -96,10 +103,14 @@ def engine_from_checkpoint(
     tell: Tell | None = None,
     phases: OpenPhases = no_phases,
 ) -> Manifest:
-    """Export the checkpoint to a temporary ONNX file and build its engine, by the two functions."""
+    """Export the checkpoint to a temporary ONNX file and build its engine, by the two functions.
+
+    The graph is the one for the product, but for a calibrator, which takes the portable one.
+    """
     output = writable_target(output, checkpoint)
     # What cannot be built is refused before the minutes of an INT8 export.
     product = find_product(build.wanted_product)
+    spec = replace(spec, optimize_for=PLAIN if build.calibrator else product.graph_target)
     if product.is_generation_8:
         spec = replace(spec, mask_dtype="int32")
     card = building_card(build)
@@ -153,6 +164,10 @@ def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> No
         given = f"{str(onnx_path)!r} takes {manifest.input.dtype}"
         fix = "export the ONNX file again with --input uint8"
         raise ArtifactError(given, "uint8 images for an INT8 calibrator", fix)
+    if spec.calibrator and manifest.optimized_for != PLAIN:
+        given = f"{str(onnx_path)!r} is optimised for {manifest.optimized_for}"
+        fix = f"export the ONNX file again with --optimize-for {PLAIN}"
+        raise ArtifactError(given, f"the {PLAIN} graph for an INT8 calibrator", fix)
     if manifest.precision == wanted:
         return
     expected = f"{wanted}, as asked for: an engine has the precision of its ONNX file"
@@ -175,7 +190,8 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
             gpu=card.name,
             compute_capability=".".join(map(str, card.compute_capability or ())),
             driver=card.driver,
-            layers_by_type=built.layers,
+            layers_by_type=types_of(built.kernels),
+            plan=built.kernels,
             profile=job.profile,
             compatibility=spec.compatibility,
         ),

@@ -16,6 +16,7 @@ from export.spec import Option, option, options_of
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
+    from dabnet.runtime.trt.layers import Operators
     from export.engine.progress import OpenPhases
 
 CALIBRATORS = ("entropy", "minmax")
@@ -154,6 +155,7 @@ class Job:
     onnx_path: Path
     manifest: Manifest  # of the ONNX file
     graph_sha256: str
+    operators: Operators  # of its graph
     spec: BuildSpec
     product: Product
     profile: Profile

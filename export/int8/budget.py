@@ -131,7 +131,7 @@ def search(
     Args:
         trial: measures accuracy.
         gain_s: seconds that int8 saves in a convolution; below 0 it costs.
-        seconds: of all convolutions, for a choice of those in float.
+        seconds: of the network, for a choice of convolutions in float.
         budget: what must hold.
         notebook: keeps measurements.
         step: called after each measurement; 2 · layers + 1 times at most, but for step 3.

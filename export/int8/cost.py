@@ -1,66 +1,53 @@
-"""The gain of int8 on a card, layer by layer: a roofline model, not a measurement.
+"""The gain of int8 on a card, layer by layer: a model of the whole plan, not a measurement.
 
-A convolution takes the longer of its arithmetic and its memory traffic. Its int8 form reads int8
-and writes FP32, as the plans of TensorRT-RTX 1.7.1 do; each form of a tensor, int8 or float, that
-some reader wants is written once. Everything else (pointwise work, the upsample) is left out: it is
-alike in all configurations. So the model says which layers are worth int8, and whether int8 can pay
-at all; ``dabnet-bench`` measures the real time.
+The plan is the one that TensorRT-RTX 1.7.1 makes of a graph for ``tensorrt-rtx``, by these rules,
+read from its plans (a test compares both):
+
+- a dense convolution in float is one kernel with the pointwise work behind it;
+- one in int8 reads int8, writes the type of the rest, and stands alone;
+- so does a convolution whose result is rounded: no kernel with a convolution writes int8;
+- all other work is a kernel per place between convolutions: depthwise convolutions, pools, Concat,
+  activations, rounding to int8, the head.
+
+Each kernel reads its tensors once and writes what others read, int8 and float forms apart. The
+zeros that pad an int8 depthwise convolution are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from dabnet.graph.facts import inferred, is_conv, layer_name, layers_of, nodes_of
+from dabnet.graph.facts import array, inferred, is_conv, layer_name, layers_of
 from dabnet.graph.roofline import BYTES, Kernel, elements
+from export.cards import Card
 
-INT8_OUTPUT_BYTES = 4
+# Work on each pixel alone, which a kernel with a convolution takes in.
+_POINTWISE = {"Add", "BatchNormalization", "Max", "Min", "Mul", "PRelu", "Relu", "Sub"}
 
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """Data sheet of a GPU, dense.
-
-    Attributes:
-        name: on the command line.
-        multiply_adds_per_s: by type: half of the data sheet's operations.
-        bytes_per_s: of its memory.
-        rest: the float type that int8 competes with there.
-    """
-
-    name: str
-    multiply_adds_per_s: Mapping[str, float]
-    bytes_per_s: float
-    rest: str
+_Form = tuple[ir.Value, bool]
+"""A tensor, and whether it is rounded to int8."""
 
 
-# NVIDIA's data sheets and architecture papers: GP102 (FP16 at 1/64, DP4A at 4 times FP32), GA102,
-# AD102 and GH100 (tensor cores, FP16 with FP16 sums on GeForce, dense).
-CARDS = {
-    card.name: card
-    for card in (
-        Card("gtx-1080-ti", {"fp32": 5.67e12, "fp16": 0.089e12, "int8": 22.7e12}, 484e9, "fp32"),
-        Card("rtx-3090", {"fp32": 17.8e12, "fp16": 71e12, "int8": 142e12}, 936e9, "fp16"),
-        Card("rtx-4090", {"fp32": 41.3e12, "fp16": 165e12, "int8": 330e12}, 1008e9, "fp16"),
-        Card("h200", {"fp32": 33.5e12, "fp16": 495e12, "int8": 990e12}, 4800e9, "fp16"),
-    )
-}
-DEFAULT_CARD = "rtx-3090"
+@dataclass(slots=True)
+class _Draft:
+    """A kernel that is being made."""
 
+    conv: ir.Node | None = None
+    is_int8: bool = False
+    reads: set[_Form] = field(default_factory=set)
 
-@dataclass(frozen=True, slots=True)
-class _Convolution:
-    """One convolution: the tensor that it reads, and its work in float and in int8."""
-
-    reads: ir.Value
-    kernels: tuple[Kernel, Kernel]
+    def takes_in(self, node: ir.Node, is_rounded: bool) -> bool:
+        """Whether it computes a node that reads its result, and whose own is rounded or not."""
+        if self.conv is None:
+            return True
+        return not self.is_int8 and node.op_type in _POINTWISE and not is_rounded
 
 
 class CostModel:
-    """Seconds of the convolutions of a graph, for any choice of those that stay in float.
+    """Seconds of a network, for any choice of convolutions that stay in float.
 
     Args:
         model: the FP32 graph.
@@ -76,33 +63,94 @@ class CostModel:
         self, model: ir.Model, layers: Collection[str], card: Card, example: tuple[int, int, int]
     ) -> None:
         self.card, self.layers = card, tuple(layers)
-        self._width = BYTES[card.rest]
-        graph = inferred(model, example).graph
-        work = {node: layer.multiply_adds or 0 for node, layer in layers_of(graph).items()}
-        self._convolutions = [self._convolution(n, work[n]) for n in nodes_of(graph, "Conv")]
-
-    def _convolution(self, node: ir.Node, work: int) -> _Convolution:
-        reads, kernel = node.inputs[:2]
-        assert reads is not None and kernel is not None
-        read, written = elements(reads) + elements(kernel), elements(node.outputs[0])
-        as_float = Kernel(layer_name(node), self.card.rest, work, (read + written) * self._width)
-        as_int8 = Kernel(layer_name(node), "int8", work, read + written * INT8_OUTPUT_BYTES)
-        return _Convolution(reads, (as_float, as_int8))
+        self._graph = inferred(model, example).graph
+        self._layers = layers_of(self._graph)
+        self._names = {node: layer_name(node) for node in self._graph if is_conv(node)}
 
     def seconds(self, float_layers: Collection[str]) -> float:
-        """All convolutions, with ``float_layers`` and those that the placement leaves in float."""
-        int8 = set(self.layers) - set(float_layers)
-        total, written = 0.0, dict[tuple[ir.Value, int], int]()
-        for conv in self._convolutions:
-            kernel = conv.kernels[conv.kernels[0].name in int8]
-            total += max(kernel.seconds(self.card))
-            widths = [1 if kernel.precision == "int8" else self._width]
-            if not all(map(is_conv, conv.reads.consumers())):
-                widths.append(self._width)
-            for width in widths:
-                written[conv.reads, width] = width * elements(conv.reads)
-        return total + sum(written.values()) / self.card.bytes_per_s
+        """All kernels, with ``float_layers`` and those that the placement leaves in float."""
+        return self.card.seconds(self.kernels(float_layers))
+
+    def moved_bytes(self, float_layers: Collection[str]) -> int:
+        """Memory traffic of such a choice, weights included."""
+        return sum(kernel.traffic_bytes for kernel in self.kernels(float_layers))
 
     def gain(self, layer: str) -> float:
         """Seconds that int8 saves in ``layer`` if every other is int8; below 0: it costs."""
         return self.seconds((layer,)) - self.seconds(())
+
+    def kernels(self, float_layers: Collection[str]) -> tuple[Kernel, ...]:
+        """The kernels of one call, in the order in which they begin."""
+        int8 = set(self.layers) - set(float_layers)
+        rounded = {conv.inputs[0] for conv, name in self._names.items() if name in int8}
+        drafts: list[_Draft] = []
+        owners: dict[_Form, int] = {}
+        for node in self._graph:
+            data = [v for v in node.inputs if v is not None and (v, False) in owners]
+            data += [
+                v for v in node.inputs if v is not None and v.is_graph_input() and array(v) is None
+            ]
+            if not data:
+                continue  # of constants
+            in_int8 = self._names.get(node) in int8
+            reads = {(value, in_int8) for value in data}
+            last = max(owners.get((value, False), -1) for value in data)
+            if is_conv(node) and (in_int8 or node.attributes.get_int("group", 1) == 1):
+                number = len(drafts)
+                drafts.append(_Draft(node, in_int8))
+            else:
+                number = _kernel_of(node, reads, last, drafts, node.outputs[0] in rounded)
+            drafts[number].reads |= reads
+            for value in node.outputs:
+                owners[value, False] = number
+                if value in rounded:
+                    if drafts[number].conv is not None:  # rounded by a kernel behind it
+                        drafts.append(_Draft(reads={(value, False)}))
+                    owners[value, True] = len(drafts) - 1 if drafts[number].conv else number
+        return self._summed(drafts, owners)
+
+    def _summed(self, drafts: list[_Draft], owners: dict[_Form, int]) -> tuple[Kernel, ...]:
+        written: dict[_Form, int] = {}
+        for number, draft in enumerate(drafts):
+            for form in draft.reads:
+                if owners.get(form, number) != number:
+                    written[form] = owners[form]
+        for value in self._graph.outputs:
+            written[value, False] = owners[value, False]
+        traffic = [0] * len(drafts)
+        for form, number in written.items():
+            traffic[number] += self._bytes(form)
+        made = []
+        for number, draft in enumerate(drafts):
+            outside = (form for form in draft.reads if owners.get(form) != number)
+            moved = traffic[number] + sum(map(self._bytes, outside))
+            precision = "int8" if draft.is_int8 else self.card.rest
+            work = 0
+            if draft.conv is not None:
+                layer = self._layers[draft.conv]
+                work, moved = layer.multiply_adds or 0, moved + layer.parameters * BYTES[precision]
+            name = self._names[draft.conv] if draft.conv is not None else ""
+            made.append(Kernel(name, precision, work, moved))
+        return tuple(made)
+
+    def _bytes(self, form: _Form) -> int:
+        value, rounded = form
+        width = BYTES[self.card.rest]
+        if rounded:
+            width = BYTES["int8"]
+        elif value.dtype not in (None, ir.DataType.FLOAT):
+            width = int(value.dtype.itemsize)
+        return width * elements(value)
+
+
+def _kernel_of(
+    node: ir.Node, reads: set[_Form], last: int, drafts: list[_Draft], is_rounded: bool
+) -> int:
+    """Number of the kernel that computes a node behind kernel ``last``; a new one if none does."""
+    if last >= 0 and drafts[last].takes_in(node, is_rounded):
+        return last
+    beside = (n for n, d in enumerate(drafts) if n > last and d.conv is None and d.reads & reads)
+    number = next(beside, len(drafts))
+    if number == len(drafts):
+        drafts.append(_Draft())
+    return number

@@ -21,8 +21,9 @@ from dabnet.console import ProgressBar
 from dabnet.data.images import SizedImages, calibration_source
 from dabnet.data.registry import open_dataset
 from dabnet.runtime.manifest import CalibrationInfo
+from export.cards import CARDS
 from export.int8.budget import Budget, Notebook, search
-from export.int8.cost import CARDS, CostModel
+from export.int8.cost import CostModel
 from export.int8.report import save_report
 from export.int8.trial import Int8Trial, held_out
 from export.spec import ExportSpec
@@ -98,17 +99,17 @@ class Int8Export:
         chosen = spec.calibration_method or spec.calibration_file
         if self.checkpoint.activation_ranges and not chosen:
             trained = ranges_by_tensor(self.model, self.checkpoint.activation_ranges)
-        rounded = {edge.tensor for edge in edges_of(self.model, spec.placement)}
-        if trained and rounded <= trained.keys() and spec.rest == "fp32":
+        rounded = {edge.tensor for edge in edges_of(self.model, spec.int8_placement)}
+        if trained and rounded <= trained.keys() and spec.int8_rest == "fp32":
             origin = (self.checkpoint.dataset, "train", 0, ())
-            ranges = Ranges(trained, CalibrationInfo("trained", *origin, spec.placement))
+            ranges = Ranges(trained, CalibrationInfo("trained", *origin, spec.int8_placement))
         else:
             method = spec.calibration_method or DEFAULT_METHOD
             calibration = self._calibration()
             info = calibration.info(f"trained, else {method}" if trained else method)
             ranges = Ranges(
                 {**calibration.ranges(method), **trained},
-                replace(info, placement=spec.placement),
+                replace(info, placement=spec.int8_placement),
                 {name: h.absolute_maximum for name, h in calibration.histograms.items()},
             )
         return self._fitted(ranges) if spec.fit_weights else ranges
@@ -175,9 +176,9 @@ class Int8Export:
         model, _ = quantize(
             self.model,
             ranges.thresholds,
-            placement=self.spec.placement,
+            placement=self.spec.int8_placement,
             float_layers=float_layers,
-            half_scales=self.spec.rest == "fp16",
+            half_scales=self.spec.int8_rest == "fp16",
         )
         return with_weights(model, ranges.fitted) if ranges.fitted else model
 
@@ -194,17 +195,22 @@ class Int8Export:
         trial = Int8Trial(
             self.model,
             ranges.thresholds,
-            spec.placement,
+            spec.int8_placement,
             self.logits,
             images,
             len(self.checkpoint.labels.classes),
-            spec.rest == "fp16",
+            spec.int8_rest == "fp16",
             ranges.fitted,
         )
         cost = CostModel(self.model, trial.layers, CARDS[spec.card], (spec.batch, *spec.size))
         names = [item.name for item in images]
         fitted = graph_sha256(self._quantised(ranges, ())) if ranges.fitted else None
-        placed = (graph_sha256(self.model), dict(ranges.thresholds), spec.placement, spec.rest)
+        placed = (
+            graph_sha256(self.model),
+            dict(ranges.thresholds),
+            spec.int8_placement,
+            spec.int8_rest,
+        )
         key = hashlib.sha256(json.dumps([*placed, names, fitted], sort_keys=True).encode())
         beside = {kind: f"{reports.name}.budget.{kind}" for kind in ("json", "md", "png")}
         notebook = Notebook(reports.with_name(beside["json"]), key.hexdigest())

@@ -19,7 +19,7 @@ _TEXT = """\
 {verdict}
 
 Drop is FP32's mIoU less INT8's in points, with its 95 % interval over the held-out training\
- images; time is the roofline model of the convolutions on a {card}.
+ images; time is a model of the whole plan on a {card}.
 
 | convolutions in float | drop [95 %] | pixels that differ % | modelled time µs | |
 |---|---|---|---|---|
@@ -76,16 +76,22 @@ def markdown(found: Search, budget: Budget, cost: CostModel) -> str:
 
 def verdict(found: Search, cost: CostModel) -> str:
     """Whether the model expects INT8 to pay on this card, and which one to ship otherwise."""
-    rest = cost.card.rest
+    rest, layers = cost.card.rest, found.chosen.float_layers
     ratio = cost.seconds(cost.layers) / found.chosen.seconds
+    moved, moved_by_float = (cost.moved_bytes(those) / 1e6 for those in (layers, cost.layers))
     text = (
-        f"Modelled on a {cost.card.name}, the convolutions of this choice take 1/{ratio:.2f} of"
-        f" their time in {rest.upper()}"
+        f"Modelled on a {cost.card.name}, this choice takes 1/{ratio:.2f} of the time of"
+        f" {rest.upper()} and moves {moved:.0f} MB, {rest.upper()} {moved_by_float:.0f} MB"
     )
-    if ratio < 1.05:
+    if moved_by_float <= moved or ratio < 1.05:
+        why = (
+            "an int8 convolution writes floats, which a further kernel reads and rounds"
+            if moved_by_float <= moved
+            else "its gain is within the error of the model"
+        )
         return (
-            f"{text}: INT8 is not worth its loss there. Ship --precision {rest}, unless"
-            " dabnet-bench measures otherwise on your card."
+            f"{text}: INT8 is not worth its loss there, since {why}. Ship --precision {rest},"
+            " unless dabnet-bench measures otherwise on your card."
         )
     return f"{text}. Measure it on your card with dabnet-bench before you ship it."
 
@@ -128,7 +134,7 @@ def _plot(found: Search, budget: Budget, cost: CostModel, path: Path) -> None:
     left.plot(1e6 * chosen.seconds, chosen.outcome.drop.value, "D", **mark)
     if budget.max_drop is not None:
         left.axhline(budget.max_drop, color=_ORANGE, lw=0.8, ls="--", label="budget")
-    left.set_xlabel(f"modelled time of the convolutions on a {cost.card.name}, µs")
+    left.set_xlabel(f"modelled time on a {cost.card.name}, µs")
     left.set_ylabel("drop, mIoU points")
     left.legend(fontsize=8)
 

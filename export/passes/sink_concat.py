@@ -30,16 +30,31 @@ Parts = list[ir.Value | None]
 
 def sink_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
     """Split what reads each Concat of constant channel counts, until the Concat has vanished."""
-    changed: list[str] = []
     # From the last to the first: a Concat that ends in another finds that one already moved.
-    for concat in reversed(nodes_of(model.graph, "Concat")):
-        sizes = [size for size in map(channels, concat.inputs) if size is not None]
-        known = _over_channels(concat) and len(sizes) == len(concat.inputs)
-        if known and _vanishes(concat.outputs[0]):
-            changed.append(f"{concat.outputs[0].name}: split into channels {sizes}")
-            _sink(concat.outputs[0], list(concat.inputs), sizes)
-            remove(concat)
-    return model, changed[::-1]
+    lines = [_sunk(concat) for concat in reversed(nodes_of(model.graph, "Concat"))]
+    return model, [line for line in reversed(lines) if line]
+
+
+def sink_first_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
+    """The same for the first Concat alone, which joins at the highest resolution.
+
+    On TensorRT-RTX 1.7.1 the others only add kernels: their convolutions become sums of two or
+    more.
+    """
+    first = nodes_of(model.graph, "Concat")[:1]
+    return model, [line for line in map(_sunk, first) if line]
+
+
+def _sunk(concat: ir.Node) -> str:
+    """Split what reads a Concat, and say so; "" if it would not vanish."""
+    sizes = [size for size in map(channels, concat.inputs) if size is not None]
+    known = _over_channels(concat) and len(sizes) == len(concat.inputs)
+    if not known or not _vanishes(concat.outputs[0]):
+        return ""
+    line = f"{concat.outputs[0].name}: split into channels {sizes}"
+    _sink(concat.outputs[0], list(concat.inputs), sizes)
+    remove(concat)
+    return line
 
 
 def _over_channels(node: ir.Node) -> bool:

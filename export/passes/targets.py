@@ -1,8 +1,9 @@
 """The graph passes of each target, and their application.
 
-A target's list holds the passes that were measured to be faster there, or that its parser needs
-(``studies/export_speed.py`` prints the gain of each). TensorRT fuses BatchNormalization, PRelu
-and layout by itself: on TensorRT-RTX 1.7 ``sink_concat`` only adds layers.
+A target's list holds the passes that were measured to be faster there, or that its parser needs:
+``studies/export_speed.py`` prints the gain of each on a CPU, ``studies/engine_plans.py`` what each
+saves in the plans of TensorRT-RTX. TensorRT 8.6, 10 and 11 fuse by other rules, and no plan of
+theirs has been read yet: they get those that replace what no TensorRT is known to fuse.
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ import onnx_ir as ir
 
 from dabnet.errors import InputError
 from dabnet.graph.editing import tidy
-from dabnet.precision import EXPORTED, FP32, INT8
+from dabnet.graph.facts import image_axes
+from dabnet.precision import EXPORTED, FP16, FP32, INT8
 from dabnet.runtime.manifest import PassInfo
-from export.passes.argmax_by_cell import argmax_by_cell
-from export.passes.prelu_as_relu import prelu_as_relu
+from export.passes.ort.argmax_by_cell import argmax_by_cell
+from export.passes.ort.prelu_as_relu import prelu_as_relu
+from export.passes.ort.winograd import winograd
+from export.passes.prelu_as_max import prelu_as_max
 from export.passes.scale_image import scale_image
-from export.passes.sink_concat import sink_concat
-from export.passes.winograd import winograd
+from export.passes.sink_concat import sink_concat, sink_first_concat
+from export.passes.trt.argmax_by_class import argmax_by_class
+from export.passes.trt.depthwise_as_taps import depthwise_as_taps
+from export.passes.trt.one_weight_scale import one_weight_scale
+from export.passes.trt.pools_as_slices import pools_as_slices
+from export.passes.trt.residual_as_difference import residual_as_difference
 
+NO_SIZE = "it needs a fixed height and width"
 WINOGRAD_NOTE = "float32 with other sums; dabnet-export verify shows by how much logits differ"
 
 
@@ -32,13 +41,15 @@ class _Step:
     Attributes:
         change: the pass.
         precisions: of the artifacts that get it.
-        quantized: whether it comes after the insertion of Q/DQ in an int8 artifact.
+        last: whether it comes behind Q/DQ and FP16.
+        fixed_size: whether it needs a known height and width.
         note: for the manifest; see ``PassInfo``.
     """
 
     change: Callable[[ir.Model], tuple[ir.Model, list[str]]]
     precisions: tuple[str, ...] = EXPORTED
-    quantized: bool = False
+    last: bool = False
+    fixed_size: bool = False
     note: str = ""
 
     @property
@@ -47,19 +58,34 @@ class _Step:
         return self.change.__name__
 
 
+# Exact, and one int8 scale can then serve a Concat (``calibration.qdq``), whoever quantises it.
+_SCALE_IMAGE = _Step(scale_image, (FP32, INT8))
+_TENSORRT = (
+    _Step(residual_as_difference, last=True),
+    _Step(prelu_as_max, last=True),
+    _Step(argmax_by_class, last=True, fixed_size=True),
+)
 _STEPS = {
-    # Exact, and needed for one int8 scale to serve a Concat; see calibration.qdq.
-    "portable": (_Step(scale_image, (INT8,)),),
+    "portable": (_SCALE_IMAGE,),
     "ort-cpu": (
         _Step(sink_concat),
-        _Step(winograd, (FP32,), note=WINOGRAD_NOTE),
+        _Step(winograd, (FP32,), fixed_size=True, note=WINOGRAD_NOTE),
         _Step(argmax_by_cell),
         # Its depthwise convolutions are no layers of the network: they get no Q/DQ.
-        _Step(prelu_as_relu, quantized=True),
+        _Step(prelu_as_relu, last=True),
     ),
-    "ort-cuda": (_Step(scale_image, (INT8,)),),
-    # Also in FP32: TensorRT fuses the factor, and its calibrators quantise Concats.
-    "tensorrt": (_Step(scale_image, (FP32, INT8)),),
+    "ort-cuda": (_SCALE_IMAGE,),
+    # OpenVINO in bfloat16 or FP16, and int8 beside it; in FP32 it is faster with PRelu.
+    "openvino-half": (_SCALE_IMAGE, _Step(prelu_as_max, last=True)),
+    "tensorrt": (_SCALE_IMAGE, *_TENSORRT),
+    "tensorrt-rtx": (
+        _SCALE_IMAGE,
+        _Step(sink_first_concat, (FP32, FP16)),  # in INT8 it moves more
+        *_TENSORRT,
+        _Step(one_weight_scale, (INT8,), last=True),
+        _Step(depthwise_as_taps, last=True),
+        _Step(pools_as_slices, last=True, fixed_size=True),
+    ),
 }
 TARGETS = tuple(_STEPS)
 PASS_NAMES = tuple(dict.fromkeys(step.name for steps in _STEPS.values() for step in steps))
@@ -77,25 +103,28 @@ def optimize(
     target: str,
     precision: str,
     *,
-    quantized: bool = False,
+    last: bool = False,
     without: tuple[str, ...] = (),
 ) -> tuple[ir.Model, tuple[PassInfo, ...]]:
     """Apply the passes of ``target``; return the graph, and how many places each one changed.
+
+    A pass that needs a fixed size is recorded with no change if each call chooses the size.
 
     Args:
         model: a graph with constant weights; it is not modified.
         target: one of ``TARGETS``.
         precision: of the artifact: ``fp32``, ``fp16`` or ``int8``.
-        quantized: False for the passes before Q/DQ is inserted, True for those after it; an
-            artifact of floats takes both, one after the other.
+        last: False for the passes before Q/DQ and FP16, True for those behind them.
         without: names of passes to leave out.
     """
-    steps = [step for step in _STEPS[target] if step.quantized == quantized]
+    steps = [step for step in _STEPS[target] if step.last == last]
     steps = [step for step in steps if precision in step.precisions and step.name not in without]
+    sides = [(value, axis) for value in model.graph.inputs for axis in image_axes(value)[1:]]
+    open_size = not all(v.shape is not None and isinstance(v.shape[a], int) for v, a in sides)
     applied = []
     for number, step in enumerate(steps):
         model, changed = step.change(model if number else tidy(model.clone()))
         model = tidy(model)
-        if changed:
-            applied.append(PassInfo(step.name, len(changed), step.note))
+        if changed or (step.fixed_size and open_size):
+            applied.append(PassInfo(step.name, len(changed), step.note if changed else NO_SIZE))
     return model, tuple(applied)

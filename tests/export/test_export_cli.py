@@ -166,6 +166,7 @@ def test_an_export_says_what_it_wrote(
     assert done.stdout.splitlines() == [
         f"model.onnx  ({path.stat().st_size / 1e6:.1f} MB)",
         "  dabnet on toy-street, fp32, 64x96, batch 1, opset 17",
+        "  scale_image for portable: 1",
         f"  agrees with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
         f" (worst image {100 * agreement.worst:.3f} %; 8 images of toy-street val)",
     ]

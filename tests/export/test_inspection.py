@@ -32,7 +32,7 @@ from tests.support.tensorrt_double import PLAN, Scenario, inspector_json, make_d
 
 KEYS = [
     *("file", "kind", "bytes", "sha256", "manifest", "inputs", "outputs"),
-    *("precisions", "layers", "ranges", "notes", "format"),
+    *("precisions", "layers", "ranges", "notes", "plan", "format"),
 ]
 
 

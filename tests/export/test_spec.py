@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from calibration.placements import DEFAULT_PLACEMENT, PLACEMENTS
+from calibration.placements import PLACEMENTS
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED
-from export.int8.cost import CARDS, DEFAULT_CARD
+from export.cards import CARDS
 from export.passes.targets import TARGETS
 from export.spec import ExportSpec, options_of
 
@@ -21,14 +21,14 @@ SIZE = (64, 96)
 @pytest.mark.parametrize(
     ("field", "names", "default"),
     [
-        ("placement", PLACEMENTS, DEFAULT_PLACEMENT),
-        ("card", CARDS, DEFAULT_CARD),
+        ("placement", PLACEMENTS, None),
+        ("card", CARDS, "rtx-3090"),
         ("optimize_for", TARGETS, TARGETS[0]),
         ("precision", EXPORTED, EXPORTED[0]),
     ],
 )
 def test_choices_are_those_of_the_code_that_they_choose(
-    field: str, names: Any, default: str
+    field: str, names: Any, default: str | None
 ) -> None:
     """The request is read without onnx, and so cannot ask the modules that hold them."""
     option, found = options_of(ExportSpec)[field]

@@ -15,7 +15,7 @@ from dabnet.graph import roofline
 from dabnet.graph.facts import inferred, nodes_of, static_shape
 from dabnet.graph.roofline import Kernel
 from dabnet.models.image_to_mask import ImageToMask
-from export.int8.cost import CARDS, Card
+from export.cards import CARDS, Card
 from export.onnx_export import contract_graph
 from export.spec import ExportSpec
 from tests.support.protobuf_graphs import conv_inputs, insert_qdq
@@ -23,7 +23,7 @@ from tests.support.seeded_checkpoint import PREPROCESSING, seeded_network
 
 H, W = 8, 16
 PIXELS = H * W
-SUMS = Card("sums", {"fp32": 1.0, "fp16": 2.0, "int8": 4.0}, 1e30, "fp32")
+SUMS = Card("sums", "sm86", {"fp32": 1.0, "fp16": 2.0, "int8": 4.0}, 1e30, "fp32")
 
 
 class Drawn:
@@ -193,7 +193,7 @@ def test_precision_of_a_float32_graph_and_open_sides() -> None:
     times = {name: seconds(model, name, SUMS) for name in ("fp32", "bf16", "int8")}
     assert times == {"fp32": adds, "bf16": adds / 2, "int8": adds / 4}
     for known in ({"fp32": 1.0, "int8": 0.5}, {"fp32": 1.0}):
-        assert seconds(model, "int8", Card("slow", known, 1e30, "fp32")) == adds
+        assert seconds(model, "int8", Card("slow", "sm86", known, 1e30, "fp32")) == adds
 
 
 def test_a_graph_of_another_size_is_refused() -> None:

@@ -29,7 +29,7 @@ class GraphOf:
     def constant(self, values: Array, name: str = "") -> str:
         """Add an initializer and return its name."""
         name = name or f"constant_{len(self._constants)}"
-        if np.issubdtype(values.dtype, np.floating):
+        if values.dtype == np.float64:
             values = values.astype(np.float32)
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.record import Report, Setting, Timing, Turn
 from bench.record.timing import Latency
-from bench.report.columns import counted, rows_of
+from bench.report.columns import BROKEN, counted, is_broken, rows_of
 from bench.report.figures import milliseconds, rates, shares
 from bench.statistics import pareto_front
 from dabnet.intervals import Interval
@@ -200,9 +200,14 @@ class Point:
     name: str
     fps: Interval
     miou: Interval
+    is_broken: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {BROKEN}" if self.is_broken else self.name
 
     def __str__(self) -> str:
-        return f"{self.name}: FPS {rates(self.fps)}, mIoU % {shares(self.miou)}"
+        return f"{self.label}: FPS {rates(self.fps)}, mIoU % {shares(self.miou)}"
 
 
 def chart_scope(report: Report, setting: Setting) -> str:
@@ -214,15 +219,16 @@ def chart_scope(report: Report, setting: Setting) -> str:
 def points(report: Report, scope: str, setting: Setting) -> list[Point]:
     """The rows with both an mIoU and FPS of that scope."""
     return [
-        Point(row.name, timing.fps, row.score.miou)
+        Point(row.name, timing.fps, row.score.miou, is_broken(row))
         for row in rows_of(report, setting)
         if (timing := row.timing(scope)) and timing.fps and row.score
     ]
 
 
 def front(drawn: Sequence[Point]) -> list[Point]:
-    """The points on the Pareto front of FPS and mIoU, the slowest first."""
-    return [drawn[n] for n in pareto_front([(p.fps.value, p.miou.value) for p in drawn])]
+    """The sound points on the Pareto front of FPS and mIoU, the slowest first."""
+    sound = [point for point in drawn if not point.is_broken]
+    return [sound[n] for n in pareto_front([(p.fps.value, p.miou.value) for p in sound])]
 
 
 @rc_context(_STYLE)
@@ -268,7 +274,7 @@ def _label(axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look]) -> None
     covered = np.hstack((ends.min(1) - 2, ends.max(1) + 2))
     for n in np.argsort(-places[:, 1], kind="stable"):
         x, y = places[n]
-        wide = 16 + 0.55 * FONT * min(len(drawn[n].name), NAME)  # with the mark left of it
+        wide = 16 + 0.55 * FONT * min(len(drawn[n].label), NAME)  # with the mark left of it
         starts = x + np.array((12, -12 - wide, -wide / 2, 40, -40 - wide))
         left, up = map(np.ravel, np.meshgrid(starts, y + 8 * np.arange(-26, 27)))
         boxes = np.stack((left, up - 8, left + wide, up + 8), axis=1)
@@ -277,7 +283,7 @@ def _label(axes: Axes, drawn: Sequence[Point], look: Mapping[str, Look]) -> None
         cost += 20 * _overlap(boxes, crowded) + 0.4 * _overlap(boxes, covered)
         box = boxes[cost.argmin()]
         crowded = np.vstack((crowded, box))
-        _name(axes, look[drawn[n].name], drawn[n].name, box[0] + 5, box[1] + 8, in_px)
+        _name(axes, look[drawn[n].name], drawn[n].label, box[0] + 5, box[1] + 8, in_px)
         end = np.clip((x, y), box[:2], box[2:])
         if np.hypot(*(end - (x, y))) > 16:
             axes.plot((x, end[0]), (y, end[1]), color=SOFT, linewidth=0.8, transform=in_px)

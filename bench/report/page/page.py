@@ -15,11 +15,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.record import REFERENCE, Picture, Report, Row, Setting
 from bench.report import columns, figures
-from bench.report.columns import CALIBRATION_MARK, TIMING_MARK, Line, is_marked, marked, rows_of
+from bench.report.columns import (
+    BROKEN,
+    CALIBRATION_MARK,
+    TIMING_MARK,
+    Line,
+    is_broken,
+    is_marked,
+    marked,
+    rows_of,
+)
 from bench.report.notes import notes
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
 from dabnet.runtime.runner import SCOPES
+
+ALERTS = ("INCOMPLETE", BROKEN, CALIBRATION_MARK, TIMING_MARK)
+"""How a note begins that stands at the top of the page too."""
 
 
 def html_page(report: Report, folder: Path | None = None) -> str:
@@ -43,7 +55,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
     lines = notes(report)
     return environment.get_template("page.html.j2").render(
         report=report,
-        alerts=[n for n in lines if n.startswith(("INCOMPLETE", CALIBRATION_MARK, TIMING_MARK))],
+        alerts=[n for n in lines if n.startswith(ALERTS)],
         notes=lines,
         pictures=pictures,
         missing=missing,
@@ -88,14 +100,14 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
     """The fastest row of a setting, the most accurate and the smallest.
 
     A row whose difference to the reference may be chance (its interval holds 0) is not called the
-    most accurate.
+    most accurate; a broken one is called nothing.
 
     Yields:
         What a row excels in, its name, its figure, and what else to know.
     """
     scope = charts.chart_scope(report, setting)
     speeds = {r.name: t.fps for r in rows_of(report, setting) if (t := r.timing(scope)) and t.fps}
-    rows = [row for row in rows_of(report, setting) if row.name in speeds]
+    rows = [r for r in rows_of(report, setting) if r.name in speeds and not is_broken(r)]
     rows.sort(key=lambda row: -speeds[row.name].value)
     for row in rows[:1]:
         figure = f"{figures.rates(speeds[row.name])} FPS"

@@ -12,8 +12,9 @@ from typing import Any
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
 from dabnet.runtime.manifest import TensorInfo, read_engine_manifest
+from dabnet.runtime.plan import types_of
 from dabnet.runtime.runner import check_input
-from dabnet.runtime.trt.layers import describe, layers_of_engine, precision_fault
+from dabnet.runtime.trt.layers import describe, plan_of_engine, precision_fault
 from dabnet.runtime.trt.product import TENSORRT, Product
 
 _NUMPY_NAMES = {"float": "float32", "half": "float16"}  # of TensorRT's DataType, where they differ
@@ -104,7 +105,7 @@ class EngineCheck:
 
     def layers(self, trt: Any, engine: Any) -> str:
         """Raise unless the engine computes in its precision; return its layers in words."""
-        layers = layers_of_engine(trt, engine) or self.info.layers_by_type
+        layers = types_of(plan_of_engine(trt, engine)) or self.info.layers_by_type
         if fault := precision_fault(self.manifest.precision, layers):
             raise self.mismatch(f"not {self.manifest.precision}: {fault}", "what it says it is")
         return describe(layers)

@@ -1,4 +1,4 @@
-"""The layers of an engine, as TensorRT itself reports them: the type of each, and its time.
+"""The kernels of an engine, as TensorRT itself reports them, and the time of each.
 
 Types come from the engine inspector, where the engine can be deserialised (that takes a GPU), or
 from the build log of TensorRT-RTX, which an ahead-of-time build gives on any machine. A request is
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dabnet.errors import BackendUnavailable
 from dabnet.precision import FP16, PRECISIONS
+from dabnet.runtime.plan import Plan, PlanKernel, PlanTensor
 from dabnet.runtime.runner import LayerTime
 
 # What the versions call a type: "Float", "Row major linear FP32", "Channel major INT8 format …"
@@ -25,30 +26,39 @@ _CANONICAL = {name.lower(): name for name in (*_TYPES, "FP8", "FP4", "Bool")}
 _CANONICAL |= {"bf16": "BFloat16", "fp16": "Half", "fp32": "Float"}
 _TYPE = re.compile(rf"\b({'|'.join(_CANONICAL)})\b", re.IGNORECASE)
 
+# Of a layer report of TensorRT-RTX: name, sides and type of a tensor; the ONNX nodes of a kernel.
+_TENSOR = re.compile(r"\{ (?:Name: (.*?), )?(?:Dimensions: \[([^\]]*)\].*?, )?Datatype: (\w+)")
+_SECTIONS = (
+    *("LayerType", "Inputs", "Constants", "Outputs"),
+    *("TacticName", "StreamId", "Metadata"),
+)
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 
-def layers_from_report(report: str) -> dict[str, int]:
-    """Count the layers of a build log's layer report by the type in which they compute.
+
+Operators = Mapping[str, str]
+"""Name of a node of the ONNX graph → its operator."""
+
+
+def plan_of_report(report: str, operators: Operators = MappingProxyType({})) -> Plan:
+    """The kernels of a build log's layer report.
 
     One line per layer, as TensorRT-RTX 1.7 writes it with ``ProfilingVerbosity.DETAILED``::
 
-        Name: …, LayerType: correlation, Inputs: [ { …, Datatype: Int8, … }], Constants: [ … ],
-        Outputs: [ … ], TacticName: …
+        Name: …, LayerType: correlation, Inputs: [ { Name: …, Dimensions: [1,4,32,64], …, Datatype:
+        Int8, Format: … }], Constants: [ … ], Outputs: [ … ], TacticName: …, StreamId: 0,
+        Metadata: [ONNX Layer: …]
+
+    Signals and waits between streams, which it lists too, are left out.
     """
     lines = (line for line in report.splitlines() if "LayerType:" in line)
-    return _counted(_layer_from_line(line).arithmetic for line in lines)
+    kernels = (_kernel_of_line(line, operators) for line in lines)
+    return tuple(kernel for kernel in kernels if kernel.kind not in ("signal", "wait"))
 
 
-def layers_of_engine(module: Any, engine: Any) -> dict[str, int]:
-    """Count a deserialised engine's layers by the type in which they compute.
+def plan_of_engine(module: Any, engine: Any, operators: Operators = MappingProxyType({})) -> Plan:
+    """The kernels of a deserialised engine.
 
-    {} if it was built without ``ProfilingVerbosity.DETAILED``: then no types are listed.
-    """
-    return _counted(arithmetic for _, _, arithmetic in named_layers(module, engine))
-
-
-def named_layers(module: Any, engine: Any) -> list[tuple[str, str, str]]:
-    """Return (name, kind, type in which it computes) of each layer of a deserialised engine.
-
+    () if it was built without ``ProfilingVerbosity.DETAILED``: then no types are listed.
     Source: ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)``.
     """
     inspector = engine.create_engine_inspector()
@@ -56,9 +66,9 @@ def named_layers(module: Any, engine: Any) -> list[tuple[str, str, str]]:
     try:
         listed = [layer for layer in json.loads(text)["Layers"] if isinstance(layer, dict)]
     except (ValueError, KeyError, TypeError):
-        return []
-    layers = [(str(raw.get("Name", "")), _layer_from_json(raw)) for raw in listed]
-    return [(name, found.kind, found.arithmetic) for name, found in layers if found.arithmetic]
+        return ()
+    kernels = (_kernel_of_json(layer, operators) for layer in listed)
+    return tuple(kernel for kernel in kernels if kernel.arithmetic)
 
 
 def precision_fault(precision: str, layers: dict[str, int]) -> str | None:
@@ -81,63 +91,68 @@ def describe(layers: dict[str, int]) -> str:
     return "layers: " + (", ".join(f"{count} {kind}" for kind, count in ordered) or "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    kind: str
-    reads: list[str]
-    weights: list[str] | None  # None where the report does not list them
-    writes: list[str]
-
-    @property
-    def arithmetic(self) -> str:
-        """The type in which the layer computes: what it reads (so does TREx), not what it writes.
-
-        An int8 convolution of TensorRT-RTX reads Int8 and writes Float, and the kernel before it
-        reads Float and writes Int8.
-        """
-        if not self.reads or self._only_dequantises:
-            return self.writes[0] if self.writes else ""
-        return next((kind for kind in self.reads if kind != "Bool"), "Bool")  # past a condition
-
-    @property
-    def _only_dequantises(self) -> bool:
-        """Reads Int8 and has no other Int8: it would prove an int8 engine that is none."""
-        if self.reads[0] != "Int8" or not self.writes or "Int8" in self.writes:
-            return False
-        if self.weights is None:
-            return self.kind in ("kgen", "Reformat")  # generated pointwise kernels, and copies
-        return "Int8" not in self.weights
-
-
-def _counted(kinds: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(kind for kind in kinds if kind).items()))
-
-
-def _layer_from_line(line: str) -> _Layer:
-    kind, *parts = re.split(r", (Inputs|Constants|Outputs|TacticName): ", line)
+def _kernel_of_line(line: str, operators: Operators) -> PlanKernel:
+    named, *parts = re.split(rf", ({'|'.join(_SECTIONS)}): ", line)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
-    reads, weights, writes = (
-        [_canonical(name) for name in re.findall(r"Datatype: (\w+)", sections.get(section, ""))]
-        for section in ("Inputs", "Constants", "Outputs")
+    return PlanKernel(
+        named.partition("Name: ")[2],
+        sections["LayerType"],
+        reads=_tensors_of_text(sections.get("Inputs", "")),
+        writes=_tensors_of_text(sections.get("Outputs", "")),
+        constants=_tensors_of_text(sections.get("Constants", "")),
+        operators=_counted(sections.get("Metadata", ""), operators),
     )
-    return _Layer(kind.rpartition("LayerType: ")[2], reads, weights, writes)
 
 
-def _layer_from_json(layer: dict[str, Any]) -> _Layer:
-    weights = _types(layer["Constants"]) if "Constants" in layer else None
+def _counted(metadata: str, operators: Operators) -> dict[str, int]:
+    nodes = dict.fromkeys(_NODE.findall(metadata))
+    return dict(Counter(operators[node] for node in nodes if node in operators))
+
+
+def _tensors_of_text(section: str) -> tuple[PlanTensor, ...]:
+    """Each once, however often the kernel lists it."""
+    found = (
+        PlanTensor(name, _canonical(kind), _shape(sides.split(",")))
+        for name, sides, kind in _TENSOR.findall(section)
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _kernel_of_json(layer: dict[str, Any], operators: Operators) -> PlanKernel:
+    constants = _tensors_of_json(layer["Constants"]) if "Constants" in layer else None
     # TensorRT 8 and 10 name a convolution's weights apart: {"Type": "Int8", "Count": 864}.
     if isinstance(layer.get("Weights"), dict):
-        weights = [*(weights or []), _canonical(str(layer["Weights"].get("Type", "")))]
-    kind = str(layer.get("LayerType", ""))
-    return _Layer(kind, _types(layer.get("Inputs")), weights, _types(layer.get("Outputs")))
+        weights = layer["Weights"]
+        count = weights.get("Count")
+        shape = (count,) if isinstance(count, int) else ()
+        own = PlanTensor("weights", _canonical(str(weights.get("Type", ""))), shape)
+        constants = (*(constants or ()), own)
+    return PlanKernel(
+        str(layer.get("Name", "")),
+        str(layer.get("LayerType", "")),
+        reads=_tensors_of_json(layer.get("Inputs")),
+        writes=_tensors_of_json(layer.get("Outputs")),
+        constants=constants,
+        operators=_counted(str(layer.get("Metadata", "")), operators),
+    )
 
 
-def _types(tensors: Any) -> list[str]:
-    if not isinstance(tensors, list):
-        return []
-    keys = ("Datatype", "DataType", "Format/Datatype", "Format")
-    names = (next((str(t[k]) for k in keys if k in t), "") for t in tensors if isinstance(t, dict))
-    return [kind for name in names if (kind := _canonical(name))]
+def _tensors_of_json(tensors: Any) -> tuple[PlanTensor, ...]:
+    found = []
+    for tensor in tensors if isinstance(tensors, list) else ():
+        if isinstance(tensor, dict):
+            keys = ("Datatype", "DataType", "Format/Datatype", "Format")
+            kind = next((str(tensor[key]) for key in keys if key in tensor), "")
+            sides = tensor.get("Dimensions")
+            shape = _shape(map(str, sides)) if isinstance(sides, list) else ()
+            found.append(PlanTensor(str(tensor.get("Name", "")), _canonical(kind), shape))
+    return tuple(dict.fromkeys(found))
+
+
+def _shape(sides: Iterable[str]) -> tuple[int, ...]:
+    """() for a shape that a call chooses."""
+    found = [side.strip() for side in sides]
+    return tuple(map(int, found)) if all(side.isdigit() for side in found) else ()
 
 
 def _canonical(text: str) -> str:
@@ -169,5 +184,5 @@ def engine_layer_times(
     run(type("LayerProfiler", (trt.IProfiler,), {"report_layer_time": report_layer_time})())
     if not sums:
         raise BackendUnavailable("TensorRT reported no layers to its profiler")
-    kinds = {name: kind for name, kind, _ in named_layers(trt, engine)}
+    kinds = {kernel.name: kernel.kind for kernel in plan_of_engine(trt, engine)}
     return LayerTime.ranked([(name, kinds.get(name, ""), t / calls) for name, t in sums.items()])

@@ -43,6 +43,11 @@ class Product:
         return hasattr(self.module, "ComputeCapability")
 
     @property
+    def graph_target(self) -> str:
+        """The ``--optimize-for`` of the graphs that it builds best."""
+        return self.name.replace("_", "-")
+
+    @property
     def is_generation_8(self) -> bool:
         """Whether this is TensorRT 8, the last that runs on Pascal and has ``num_bindings``."""
         return hasattr(self.module.ICudaEngine, "num_bindings")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,56 @@ def test_every_row_is_documented_and_is_called_as_it_should_be() -> None:
         for device in ("cpu", "cuda"):
             assert set(backend.by_default(device)) <= set(backend.variants)
     assert "pytorch-paper" in row_names([], known, "cuda")
-    assert row_names([], known, "cpu")[:5] == (
-        "pytorch-fp32",
-        *("onnxruntime-fp32", "onnxruntime-fp16", "onnxruntime-int8"),
-        "openvino-fp32",
+    assert row_names([], known, "cpu")[:3] == (
+        *("pytorch-fp32", "onnxruntime-fp32", "openvino-fp32"),
     )
+    assert "tensorrt-int8-fp32" in row_names([], known, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("offered", "rows", "rest"),
+    [
+        (["FP32", "INT8", "BIN"], ["fp32", "int8"], "fp32"),
+        (["FP32", "FP16", "BF16", "INT8"], ["fp32", "bf16", "int8"], "bf16"),
+        (["FP32"], ["fp32"], None),
+    ],
+)
+def test_openvinos_rows_are_those_that_the_processor_multiplies(
+    workshop: Workshop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    offered: list[str],
+    rows: list[str],
+    rest: str | None,
+) -> None:
+    """bfloat16 also in what int8 leaves in float; files of half precision are made safe for it."""
+    core = SimpleNamespace(get_property=lambda *_: offered)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    known, asked = backends()["openvino"], []
+
+    def onnx_of(_: Workshop, setting: Setting, precision: str, target: str) -> Path:
+        asked.append((precision, target))
+        return write_contract(tmp_path, precision)
+
+    monkeypatch.setattr(Workshop, "onnx", onnx_of)
+    assert list(known.by_default("cpu")) == rows and known.by_default("cuda") == ()
+    assert known.prepare("fp32", SETTING, workshop).arguments["rest"] == "fp32"
+    assert asked.pop() == ("fp32", "portable")
+    if rest is None:
+        assert "not in int8" in reason("openvino-int8", workshop)
+    else:
+        recipe = known.prepare("int8", SETTING, workshop)
+        assert recipe.arguments["rest"] == rest
+        target = "openvino-half" if rest == "bf16" else "portable"
+        assert asked.pop() == ("int8", target)
+    if "FP16" in offered:
+        known.prepare("fp16", SETTING, workshop)
+        assert asked.pop() == ("fp32", "openvino-half")
+
+
+def test_openvino_that_is_not_installed_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert backends()["openvino"].by_default("cpu") == ("fp32",)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +169,7 @@ def test_a_file_is_opened_twice_where_onnxruntime_fuses_it(
 ) -> None:
     for fuses in (True, False):
         path = write_int8(tmp_path, fuses)
-        monkeypatch.setattr(Workshop, "onnx", lambda *_, path=path: path)
+        monkeypatch.setattr(Workshop, "onnx", lambda *_, path=path, **more: path)
         recipe = prepared("onnxruntime-int8", workshop)
         assert (recipe.exact is not None) == fuses
         assert recipe.scored().info.arithmetic == EXACT
@@ -329,17 +375,20 @@ def test_onnxruntime_on_a_gpu_is_opened_once_before_it_is_timed(
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     asked: list[tuple[Any, ...]] = []
 
-    def onnx_of(_: Workshop, setting: Setting, precision: str, target: str) -> Any:
-        asked.append((precision, target))
+    def onnx_of(
+        _: Workshop, setting: Setting, precision: str, target: str, rest: str | None
+    ) -> Any:
+        asked.append((precision, target, rest))
         return write_contract(tmp_path, precision)
 
     monkeypatch.setattr(Workshop, "onnx", onnx_of)
     cuda = dataclasses.replace(workshop, device="cuda")
     recipe = prepared("onnxruntime-tensorrt-fp16", cuda)
-    assert asked.pop() == ("fp16", "tensorrt")
+    assert asked.pop() == ("fp16", "tensorrt", None)
     assert scenario.settings["trt_fp16_enable"] == "1"  # its engine is built, and in the cache
     assert pickle.loads(pickle.dumps(recipe.arguments)) == recipe.arguments
     assert recipe.opened().info.precision == "fp16"
     assert prepared("onnxruntime-fp32-cuda-graph", cuda).opened().info.notes[1] == "CUDA graph"
-    assert asked.pop() == ("fp32", "ort-cuda")
+    assert asked.pop() == ("fp32", "ort-cuda", None)
     assert prepared("onnxruntime-tensorrt-int8", cuda).exact is None
+    assert asked.pop() == ("int8", "tensorrt", "fp32")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from dabnet.data.images import SizedImage, SizedImages, calibration_source
 from dabnet.errors import ArtifactError, InputError
-from dabnet.runtime.manifest import CalibrationInfo, Manifest
+from dabnet.runtime.manifest import ONNX_KEY, CalibrationInfo, Manifest
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from tests.support.contract_graph import write_contract
+from tests.support.contract_graph import contract_manifest, write_contract
 from tests.support.engine_builds import (
     build,
     install,
@@ -162,6 +164,21 @@ def test_a_cache_of_another_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     beside.write_text("{", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"ranges.json' holds no valid origin.*delete it"):
         built_with_cache(monkeypatch, tmp_path, images=True)
+
+
+def test_a_calibrator_takes_the_portable_graph(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ranges belong to tensors, which the passes of another target replace."""
+    install(monkeypatch, "10.16.1", scenario_of("int8"))
+    source = write_contract(tmp_path)
+    model = onnx.load(source)
+    manifest = replace(contract_manifest(), optimized_for="tensorrt")
+    onnx.helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    onnx.save(model, source)
+    with pytest.raises(ArtifactError, match="is optimised for tensorrt; expected the portable"):
+        build_engine(source, tmp_path / "m.engine", BuildSpec("int8", calibrator="minmax"))
+    assert nothing_was_written(tmp_path)
 
 
 @pytest.mark.parametrize("version", CALIBRATED)

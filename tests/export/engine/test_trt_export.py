@@ -92,10 +92,34 @@ def test_a_calibrator_takes_an_fp32_export_and_training_images(
     install(monkeypatch, version, scenario)
     manifest = from_checkpoint(tmp_path, BuildSpec("int8", calibrator="minmax"))
     assert [spec.precision for spec in exported.specs] == ["fp32"]
+    assert [spec.optimize_for for spec in exported.specs] == ["portable"]
     assert [batch.shape for batch in scenario.batches] == [(1, *SIZE, 3)] * 2
     assert manifest.precision == "int8"
     assert manifest.calibration is not None
     assert (manifest.calibration.split, manifest.calibration.images) == ("train", 2)
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "rest"),
+    [
+        ("8.6.1", "tensorrt", "fp32"),  # opset 17 alone
+        ("10.16.1", "tensorrt", "fp16"),
+        ("11.4.0", "tensorrt", "fp16"),
+        ("rtx-1.7.1", "tensorrt-rtx", "fp16"),
+    ],
+)
+def test_each_product_gets_the_graph_that_it_builds_best(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    exported: Exported,
+    version: str,
+    target: str,
+    rest: str,
+) -> None:
+    install(monkeypatch, version, scenario_of("int8"))
+    from_checkpoint(tmp_path, BuildSpec("int8"))
+    (spec,) = exported.specs
+    assert (spec.optimize_for, spec.int8_placement, spec.int8_rest) == (target, "dense-only", rest)
 
 
 def test_which_images_a_calibrator_gets(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from tests.support.seeded_checkpoint import SIZE, noise, write_checkpoint
 SMALL = ["--size", f"{SIZE[0]}x{SIZE[1]}"]
 INT8 = ["--precision", "int8", "--min-agreement", "0.5", *SMALL]
 ORT_CPU = ["--optimize-for", "ort-cpu"]
-TENSORRT = ["--optimize-for", "tensorrt"]
 
 Results = dict[str, subprocess.CompletedProcess[str]]
 
@@ -38,14 +37,14 @@ COMMANDS = {
     "one folder": ["calibration", "m.pth", "-o", "1.json", "--images", "one", *SMALL],
     "other folder": ["calibration", "m.pth", "-o", "2.json", "--images", "two/one", *SMALL],
     "merge": ["calibration", "1.json", "2.json", "-o", "merged.json"],
-    "for tensorrt": [*["calibration", "m.pth", "-o", "t.json", "--count", "2", *SMALL, *TENSORRT]],
-    "fp32 for tensorrt": ["onnx", "m.pth", "-o", "t.onnx", *SMALL, *TENSORRT],
+    "for tensorrt": [*["calibration", "m.pth", "-o", "t.json", "--count", "2", *SMALL]],
+    "fp32 for tensorrt": ["onnx", "m.pth", "-o", "t.onnx", *SMALL],
     "cache": [
         *["calibration", "t.json", "-o", "t.cache", "--tensorrt", "8.6.1"],
         *["--calibration-method", "minmax"],
     ],
     "cache at once": [
-        *["calibration", "m.pth", "-o", "at-once.cache", "--count", "2", *SMALL, *TENSORRT],
+        *["calibration", "m.pth", "-o", "at-once.cache", "--count", "2", *SMALL],
         *["--tensorrt", "10.0.1", "--calibration-method", "minmax", "--calibrator", "minmax"],
     ],
     "from the file": ["onnx", "m.pth", "-o", "file.onnx", "--calibration", "c.json", *INT8],
@@ -127,16 +126,12 @@ BAD = {
         "multiples of 8; the nearest is",
     ),
     "cache of another target": (
-        ["calibration", "c.json", "-o", "x.cache", "--tensorrt", "8.6.1"],
-        "graph for portable; expected one collected with --optimize-for tensorrt",
+        ["calibration", "m.pth", "-o", "x.cache", "--tensorrt", "8.6.1", *SMALL, *ORT_CPU],
+        "graph for ort-cpu; expected one collected with --optimize-for portable",
     ),
     "no images to collect on": (
         ["calibration", "m.pth", "-o", "x", "--count", "0", *SMALL],
         "Invalid value for '--count': 0",
-    ),
-    "cache of another target at once": (
-        ["calibration", "m.pth", "-o", "x.cache", "--tensorrt", "8.6.1", *SMALL],
-        "graph for portable; expected one collected with --optimize-for tensorrt",
     ),
     "cache by another method": (
         [

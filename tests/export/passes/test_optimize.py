@@ -53,7 +53,7 @@ def both_stages(
     model: onnx.ModelProto, target: str, precision: str = "fp32", without: tuple[str, ...] = ()
 ) -> tuple[onnx.ModelProto, dict[str, int]]:
     model, before = optimize(model, target, precision, without=without)
-    model, after = optimize(model, target, precision, quantized=True, without=without)
+    model, after = optimize(model, target, precision, last=True, without=without)
     onnx.checker.check_model(model, full_check=True)
     return model, {applied.name: applied.changed for applied in before + after}
 
@@ -101,8 +101,22 @@ def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto)
     """Cast before Transpose; in int8 the pooled image suits the features' scale."""
     model, changed = both_stages(plain, "tensorrt", "int8")
     assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
-    assert changed == {"scale_image": 1}
-    assert both_stages(plain, "tensorrt", "fp16")[1] == {}
+    last = {"residual_as_difference": 7, "prelu_as_max": 71, "argmax_by_class": 1}
+    assert changed == {"scale_image": 1, **last}
+    assert both_stages(plain, "tensorrt", "fp16")[1] == last
+
+
+def test_passes_that_need_a_size_say_so_where_a_call_chooses_it() -> None:
+    checkpoint = load_checkpoint(WEIGHTS)
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    model = contract_graph(module, ExportSpec(SIZE, dynamic_size=True))
+    for target, missing in (
+        ("tensorrt-rtx", {"argmax_by_class", "pools_as_slices"}),
+        ("ort-cpu", {"winograd"}),
+        ("portable", set()),
+    ):
+        changed = both_stages(model, target)[1]
+        assert {name for name, places in changed.items() if not places} == missing
 
 
 def test_few_sums_write_over_what_is_still_needed(plain: onnx.ModelProto, tmp_path: Path) -> None:

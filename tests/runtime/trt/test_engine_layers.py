@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from dabnet.runtime.plan import types_of
 from dabnet.runtime.trt.layers import (
     describe,
-    layers_from_report,
-    layers_of_engine,
+    plan_of_engine,
+    plan_of_report,
     precision_fault,
 )
 from tests.support.tensorrt_double import inspector_json, layer_report
@@ -62,20 +63,21 @@ def layer(kind: str, reads: str, writes: str, **more: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_the_type_in_which_a_layer_computes(listed: dict[str, Any], kind: str) -> None:
     inspected = Inspected(listed)
-    assert layers_of_engine(inspected, inspected) == {kind: 1}
+    assert types_of(plan_of_engine(inspected, inspected)) == {kind: 1}
 
 
 def test_reports_of_both_kinds_agree() -> None:
     inspected = Inspected()
     inspected.text = inspector_json("Int8", "FP32", "Int8")
-    assert layers_of_engine(inspected, inspected) == {"Float": 1, "Int8": 2}
-    assert layers_from_report(layer_report("Int8", "Float", "Int8")) == {"Float": 1, "Int8": 2}
-    assert layers_from_report("") == {}
+    found = {"Float": 1, "Int8": 2}
+    assert types_of(plan_of_engine(inspected, inspected)) == found
+    assert types_of(plan_of_report(layer_report("Int8", "Float", "Int8"))) == found
+    assert types_of(plan_of_report("")) == {}
 
 
 def test_a_condition_is_not_the_type() -> None:
     report = layer_report("Bool").replace("}], Constants", "}, { Datatype: Half }], Constants")
-    assert layers_from_report(report) == {"Half": 1}
+    assert types_of(plan_of_report(report)) == {"Half": 1}
 
 
 def test_faults_of_precision() -> None:

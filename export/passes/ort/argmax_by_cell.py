@@ -26,11 +26,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.graph.editing import Insertion, remove, replace
-from dabnet.graph.facts import array, channels, is_op, nodes_of, only_reader
+from dabnet.graph.editing import Insertion
+from dabnet.graph.facts import channels
+from export.passes.upsampled_argmax import UpsampledArgmax, upsampled_argmaxes
 
-# Both put pixel r at (r + 1/2) / s - 1/2, but on a side of one pixel.
-COORDINATES = ("half_pixel", "pytorch_half_pixel")
 END = np.iinfo(np.int64).max
 
 Scales = tuple[int, int]
@@ -39,47 +38,18 @@ Scales = tuple[int, int]
 def argmax_by_cell(model: ir.Model) -> tuple[ir.Model, list[str]]:
     """Rewrite each linear Resize by whole numbers whose only reader is an ArgMax over classes."""
     changed = []
-    for argmax in nodes_of(model.graph, "ArgMax"):
-        resize = argmax.inputs[0].producer() if argmax.inputs[0] is not None else None
-        scales = None if resize is None else _scales(argmax, resize)
-        logits = None if resize is None else resize.inputs[0]
-        if scales is None or logits is None:
-            continue
-        cast = only_reader(argmax.outputs[0])
-        last = cast if cast is not None and is_op(cast, "Cast") else argmax
-        name, kind = last.outputs[0].name, last.outputs[0].dtype or ir.DataType.INT64
-        before = Insertion(argmax, f"{name}/by_cell")
-        replace(last.outputs[0], _mask(before, logits, argmax, kind, scales))
-        remove(argmax)
-        remove(resize)
-        changed.append(f"{name}: upsampled by {scales[0]}x{scales[1]} where classes meet")
+    for head in upsampled_argmaxes(model):
+        rows, columns = head.scales
+        changed.append(f"{head.mask.name}: upsampled by {rows}x{columns} where classes meet")
+        head.replace(_mask(head.insertion("by_cell"), head))
     return model, changed
 
 
-def _scales(argmax: ir.Node, resize: ir.Node) -> Scales | None:
-    """Rows and columns of output for each of the input; None if the nodes do not fit."""
-    how, scales = resize.attributes, array(resize.inputs[2]) if len(resize.inputs) == 3 else None
-    fits = (
-        is_op(resize, "Resize")
-        and how.get_string("mode", "nearest") == "linear"
-        and how.get_string("coordinate_transformation_mode", "half_pixel") in COORDINATES
-        and only_reader(resize.outputs[0]) is argmax
-        and argmax.attributes.get_int("axis", 0) == 1
-        and argmax.attributes.get_int("keepdims", 1) == 0
-        and channels(resize.inputs[0]) is not None
-    )
-    if not fits or scales is None or scales.shape != (4,) or (scales != np.rint(scales)).any():
-        return None
-    return (int(scales[2]), int(scales[3])) if (scales[:2] == 1).all() else None
-
-
-def _mask(
-    before: Insertion, logits: ir.Value, argmax: ir.Node, kind: ir.DataType, scales: Scales
-) -> ir.Value:
-    """(N, s·h, s·w) classes of type ``kind``, chosen as ``argmax`` does."""
-    count = channels(logits)
+def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
+    """(N, s·h, s·w) classes, chosen as the ArgMax does."""
+    logits, scales, kind, count = head.logits, head.scales, head.kind, channels(head.logits)
     assert count is not None
-    attributes = {k: v for k, v in argmax.attributes.items() if k != "axis"}
+    attributes = {k: v for k, v in head.argmax.attributes.items() if k != "axis"}
 
     def largest(values: ir.Value, axis: int) -> ir.Value:
         return before.op("ArgMax", [values], {**attributes, "axis": axis})

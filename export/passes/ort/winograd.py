@@ -29,8 +29,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from dabnet.graph.editing import Insertion, conv_constants, replace, tidy
-from dabnet.graph.facts import FloatArray, Window, is_conv
-from export.passes.row_sets import (
+from dabnet.graph.facts import FloatArray, Window, is_conv, sides
+from export.passes.ort.row_sets import (
     Sets,
     elementwise,
     halved,
@@ -84,12 +84,12 @@ def winograd(model: ir.Model) -> tuple[ir.Model, list[str]]:
             sets[y] = halved(before, node, sets[x])
         else:
             for value in dict.fromkeys(v for v in node.inputs if v is not None and v in sets):
-                replace(value, laid_together(before, sets[value], *_sides(value)))
+                replace(value, laid_together(before, sets[value], *sides(value)))
     for value in [value for value in sets if value.is_graph_output()]:
         producer = value.producer()
         assert producer is not None
         before = Insertion(producer, f"{value.name}/whole")
-        replace(value, laid_together(before, sets[value], *_sides(value)))
+        replace(value, laid_together(before, sets[value], *sides(value)))
     return tidy(model), changed
 
 
@@ -100,7 +100,7 @@ def _goes_on(value: ir.Value) -> bool:
         bool(readers)
         and not value.is_graph_output()
         and all(
-            (_channels_of_fitting(node) and _sides(value)[0] % TILE == 0)
+            (_channels_of_fitting(node) and sides(value)[0] % TILE == 0)
             or (halves_size(node) and _is_even(value))
             or (is_elementwise(node) and _goes_on(node.outputs[0]))
             for node in readers
@@ -110,21 +110,14 @@ def _goes_on(value: ir.Value) -> bool:
 
 def _is_even(value: ir.Value) -> bool:
     """Whether four sets of rows become two whole ones if the size is halved."""
-    rows, columns = _sides(value)
+    rows, columns = sides(value)
     return rows % TILE == 0 and columns % 2 == 0
-
-
-def _sides(value: ir.Value) -> tuple[int, int]:
-    """Rows and columns of a (N, C, H, W) tensor; 0 if unknown."""
-    shape = value.shape
-    sides = [0, 0] if shape is None else [s if isinstance(s, int) else 0 for s in shape[2:4]]
-    return sides[0], sides[1]
 
 
 def _channels_of_fitting(node: ir.Node) -> int:
     """Input channels of a convolution that can be rewritten; 0 for any other node."""
     constants = conv_constants(node) if is_conv(node) else None
-    if constants is None or constants[0].shape[2:] != (3, 3) or 0 in _sides(node.outputs[0]):
+    if constants is None or constants[0].shape[2:] != (3, 3) or 0 in sides(node.outputs[0]):
         return 0
     outputs, inputs = constants[0].shape[:2]
     fits = outputs >= MIN_OUTPUTS and inputs >= MIN_INPUTS_IN_CHAIN
@@ -136,7 +129,7 @@ def _convolved(before: Insertion, conv: ir.Node, x: ir.Value, sets: Sets | None)
     assert constants is not None
     weight, bias = constants
     if sets is None:
-        tiles = _tiles(before, x, weight.shape[1], _sides(conv.outputs[0])[0])
+        tiles = _tiles(before, x, weight.shape[1], sides(conv.outputs[0])[0])
     else:
         tiles = _tiles_of_sets(before, sets, weight.shape[1])
     return _sets_of_rows(before, tiles, weight.astype(np.float64), bias)

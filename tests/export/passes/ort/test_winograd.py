@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from export.passes.winograd import winograd
+from export.passes.ort.winograd import winograd
 from tests.support.pass_graphs import GraphOf, applied, assert_equal, kinds, run
 
 SAME = {"pads": [1, 1, 1, 1]}

@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from export.passes.argmax_by_cell import argmax_by_cell
-from tests.support.pass_graphs import Array, GraphOf, applied, kinds, run
-
-
-def upsampled(
-    shape: tuple[int, ...], scales: tuple[float, float], cast: int = 0, **resize: str
-) -> onnx.ModelProto:
-    """Logits (N, K, h, w) → classes at ``scales`` times the size."""
-    graph = GraphOf(shape)
-    factors = graph.constant(np.array([1, 1, *scales], np.float32))
-    graph.node("Resize", ["x", "", factors], "large", **{"mode": "linear", **resize})
-    graph.node("ArgMax", ["large"], "y" if not cast else "classes", axis=1, keepdims=0)
-    if cast:
-        graph.node("Cast", ["classes"], "y", to=cast)
-    return graph.model("y", kind=cast or TensorProto.INT64)
-
-
-def patches(random: np.random.Generator, shape: tuple[int, ...], smooth: int) -> Array:
-    """Logits where one class leads in each square of ``smooth`` values."""
-    n, k, h, w = shape
-    leading = random.integers(0, k, (n, -(-h // smooth), -(-w // smooth)))
-    spread = leading.repeat(smooth, 1).repeat(smooth, 2)[:, None, :h, :w]
-    lead = 4.0 * (np.arange(k)[:, None, None] == spread)
-    return (random.normal(size=shape) + lead).astype(np.float32)
-
-
-def assert_same_mask(x: Array, scales: tuple[int, int], found: Array, expected: Array) -> None:
-    """The same class at each pixel, or two whose logits there are equal but for rounding."""
-    assert found.shape == expected.shape and found.dtype == expected.dtype
-    graph = GraphOf(x.shape)
-    factors = graph.constant(np.array([1, 1, *scales], np.float32))
-    graph.node("Resize", ["x", "", factors], "y", mode="linear")
-    (large,) = run(graph.model("y"), x)
-    chosen, best = (
-        np.take_along_axis(large, mask[:, None].astype(np.int64), 1) for mask in (found, expected)
-    )
-    assert np.abs(chosen - best).max() <= 2e-6 * max(1.0, np.abs(x).max())
-    assert (found == expected).mean() > 0.999
+from export.passes.ort.argmax_by_cell import argmax_by_cell
+from tests.support.pass_graphs import applied, kinds, run
+from tests.support.upsampled_logits import assert_same_mask, patches, upsampled
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.passes.prelu_as_relu import prelu_as_relu
+from export.passes.ort.prelu_as_relu import prelu_as_relu
 from tests.support.pass_graphs import GraphOf, applied, assert_equal, kinds
 
 SHAPE = (2, 16, 6, 7)

@@ -1,0 +1,1 @@
+"""Passes for onnxruntime's CPU provider."""

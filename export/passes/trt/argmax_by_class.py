@@ -1,0 +1,92 @@
+"""Upsample and argmax a class at a time with a running maximum: one kernel of TensorRT-RTX.
+
+TensorRT computes Resize, ArgMax and Cast in a kernel each, and writes the full-size logits of all
+classes. Before → after, for logits (N, K, h, w)::
+
+    x ─▶ Resize 1,1,s,s ─▶ ArgMax over axis 1 ─▶ Cast ─▶ y
+
+    of each class k: x ─▶ Slice ─▶ Gather the two rows, of each the two columns around a pixel
+                       ─▶ interpolate ─▶ value
+    value > best ─▶ Where(k, class)      ─┐
+    Max(value, best)                     ─┴▶ the next class … ─▶ Cast ─▶ y
+
+All of it is pointwise but for Gathers of constant indices: it reads the coarse logits and writes
+the mask. Interpolation is in FP32, also in an FP16 graph. The first of equal classes wins, as in
+ArgMax. The mask is the same but for ties of one rounding. The height and width must be known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from dabnet.graph.editing import Insertion
+from dabnet.graph.facts import channels, sides
+from export.passes.upsampled_argmax import UpsampledArgmax, upsampled_argmaxes
+
+FLOAT = int(ir.DataType.FLOAT)
+
+
+def argmax_by_class(model: ir.Model) -> tuple[ir.Model, list[str]]:
+    """Rewrite each linear Resize by whole numbers whose only reader is an ArgMax over classes."""
+    changed = []
+    for head in upsampled_argmaxes(model):
+        classes = channels(head.logits) or 0
+        last_of_equals = head.argmax.attributes.get_int("select_last_index", 0)
+        if 0 not in sides(head.logits) and classes > 1 and not last_of_equals:
+            changed.append(f"{head.mask.name}: running maximum of {classes} classes")
+            head.replace(_mask(head.insertion("by_class"), head))
+    return model, changed
+
+
+def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
+    logits = head.logits
+    rows, columns = (
+        _Taps(before, size, scale, axis)
+        for size, scale, axis in zip(sides(logits), head.scales, (2, 3), strict=True)
+    )
+
+    def number(value: int, kind: type = np.int64) -> ir.Value:
+        return before.constant(np.full((1, 1, 1, 1) if kind is np.int32 else 1, value, kind), "k")
+
+    best, found = None, number(0, np.int32)
+    for k in range(channels(logits) or 0):
+        one = before.op("Slice", [logits, number(k), number(k + 1), number(1)])
+        if logits.dtype != ir.DataType.FLOAT:
+            one = before.op("Cast", [one], {"to": FLOAT})
+        value = rows.between(*map(columns.interpolated, rows.around(one)))
+        if best is None:
+            best = value
+            continue
+        larger = before.op("Greater", [value, best])
+        found = before.op("Where", [larger, number(k, np.int32), found])
+        best = before.op("Max", [best, value])
+    mask = before.op("Squeeze", [found, number(1)])
+    return before.op("Cast", [mask], {"to": int(head.kind)})
+
+
+class _Taps:
+    """Linear interpolation along one axis: pixel r lies at (r + 1/2) / scale - 1/2."""
+
+    def __init__(self, before: Insertion, size: int, scale: int, axis: int) -> None:
+        at = (np.arange(size * scale) + 0.5) / scale - 0.5
+        first = np.floor(at)
+        shape = [1, 1, 1, 1]
+        shape[axis] = -1
+        self._before, self._axis = before, axis
+        self._ends = [
+            before.constant(np.clip(first + k, 0, size - 1).astype(np.int64), "at") for k in (0, 1)
+        ]
+        self._share = before.constant((at - first).reshape(shape), "share")
+
+    def around(self, value: ir.Value) -> list[ir.Value]:
+        """The values before and behind each pixel."""
+        return [self._before.op("Gather", [value, at], {"axis": self._axis}) for at in self._ends]
+
+    def between(self, first: ir.Value, last: ir.Value) -> ir.Value:
+        """Each pixel, from the values around it."""
+        step = self._before.op("Mul", [self._before.op("Sub", [last, first]), self._share])
+        return self._before.op("Add", [first, step])
+
+    def interpolated(self, value: ir.Value) -> ir.Value:
+        return self.between(*self.around(value))
