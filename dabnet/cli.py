@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, EXIT_INTERRUPTED, FILE, Factors, Size, run
+from dabnet.console import CONTEXT, EXIT_INTERRUPTED, FILE, Factors, Finite, Size, run
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
 from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS
@@ -62,11 +62,11 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS))
-@click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--momentum", type=float, help="Momentum of SGD.")
-@click.option("--weight-decay", type=float)
+@click.option("--lr", type=Finite(0), help="Peak learning rate.")
+@click.option("--momentum", type=Finite(0), help="Momentum of SGD.")
+@click.option("--weight-decay", type=Finite(0))
 @click.option("--loss", type=click.Choice(LOSSES))
-@click.option("--poly-power", type=float, help="Exponent of the learning-rate decay.")
+@click.option("--poly-power", type=Finite(0), help="Exponent of the learning-rate decay.")
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
 @click.option(
@@ -74,7 +74,7 @@ _DEFAULTS: dict[str, Any] = {
     type=click.Choice(AMP),
     help="Compute convolutions in half precision.  [default: off]",
 )
-@click.option("--ema", type=float, help="Decay of averaged weights, such as 0.999; 0: none.")
+@click.option("--ema", type=Finite(0), help="Decay of averaged weights, such as 0.999; 0: none.")
 @click.option(
     "--sync-bn/--no-sync-bn",
     default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -80,8 +81,21 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
         return int(match[1]), int(match[2])
 
 
+class Finite(click.FloatRange):
+    """A number within limits, as of ``click.FloatRange``; neither NaN nor infinity.
+
+    NaN passes every limit of click's, since no comparison with it holds.
+    """
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not finite; expected a finite number", param, ctx)
+        return number
+
+
 class Factors(click.ParamType):  # type: ignore[type-arg]
-    """Numbers separated by commas."""
+    """Finite numbers separated by commas."""
 
     name = "X,Y,…"
 
@@ -89,9 +103,12 @@ class Factors(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(part) for part in value.split(","))
+            factors = tuple(float(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of numbers; expected such as 0.75,1,1.25")
+            factors = (math.nan,)
+        if not all(map(math.isfinite, factors)):
+            self.fail(f"{value!r} is not a list of finite numbers; expected such as 0.75,1,1.25")
+        return factors
 
 
 def console() -> Console:

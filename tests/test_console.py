@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -11,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dabnet.cli import main
-from dabnet.console import Size
+from bench.cli.main import bench_command
+from dabnet.cli import main, train_command
+from dabnet.console import Factors, Size
 from dabnet.data.toy_street import write_camvid_tree
+from export.cli.main import export_group
 from tests.support.processes import run_python
 
 COMMANDS = ("dabnet.cli", "export.cli.main", "bench.cli.main")
@@ -91,7 +95,7 @@ def test_bad_input_of_a_real_process_is_one_line_and_code_2(
         (["--data-dir", "data", "--batch-size", "3"], "--batch-size 3 with 2 training images"),
         (["--data_dir", "data", "--max_epochs", "0"], "--max-epochs 0"),
         (["--data-dir", "data", "--lr", "0"], "--lr 0.0"),
-        (["--data-dir", "data", "--lr", "nan"], "--lr nan"),
+        (["--data-dir", "data", "--lr", "nan"], "'--lr': nan is not finite"),
         (["--data-dir", "data", "--batch-size", "2", "--output", "notes.txt"], "is a file"),
         (["--data-dir", "data", "--output", "old"], "'old' holds another run"),
         (["--resume", "none.pth"], "no file at 'none.pth'"),
@@ -198,3 +202,50 @@ def test_sizes_are_height_by_width() -> None:
     for text in ("512", "x", "512x", "-8x16", "8x16x3", "8.5x16", ""):
         with pytest.raises(click.BadParameter, match="is not a size; expected HEIGHTxWIDTH"):
             size.convert(text, None, None)
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    """The command, and those below it."""
+    yield command
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from commands(below)
+
+
+def number_options() -> Iterator[tuple[str, click.Parameter]]:
+    """Each parameter of every command that takes 0.5, and would take NaN if it were not stopped."""
+    for group in (train_command, export_group, bench_command):
+        for command in commands(group):
+            for parameter in command.params:
+                with suppress(click.BadParameter, TypeError, AttributeError):
+                    found = parameter.type.convert("0.5", None, None)
+                    if found in (0.5, (0.5,)):
+                        yield f"{command.name} {parameter.opts[0]}", parameter
+
+
+def test_no_option_takes_a_number_that_is_not_finite() -> None:
+    """No limit holds against NaN: a comparison with ``--max-slowdown nan`` would always pass."""
+    options = dict(number_options())
+    of_each = {"--lr", "--scales", "--max-drop", "--tolerance", "--min-time", "--max-slowdown"}
+    assert of_each <= {name.split()[-1] for name in options}
+    assert len(options) >= 18
+    for name, option in options.items():
+        for text in ("nan", "NaN", "inf", "-inf", "Infinity", "1e999"):
+            if isinstance(option.type, Factors):
+                text = f"1,{text}"
+            with pytest.raises(click.BadParameter):
+                option.type.convert(text, option, None)
+                pytest.fail(f"{name} {text}")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "expected"),
+    [
+        ("bench.cli.main", ["compare", "a", "b", "--max-slowdown", "nan"], "'--max-slowdown': nan"),
+        ("export.cli.main", ["verify", "a", "b", "--min-agreement", "nan"], "'--min-agreement': n"),
+        ("dabnet.cli", ["--scales", "1,nan"], "'1,nan' is not a list of finite numbers"),
+    ],
+)
+def test_nan_is_one_line(tmp_path: Path, module: str, words: list[str], expected: str) -> None:
+    done = cli(module, *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert_one_line(done.stderr, expected)

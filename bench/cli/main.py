@@ -9,7 +9,7 @@ import click
 
 from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, FILE, Size, run
+from dabnet.console import CONTEXT, FILE, Finite, Size, run
 from dabnet.data.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ _COUNT = click.IntRange(1)
 @click.option(
     "--min-time",
     "min_time_s",
-    type=click.FloatRange(0.01),
+    type=Finite(0.01),
     default=10.0,
     help="Minimum seconds of all turns of a row, in each scope.",
 )
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(1),
+    type=Finite(1),
     default=900.0,
     help="Seconds without a sign of life after which a row is given up.",
 )

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from dabnet.console import CONTEXT, FILE, Command, Size
+from dabnet.console import CONTEXT, FILE, Command, Finite, Size
 
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
 
-_POSITIVE = click.FloatRange(0, min_open=True)
+_POSITIVE = Finite(0, min_open=True)
 SHOWN = {**CONTEXT, "show_default": True}
 
 
@@ -51,7 +51,7 @@ def _limit(
     def share(_: object, __: object, percent: float | None) -> float | None:
         return None if percent is None else percent / 100
 
-    field, kind = name.removeprefix("--max-").replace("-", "_"), click.FloatRange(0, most)
+    field, kind = name.removeprefix("--max-").replace("-", "_"), Finite(0, most)
     return click.option(
         name, field, type=kind, default=default, callback=share, metavar=unit, help=meaning
     )
@@ -95,7 +95,7 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
 @click.command("recommend", context_settings=SHOWN)
 @click.argument("record", metavar="[FILE.json]", type=FILE, default="runs/bench/bench.json")
 @click.option(
-    "--min-miou", type=float, callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
+    "--min-miou", type=Finite(0), callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
 )
 @click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Maximum time per call.")
 @click.option(

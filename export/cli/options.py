@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dabnet.console import Command, Size, options
+from dabnet.console import Command, Finite, Size, options
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from export.spec import options_of
@@ -75,7 +75,7 @@ def request_options(
 
 
 _TYPES: dict[str, Any] = {
-    "float | None": float,
+    "float | None": Finite(0),
     "int | None": int,
     "str | None": str,
     "Path | None": FILE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dabnet.console import CONTEXT, Size, progress_bar
+from dabnet.console import CONTEXT, Finite, Size, progress_bar
 from dabnet.errors import InputError
 from export.cli.options import FILE, unnamed_dataset_option
 
@@ -41,7 +41,7 @@ DEFAULT_SCENES = 8
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=1e-3,
     show_default=True,
     help="Relative error above which --layers reports a tensor as different.",
@@ -51,7 +51,7 @@ DEFAULT_SCENES = 8
 @click.option(
     "--min-agreement",
     "minimum",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     help="Exit with 1 where the mean share of equal pixels is below this.",
 )
 @click.option("--json", "record", type=FILE, help="File for the record.")
