@@ -52,7 +52,7 @@ def required_agreement(
     """
     images = images_or_scenes(checkpoint.dataset, "val", data_dir, spec.check_images, spec.size)
     reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
-    run, stride, shares = _runner(model), network_named(checkpoint.model).stride, []
+    run, stride, shares = exact_runner(model), network_named(checkpoint.model).stride, []
     with progress("comparing with PyTorch", len(images)) as step:
         for number, image in enumerate(item.image for item in images):
             shares.append(_share(run, reference, spec, image, spec.batch))
@@ -77,7 +77,8 @@ def required_agreement(
     return agreement
 
 
-def _runner(model: ir.Model) -> Run:
+def exact_runner(model: ir.Model) -> Run:
+    """Run a graph of ours as it says: FP16 node by node, any other in one session."""
     given, result = (str(side[0].name) for side in (model.graph.inputs, model.graph.outputs))
     if has_half_tensors(model):
         stepwise = Stepwise(model)

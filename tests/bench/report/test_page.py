@@ -156,7 +156,7 @@ def test_accuracy_and_what_is_relative_to_the_reference_are_those_of_the_record(
         assert near(text, *(100 * v for v in (difference.value, difference.low, difference.high)))
         text = of("speed to PyTorch [95 %]")
         assert near(text, ratio.value, ratio.low, ratio.high) and text.endswith(host.verdict)
-        assert near(of("agrees %"), 99.5, decimals=3)
+        assert near(of("agrees %"), 99.5 if row.name.endswith("int8") else 99.95, decimals=3)
 
 
 def test_the_protocol_of_the_paper_stands_apart() -> None:
