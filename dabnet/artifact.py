@@ -97,6 +97,12 @@ class Artifact:
         return manifests.carried_manifest(properties, repr(str(self.path)))
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read of it: the file, and the manifest beside an engine."""
+        engine = self.kind == ENGINE
+        return (self.path, *([manifests.engine_manifest_path(self.path)] if engine else ()))
+
+    @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) of its example, in pixels; None of a checkpoint, which takes any."""
         return self.manifest.size if self.manifest else None

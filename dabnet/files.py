@@ -39,17 +39,23 @@ def existing_directory(path: str | Path, what: str) -> Path:
     return path
 
 
-def writable_target(path: str | Path, source: str | Path | None = None) -> Path:
+def writable_target(path: str | Path, *sources: str | Path) -> Path:
     """Return ``path`` if a file may be written there: checked before long work, not after it.
 
-    ``source`` is the file that is read to make it, which must not be overwritten.
+    ``sources`` are the files that are read to make it: none of them, also through a link, may be
+    overwritten.
     """
     path = Path(path)
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise InputError(
-            f"the output {str(path)!r} is the input itself", "another name", "choose another -o"
-        )
     status = _status(path)
+    for source in sources if status is not None else ():
+        other = _status(Path(source))
+        if other is not None and os.path.samestat(status, other):
+            same = "itself" if path == Path(source) else repr(str(source))
+            raise InputError(
+                f"the output {str(path)!r} is the input {same}",
+                "another name",
+                "name another output",
+            )
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a directory", "the name of a file to write")
     if not path.parent.is_dir():

@@ -111,8 +111,12 @@ def test_writable_target_and_directory(tmp_path: Path, monkeypatch: pytest.Monke
     ]:
         with pytest.raises(InputError, match=message):
             writable_target(path)
-    with pytest.raises(InputError, match="is the input itself"):
-        writable_target(file, source=tmp_path / "." / "file")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "hard").hardlink_to(file)
+    for output in ("file", "link", "hard"):
+        for sources in ([file], [tmp_path / "other", tmp_path / "." / "file"]):
+            with pytest.raises(InputError, match="is the input .*; name another output"):
+                writable_target(tmp_path / output, *sources)
     for path in (file, file / "x"):
         with pytest.raises(InputError, match="is a file; expected a directory"):
             writable_directory(path)

@@ -174,6 +174,9 @@ class ImageFolder:
         directory: the folder; names of images are relative to it.
         labels: classes of the network; every pixel of a label has the ignore value.
 
+    Attributes:
+        paths: of the images, in their order.
+
     Raises:
         InputError: the folder is missing or holds no image.
     """
@@ -184,12 +187,12 @@ class ImageFolder:
         self.directory = existing_directory(directory, "a folder of images")
         self.name = directory.resolve().name
         self.labels = labels
-        self._paths = sorted(
+        self.paths = sorted(
             path
             for path in directory.rglob("*")
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
-        if not self._paths:
+        if not self.paths:
             raise InputError(
                 f"no image in {str(directory)!r}",
                 "files that end in " + ", ".join(SUFFIXES),
@@ -197,13 +200,13 @@ class ImageFolder:
             )
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._paths)
+        return fingerprint_of(self.paths)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        path = self._paths[index]
+        path = self.paths[index]
         image = read_image(path)
         label = np.full(image.shape[:2], self.labels.ignore, np.uint8)
         return LabelledImage(path.relative_to(self.directory).as_posix(), image, label)

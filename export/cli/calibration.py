@@ -78,7 +78,11 @@ def calibration_command(
     from export.collect import merged
     from export.engine.caches import check_cache, write_cache
 
-    output = writable_target(output, sources[0])
+    output = writable_target(output, *sources)
+    partial = output.with_name(output.name + ".partial")
+    writable_target(partial, *sources)
+    if output.suffix == ".cache":
+        writable_target(output.with_name(output.name + ".json"), *sources)  # its origin
     if output.suffix != ".cache":
         fix = "leave them out, or end the output in .cache"
         refuse_typed(CACHE_OPTIONS, f"the output {str(output)!r}", "a calibration cache", fix)
@@ -86,7 +90,6 @@ def calibration_command(
         given = f"no TensorRT version for the cache {str(output)!r}"
         fix = "add --tensorrt VERSION, such as 8.6.1"
         raise InputError(given, "the version that reads it", fix)
-    partial = output.with_name(output.name + ".partial")
     if len(sources) == 1 and not is_calibration(sources[0]):
         if version is not None:
             check_cache(collecting["optimize_for"], version, method)  # before minutes of work

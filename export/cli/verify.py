@@ -79,17 +79,21 @@ def verify_command(
     if worst is not None and output is None:
         expected = "a folder for the pictures"
         raise InputError("--worst without --output", expected, "add --output DIR")
+    from dabnet.artifact import Artifact
     from dabnet.files import writable_directory, writable_target
     from export.verify.masks import verify
     from export.verify.report import save_worst
     from export.verify.sides import Side, common_size
 
+    inputs = [file for path in (a, b) for file in Artifact.open(path).files]
     if record is not None:
-        writable_target(record)
+        writable_target(record, *inputs)
     sides = Side(a, dataset), Side(b, dataset)
     if layers:
         _require_onnx(*sides)
     images = _images(folder, limit, common_size(*sides, size))
+    if folder is not None:
+        _keep_images(folder, images, output, record)
     for side in sides:
         side.load(images.size)
     if output is not None:
@@ -115,6 +119,21 @@ def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> Si
     if folder is not None:
         return SizedImages.first(ImageFolder(folder), size, limit)
     return images_or_scenes("toy-street", "val", None, limit or DEFAULT_SCENES, size)
+
+
+def _keep_images(
+    folder: Path, images: SizedImages, output: Path | None, record: Path | None
+) -> None:
+    """Raise if an output would replace an image of ``folder``, or become one of the next run."""
+    from dabnet.data.images import ImageFolder
+    from dabnet.files import writable_target
+
+    assert isinstance(images.dataset, ImageFolder)
+    if record is not None:
+        writable_target(record, *images.dataset.paths)
+    if output is not None and output.resolve().is_relative_to(folder.resolve()):
+        given = f"--output {str(output)!r} in the folder of the images {str(folder)!r}"
+        raise InputError(given, "a folder outside of it", "name another output")
 
 
 def _require_onnx(*sides: Side) -> None:

@@ -49,6 +49,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = Image.fromarray(noise((1, 2 * HEIGHT, 2 * WIDTH, 3), seed)[0])
         picture.save(folder / "images" / f"scene{seed}.png")
     (folder / "none").mkdir()
+    (folder / "link").symlink_to(FP32)
+    (folder / "linked").symlink_to("images", target_is_directory=True)
+    (folder / "built.engine").write_bytes(b"plan")
+    for name in ("built.engine.json", "x.json", "y.json", "y.cache.json", "new.json.partial"):
+        (folder / name).write_text("{}")
+    (folder / "z.json").symlink_to("y.json")
     return folder
 
 
@@ -65,17 +71,56 @@ BAD_INPUTS = {
         "--layers with the checkpoint",
     ),
     "unwritable record": (["verify", FP32, INT8, "--json", "no/x.json"], "'no' does not exist"),
+    "record over A": (["verify", FP32, INT8, "--json", FP32], "is the input itself; .*another"),
+    "record over B": (["verify", FP32, INT8, "--json", f"none/../{INT8}"], f"is the input '{INT8}"),
+    "record over A by a link": (["verify", FP32, INT8, "--json", "link"], f"is the input '{FP32}'"),
+    "record over a manifest": (
+        ["verify", FP32, "built.engine", "--json", "built.engine.json"],
+        "'built.engine.json' is the input itself",
+    ),
+    "record over an image": (
+        ["verify", FP32, INT8, "--images", "images", "--json", "images/scene1.png"],
+        "'images/scene1.png' is the input itself",
+    ),
+    "pictures among the images": (
+        ["verify", FP32, INT8, "--images", "images", "--output", "images/worst"],
+        "--output 'images/worst' in the folder of the images 'images'; .*name another output",
+    ),
+    "pictures among the images by a link": (
+        ["verify", FP32, INT8, "--images", "images", "--output", "linked"],
+        "--output 'linked' in the folder of the images",
+    ),
+    "merged over a source": (
+        ["calibration", "x.json", "y.json", "-o", "y.json"],
+        "the output 'y.json' is the input itself",
+    ),
+    "merged over a source by a link": (
+        ["calibration", "x.json", "y.json", "-o", "z.json"],
+        "the output 'z.json' is the input 'y.json'",
+    ),
+    "a cache whose origin is a source": (
+        ["calibration", "x.json", "y.cache.json", "-o", "y.cache", "--tensorrt", "8.6.1"],
+        "the output 'y.cache.json' is the input itself",
+    ),
+    "a source that would be removed as a partial result": (
+        ["calibration", "x.json", "new.json.partial", "-o", "new.json"],
+        "'new.json.partial' is the input itself",
+    ),
     "damaged": (["inspect", "damaged.onnx"], "cannot be read as ONNX"),
     "engine alone": (["inspect", "lonely.engine"], "no manifest at 'lonely.engine.json'"),
     "inspect a folder": (["inspect", "images"], "'images' is a directory"),
 }
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
 def test_bad_input_is_one_line(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    before = sorted(workplace.rglob("*"))
+    before = contents(workplace)
     orders = [arguments for arguments, _ in BAD_INPUTS.values()]
     done = run_commands(orders, workplace, tmp_path_factory.mktemp("said"))
-    assert sorted(workplace.rglob("*")) == before
+    assert contents(workplace) == before
     for (case, (_, expected)), result in zip(BAD_INPUTS.items(), done, strict=True):
         (line,) = result.stderr.splitlines()
         assert (result.returncode, line.startswith("error: ")) == (2, True), (case, line)
