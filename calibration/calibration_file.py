@@ -20,6 +20,7 @@ from calibration.histogram import HistogramRecord, StreamingHistogram
 from calibration.ranges import symmetric_range
 from dabnet import __version__
 from dabnet.errors import ArtifactError, InputError
+from dabnet.file_kind import CALIBRATION, UNKNOWN, kind_of, refuse_other
 from dabnet.files import existing_file
 from dabnet.records import Codec
 from dabnet.runtime.manifest import CalibrationInfo
@@ -150,13 +151,14 @@ _CODEC = Codec(
 
 
 def is_calibration(path: Path) -> bool:
-    """Whether a file is JSON, as a calibration is, and a checkpoint or an ONNX file never.
+    """Whether a file is JSON, as a calibration is, and of no other known kind.
 
     Raises:
         InputError: there is no such file, or it is empty.
     """
     with existing_file(path, "a checkpoint or a calibration").open("rb") as file:
-        return file.read(1) == b"{"
+        is_json = file.read(1) == b"{"
+    return is_json and kind_of(path) in (CALIBRATION, UNKNOWN)
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -166,6 +168,8 @@ def load_calibration(path: Path) -> Calibration:
         InputError: there is no such file.
         ArtifactError: it is damaged, of another version, or no calibration.
     """
+    if path.is_file():
+        refuse_other(path, CALIBRATION, expected="a calibration that dabnet-export wrote")
     file = _CODEC.read(path)
     subject = Subject(file.checkpoint_sha256, file.graph_sha256, file.optimized_for, file.size)
     histograms = {name: record.histogram() for name, record in file.tensors.items()}

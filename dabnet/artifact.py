@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError
-from dabnet.files import existing_file
+from dabnet.file_kind import CHECKPOINT, ENGINE, ONNX, UNKNOWN, kind_of, refuse_other
 from dabnet.runtime import manifest as manifests
 
 if TYPE_CHECKING:
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from dabnet.runtime.torch_runner import TorchRunner
     from dabnet.runtime.trt.runner import TensorRTRunner
 
-CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+__all__ = [
+    "CHECKPOINT",
+    "DEFAULT_SIZE",
+    "ENGINE",
+    "ONNX",
+    "Artifact",
+    "open_artifact",
+    "open_checkpoint",
+]
 
 DEFAULT_SIZE = (512, 1024)  # (height, width) for a checkpoint, which takes any
 
@@ -71,12 +78,12 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
-        """Tell what ``path`` is; InputError if there is no such file, or it is empty."""
-        path = existing_file(path, "a checkpoint, an ONNX file or an engine")
-        if (suffix := path.suffix.lower()) == ".onnx":
-            return cls(path, ONNX)
-        is_engine = suffix in ENGINE_SUFFIXES or manifests.engine_manifest_path(path).is_file()
-        return cls(path, ENGINE if is_engine else CHECKPOINT)
+        """Tell what ``path`` is; InputError if it is a file of another kind, empty or missing."""
+        path = Path(path)
+        expected = "a checkpoint, an ONNX file or an engine"
+        refuse_other(path, CHECKPOINT, ONNX, ENGINE, expected=expected)
+        kind = kind_of(path)
+        return cls(path, CHECKPOINT if kind == UNKNOWN else kind)
 
     @cached_property
     def manifest(self) -> manifests.Manifest | None:

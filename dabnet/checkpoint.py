@@ -24,9 +24,10 @@ from dabnet import __version__
 from dabnet.data.labels import LabelSet
 from dabnet.data.registry import label_set
 from dabnet.errors import ArtifactError, InputError
+from dabnet.file_kind import CHECKPOINT, refuse_other
 from dabnet.files import existing_file, replacing
 from dabnet.models import NETWORKS, build_model, network_named
-from dabnet.preprocessing import Preprocessing
+from dabnet.preprocessing import Preprocessing, Triple
 
 FORMAT = 1
 COUNTER = "num_batches_tracked"
@@ -125,6 +126,7 @@ def _read(file: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        refuse_other(file, CHECKPOINT, expected="a checkpoint (a .pth file)")
         # Torch's message runs over many lines; the name of the refused object is what helps.
         if refused := re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.I):
             raise ArtifactError(
@@ -179,7 +181,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
                 content["ignore"],
                 label_set(content["dataset"]).categories,
             ),
-            Preprocessing(tuple(content["mean_rgb"]), tuple(content["scale"])),
+            Preprocessing(_triple(content["mean_rgb"]), _triple(content["scale"])),
             content["epoch"],
             content["metrics"],
             content["recipe"],
@@ -191,8 +193,14 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             f"{str(file)!r} lacks or garbles {error}", "a checkpoint of dabnet-train"
         ) from error
     _check_fit(checkpoint, file)
+    _check_finite(checkpoint, file)
     _check_ranges(checkpoint, file)
     return checkpoint
+
+
+def _triple(values: Any) -> Triple:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpoint:
@@ -220,6 +228,7 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
         model, state, dataset, labels, published[dataset], epoch if isinstance(epoch, int) else 0
     )
     _check_fit(checkpoint, file)
+    _check_finite(checkpoint, file)
     return checkpoint
 
 
@@ -279,6 +288,21 @@ def _misfits(model: str, classes: int, state: dict[str, Tensor]) -> dict[str, tu
 def _shapes(model: str, classes: int) -> dict[str, tuple[int, ...]]:
     state = build_model(model, classes).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _check_finite(checkpoint: Checkpoint, file: Path) -> None:
+    """Raise if a weight is NaN or infinite in float32: every mask would be one class, silently."""
+    constants = {
+        "mean_rgb": torch.tensor(checkpoint.preprocessing.mean_rgb),
+        "scale": torch.tensor(checkpoint.preprocessing.scale),
+    }
+    for name, tensor in {**checkpoint.state, **constants}.items():
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
+            raise ArtifactError(
+                f"{str(file)!r} has values that are not finite in {name!r}",
+                "finite weights",
+                "train it again, or take an earlier checkpoint",
+            )
 
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:

@@ -47,9 +47,9 @@ def writable_target(path: str | Path, *sources: str | Path) -> Path:
     """
     path = Path(path)
     status = _status(path)
-    for source in sources if status is not None else ():
+    for source in sources:
         other = _status(Path(source))
-        if other is not None and os.path.samestat(status, other):
+        if status is not None and other is not None and os.path.samestat(status, other):
             same = "itself" if path == Path(source) else repr(str(source))
             raise InputError(
                 f"the output {str(path)!r} is the input {same}",

@@ -252,6 +252,37 @@ def test_a_garbled_field_of_ours_is_one_line(tmp_path: Path, key: str, value: ob
     one_line(lambda: load_checkpoint(path))
 
 
+@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39])
+@pytest.mark.parametrize(
+    "name", ["classifier.0.conv.weight", "init_conv.0.bn_prelu.bn.running_var"]
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tmp_path: Path, name: str, value: float, public: bool
+) -> None:
+    """Each mask would be one class, in every runtime alike: no agreement would tell."""
+    state = dict(STATE)
+    state[name] = STATE[name].double()  # 1e39 is infinite as soon as it is float32
+    state[name].view(-1)[-1] = value
+    path = tmp_path / "nan.pth"
+    if public:
+        torch.save({"epoch": 1, "model": state}, path)
+    else:
+        save_checkpoint(replace(CHECKPOINT, state=state), path)
+    message = one_line(lambda: load_checkpoint(path, "camvid"), ArtifactError)
+    assert f"nan.pth' has values that are not finite in {name!r}; expected finite" in message
+
+
+@pytest.mark.parametrize("key", ["mean_rgb", "scale"])
+@pytest.mark.parametrize("value", [float("nan"), "grey"])
+def test_constants_that_are_not_finite_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    path = tmp_path / "last.pth"
+    save_checkpoint(CHECKPOINT, path)
+    torch.save(torch.load(path, weights_only=True) | {key: [1.0, value, 1.0]}, path)
+    message = one_line(lambda: load_checkpoint(path), ArtifactError)
+    assert f"not finite in {key!r}" in message or "lacks or garbles" in message
+
+
 @pytest.fixture(scope="module")
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
     content = {"format": 1, "model": {"a": torch.zeros(2)}, "dataset": "camvid", "classes": ["a"]}
