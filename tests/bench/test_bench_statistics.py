@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bench.statistics import (
     verdict,
 )
 from dabnet.intervals import Interval
+from dabnet.metrics import Floats
 
 Turns = list[Turn]
 ROUNDS = 30
@@ -81,27 +83,51 @@ def test_without_rounds_nothing_is_said() -> None:
 # --- the speed ratio ----------------------------------------------------------------------------
 
 
-def simulated(seed: int, slower: float, rounds: int = ROUNDS) -> tuple[Turns, Turns]:
-    """A reference and a candidate on a machine that drifts, stalls and has two speeds.
+@cache
+def drawn_ns(seed: int, rounds: int) -> Floats:
+    """Calls (2, rounds, 10) of two equal candidates on a machine that drifts, stalls and has two
+    speeds.
 
     The clock falls by 30 % over the run; 5 % of the calls take five times as long; each turn has
     a level of its own (sigma 1 %), and in three of ten it is 4 % higher (another core).
     """
     random = np.random.default_rng([seed, rounds])
-    turns: tuple[Turns, Turns] = ([], [])
-    for number, drift in enumerate(np.linspace(1, 1.3, rounds)):
-        for runs, factor in zip(turns, (1.0, slower), strict=True):
-            level = drift * factor * np.exp(0.01 * random.standard_normal())
+    calls = np.empty((rounds, 2, 10))
+    for drift, two in zip(np.linspace(1, 1.3, rounds), calls, strict=True):
+        for turn_of_one in two:
+            level = drift * math.exp(0.01 * random.standard_normal())
             level *= 1.04 if random.random() < 0.3 else 1.0
-            calls = level * (1 + 0.02 * random.standard_normal(10))
-            calls[random.random(10) < 0.05] *= 5
-            runs.append(turn(number, 10e6 * calls))
-    return turns
+            turn_of_one[:] = level * (1 + 0.02 * random.standard_normal(10))
+            turn_of_one[random.random(10) < 0.05] *= 5
+    calls *= 10e6
+    by_candidate: Floats = calls.swapaxes(0, 1)
+    return by_candidate
+
+
+def simulated(seed: int, slower: float, rounds: int = ROUNDS) -> tuple[Turns, Turns]:
+    """A reference, and a candidate that is slower than ``drawn_ns``."""
+    reference, candidate = drawn_ns(seed, rounds)
+    return turns_of(reference), turns_of(slower * candidate)
+
+
+def turns_of(calls_ns: Floats) -> Turns:
+    return [turn(number, calls) for number, calls in enumerate(calls_ns.tolist())]
 
 
 def ratios(slower: float, rounds: int = ROUNDS, runs: int = 1000) -> list[Interval]:
-    found = [speed_ratio(*simulated(seed, slower, rounds)) for seed in range(runs)]
-    return [ratio for ratio in found if ratio is not None]
+    """``speed_ratio`` of many simulated runs, whose medians numpy takes all at once."""
+    medians = np.median([drawn_ns(seed, rounds) for seed in range(runs)], axis=-1)
+    return [paired_ratio(reference, slower * candidate) for reference, candidate in medians]
+
+
+@pytest.mark.parametrize("rounds", [3, ROUNDS])
+def test_the_speed_ratio_is_that_of_the_medians_of_the_rounds(rounds: int) -> None:
+    for seed, expected in enumerate(ratios(1.02, rounds, runs=20)):
+        found = speed_ratio(*simulated(seed, 1.02, rounds))
+        assert found is not None
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (expected.value, expected.low, expected.high), rel=1e-6
+        )
 
 
 def test_equal_candidates_are_indistinguishable_19_times_of_20() -> None:
