@@ -38,10 +38,9 @@ demo: $(INSTALLED)
 	rm -rf $(OUT) && mkdir -p $(OUT)
 	$(BIN)/dabnet-train --dataset toy-street --max-epochs 2 --eval-every 1 --output $(OUT)/train
 	$(BIN)/dabnet-export onnx $(TRAINED) --size 512x1024 --optimize-for ort-cpu -o $(OUT)/dabnet.onnx
-	$(BIN)/dabnet-export onnx $(TRAINED) --size 512x1024 --precision int8 \
-	    --calibration-images 16 -o $(OUT)/dabnet-int8.onnx
-	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export trt $(OUT)/dabnet-int8.onnx --target sm86 \
-	    -o $(OUT)/dabnet-int8-sm86.engine)
+	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export trt $(TRAINED) --size 512x1024 --precision fp16 \
+	    --target sm86 -o $(OUT)/dabnet-fp16-sm86.engine)
+	$(if $(filter cpu,$(HARDWARE)),$(BIN)/dabnet-export inspect $(OUT)/dabnet-fp16-sm86.engine --plan)
 	$(BIN)/dabnet-bench $(TRAINED) --size 512x1024 --max-images 24 --rounds 10 --min-time 5 \
 	    --calibration-images 16 --pictures 3 --cache-dir $(OUT)/cache --output $(OUT)/bench
 	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
