@@ -24,7 +24,7 @@ from export.int8.cost import CostModel
 from export.spec import ExportSpec
 from tests.support import ROOT
 from tests.support.forked_commands import run_commands
-from tests.support.rtx_graphs import write_graph
+from tests.support.rtx_graphs import of_cityscapes, write_graph
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -68,6 +68,36 @@ def test_the_cost_model_makes_the_kernels_of_the_plan(built: Built) -> None:
         assert 1e3 * cost.seconds(float_layers) == pytest.approx(
             found.modelled_ms["rtx-3090"], rel=0.05
         )
+
+
+def test_more_classes_cost_little(tmp_path: Path) -> None:
+    """The head never writes the logits of all classes at full size."""
+    path = tmp_path / "half.onnx"
+    write_graph(path, ExportSpec(SIZE, "fp16", optimize_for="tensorrt-rtx"), of_cityscapes())
+    found = plan_of_onnx(path, "sm86")
+    assert found.kernels <= 42 and found.activation_bytes <= 300e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm75", "sm89", "sm120"])
+def test_other_cards(built: Built, target: str) -> None:
+    _, path, found = built
+    other = plan_of_onnx(path, target)
+    if target != "sm75":
+        assert other.kernels == pytest.approx(found.kernels, rel=0.1)
+        assert other.activation_bytes == pytest.approx(found.activation_bytes, rel=0.1)
+    elif path.stem == "fp16":
+        assert other.kernels <= 42
+        assert other.activation_bytes + other.constant_bytes <= 310e6
+
+
+def test_an_engine_of_any_size_is_built_from_what_needs_none(tmp_path: Path) -> None:
+    path = tmp_path / "half.onnx"
+    spec = ExportSpec((72, 104), "fp16", optimize_for="tensorrt-rtx")
+    write_graph(path, replace(spec, dynamic_size=True, dynamic_batch=True))
+    found = plan_of_onnx(path, "sm86")
+    assert found.kernels <= 60  # pools, Resize and ArgMax stand alone
+    assert "tensors have a size that a call chooses" in found.faults[0]
 
 
 def test_a_request_that_is_not_honoured_is_said(tmp_path: Path) -> None:

@@ -72,6 +72,31 @@ def test_mask_and_logits_stay(
     assert np.abs(logits - expected).max() <= 2e-5 * np.ptp(expected)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ExportSpec((72, 104), batch=2),  # multiples of 8 and of nothing else
+        ExportSpec(SIZE, dynamic_size=True, dynamic_batch=True),
+    ],
+)
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_masks_stay_at_any_size_and_batch(target: str, spec: ExportSpec) -> None:
+    checkpoint = load_checkpoint(WEIGHTS)
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    model = contract_graph(module, spec)
+    rewritten, _ = both_stages(model, target)
+    for height, width in (spec.size, (136, 40)) if spec.dynamic_size else (spec.size,):
+        scenes = open_dataset("toy-street", "val", size=(height, width))
+        images = np.stack([scenes[index].image for index in range(2)])
+        masks = [
+            ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+                None, {"image": images}
+            )[0]
+            for graph in (model, rewritten)
+        ]
+        assert (masks[0] == masks[1]).mean() >= 0.9999
+
+
 def test_ort_cpu_leaves_nothing_that_leaves_the_blocked_layout(plain: onnx.ModelProto) -> None:
     model, changed = both_stages(plain, "ort-cpu")
     kinds = [node.op_type for node in model.graph.node]
