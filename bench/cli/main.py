@@ -44,7 +44,9 @@ _COUNT = click.IntRange(1)
     type=click.Choice(list(DATASETS)),
     help="Images to score and time.  [default: the checkpoint's]",
 )
-@click.option("--data-dir", type=FILE, help="Folder of the data set.")
+@click.option(
+    "--data-dir", type=FILE, help="Folder of the data set; its training images calibrate INT8."
+)
 @click.option("--split", type=click.Choice(["val", "test"]), default="val")
 @click.option(
     "--images", "folder", type=FILE, help="A folder without labels instead: speed and agreement."
@@ -120,6 +122,8 @@ def _request(asked: dict[str, Any]) -> Request:
     checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
     settings = _settings(checkpoint.model, asked)
     size, dataset = settings[0].size, checkpoint.dataset
+    if asked["folder"] is not None:
+        _refuse_what_a_folder_replaces(asked, dataset)
     # Faults of the images are told before any folder is made.
     opened = (
         ImageFolder(asked["folder"], label_set(dataset))
@@ -138,6 +142,20 @@ def _request(asked: dict[str, Any]) -> Request:
         "output": writable_directory(asked["output"]),
     }
     return Request(**_of(Request, asked) | found)
+
+
+def _refuse_what_a_folder_replaces(asked: dict[str, Any], dataset: str) -> None:
+    """Raise where ``--images`` leaves no use for ``--split``, or for the folder of a drawn set.
+
+    The training images of any other data set still calibrate INT8.
+    """
+    from dabnet.errors import InputError
+    from export.cli.options import refuse_typed
+
+    refuse_typed(["split"], "--images", "a data set", "leave one of them out")
+    if asked["data_dir"] is not None and not DATASETS[dataset].folder:
+        given = f"--data-dir {asked['data_dir']} with --images and a checkpoint of {dataset}"
+        raise InputError(given, "no folder: its images are drawn", "leave --data-dir out")
 
 
 def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:

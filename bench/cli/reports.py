@@ -35,12 +35,25 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
     report = read_record(record)
     written = []
     if output is not None:
+        _keep_another_record(record, output / "bench.json")
         written = write_report(report, output, pictures=record.parent)
     elif html:
         written = [write_page(report, record.parent)]
     print_report(report)
     if written:
         click.echo("wrote " + ", ".join(map(str, written)))
+
+
+def _keep_another_record(record: Path, kept: Path) -> None:
+    """Raise if ``kept`` would be replaced, and is neither ``record`` nor a copy of it."""
+    from dabnet.errors import InputError
+
+    if kept.is_file() and kept.read_bytes() != record.read_bytes():
+        raise InputError(
+            f"{str(kept)!r} is another record than {str(record)!r}",
+            "a folder without one",
+            "name another --output: measured times cannot be made again",
+        )
 
 
 def _limit(

@@ -90,8 +90,9 @@ def trt_command(
     build = BuildSpec(precision, **{name: values.pop(name) for name in options_of(BuildSpec)})
     if carried:
         count = values.pop("calibration_images")
+        unread = () if build.calibrator else ("calibration_images", "data_dir")
         refuse_typed(
-            [*values, "dataset"],
+            [*values, *unread, "dataset"],
             f"the ONNX file {str(source)!r}",
             "a checkpoint, which is exported with them",
             "leave them out, or export the ONNX file again with: dabnet-export onnx",

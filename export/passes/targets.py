@@ -91,11 +91,15 @@ TARGETS = tuple(_STEPS)
 PASS_NAMES = tuple(dict.fromkeys(step.name for steps in _STEPS.values() for step in steps))
 
 
-def check_passes(names: tuple[str, ...]) -> None:
-    """Raise InputError if one of these is no name of a pass."""
+def check_passes(names: tuple[str, ...], target: str | None = None) -> None:
+    """Raise InputError if one of these is no name of a pass, or ``target`` has no such pass."""
+    own = [step.name for step in _STEPS[target]] if target else []
     for name in names:
         if name not in PASS_NAMES:
             raise InputError(f"unknown graph pass {name!r}", f"one of {', '.join(PASS_NAMES)}")
+        if target and name not in own:
+            expected = f"one of {', '.join(own)}"
+            raise InputError(f"--without-pass {name}, which {target} lacks", expected)
 
 
 def optimize(
@@ -116,7 +120,11 @@ def optimize(
         precision: of the artifact: ``fp32``, ``fp16`` or ``int8``.
         last: False for the passes before Q/DQ and FP16, True for those behind them.
         without: names of passes to leave out.
+
+    Raises:
+        InputError: the target has no pass of a name in ``without``.
     """
+    check_passes(without, target)
     steps = [step for step in _STEPS[target] if step.last == last]
     steps = [step for step in steps if precision in step.precisions and step.name not in without]
     sides = [(value, axis) for value in model.graph.inputs for axis in image_axes(value)[1:]]

@@ -14,6 +14,7 @@ from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
+from export.passes.targets import check_passes
 from export.spec import ExportSpec
 from tests.support.forked_commands import run_commands
 from tests.support.processes import DABNET_EXPORT, run_python
@@ -75,6 +76,19 @@ BAD_INPUTS = {
     "wrong precision": (
         ["trt", "good.onnx", "--precision", "int8", "--target", "sm86"],
         "is fp32; expected int8.*dabnet-export onnx --precision int8",
+    ),
+    "images that nothing calibrates": (
+        ["trt", "good.onnx", "--calibration-images", "3", "--target", "sm86"],
+        "--calibration-images for the ONNX file 'good.onnx'; expected a checkpoint",
+    ),
+    "data that nothing reads": (
+        ["trt", "good.onnx", "--data-dir", ".", "--target", "sm86"],
+        "--data-dir for the ONNX file 'good.onnx'",
+    ),
+    "an unknown pass": (["onnx", "seeded.pth", "--without-pass", "magic"], "unknown graph pass"),
+    "a pass of another target": (
+        ["onnx", "seeded.pth", "--without-pass", "winograd", *SMALL],
+        "--without-pass winograd, which portable lacks; expected one of scale_image$",
     ),
     "no target": (["trt", "good.onnx", "--target", "pascal"], "'pascal'; expected .*sm86"),
     "no command": (["convert", "seeded.pth"], "No such command"),
@@ -141,6 +155,18 @@ def test_a_target_that_the_builder_does_not_know(workplace: Path, tmp_path: Path
     )
     check_one_line(result, "takes no target sm99; expected one of .*sm86")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_that_the_target_of_an_engine_lacks(workplace: Path, tmp_path: Path) -> None:
+    """Its target is that of the product, whichever ``onnx`` would have taken."""
+    pytest.importorskip("tensorrt_rtx")
+    words = ["trt", "seeded.pth", "-o", str(tmp_path / "m.engine"), "--target", "sm86", *SMALL]
+    result = dabnet_export(*words, "--without-pass", "winograd", folder=workplace)
+    check_one_line(result, "winograd, which tensorrt-rtx lacks; expected one of scale_image, sink")
+    assert list(tmp_path.iterdir()) == []
+    passes_of_it = ("prelu_as_max", "pools_as_slices")
+    check_passes(passes_of_it, "tensorrt-rtx")
+    ExportSpec(SIZE, without_passes=passes_of_it)  # before the product is known
 
 
 @pytest.fixture(scope="module")

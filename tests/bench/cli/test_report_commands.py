@@ -34,6 +34,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs/bench").mkdir(parents=True)
     write_record(sample_report(), folder / "runs/bench/bench.json")
     write_record(sample_report(seed=1), folder / "again.json")
+    (folder / "link").symlink_to("runs/bench", target_is_directory=True)
     slow = ROWS | {"onnxruntime-fp32": (60.0, 0.6631, 3.2)}
     write_record(sample_report(slow, seed=2), folder / "slow.json")
     (folder / "old.json").write_text('{"format": 2, "rows": [], "model": "dabnet"}')
@@ -57,6 +58,9 @@ def test_report_prints_the_table_and_writes_what_was_asked_for(
     assert (tmp_path / "new/bench.json").read_bytes() == (records / BENCH).read_bytes()
     result = dabnet_bench("report", tmp_path / "new/bench.json", "--html", folder=records)
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'new/bench.html'}"
+    for same in (BENCH, tmp_path / "new/bench.json"):  # the record itself, and a copy of it
+        result = dabnet_bench("report", same, "--output", tmp_path / "new", folder=records)
+        assert result.returncode == 0, result.stderr
 
 
 def test_compare_passes_and_fails_by_its_exit_code(records: Path) -> None:
@@ -101,6 +105,14 @@ BAD_INPUTS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "size": (
         ("recommend", BENCH, "--size", "8x8"),
         "--size 8x8; expected one of: 512x1024, batch 1",
+    ),
+    "another record": (
+        ("report", "again.json", "--output", "runs/bench"),
+        "'runs/bench/bench.json' is another record than 'again.json'; expected a folder without",
+    ),
+    "another record by a link": (
+        ("report", "again.json", "--output", "link"),
+        "'link/bench.json' is another record than 'again.json'",
     ),
     "output": (("report", BENCH, "--output", "old.json"), "is a file; expected a directory"),
 }
