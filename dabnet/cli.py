@@ -121,7 +121,7 @@ def train_command(
 
     The recipe is the published one of the data set; each value can be overridden. Ctrl-C stops
     after the current iteration and writes a last.pth that --resume continues exactly. On several
-    GPUs: torchrun --nproc-per-node 2 --no-python dabnet-train ...
+    GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
     from dabnet.data.registry import open_dataset
     from dabnet.training.folder import newest_state
