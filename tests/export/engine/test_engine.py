@@ -28,6 +28,7 @@ from tests.support.seeded_checkpoint import seeded_network
 from tests.support.tensorrt_double import Scenario
 
 KIND = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}
+SIZE = (32, 64)
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm86,sm89")
 
 
@@ -86,18 +87,18 @@ def test_rtx_builds_dynamic_sides(tmp_path: Path, precision: str) -> None:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DABNet with seeded weights, exported at 64×96 in FP32."""
+    """DABNet with seeded weights, exported at 32×64 in FP32."""
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path_factory.mktemp("network") / "dabnet.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's legacy exporter
-        return export_network(seeded_network(), contract_manifest(), path, 64, 96)
+        return export_network(seeded_network(), contract_manifest(), path, *SIZE)
 
 
 def int8_with(model: ir.Model, placement: str, rest: str) -> onnx.ModelProto:
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     model, _ = scale_image(model)
-    subject = Subject("0", graph_sha256(model), "portable", (64, 96))
+    subject = Subject("0", graph_sha256(model), "portable", SIZE)
     images = [sized_image("noise", pixels)]
     seen = calibrate(model, images, subject, dataset="noise", split="train")
     half = rest == "fp16"
@@ -110,22 +111,18 @@ def int8_with(model: ir.Model, placement: str, rest: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("placement", "rest", "target", "convolutions"),
-    [
-        ("conv-inputs", "fp32", "sm80", 60),
-        ("dense-only", "fp32", "sm86", 22),
-        ("dense-only", "fp16", "sm89", 22),
-        ("conv-inputs", "fp16", "sm120", 60),
-        ("tensorrt", "fp32", "sm89", 60),
-        ("all", "fp32", "sm120", 60),
-    ],
+    [("conv-inputs", "fp16", "sm120", 60), ("all", "fp32", "sm80", 60)],
 )
 def test_rtx_builds_each_placement(
     network: Path, tmp_path: Path, placement: str, rest: str, target: str, convolutions: int
 ) -> None:
-    """Its convolutions are int8 in the engine that was really built, and those of no other."""
+    """Its convolutions are int8 in the engine that was really built.
+
+    "dense-only" with the rest in FP16: tests/export/engine/test_plan.py.
+    """
     layers = layers_of(network, tmp_path, int8_with(load_onnx(network), placement, rest), target)
     assert layers["Int8"] >= convolutions
-    assert placement == "all" or layers["Int8"] <= convolutions + 12  # sums of "tensorrt"
+    assert placement == "all" or layers["Int8"] == convolutions
     assert ("Half" in layers) == (rest == "fp16")
 
 
