@@ -63,11 +63,11 @@ def required_agreement(
             step()
     agreement = Agreement(images.description, float(np.mean(shares)), float(min(shares)))
     if agreement.mean < spec.required_agreement:
-        fix = (
-            "more --calibration-images or another --calibration-method may help"
-            if spec.precision == INT8
-            else "this is a fault of the export: please report it"
-        )
+        fix = "this is a fault of the export: please report it"
+        if spec.precision == INT8:
+            fix = "more --calibration-images or another --calibration-method may help"
+        elif data_dir is None and checkpoint.dataset != "toy-street":
+            fix = f"check it on images of {checkpoint.dataset}: add --data-dir"
         raise BuildError(
             f"the {spec.precision} artifact agrees with PyTorch on {100 * agreement.mean:.3f} % of"
             f" pixels ({agreement.images}); nothing was written",
