@@ -77,16 +77,16 @@ def markdown(found: Search, budget: Budget, cost: CostModel) -> str:
 def verdict(found: Search, cost: CostModel) -> str:
     """Whether the model expects INT8 to pay on this card, and which one to ship otherwise."""
     rest, layers = cost.card.rest, found.chosen.float_layers
-    ratio = cost.seconds(cost.layers) / found.chosen.seconds
+    ratio = found.chosen.seconds / cost.seconds(cost.layers)
     moved, moved_by_float = (cost.moved_bytes(those) / 1e6 for those in (layers, cost.layers))
     text = (
-        f"Modelled on a {cost.card.name}, this choice takes 1/{ratio:.2f} of the time of"
+        f"Modelled on a {cost.card.name}, this choice takes {ratio:.2f} times the time of"
         f" {rest.upper()} and moves {moved:.0f} MB, {rest.upper()} {moved_by_float:.0f} MB"
     )
-    if moved_by_float <= moved or ratio < 1.05:
+    if moved_by_float <= moved or ratio > 0.95:
         why = (
             "an int8 convolution writes floats, which a further kernel reads and rounds"
-            if moved_by_float <= moved
+            if moved_by_float <= moved or ratio > 1
             else "its gain is within the error of the model"
         )
         return (
