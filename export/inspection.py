@@ -35,7 +35,7 @@ _PRECISIONS = {precision.tensorrt: precision.name for precision in PRECISIONS.va
 
 LARGEST = 10  # kernels that are listed
 _DIGITS = 12  # of a hash in the terminal
-_LONG = ("palette", "image_sha256", "recipe")  # in the JSON alone
+_LONG = ("palette", "image_sha256", "recipe", "plan")  # in the JSON alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +264,13 @@ def _of_plan(tensor: PlanTensor) -> str:
 def _lines(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
     """Name and text of each value that is not empty; those of a nested object under its name."""
     for key, value in values.items():
+        if key in _LONG:
+            continue
         if isinstance(value, dict):
             yield from _lines(value, f"{within}{key}.")
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
             yield from ((within + key, _text([x for x in v.values() if x != ""])) for v in value)
-        elif value not in (None, "", (), []) and key not in _LONG:
+        elif value not in (None, "", (), []):
             yield within + key, _text(value)
 
 

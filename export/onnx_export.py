@@ -63,7 +63,7 @@ def export_onnx(
         DabnetError: the checkpoint, the size or the images are unfit, or the result disagrees
             with PyTorch.
     """
-    output = writable_target(output, checkpoint_path)
+    output = writable_target(output, checkpoint_path, *spec.files_read)
     checkpoint = load_checkpoint(checkpoint_path, dataset)
     network_named(checkpoint.model).check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
@@ -231,6 +231,7 @@ def _manifest(checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec) 
         precision=spec.precision,
         example=(spec.batch, *spec.size),
         checkpoint_sha256=checkpoint_sha256,
+        stride=network_named(checkpoint.model).stride,
         optimized_for=spec.optimize_for,
         libraries={name: importlib.metadata.version(name) for name in libraries},
     )

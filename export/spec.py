@@ -90,7 +90,9 @@ class ExportSpec:
     )
     batch: int = option(1, "Images per call.", least=1)
     dynamic_batch: bool = option(False, "Each call chooses its number of images.")
-    dynamic_size: bool = option(False, "Each call chooses its size: multiples of 8.")
+    dynamic_size: bool = option(
+        False, "Each call chooses its size: multiples of the network's stride."
+    )
     without_passes: tuple[str, ...] = option(
         (), "Graph pass of the target to leave out; may be repeated.", name="--without-pass"
     )
@@ -192,6 +194,11 @@ class ExportSpec:
             given = "fp16 optimised for ort-cpu, which computes in FP32 all the same"
             fix = "choose another --precision, or --optimize-for ort-cuda"
             raise InputError(given, "fp32 or int8 on a CPU", fix)
+
+    @property
+    def files_read(self) -> tuple[Path, ...]:
+        """Files beside the checkpoint, which the output may not replace."""
+        return (self.calibration_file,) if self.calibration_file else ()
 
     @property
     def int8_placement(self) -> str:

@@ -87,7 +87,11 @@ class EngineInfo:
     driver: str = ""
     # By the type they compute in, read back from the built engine.
     layers_by_type: dict[str, int] = field(default_factory=dict)
-    plan: Plan = ()  # its kernels, as TensorRT listed them when it was built
+    # Of one call, as TensorRT listed it when it was built: what all kernels read and write, and the
+    # kernels themselves. 0 and () of an older build; sizes that a call chooses are not counted.
+    activation_bytes: int = 0
+    constant_bytes: int = 0
+    plan: Plan = ()
     profile: Profile = ()  # smallest, best, largest input shape of an engine with dynamic sides
     # Where else than on its own GPU model and version it may run: ``hardware`` (Ampere and later
     # GPUs), ``same-compute-capability``, ``version`` (later versions).
@@ -109,7 +113,7 @@ class Manifest:
     precision: str
     example: tuple[int, int, int]  # (batch, height, width) it was exported and checked at
     checkpoint_sha256: str
-    stride: int = 8  # height and width of a ``DYNAMIC`` input are multiples of it
+    stride: int = 8  # of the network: height and width of a ``DYNAMIC`` input are multiples of it
     logits: str = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
     optimized_for: str = "portable"  # whose graph passes were applied (``export.passes.targets``)
     passes: tuple[PassInfo, ...] = ()

@@ -185,6 +185,9 @@ def _print_manifest(manifest: Any, output: Path) -> None:
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
+        if engine.activation_bytes:
+            moved = f"{engine.activation_bytes / 1e6:.1f} MB of activations"
+            click.echo(f"  {len(engine.plan)} kernels, {moved}")
         if engine.profile:
             shapes = ["x".join(map(str, shape)) for shape in engine.profile]
             click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))

@@ -107,7 +107,7 @@ def engine_from_checkpoint(
 
     The graph is the one for the product, but for a calibrator, which takes the portable one.
     """
-    output = writable_target(output, checkpoint)
+    output = writable_target(output, checkpoint, *spec.files_read)
     # What cannot be built is refused before the minutes of an INT8 export.
     product = find_product(build.wanted_product)
     spec = replace(spec, optimize_for=PLAIN if build.calibrator else product.graph_target)
@@ -191,6 +191,8 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
             compute_capability=".".join(map(str, card.compute_capability or ())),
             driver=card.driver,
             layers_by_type=types_of(built.kernels),
+            activation_bytes=sum(kernel.activation_bytes for kernel in built.kernels),
+            constant_bytes=sum(kernel.constant_bytes for kernel in built.kernels),
             plan=built.kernels,
             profile=job.profile,
             compatibility=spec.compatibility,

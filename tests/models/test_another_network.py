@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
+from dabnet.artifact import open_artifact
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import ArtifactError, InputError
@@ -51,6 +53,16 @@ def test_its_onnx_file_gives_the_masks_of_pytorch(trained: Path, tmp_path: Path)
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
     assert len(np.unique(found)) > 1
     np.testing.assert_array_equal(found, module(torch.from_numpy(images)).numpy())
+
+
+def test_a_file_of_any_size_says_its_stride(trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    spec = ExportSpec(SIZE, check_images=1, dynamic_size=True)
+    assert export_onnx(trained, path, spec, progress=no_bar).stride == 4
+    with closing(open_artifact(path)) as runner:
+        assert runner.infer(np.zeros((1, 44, 60, 3), np.uint8)).shape == (1, 44, 60)
+        with pytest.raises(InputError, match="42"):
+            runner.infer(np.zeros((1, 42, 60, 3), np.uint8))
 
 
 def test_a_size_that_it_cannot_take_is_refused(trained: Path, tmp_path: Path) -> None:

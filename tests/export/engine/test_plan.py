@@ -149,6 +149,10 @@ def test_inspect_prints_the_plan(workplace: Path, tmp_path: Path) -> None:
     of_engine, of_onnx, text, *faults = run_commands(orders, workplace, tmp_path)
     found = json.loads(of_engine.stdout)["plan"]
     assert found == json.loads(of_onnx.stdout)["plan"]
+    engine = MANIFEST.read(engine_manifest_path(workplace / "half.engine")).engine
+    assert engine is not None and len(engine.plan) == found["kernels"]
+    assert engine.activation_bytes == found["activation_bytes"] > 0
+    assert engine.constant_bytes == found["constant_bytes"]
     assert found["kernels"] == len(found["plan"]) > 30
     assert f"{found['kernels']} kernels" in text.stdout and "modelled ms" in text.stdout
     for done, reason in zip(faults, BAD.values(), strict=True):
