@@ -12,7 +12,7 @@ from tests.support.study_runs import run_study
 
 
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
-    words = ["--size", "64x128", "--rounds", "2", "--round-seconds", "0.05", "--threads", "1"]
+    words = ["--size", "32x64", "--rounds", "2", "--round-seconds", "0.05", "--threads", "1"]
     words += ["--no-compiled", "--profile", "--json", "speed.json"]
     done = run_study("export_speed", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -113,7 +113,7 @@ def test_a_killed_process_ends_the_run_which_can_be_continued(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    with started(tree, "--max-epochs", 40, "--output", run) as process:
+    with started(tree, "--max-epochs", 24, "--output", run) as process:
         wait_for(run / "best.pth", process)
         os.kill(worker_of(process.pid, 1), signal.SIGKILL)
         _, err = process.communicate(timeout=120)
@@ -126,7 +126,7 @@ def test_a_killed_process_ends_the_run_which_can_be_continued(
     reached = load_checkpoint(run / "last.pth").training["iteration"]
     # Another number of processes may go on with it.
     assert command(monkeypatch, "--resume", run, "--data-dir", tree) == 0
-    assert reached < load_checkpoint(run / "last.pth").training["iteration"] == 40
+    assert reached < load_checkpoint(run / "last.pth").training["iteration"] == 24
 
 
 def test_ctrl_c_stops_all_processes_at_the_same_iteration(tree: Path, tmp_path: Path) -> None:

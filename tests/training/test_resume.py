@@ -137,22 +137,32 @@ def test_other_data_and_bare_weights_are_not_continued(
     assert not (tmp_path / "new").exists()
 
 
+OF_A_PROCESS = (
+    *("--input_size", "32x32", "--batch-size", "2", "--max_epochs", "10"),
+    *("--seed", "3", "--train-type", "trainval", "--eval_every", "5", "--ema", "0.9"),
+    *("--num-workers", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def commanded(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the command that nothing stopped."""
+    output = tmp_path_factory.mktemp("commanded") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        assert command(patch, "--data_dir", tree, *OF_A_PROCESS, "--output", output) == 0
+    losses = [float(row["loss"]) for row in log_of(output)]
+    assert max(losses[-3:]) < 0.8 * losses[0]  # it learns
+    return output
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_real_process_is_stopped_and_continued(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tree: Path, commanded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    words = [
-        *("--data_dir", tree, "--input_size", "32x32", "--batch-size", 2, "--max_epochs", 10),
-        *("--seed", 3, "--train-type", "trainval", "--eval_every", 5, "--ema", 0.9),
-        *("--num-workers", 1),
-    ]
-    assert command(monkeypatch, *words, "--output", tmp_path / "a") == 0
-    losses = [float(row["loss"]) for row in log_of(tmp_path / "a")]
-    assert max(losses[-3:]) < 0.8 * losses[0]  # it learns
-
     stopped = tmp_path / "b"
+    words = ["--data_dir", str(tree), *OF_A_PROCESS, "--output", str(stopped)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dabnet.cli", *map(str, words), "--output", str(stopped)],
+        [sys.executable, "-m", "dabnet.cli", *words],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -177,7 +187,7 @@ def test_a_real_process_is_stopped_and_continued(
         assert process.returncode == -signal.SIGKILL
     # All that is not given is as the run was started: seed, split, recipe, validation.
     assert command(monkeypatch, "--resume", stopped, "--data-dir", tree) == 0
-    assert_same_run(stopped, tmp_path / "a")
+    assert_same_run(stopped, commanded)
 
 
 class Noisy(nn.Module):
@@ -206,7 +216,8 @@ def test_every_generator_scaler_and_average_goes_on_exactly(
 ) -> None:
     built = dabnet.training.learner.build_loss
     monkeypatch.setattr(dabnet.training.learner, "build_loss", lambda *a: Noisy(built(*a)))
-    spec = spec_for(tmp_path / "whole", recipe=replace(RECIPE, **changes), data_path="device")
+    recipe = replace(RECIPE, max_epochs=2, **changes)
+    spec = spec_for(tmp_path / "whole", recipe=recipe, data_path="device")
     assert run(tree, spec).finished
     spec = replace(spec, output=tmp_path / "parts")
     with monkeypatch.context() as patch:
@@ -233,24 +244,30 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 def test_a_damaged_last_state_costs_one_save(
     tree: Path,
     whole: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    damage: Callable[[Path], None],
 ) -> None:
     with monkeypatch.context() as patch:
         in_call(patch, 5, sends(signal.SIGINT))
         run(tree, spec_for(tmp_path))
-    damage(tmp_path / "last.pth")
     before = (tmp_path / "previous.pth").read_bytes()
-    found, warning = newest_state(tmp_path)
-    assert found == tmp_path / "previous.pth"
-    assert "last.pth" in warning
-    assert load_checkpoint(found).training["iteration"] == 4
+    sound = (tmp_path / "last.pth").read_bytes()
+    damages: tuple[Callable[[Path], None], ...] = (cut, flip, Path.unlink)
+    for damage in damages:
+        (tmp_path / "last.pth").write_bytes(sound)
+        damage(tmp_path / "last.pth")
+        found, warning = newest_state(tmp_path)
+        assert found == tmp_path / "previous.pth"
+        assert "last.pth" in warning
+        assert load_checkpoint(found).training["iteration"] == 4
+        assert (tmp_path / "previous.pth").read_bytes() == before
+    # Whatever the damage was, it is the same state that goes on: here once, beside a damaged file.
+    (tmp_path / "last.pth").write_bytes(sound)
+    flip(tmp_path / "last.pth")
     assert command(monkeypatch, "--resume", tmp_path, "--data-dir", tree) == 0
     assert f"continuing from '{found}'" in capfd.readouterr().err
     assert_same_run(tmp_path, whole)
