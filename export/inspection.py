@@ -100,7 +100,8 @@ def _plan(path: Path, kind: str, target: str | None) -> PlanSummary:
         fix = "leave --target out: an engine was built for one GPU"
         raise InputError(f"--target {target} for the engine {str(path)!r}", "an ONNX file", fix)
     engine = read_engine_manifest(path)[1]
-    return summary(engine.plan, f"{engine.product} {engine.version}", engine.target)
+    product = f"{engine.product} {engine.version}"
+    return summary(engine.plan, product, engine.target, engine.asked)
 
 
 def _calibration(path: Path) -> dict[str, Any]:
@@ -258,7 +259,8 @@ def _print_plan(console: Console, plan: PlanSummary, every: bool) -> None:
 
 
 def _of_plan(tensor: PlanTensor) -> str:
-    return f"{tensor.type}[{'x'.join(map(str, tensor.shape)) or '?'}]"
+    sides = "?" if tensor.shape is None else "x".join(map(str, tensor.shape))
+    return f"{tensor.type}[{sides}]"
 
 
 def _lines(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:

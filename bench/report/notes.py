@@ -155,8 +155,8 @@ def broken(row: Row) -> str:
     allowed = 100 * PRECISIONS[precision].sound_agreement
     return (
         f"{BROKEN} {row.name}: its masks equal those of PyTorch FP32 on"
-        f" {percent(agreement(row) or 0.0)} % of pixels, where {precision} gives at least"
-        f" {allowed:g} %: its speed is that of a wrong result."
+        f" {percent(agreement(row) or 0.0)} % of pixels; sound {precision} rows agree on at least"
+        f" {allowed:g} %. This speed belongs to a wrong result."
     )
 
 
@@ -212,11 +212,10 @@ def int8_worth(report: Report) -> list[str]:
 
 def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
     """The fastest float row beside an INT8 row, and how many times faster INT8 is."""
-    backend, _, variant = row.name.partition("-")
-    precision, _, more = variant.partition("-")
-    suffix = f"-{more}" if more and more not in PRECISIONS else ""
-    others = PRECISIONS if precision == INT8 else ()
-    names = {f"{backend}-{name}{suffix}" for name in others if name != INT8}
+    before, is_int8, after = row.name.partition(f"-{INT8}")
+    suffix = "" if after.removeprefix("-") in PRECISIONS else after  # what int8 leaves in float
+    others = PRECISIONS if is_int8 else ()
+    names = {f"{before}-{name}{suffix}" for name in others if name != INT8}
     rows = [other for other in rows_of(report, row.setting) if other.name in names]
     floats = [other for other in rows if not is_broken(other)]
     for scope in SCOPES:

@@ -142,9 +142,10 @@ def channels(value: ir.Value | None) -> int | None:
 
 
 def sides(value: ir.Value) -> tuple[int, int]:
-    """Rows and columns of a (N, C, H, W) tensor; 0 where one is not known."""
-    shape = () if value.shape is None else value.shape
-    rows, columns = [s if isinstance(s, int) else 0 for s in shape[2:4]] or (0, 0)
+    """Rows and columns of a (N, C, H, W) tensor; 0 where one is not known, or there is none."""
+    if value.shape is None or len(value.shape) != 4:
+        return 0, 0
+    rows, columns = (side if isinstance(side, int) else 0 for side in value.shape[2:])
     return rows, columns
 
 

@@ -87,6 +87,8 @@ class EngineInfo:
     driver: str = ""
     # By the type they compute in, read back from the built engine.
     layers_by_type: dict[str, int] = field(default_factory=dict)
+    # Convolutions of the ONNX graph by the precision in which they were to compute.
+    asked: dict[str, int] = field(default_factory=dict)
     # Of one call, as TensorRT listed it when it was built: what all kernels read and write, and the
     # kernels themselves. 0 and () of an older build; sizes that a call chooses are not counted.
     activation_bytes: int = 0

@@ -16,8 +16,14 @@ BYTES = {
     **{"Int8": 1, "UInt8": 1, "Bool": 1, "FP8": 1, "Int4": 0.5, "FP4": 0.5},
 }
 
-CONVOLUTIONS = ("correlation", "runtime_fusion", "gemm", "CaskConvolution", "CaskGemmConvolution")
-"""What the products call a kernel with a convolution; other kernels of RTX are ``kgen``."""
+CONVOLUTIONS = (
+    *("correlation", "runtime_fusion", "gemm"),
+    *("CaskConvolution", "CaskGemmConvolution", "CudaDepthwiseConvolution"),
+)
+"""Names of a kernel with a convolution: of TensorRT-RTX, then of TensorRT 8.6 and 10."""
+
+WEIGHTS = "weights"
+"""Name of the weights of a convolution that TensorRT 8 and 10 list by their number alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,12 @@ class PlanTensor:
 
     name: str
     type: str  # such as ``Half``; "" where the report does not name it
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] | None = None  # None if a call chooses it, or it is not listed
 
     @property
     def bytes(self) -> int:
-        return round(math.prod(self.shape) * BYTES.get(self.type, 0)) if self.shape else 0
+        """0 if the shape is not known."""
+        return 0 if self.shape is None else round(math.prod(self.shape) * BYTES.get(self.type, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,17 @@ class PlanKernel:
     @property
     def multiply_adds(self) -> int:
         """Of a convolution: by its largest constant with a row per output channel."""
-        if not self.is_convolution or not self.writes or len(self.writes[0].shape) != 4:
+        shape = (self.writes[0].shape if self.is_convolution and self.writes else None) or ()
+        if len(shape) != 4:
             return 0
-        shape = self.writes[0].shape
-        kernels = [c.shape for c in self.constants or () if len(c.shape) == 4]
-        sizes = (math.prod(kernel[1:]) for kernel in kernels if kernel[0] == shape[1])
-        return math.prod(shape) * max(sizes, default=0)
+        sizes = [0]
+        for constant in self.constants or ():
+            kernel = constant.shape or ()
+            if len(kernel) == 4 and kernel[0] == shape[1]:
+                sizes.append(math.prod(kernel[1:]))
+            elif len(kernel) == 1 and constant.name == WEIGHTS:
+                sizes.append(kernel[0] // shape[1])
+        return math.prod(shape) * max(sizes)
 
     @property
     def arithmetic(self) -> str:

@@ -185,7 +185,7 @@ def _print_manifest(manifest: Any, output: Path) -> None:
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
-        if engine.activation_bytes:
+        if engine.activation_bytes and not manifest.is_dynamic:
             moved = f"{engine.activation_bytes / 1e6:.1f} MB of activations"
             click.echo(f"  {len(engine.plan)} kernels, {moved}")
         if engine.profile:

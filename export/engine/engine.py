@@ -27,6 +27,7 @@ from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
 from export.engine.caches import PLAIN, save_timing_cache
 from export.engine.limits import Card, building_card, refuse_early
+from export.engine.plan import convolutions_of
 from export.engine.progress import OpenPhases, no_phases
 from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell, profile_of
 from export.onnx_export import export_onnx
@@ -65,12 +66,13 @@ def build_engine(
     product = find_product(spec.wanted_product)
     if not spec.calibrator and manifest.optimized_for != product.graph_target:
         told = f"{onnx_path.name} is optimised for {manifest.optimized_for}"
-        tell(f"{told}: dabnet-export onnx --optimize-for {product.graph_target} moves less memory")
+        tell(f"{told}; the graph for this product: --optimize-for {product.graph_target}")
     card = building_card(spec)
     refuse_early(spec, product, card.compute_capability, manifest.output.dtype)
     graph = graph_sha256(model)
     operators = {node_name(node): node.op_type for node in model.graph}
-    job = Job(onnx_path, manifest, graph, operators, spec, product, profile, images, tell, phases)
+    facts = (graph, operators, convolutions_of(model))
+    job = Job(onnx_path, manifest, *facts, spec, product, profile, images, tell, phases)
     built = run_builder(job)
     layers = types_of(built.kernels)
     if fault := precision_fault(spec.precision, layers):
@@ -191,6 +193,7 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
             compute_capability=".".join(map(str, card.compute_capability or ())),
             driver=card.driver,
             layers_by_type=types_of(built.kernels),
+            asked=job.asked,
             activation_bytes=sum(kernel.activation_bytes for kernel in built.kernels),
             constant_bytes=sum(kernel.constant_bytes for kernel in built.kernels),
             plan=built.kernels,

@@ -1,17 +1,20 @@
-"""What the plan of an engine moves and fuses, and what it would take on a card by a model."""
+"""Summary of the plan of an engine: kernels, traffic, fusion, and a modelled time per card."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import onnx_ir as ir
 
 from dabnet.errors import ArtifactError
 from dabnet.files import existing_file
-from dabnet.graph.facts import inferred, layers_of, node_name
+from dabnet.graph.facts import inferred, is_conv, layers_of, node_name
 from dabnet.graph.roofline import Kernel
-from dabnet.precision import FP32, INT8, PRECISIONS
+from dabnet.precision import FP16, FP32, INT8, PRECISIONS
 from dabnet.runtime.plan import Plan, PlanKernel
 from dabnet.runtime.trt.product import find_product
 from export.cards import CARDS
@@ -68,20 +71,27 @@ def plan_of_onnx(path: Path, target: str) -> PlanSummary:
     refuse_early(spec, product)
     profile = profile_of(manifest.input, manifest.example, manifest.stride, spec)
     operators = {node_name(node): node.op_type for node in model.graph}
-    given = (path, manifest, "", operators, spec, product, profile, None)
-    built = run_builder(Job(*given, lambda _: None, no_phases))
-    layers = layers_of(inferred(model).graph).values()
-    asked = sum(layer.precision == INT8 for layer in layers)
+    asked = convolutions_of(model)
+    facts = (path, manifest, "", operators, asked, spec, product, profile, None)
+    built = run_builder(Job(*facts, lambda _: None, no_phases))
     return summary(built.kernels, str(product), target, asked)
 
 
-def summary(plan: Plan, product: str, target: str, int8_asked: int = 0) -> PlanSummary:
+def convolutions_of(model: ir.Model) -> dict[str, int]:
+    """Number of convolutions of an ONNX graph by the precision in which they compute."""
+    layers = layers_of(inferred(model).graph).items()
+    return dict(Counter(layer.precision for node, layer in layers if is_conv(node)))
+
+
+def summary(
+    plan: Plan, product: str, target: str, asked: Mapping[str, int] = MappingProxyType({})
+) -> PlanSummary:
     """Add a plan up.
 
     Args:
         plan: of an engine for one size.
         product, target: for people.
-        int8_asked: convolutions that the ONNX graph has in int8.
+        asked: ``convolutions_of`` the ONNX graph.
 
     Raises:
         ArtifactError: the plan has no kernels.
@@ -112,7 +122,7 @@ def summary(plan: Plan, product: str, target: str, int8_asked: int = 0) -> PlanS
         dict(sorted(fused.items())),
         dict(sorted(alone.items())),
         {card.name: 1e3 * card.seconds(map(_work, plan)) for card in cards},
-        tuple(_faults(plan, alone, fused, int8_asked)),
+        tuple(_faults(plan, alone, fused, asked)),
         plan,
     )
 
@@ -123,12 +133,19 @@ def _work(kernel: PlanKernel) -> Kernel:
     return Kernel(kernel.name, precision, kernel.multiply_adds, moved)
 
 
-def _faults(plan: Plan, alone: Counter[str], fused: Counter[str], asked: int) -> Iterator[str]:
-    found = sum(kernel.is_convolution and kernel.arithmetic == "Int8" for kernel in plan)
-    if found < asked:
-        yield f"{asked - found} of {asked} int8 convolutions do not compute in int8"
+def _faults(
+    plan: Plan, alone: Counter[str], fused: Counter[str], asked: Mapping[str, int]
+) -> Iterator[str]:
+    for name in (INT8, FP16):
+        wanted = asked.get(name, 0)
+        kind = PRECISIONS[name].tensorrt
+        found = sum(kernel.is_convolution and kernel.arithmetic == kind for kernel in plan)
+        if found < wanted:
+            yield f"{wanted - found} of {wanted} {name} convolutions do not compute in {name}"
     if many := alone["PRelu"]:
         yield f"{many} of {many + fused['PRelu']} PReLUs stand in a kernel without a convolution"
+    if many := sum(kernel.operators.keys() == {"Mul", "Max"} for kernel in plan):
+        yield f"{many} activations (Mul, Max) are a kernel of their own"
     tensors = {tensor for kernel in plan for tensor in (*kernel.reads, *kernel.writes)}
-    if open_sizes := sum(not tensor.shape for tensor in tensors):
-        yield f"{open_sizes} tensors have a size that a call chooses: their bytes are not counted"
+    if many := sum(tensor.shape is None for tensor in tensors):
+        yield f"the size of {many} of {len(tensors)} tensors is chosen by a call, and not counted"

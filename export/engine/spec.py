@@ -156,6 +156,7 @@ class Job:
     manifest: Manifest  # of the ONNX file
     graph_sha256: str
     operators: Operators  # of its graph
+    asked: dict[str, int]  # its convolutions by precision
     spec: BuildSpec
     product: Product
     profile: Profile

@@ -54,15 +54,21 @@ class CostModel:
         layers: convolutions that the placement rounds; all others are in float in each choice.
         card: the GPU to model.
         example: (batch, height, width) for the sides that a call chooses.
+        rest: type of what is beside int8; None: that of the card, which a choice without int8 has.
 
     Raises:
         ArtifactError: a size cannot be inferred.
     """
 
     def __init__(
-        self, model: ir.Model, layers: Collection[str], card: Card, example: tuple[int, int, int]
+        self,
+        model: ir.Model,
+        layers: Collection[str],
+        card: Card,
+        example: tuple[int, int, int],
+        rest: str | None = None,
     ) -> None:
-        self.card, self.layers = card, tuple(layers)
+        self.card, self.layers, self._rest = card, tuple(layers), rest or card.rest
         self._graph = inferred(model, example).graph
         self._layers = layers_of(self._graph)
         self._names = {node: layer_name(node) for node in self._graph if is_conv(node)}
@@ -106,10 +112,12 @@ class CostModel:
                 if value in rounded:
                     if drafts[number].conv is not None:  # rounded by a kernel behind it
                         drafts.append(_Draft(reads={(value, False)}))
-                    owners[value, True] = len(drafts) - 1 if drafts[number].conv else number
-        return self._summed(drafts, owners)
+                    owners[value, True] = number if drafts[number].conv is None else len(drafts) - 1
+        return self._summed(drafts, owners, self._rest if int8 else self.card.rest)
 
-    def _summed(self, drafts: list[_Draft], owners: dict[_Form, int]) -> tuple[Kernel, ...]:
+    def _summed(
+        self, drafts: list[_Draft], owners: dict[_Form, int], rest: str
+    ) -> tuple[Kernel, ...]:
         written: dict[_Form, int] = {}
         for number, draft in enumerate(drafts):
             for form in draft.reads:
@@ -119,12 +127,12 @@ class CostModel:
             written[value, False] = owners[value, False]
         traffic = [0] * len(drafts)
         for form, number in written.items():
-            traffic[number] += self._bytes(form)
+            traffic[number] += _bytes(form, rest)
         made = []
         for number, draft in enumerate(drafts):
             outside = (form for form in draft.reads if owners.get(form) != number)
-            moved = traffic[number] + sum(map(self._bytes, outside))
-            precision = "int8" if draft.is_int8 else self.card.rest
+            moved = traffic[number] + sum(_bytes(form, rest) for form in outside)
+            precision = "int8" if draft.is_int8 else rest
             work = 0
             if draft.conv is not None:
                 layer = self._layers[draft.conv]
@@ -133,14 +141,13 @@ class CostModel:
             made.append(Kernel(name, precision, work, moved))
         return tuple(made)
 
-    def _bytes(self, form: _Form) -> int:
-        value, rounded = form
-        width = BYTES[self.card.rest]
-        if rounded:
-            width = BYTES["int8"]
-        elif value.dtype not in (None, ir.DataType.FLOAT):
-            width = int(value.dtype.itemsize)
-        return width * elements(value)
+
+def _bytes(form: _Form, rest: str) -> int:
+    value, rounded = form
+    width = BYTES["int8" if rounded else rest]
+    if not rounded and value.dtype not in (None, ir.DataType.FLOAT):
+        width = int(value.dtype.itemsize)
+    return width * elements(value)
 
 
 def _kernel_of(

@@ -202,7 +202,8 @@ class Int8Export:
             spec.int8_rest == "fp16",
             ranges.fitted,
         )
-        cost = CostModel(self.model, trial.layers, CARDS[spec.card], (spec.batch, *spec.size))
+        example, rest = (spec.batch, *spec.size), spec.int8_rest
+        cost = CostModel(self.model, trial.layers, CARDS[spec.card], example, rest)
         names = [item.name for item in images]
         fitted = graph_sha256(self._quantised(ranges, ())) if ranges.fitted else None
         placed = (

@@ -77,23 +77,24 @@ def markdown(found: Search, budget: Budget, cost: CostModel) -> str:
 def verdict(found: Search, cost: CostModel) -> str:
     """Whether the model expects INT8 to pay on this card, and which one to ship otherwise."""
     rest, layers = cost.card.rest, found.chosen.float_layers
+    if set(layers) == set(cost.layers):
+        return f"No convolution is left in INT8: ship --precision {rest}."
     ratio = found.chosen.seconds / cost.seconds(cost.layers)
     moved, moved_by_float = (cost.moved_bytes(those) / 1e6 for those in (layers, cost.layers))
     text = (
-        f"Modelled on a {cost.card.name}, this choice takes {ratio:.2f} times the time of"
-        f" {rest.upper()} and moves {moved:.0f} MB, {rest.upper()} {moved_by_float:.0f} MB"
+        f"Modelled on a {cost.card.name}, a plan of TensorRT-RTX for this choice takes {ratio:.2f}"
+        f" times the time of {rest.upper()} and moves {moved:.0f} MB, {rest.upper()}"
+        f" {moved_by_float:.0f} MB"
     )
-    if moved_by_float <= moved or ratio > 0.95:
-        why = (
-            "an int8 convolution writes floats, which a further kernel reads and rounds"
-            if moved_by_float <= moved or ratio > 1
-            else "its gain is within the error of the model"
-        )
-        return (
-            f"{text}: INT8 is not worth its loss there, since {why}. Ship --precision {rest},"
-            " unless dabnet-bench measures otherwise on your card."
-        )
-    return f"{text}. Measure it on your card with dabnet-bench before you ship it."
+    if ratio <= 0.95:
+        return f"{text}. Measure it on your card with dabnet-bench before you ship it."
+    why = "its gain is within the error of the model"
+    if moved_by_float <= moved or ratio > 1:
+        why = "an int8 convolution writes floats, which a further kernel reads and rounds"
+    return (
+        f"{text}: INT8 is not worth its loss there, since {why}. Ship --precision {rest},"
+        " unless dabnet-bench measures otherwise on your card."
+    )
 
 
 def pareto(choices: tuple[Choice, ...]) -> list[Choice]:

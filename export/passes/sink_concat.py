@@ -41,7 +41,7 @@ def sink_first_concat(model: ir.Model) -> tuple[ir.Model, list[str]]:
     On TensorRT-RTX 1.7.1 the others only add kernels: their convolutions become sums of two or
     more.
     """
-    first = nodes_of(model.graph, "Concat")[:1]
+    first = [concat for concat in nodes_of(model.graph, "Concat") if _over_channels(concat)][:1]
     return model, [line for line in map(_sunk, first) if line]
 
 

@@ -2,8 +2,9 @@
 
 A target's list holds the passes that were measured to be faster there, or that its parser needs:
 ``studies/export_speed.py`` prints the gain of each on a CPU, ``studies/engine_plans.py`` what each
-saves in the plans of TensorRT-RTX. TensorRT 8.6, 10 and 11 fuse by other rules, and no plan of
-theirs has been read yet: they get those that replace what no TensorRT is known to fuse.
+saves in the plans of TensorRT-RTX, where no time was measured. TensorRT 8.6, 10 and 11 fuse by
+other rules, and no plan of theirs has been read yet: they get the passes that replace what no plan
+of TensorRT-RTX fused.
 """
 
 from __future__ import annotations
@@ -60,19 +61,20 @@ class _Step:
 
 # Exact, and one int8 scale can then serve a Concat (``calibration.qdq``), whoever quantises it.
 _SCALE_IMAGE = _Step(scale_image, (FP32, INT8))
+_SUMS, _TIES = "sums in another order", "another class at ties of one rounding"
 _TENSORRT = (
     _Step(residual_as_difference, last=True),
     _Step(prelu_as_max, last=True),
-    _Step(argmax_by_class, last=True, fixed_size=True),
+    _Step(argmax_by_class, last=True, fixed_size=True, note=_TIES),
 )
 _STEPS = {
     "portable": (_SCALE_IMAGE,),
     "ort-cpu": (
-        _Step(sink_concat),
+        _Step(sink_concat, note=_SUMS),
         _Step(winograd, (FP32,), fixed_size=True, note=WINOGRAD_NOTE),
-        _Step(argmax_by_cell),
+        _Step(argmax_by_cell, note=_TIES),
         # Its depthwise convolutions are no layers of the network: they get no Q/DQ.
-        _Step(prelu_as_relu, last=True),
+        _Step(prelu_as_relu, last=True, note="one rounding"),
     ),
     "ort-cuda": (_SCALE_IMAGE,),
     # OpenVINO in bfloat16 or FP16, and int8 beside it; in FP32 it is faster with PRelu.
@@ -80,11 +82,11 @@ _STEPS = {
     "tensorrt": (_SCALE_IMAGE, *_TENSORRT),
     "tensorrt-rtx": (
         _SCALE_IMAGE,
-        _Step(sink_first_concat, (FP32, FP16)),  # in INT8 it moves more
+        _Step(sink_first_concat, (FP32, FP16), note=_SUMS),  # in INT8 it moves more
         *_TENSORRT,
-        _Step(one_weight_scale, (INT8,), last=True),
-        _Step(depthwise_as_taps, last=True),
-        _Step(pools_as_slices, last=True, fixed_size=True),
+        _Step(one_weight_scale, (INT8,), last=True, note="factors and sums are rounded"),
+        _Step(depthwise_as_taps, last=True, note=_SUMS),
+        _Step(pools_as_slices, last=True, fixed_size=True, note=f"mean pools: {_SUMS}"),
     ),
 }
 TARGETS = tuple(_STEPS)

@@ -68,6 +68,7 @@ def _scales(argmax: ir.Node, resize: ir.Node) -> tuple[int, int] | None:
         is_op(resize, "Resize")
         and how.get_string("mode", "nearest") == "linear"
         and how.get_string("coordinate_transformation_mode", "half_pixel") in COORDINATES
+        and "axes" not in how
         and only_reader(resize.outputs[0]) is argmax
         and argmax.attributes.get_int("axis", 0) == 1
         and argmax.attributes.get_int("keepdims", 1) == 0

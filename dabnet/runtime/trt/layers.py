@@ -16,7 +16,7 @@ from typing import Any
 
 from dabnet.errors import BackendUnavailable
 from dabnet.precision import FP16, PRECISIONS
-from dabnet.runtime.plan import Plan, PlanKernel, PlanTensor
+from dabnet.runtime.plan import WEIGHTS, Plan, PlanKernel, PlanTensor
 from dabnet.runtime.runner import LayerTime
 
 # What the versions call a type: "Float", "Row major linear FP32", "Channel major INT8 format …"
@@ -27,7 +27,9 @@ _CANONICAL |= {"bf16": "BFloat16", "fp16": "Half", "fp32": "Float"}
 _TYPE = re.compile(rf"\b({'|'.join(_CANONICAL)})\b", re.IGNORECASE)
 
 # Of a layer report of TensorRT-RTX: name, sides and type of a tensor; the ONNX nodes of a kernel.
-_TENSOR = re.compile(r"\{ (?:Name: (.*?), )?(?:Dimensions: \[([^\]]*)\].*?, )?Datatype: (\w+)")
+_TENSOR = re.compile(
+    r"\{ (?:Name: ([^}]*?), )?(?:Dimensions: \[([^\]}]*)\][^}]*?, )?[^}]*?Datatype: (\w+)"
+)
 _SECTIONS = (
     *("LayerType", "Inputs", "Constants", "Outputs"),
     *("TacticName", "StreamId", "Metadata"),
@@ -96,7 +98,7 @@ def _kernel_of_line(line: str, operators: Operators) -> PlanKernel:
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     return PlanKernel(
         named.partition("Name: ")[2],
-        sections["LayerType"],
+        sections.get("LayerType", ""),
         reads=_tensors_of_text(sections.get("Inputs", "")),
         writes=_tensors_of_text(sections.get("Outputs", "")),
         constants=_tensors_of_text(sections.get("Constants", "")),
@@ -110,12 +112,19 @@ def _counted(metadata: str, operators: Operators) -> dict[str, int]:
 
 
 def _tensors_of_text(section: str) -> tuple[PlanTensor, ...]:
-    """Each once, however often the kernel lists it."""
-    found = (
-        PlanTensor(name, _canonical(kind), _shape(sides.split(",")))
-        for name, sides, kind in _TENSOR.findall(section)
+    found = _TENSOR.findall(section)
+    return _each_once(
+        PlanTensor(name, _canonical(kind), _shape(sides.split(",") if sides.strip() else ()))
+        for name, sides, kind in found
     )
-    return tuple(dict.fromkeys(found))
+
+
+def _each_once(tensors: Iterable[PlanTensor]) -> tuple[PlanTensor, ...]:
+    """Each named tensor once, however often the kernel lists it."""
+    found: dict[object, PlanTensor] = {}
+    for tensor in tensors:
+        found.setdefault(tensor if tensor.name else object(), tensor)
+    return tuple(found.values())
 
 
 def _kernel_of_json(layer: dict[str, Any], operators: Operators) -> PlanKernel:
@@ -124,8 +133,8 @@ def _kernel_of_json(layer: dict[str, Any], operators: Operators) -> PlanKernel:
     if isinstance(layer.get("Weights"), dict):
         weights = layer["Weights"]
         count = weights.get("Count")
-        shape = (count,) if isinstance(count, int) else ()
-        own = PlanTensor("weights", _canonical(str(weights.get("Type", ""))), shape)
+        shape = (count,) if isinstance(count, int) else None
+        own = PlanTensor(WEIGHTS, _canonical(str(weights.get("Type", ""))), shape)
         constants = (*(constants or ()), own)
     return PlanKernel(
         str(layer.get("Name", "")),
@@ -144,15 +153,15 @@ def _tensors_of_json(tensors: Any) -> tuple[PlanTensor, ...]:
             keys = ("Datatype", "DataType", "Format/Datatype", "Format")
             kind = next((str(tensor[key]) for key in keys if key in tensor), "")
             sides = tensor.get("Dimensions")
-            shape = _shape(map(str, sides)) if isinstance(sides, list) else ()
+            shape = _shape(map(str, sides)) if isinstance(sides, list) else None
             found.append(PlanTensor(str(tensor.get("Name", "")), _canonical(kind), shape))
-    return tuple(dict.fromkeys(found))
+    return _each_once(found)
 
 
-def _shape(sides: Iterable[str]) -> tuple[int, ...]:
-    """() for a shape that a call chooses."""
+def _shape(sides: Iterable[str]) -> tuple[int, ...] | None:
+    """None for a shape that a call chooses."""
     found = [side.strip() for side in sides]
-    return tuple(map(int, found)) if all(side.isdigit() for side in found) else ()
+    return tuple(map(int, found)) if all(side.isdigit() for side in found) else None
 
 
 def _canonical(text: str) -> str:

@@ -12,7 +12,8 @@ classes. Before → after, for logits (N, K, h, w)::
 
 All of it is pointwise but for Gathers of constant indices: it reads the coarse logits and writes
 the mask. Interpolation is in FP32, also in an FP16 graph. The first of equal classes wins, as in
-ArgMax. The mask is the same but for ties of one rounding. The height and width must be known.
+ArgMax. The mask is the same but for ties of one rounding; of an FP16 graph it is that of FP32
+interpolation of the FP16 logits. The height and width must be known.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A pool is a kernel of its own in TensorRT-RTX 1.7.1, and so is the Concat that r
 after::
 
     x ─▶ MaxPool 2x2, stride 2 ─▶ y          x ─▶ 4 Slices of step 2 ─▶ Max, Max, Max ─▶ y
-    x ─▶ AveragePool 3x3, stride 2 ─▶ y      x ─▶ Pad ─▶ 9 Slices ─▶ 8 Add ─▶ Mul(1/9) ─▶ y
+    x ─▶ AveragePool 3x3, stride 2 ─▶ y      x ─▶ Mul(1/9) ─▶ Pad ─▶ 9 Slices ─▶ 8 Add ─▶ y
 
 The maximum is exact, the mean but for the order of a sum and its roundings. Sides must be known and
 even.
@@ -21,6 +21,7 @@ import onnx_ir as ir
 from dabnet.graph.editing import Insertion, replace
 from dabnet.graph.facts import Window, nodes_of, sides
 
+END = np.iinfo(np.int64).max
 MAX_WINDOW = Window(strides=(2, 2))
 MEAN_WINDOW = Window(strides=(2, 2), pads=(1, 1, 1, 1))
 
@@ -56,9 +57,10 @@ def _maximum(before: Insertion, x: ir.Value) -> ir.Value:
 
 def _mean(before: Insertion, x: ir.Value) -> ir.Value:
     assert x.dtype is not None
-    wide = before.op("Pad", [x, _numbers(before, 0, 0, 1, 1, 0, 0, 1, 1)])
-    total = _of_slices(before, wide, 3, "Add")
-    return before.op("Mul", [total, before.constant(np.array(1 / 9, x.dtype.numpy()), "ninth")])
+    # The factor comes first: a sum of nine could overflow in FP16.
+    ninth = before.op("Mul", [x, before.constant(np.array(1 / 9, x.dtype.numpy()), "ninth")])
+    wide = before.op("Pad", [ninth, _numbers(before, 0, 0, 1, 1, 0, 0, 1, 1)])
+    return _of_slices(before, wide, 3, "Add")
 
 
 def _of_slices(before: Insertion, x: ir.Value, side: int, operator: str) -> ir.Value:
@@ -74,8 +76,7 @@ def _of_slices(before: Insertion, x: ir.Value, side: int, operator: str) -> ir.V
 
 
 def _ends(side: int, *starts: int) -> tuple[int, ...]:
-    end = np.iinfo(np.int64).max
-    return tuple(start - side + 1 or end for start in starts)
+    return tuple(start - side + 1 or END for start in starts)
 
 
 def _numbers(before: Insertion, *values: int) -> ir.Value:

@@ -12,6 +12,7 @@ Exact: a change of sign rounds nothing.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from dabnet.graph.editing import Insertion, remove, replace
@@ -47,15 +48,14 @@ def _conv_behind(value: ir.Value | None, add: ir.Node) -> ir.Node | None:
 
 
 def _negated(before: Insertion, value: ir.Value | None) -> ir.Value | None:
-    """Minus a constant, past a DequantizeLinear; None if it is none.
-
-    Int8 weights of Q/DQ lie in -127…127, whose negatives are int8 too.
-    """
+    """Minus a constant, past a DequantizeLinear of int8 in -127…127 around 0; else None."""
     node = None if value is None else value.producer()
     if node is not None and is_op(node, "DequantizeLinear"):
-        levels = _negated(before, node.inputs[0])
-        if levels is None:
+        values, zero = (array(node.inputs[i]) if i < len(node.inputs) else None for i in (0, 2))
+        symmetric = zero is None or not zero.any()
+        if values is None or values.dtype != np.int8 or values.min() < -127 or not symmetric:
             return None
+        levels = before.constant(-values, "negative")
         return before.op("DequantizeLinear", [levels, *node.inputs[1:]], dict(node.attributes))
     values = array(value)
     return None if values is None else before.constant(-values, "negative")

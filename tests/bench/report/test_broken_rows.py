@@ -73,6 +73,20 @@ def test_it_is_the_best_of_nothing(broken: Report) -> None:
     assert any(f"not considered: {BROKEN} {FASTEST}" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("int8", "floats"),
+    [
+        ("onnxruntime-tensorrt-int8", "onnxruntime-tensorrt-fp16"),
+        ("tensorrt-int8-cuda-graph", "tensorrt-fp16-cuda-graph"),
+        ("tensorrt-int8-fp32", "tensorrt-fp16"),
+    ],
+)
+def test_int8_is_compared_with_the_float_row_beside_it(int8: str, floats: str) -> None:
+    rows = {**ROWS, floats: (10.0, 0.66, 3.0), int8: (70.0, 0.66, 1.0)}
+    lines = [text for text in int8_worth(sample_report(rows)) if text.startswith(int8)]
+    assert len(lines) == 1 and f"is not faster than {floats}" in lines[0]
+
+
 def test_int8_is_compared_with_the_fastest_sound_row(broken: Report) -> None:
     """bfloat16 is one, and the broken one is none."""
     rows = {**LIKE, "openvino-int8": (70.0, 0.66, 1.0)}

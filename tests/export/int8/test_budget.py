@@ -152,6 +152,6 @@ def test_the_table_says_what_to_ship() -> None:
     assert "FP16 moves no more" not in text
     everything = Budget(max_drop=0.0)
     text = markdown(found(everything), everything, Cost())
-    assert "INT8 is not worth its loss there" in text and "Ship --precision fp16" in text
+    assert "No convolution is left in INT8: ship --precision fp16" in text
     assert all(f"| {layer} |" in text for layer in LAYERS)
     assert f"{20 * math.log10(0.6):.1f}" in text

@@ -75,6 +75,29 @@ def test_reports_of_both_kinds_agree() -> None:
     assert types_of(plan_of_report("")) == {}
 
 
+def test_what_a_report_may_lack() -> None:
+    """A tensor without a type, a scalar, an open size, constants without names, a line's start."""
+    line = (
+        "Name: k, LayerType: kgen, Inputs: [ { Name: a, Dimensions: [] }, { Name: b, Dimensions: "
+        "[], Datatype: Half, Format: f }, { Name: c, Dimensions: [1,-1], Datatype: Half, Format: f "
+        "}], Constants: [ { Dimensions: [2,3], Datatype: Half, Format: f }, { Dimensions: [2,3], "
+        "Datatype: Half, Format: f }], Outputs: [ { Name: y, Dimensions: [4], Datatype: Int8, "
+        "Format: f }], TacticName: t"
+    )
+    (kernel,) = plan_of_report(line)
+    assert [(t.name, t.shape) for t in kernel.reads] == [("b", ()), ("c", None)]
+    assert (kernel.activation_bytes, kernel.constant_bytes) == (2 + 0 + 4, 24)
+    assert plan_of_report("LayerType: kgen")[0].reads == ()
+
+
+def test_weights_that_are_listed_by_their_number() -> None:
+    found = layer("CaskConvolution", "Int8", "Half", Weights={"Type": "Int8", "Count": 8 * 4 * 9})
+    found["Outputs"][0]["Dimensions"] = [1, 8, 10, 10]
+    inspected = Inspected(found)
+    (kernel,) = plan_of_engine(inspected, inspected)
+    assert kernel.multiply_adds == 8 * 10 * 10 * 4 * 9
+
+
 def test_a_condition_is_not_the_type() -> None:
     report = layer_report("Bool").replace("}], Constants", "}, { Datatype: Half }], Constants")
     assert types_of(plan_of_report(report)) == {"Half": 1}

@@ -57,9 +57,14 @@ def test_a_mask_of_integers_without_cast_keeps_its_type() -> None:
 
 
 def test_what_it_leaves_alone() -> None:
-    """One class, a fraction as a scale, a nearest Resize, the last of equals, an open size."""
+    """One class, a fraction as a scale, nearest, axes, the last of equals, an open size."""
     last = upsampled((1, 3, 4, 4), (8, 8))
     last.graph.node[1].attribute.append(helper.make_attribute("select_last_index", 1))
+    with_axes = upsampled((1, 3, 4, 4), (2, 4))
+    with_axes.opset_import[0].version = 18
+    with_axes.graph.node[0].attribute.append(helper.make_attribute("axes", [0, 1, 3, 2]))
+    for value in (*with_axes.graph.value_info, *with_axes.graph.output):
+        value.type.tensor_type.ClearField("shape")
     open_size = upsampled((1, 3, 4, 4), (8, 8))
     for value in (*open_size.graph.input, *open_size.graph.output):
         value.type.tensor_type.shape.dim[-1].dim_param = "width"
@@ -68,6 +73,7 @@ def test_what_it_leaves_alone() -> None:
         upsampled((1, 1, 4, 4), (8, 8)),
         upsampled((1, 3, 4, 4), (1.5, 2)),
         upsampled((1, 3, 4, 4), (8, 8), mode="nearest"),
+        with_axes,
     ]
     for model in (last, open_size, *others):
         result, changed = applied(argmax_by_class, model)

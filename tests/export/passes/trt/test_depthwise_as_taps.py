@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from export.passes.trt.depthwise_as_taps import depthwise_as_taps
 from tests.support.pass_graphs import GraphOf, applied, assert_equal, kinds, run
+from tests.support.protobuf_graphs import stepwise
 
 
 @settings(max_examples=40, deadline=None)
@@ -62,6 +64,18 @@ def test_other_convolutions_stay(weight: tuple[int, ...], attributes: dict[str, 
     graph = GraphOf((1, 4, 6, 6))
     graph.conv("x", "y", weight, **attributes)
     assert applied(depthwise_as_taps, graph.model("y"))[1] == []
+
+
+def test_half_precision_rounds_three_products() -> None:
+    graph = GraphOf((1, 4, 8, 8), kind=TensorProto.FLOAT16)
+    weight = graph.constant(graph.random.normal(size=(4, 1, 3, 1)).astype(np.float16))
+    graph.node("Conv", ["x", weight], "y", group=4, pads=[1, 0, 1, 0])
+    model = graph.model("y", kind=TensorProto.FLOAT16)
+    result, changed = applied(depthwise_as_taps, model)
+    x = graph.random.normal(size=(1, 4, 8, 8)).astype(np.float16)
+    found, expected = (stepwise(m, {"x": x})["y"].astype(float) for m in (result, model))
+    assert len(changed) == 1 and found.dtype == float
+    assert np.abs(found - expected).max() <= 4 * 2.0**-11 * np.abs(expected).max()
 
 
 def test_a_convolution_of_int8_stays() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from export.passes.trt.one_weight_scale import one_weight_scale
-from tests.support.pass_graphs import GraphOf, applied, assert_equal
+from tests.support.pass_graphs import Array, GraphOf, applied, assert_equal
 
 
 def quantised(graph: GraphOf, channels: int, group: int, bias: bool) -> None:
@@ -18,7 +19,7 @@ def quantised(graph: GraphOf, channels: int, group: int, bias: bool) -> None:
     graph.node("DequantizeLinear", ["q", scale, zero], "d")
     shape = (channels, channels // group, 3, 3)
     levels = graph.constant(graph.random.integers(-127, 128, shape, dtype=np.int8), "levels")
-    scales = graph.constant(np.exp(graph.random.normal(size=channels)) / 100)
+    scales = graph.constant(np.exp(graph.random.uniform(-1, 1, channels)) / 100)
     zeros = graph.constant(np.zeros(channels, np.int8))
     graph.node("DequantizeLinear", [levels, scales, zeros], "w", axis=0)
     inputs = ["d", "w", *([graph.constant(graph.random.normal(size=channels))] if bias else [])]
@@ -45,6 +46,40 @@ def test_the_convolution_stays(groups: tuple[int, int], side: int, bias: bool, s
     (dequantised,) = [n for n in result.graph.node if n.input[0] == "levels"]
     assert constants[dequantised.input[1]].shape == ()  # one scale, and the same levels
     assert applied(one_weight_scale, result)[1] == []
+
+
+def dequantised(graph: GraphOf, shape: tuple[int, ...], scales: Array, zero: Array) -> None:
+    """``x`` → a convolution of weights behind a DequantizeLinear."""
+    levels = graph.constant(graph.random.integers(0, 100, shape).astype(zero.dtype))
+    inputs = [levels, graph.constant(scales), graph.constant(zero)]
+    graph.node("DequantizeLinear", inputs, "w", axis=0)
+
+
+UNFIT = {
+    "uint8": ((4, 4, 1, 1), np.full(4, 0.1), np.full(4, 128, np.uint8)),
+    "zero points": ((4, 4, 1, 1), np.full(4, 0.1), np.array([0, 3, 0, 0], np.int8)),
+    "one dimension": ((4, 4, 1), np.full(4, 0.1), np.zeros(4, np.int8)),
+    "a scale of 0": ((4, 4, 1, 1), np.array([0.1, 0, 0.1, 0.1]), np.zeros(4, np.int8)),
+    "far apart": ((4, 4, 1, 1), np.array([1, 1, 1, 1e-4]), np.zeros(4, np.int8)),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_it_leaves_alone(name: str) -> None:
+    shape, scales, zero = UNFIT[name]
+    graph = GraphOf((1, 4, *[5] * (len(shape) - 2)))
+    dequantised(graph, shape, scales, zero)
+    graph.node("Conv", ["x", "w"], "y")
+    assert applied(one_weight_scale, graph.model("y"))[1] == []
+
+
+def test_a_bias_that_is_computed_stays() -> None:
+    graph = GraphOf((1, 4, 5, 5))
+    dequantised(graph, (4, 4, 1, 1), np.full(4, 0.1), np.zeros(4, np.int8))
+    bias = [graph.constant(np.full(4, 30, np.int32)), graph.constant(np.array(1.0))]
+    graph.node("DequantizeLinear", bias, "b")
+    graph.node("Conv", ["x", "w", "b"], "y")
+    assert applied(one_weight_scale, graph.model("y"))[1] == []
 
 
 def test_a_float_convolution_stays() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.passes.trt.residual_as_difference import residual_as_difference
-from tests.support.pass_graphs import GraphOf, applied, kinds, run
+from tests.support.pass_graphs import Array, GraphOf, applied, kinds, run
 
 
 @settings(max_examples=25, deadline=None)
@@ -44,6 +44,27 @@ def test_the_bits_are_the_same(
     x = graph.random.normal(size=(2, channels, side, side)).astype(np.float32)
     for found, expected in zip(run(result, x), run(model, x), strict=True):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("levels", "zero"),
+    [
+        (np.full((4, 4, 1, 1), -128, np.int8), np.zeros(4, np.int8)),  # its negative is no int8
+        (np.full((4, 4, 1, 1), 9, np.int8), np.array([0, 3, 0, 0], np.int8)),
+        (np.full((4, 4, 1, 1), 9, np.uint8), np.full(4, 128, np.uint8)),
+    ],
+)
+def test_int8_that_is_not_symmetric_stays(levels: Array, zero: Array) -> None:
+    graph = GraphOf((1, 4, 5, 5))
+    scales = graph.constant(np.full(4, 0.1))
+    graph.node(
+        "DequantizeLinear", [graph.constant(levels), scales, graph.constant(zero)], "w", axis=0
+    )
+    graph.node("Conv", ["x", "w"], "c")
+    graph.node("Add", ["x", "c"], "sum")
+    graph.node("Relu", ["sum"], "y")
+    graph.node("Neg", ["sum"], "z")
+    assert applied(residual_as_difference, graph.model("y", "z"))[1] == []
 
 
 def one_reader(graph: GraphOf) -> list[str]:
