@@ -16,6 +16,7 @@ from tests.support.study_runs import ROOT, run_study
 ROWS = ("MinMax, together", "Percentile, one by one", "Entropy, together")
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     names = ["ours"] + [f"onnxruntime {row}" for row in ROWS]
     words = ["--size", "64x128", "--images", "2,1", "--json", "speed.json"]

@@ -28,6 +28,7 @@ def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
         assert any("PReLU" in fault for fault in plan["faults"]) == (plan["graph"] == "portable")
 
 
+@pytest.mark.slow
 def test_masks_are_compared_with_fp32(tmp_path: Path) -> None:
     words = ["--masks", "--size", "64x128", "--images", "2", "--calibration-images", "2"]
     done = run_study("engine_plans", *words, cwd=tmp_path)

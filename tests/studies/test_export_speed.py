@@ -11,6 +11,7 @@ import pytest
 from tests.support.study_runs import run_study
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "32x64", "--rounds", "2", "--round-seconds", "0.05", "--threads", "1"]
     words += ["--no-compiled", "--profile", "--json", "speed.json"]

@@ -11,6 +11,7 @@ import pytest
 from tests.support.study_runs import run_study
 
 
+@pytest.mark.slow
 def test_every_comparison_has_its_line(tmp_path: Path) -> None:
     words = ["--size", "32x64", "--rounds", "2", "--min-time", "0.05", "--pairs", "1"]
     done = run_study("instruments", *words, "--json", "found.json", cwd=tmp_path)

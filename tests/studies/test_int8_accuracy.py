@@ -16,6 +16,7 @@ from dabnet.metrics import mean_iou
 from tests.support.study_runs import ROOT, run_study
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--size", "64x128", "--images", "2", "--calibration-images", "2", "--threads", "1"]
     done = run_study("int8_accuracy", *words, "--json", "int8.json", cwd=tmp_path)

@@ -6,9 +6,12 @@ import json
 import statistics
 from pathlib import Path
 
+import pytest
+
 from tests.support.study_runs import run_study
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_record(tmp_path: Path) -> None:
     words = ["--input-size", "32x32", "--batch-size", 2, "--rounds", 2, "--steps", 2]
     done = run_study(
