@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.precision import FP16, FP32, INT8
+from dabnet.precision import BF16, FP16, FP32, INT8, PRECISIONS
 
 BYTES = "bytes"  # kind of a kernel that moves memory; others are the precision of its arithmetic
 Call = Callable[[], float]  # one call of a kernel; returns its seconds
@@ -67,12 +67,27 @@ def cpu_kernels(threads: int) -> tuple[PeakKernel, ...]:
     # A processor reads what a plain copy is about to overwrite, and that is traffic which does no
     # work: changing an array in place has none, and gives more.
     moved = 2 * 4 * CPU_ELEMENTS // PIECES
+    # What a processor does not multiply itself is slow here, and FP32's peak is then the higher.
+    wide = 2 * batch * 9 * (2 * CHANNELS * IMAGE) ** 2
+    halves = [
+        kernel
+        for kind in (BF16, FP16)
+        for kernel in (
+            PeakKernel(
+                f"torch mm {kind}", kind, side8**3, partial(_product, "cpu", kind, side8, threads)
+            ),
+            PeakKernel(
+                f"torch conv {kind}", kind, wide, partial(_torch_conv, threads, 2 * batch, kind)
+            ),
+        )
+    ]
     return (
         PeakKernel("torch in place", BYTES, moved, partial(_in_place, threads)),
         PeakKernel("torch copy", BYTES, moved, partial(_copy, threads)),
         PeakKernel("torch mm", FP32, side**3, partial(_product, "cpu", FP32, side, threads)),
         PeakKernel("onnxruntime MatMul", FP32, side**3, partial(_ort_product, threads, side)),
         PeakKernel("onnxruntime Conv", FP32, convolutions, partial(_ort_conv, threads, batch)),
+        *halves,
         PeakKernel("torch int_mm", INT8, side8**3, partial(_product, "cpu", INT8, side8, threads)),
         PeakKernel("onnxruntime MatMulInteger", INT8, side8**3, partial(_ort_int8, threads, side8)),
     )
@@ -124,6 +139,16 @@ def _copy(threads: int) -> Call:
     sources = itertools.cycle(torch.ones(CPU_ELEMENTS).chunk(PIECES))
     targets = itertools.cycle(torch.zeros(CPU_ELEMENTS).chunk(PIECES))
     return _by_clock(lambda: next(targets).copy_(next(sources)))
+
+
+def _torch_conv(threads: int, batch: int, kind: str) -> Call:
+    torch = _torch(threads)
+    like = {"dtype": getattr(torch, PRECISIONS[kind].dtype), "memory_format": torch.channels_last}
+    image, weights = (
+        torch.rand(shape).to(**like)
+        for shape in ((batch, 2 * CHANNELS, IMAGE, IMAGE), (2 * CHANNELS, 2 * CHANNELS, 3, 3))
+    )
+    return _by_clock(lambda: torch.nn.functional.conv2d(image, weights, padding=1))
 
 
 def _ort_product(threads: int, side: int) -> Call:
@@ -182,7 +207,7 @@ def _product(device: str, kind: str, side: int, threads: int = 1) -> Call:
         # cuBLASLt wants the right factor in this layout.
         columns = other.t() if device == "cuda" else other
         return timed(lambda: torch._int_mm(factor, columns))
-    dtype = torch.float16 if kind == FP16 else torch.float32
+    dtype = getattr(torch, PRECISIONS[kind].dtype)
     left, right, out = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(3))
     return timed(lambda: torch.mm(left, right, out=out))
 

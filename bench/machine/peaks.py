@@ -19,7 +19,7 @@ from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
 from bench.record import Peaks
 from dabnet.console import ProgressBar
 from dabnet.errors import BackendUnavailable, DabnetError
-from dabnet.precision import FP32
+from dabnet.precision import FP32, PRECISIONS
 from dabnet.records import Codec
 
 CACHE_FILE = "machine.json"
@@ -52,7 +52,7 @@ class PeakMeter:
         facts = describe_environment()
         name = _gpu_name() if self._device == "cuda" else facts["processor"]
         versions = (f"{library} {facts[library]}" for library in LIBRARIES if library in facts)
-        key = "; ".join([name, f"{self._threads} threads", *versions])
+        key = "; ".join([name, f"{self._threads} threads", *PRECISIONS, *versions])
         known = _kept(self._file)
         if key in known:
             return known[key]

@@ -73,7 +73,7 @@ class Peaks:
 
     device: str
     bytes_per_s: float  # of its memory, reads and writes together
-    multiply_adds_per_s: dict[str, float]  # of ``fp32``, ``fp16``, ``int8`` what was measured
+    multiply_adds_per_s: dict[str, float]  # by precision, what was measured
     measured: str  # date and time, ISO 8601
 
 

@@ -75,8 +75,9 @@ class Kernel:
         compute in float32 what is stored narrower, and some do.
         """
         known = peaks.multiply_adds_per_s
-        kind = {"bf16": "fp16"}.get(self.precision, self.precision)
-        peak = max(known.get("fp32", 0.0), known.get(kind, 0.0))
+        # GPUs multiply bfloat16 at the rate of FP16.
+        kinds = ("fp32", self.precision, *(("fp16",) if self.precision == "bf16" else ()))
+        peak = max(known.get(kind, 0.0) for kind in kinds)
         return self.multiply_adds / peak, self.traffic_bytes / peaks.bytes_per_s
 
 
