@@ -1,4 +1,4 @@
-"""What a file is, and the command that takes it: for the errors of those that take another kind."""
+"""The kind of a file and the command that takes it, for the errors of other commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows runs as written."""
+"""The README runs as written."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ from onnx_ir.passes import common
 
 from dabnet.graph.facts import FloatArray, array
 
+SLICE_END = np.iinfo(np.int64).max
+"""End of a Slice that takes all that is left."""
+
 
 class Names:
     """The names in a graph, and further ones that are free."""

@@ -26,11 +26,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from dabnet.graph.editing import Insertion
+from dabnet.graph.editing import SLICE_END, Insertion
 from dabnet.graph.facts import channels
 from export.passes.upsampled_argmax import UpsampledArgmax, upsampled_argmaxes
-
-END = np.iinfo(np.int64).max
 
 Scales = tuple[int, int]
 
@@ -77,7 +75,7 @@ def _disagreeing(before: Insertion, classes: ir.Value) -> tuple[ir.Value, ir.Val
 
     def corner(down: int, right: int) -> ir.Value:
         starts = _numbers(before, down, right)
-        ends = _numbers(before, *(end or END for end in (down - 1, right - 1)))
+        ends = _numbers(before, *(end or SLICE_END for end in (down - 1, right - 1)))
         return before.op("Slice", [classes, starts, ends, _numbers(before, 1, 2)])
 
     first = corner(0, 0)
@@ -119,7 +117,7 @@ def _laid_out(before: Insertion, cells: ir.Value, logits: ir.Value, scales: Scal
         shape = before.op("Concat", [_numbers(before, 0, -1), wide], {"axis": 0})
     whole = before.op("Reshape", [turned, shape])
     starts = [(scale + 1) // 2 for scale in scales]
-    ends = [start - scale or END for start, scale in zip(starts, scales, strict=True)]
+    ends = [start - scale or SLICE_END for start, scale in zip(starts, scales, strict=True)]
     axes = _numbers(before, 1, 2)
     return before.op("Slice", [whole, _numbers(before, *starts), _numbers(before, *ends), axes])
 

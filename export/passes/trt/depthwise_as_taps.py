@@ -17,10 +17,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from dabnet.graph.editing import Insertion, conv_constants, replace
+from dabnet.graph.editing import SLICE_END, Insertion, conv_constants, replace
 from dabnet.graph.facts import Window, is_op, nodes_of
-
-END = np.iinfo(np.int64).max
 
 
 def depthwise_as_taps(model: ir.Model) -> tuple[ir.Model, list[str]]:
@@ -68,7 +66,7 @@ def _sum_of_taps(before: Insertion, conv: ir.Node, axis: int) -> ir.Value:
     pads[axis] = pads[axis + 4] = dilation
     wide = before.op("Pad", [x, number(*pads)])
     first = before.op("Slice", [wide, number(0), number(-2 * dilation), number(axis)])
-    last = before.op("Slice", [wide, number(2 * dilation), number(END), number(axis)])
+    last = before.op("Slice", [wide, number(2 * dilation), number(SLICE_END), number(axis)])
     total = before.op("Add", [times(first, 0), times(x, 1)])
     total = before.op("Add", [total, times(last, 2)])
     if bias is not None:

@@ -18,10 +18,9 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 
-from dabnet.graph.editing import Insertion, replace
+from dabnet.graph.editing import SLICE_END, Insertion, replace
 from dabnet.graph.facts import Window, nodes_of, sides
 
-END = np.iinfo(np.int64).max
 MAX_WINDOW = Window(strides=(2, 2))
 MEAN_WINDOW = Window(strides=(2, 2), pads=(1, 1, 1, 1))
 
@@ -76,7 +75,7 @@ def _of_slices(before: Insertion, x: ir.Value, side: int, operator: str) -> ir.V
 
 
 def _ends(side: int, *starts: int) -> tuple[int, ...]:
-    return tuple(start - side + 1 or END for start in starts)
+    return tuple(start - side + 1 or SLICE_END for start in starts)
 
 
 def _numbers(before: Insertion, *values: int) -> ir.Value:

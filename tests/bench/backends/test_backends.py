@@ -1,4 +1,4 @@
-"""Which rows there are, what each is made of, and why some are not."""
+"""The rows: their names, what each is made of, and why some are not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a layer's type, on reports as TensorRT writes them."""
+"""Kernels and their types, from reports as TensorRT writes them."""
 
 from __future__ import annotations
 
