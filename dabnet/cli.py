@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, EXIT_INTERRUPTED, FILE, Factors, Finite, Size, run
+from dabnet.console import (
+    CONTEXT,
+    EXIT_INTERRUPTED,
+    FILE,
+    Factors,
+    Finite,
+    Size,
+    device_option,
+    run,
+)
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
 from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS
@@ -81,7 +90,7 @@ _DEFAULTS: dict[str, Any] = {
     help="Under torchrun, normalise over the batch of all processes.  [default: no]",
 )
 @click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option()
 @click.option(
     "--data-path",
     type=click.Choice(["auto", "device", "workers"]),
@@ -163,7 +172,7 @@ def _spec(
     """Return the request of the options ``values``; None is an option that was not given."""
     from dataclasses import fields
 
-    from dabnet.torch_device import torch_device
+    from dabnet.device import torch_device
     from dabnet.training.log import tensorboard_is_installed
     from dabnet.training.recipes import Recipe, recipe_for
     from dabnet.training.spec import TrainingSpec

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dabnet.device import AUTO, Device
 from dabnet.errors import DabnetError
 
 if TYPE_CHECKING:
@@ -79,6 +80,20 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
         if match is None:
             self.fail(f"{value!r} is not a size; expected HEIGHTxWIDTH, such as 512x1024")
         return int(match[1]), int(match[2])
+
+
+class DeviceName(click.ParamType):  # type: ignore[type-arg]
+    """``auto``, or a device as ``dabnet.device`` reads it."""
+
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return AUTO if value == AUTO else str(Device.parse(value))
+
+
+def device_option(help: str = "") -> Callable[[Command], Command]:  # noqa: A002 (click's name)
+    """``--device``, by default ``auto``."""
+    return click.option("--device", type=DeviceName(), default=AUTO, show_default=True, help=help)
 
 
 class Finite(click.FloatRange):

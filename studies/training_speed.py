@@ -34,7 +34,7 @@ from torch import Tensor
 
 from bench.machine.telemetry import CpuWatch
 from bench.statistics import paired_ratio
-from dabnet.console import CONTEXT, FILE, Size, progress_bar, run
+from dabnet.console import CONTEXT, FILE, Size, device_option, progress_bar, run
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder, batches
 from dabnet.data.dataset import Dataset
@@ -45,7 +45,7 @@ from dabnet.data.toy_street import write_camvid_tree
 from dabnet.errors import InputError
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
-from dabnet.torch_device import torch_device
+from dabnet.device import torch_device
 from dabnet.training.learner import Learner
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes
@@ -153,7 +153,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
 @click.option("--dataset", type=click.Choice(["camvid", "cityscapes"]), default="camvid")
 @click.option("--data-dir", type=FILE, help="[default: drawn scenes]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option()
 @click.option("--input-size", type=Size(), help="[default: the recipe's]")
 @click.option("--batch-size", type=int, help="[default: the recipe's]")
 @click.option("--amp", type=click.Choice(["off", "bf16", "fp16"]), default="off", show_default=True)

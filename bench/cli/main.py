@@ -9,7 +9,7 @@ import click
 
 from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, FILE, Finite, Size, run
+from dabnet.console import CONTEXT, FILE, Finite, Size, device_option, run
 from dabnet.data.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _COUNT = click.IntRange(1)
     multiple=True,
     help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option()
 @click.option("--threads", type=_COUNT, help="CPU threads of each backend.")
 @click.option("--calibration-images", type=_COUNT, default=48, help="Images for INT8.")
 @click.option(
@@ -114,9 +114,9 @@ def _request(asked: dict[str, Any]) -> Request:
     from dabnet.data.images import ImageFolder, SizedImages
     from dabnet.data.registry import label_set, open_dataset
     from dabnet.files import writable_directory
-    from dabnet.torch_device import torch_device
+    from dabnet.device import available_device
 
-    device = torch_device(asked["device"]).type
+    device = available_device(asked["device"]).kind
     names = row_names(asked["backends"], backends(), device)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
     checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
