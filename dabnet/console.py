@@ -85,15 +85,18 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
 class DeviceName(click.ParamType):  # type: ignore[type-arg]
     """``auto``, or a device as ``dabnet.device`` reads it."""
 
-    name = "auto|cpu|cuda|cuda:N"
+    name = "device"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         return AUTO if value == AUTO else str(Device.parse(value))
 
 
-def device_option(help: str = "") -> Callable[[Command], Command]:  # noqa: A002 (click's name)
+def device_option(help: str = "") -> Callable[[Command], Command]:
     """``--device``, by default ``auto``."""
-    return click.option("--device", type=DeviceName(), default=AUTO, show_default=True, help=help)
+    kinds = "auto|cpu|cuda|cuda:N"
+    return click.option(
+        "--device", type=DeviceName(), metavar=kinds, default=AUTO, show_default=True, help=help
+    )
 
 
 class Finite(click.FloatRange):

@@ -42,10 +42,10 @@ from dabnet.data.memory import fits_on, on_host_if_small
 from dabnet.data.registry import open_dataset
 from dabnet.data.statistics import count_pixels
 from dabnet.data.toy_street import write_camvid_tree
+from dabnet.device import torch_device
 from dabnet.errors import InputError
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
-from dabnet.device import torch_device
 from dabnet.training.learner import Learner
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes

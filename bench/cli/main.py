@@ -113,8 +113,8 @@ def _request(asked: dict[str, Any]) -> Request:
     from dabnet.checkpoint import load_checkpoint
     from dabnet.data.images import ImageFolder, SizedImages
     from dabnet.data.registry import label_set, open_dataset
-    from dabnet.files import writable_directory
     from dabnet.device import available_device
+    from dabnet.files import writable_directory
 
     device = available_device(asked["device"]).kind
     names = row_names(asked["backends"], backends(), device)
