@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from dabnet.precision import BF16, FP16, FP32, INT8, PRECISIONS
 
-BYTES = "bytes"  # kind of a kernel that moves memory; others are the precision of its arithmetic
+# Kinds of kernels that move memory, and memory that lies in a GPU's cache; the kind of the others
+# is the precision of their arithmetic.
+BYTES, CACHE_BYTES = "bytes", "bytes in the cache"
 Call = Callable[[], float]  # one call of a kernel; returns its seconds
 _LEAST_REPEATS = 3
 
@@ -34,6 +36,10 @@ FP32_WORK, INT8_WORK = 2**26, 2**28
 
 GPU_BYTES = 256 * 2**20  # far more than the second-level cache of any card
 GPU_SIDES = (4096, 8192)
+# Part of the cache that copies fill; the rate of the best counts. Some cards have a cache of two
+# halves, each of which may hold what the other holds.
+CACHE_PARTS = (2, 4)
+LINE, WIDEST = 128, 16  # bytes of a line, and of the most that a thread moves at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class PeakKernel:
     """One micro-kernel."""
 
     name: str
-    kind: str  # ``BYTES`` (read and written), or the precision of its multiply-adds
+    kind: str  # ``BYTES``, ``CACHE_BYTES`` (read and written), or precision of its multiply-adds
     work: float  # bytes or multiply-adds per call
     prepare: Callable[[], Call]  # makes its tensors; raises where a library or device cannot do it
 
@@ -93,8 +99,14 @@ def cpu_kernels(threads: int) -> tuple[PeakKernel, ...]:
     )
 
 
-def gpu_kernels() -> tuple[PeakKernel, ...]:
-    """Kernels of the first GPU: a copy, and products; FP32 without TF32, as in every row."""
+def gpu_kernels(index: int = 0) -> tuple[PeakKernel, ...]:
+    """Kernels of a GPU, which becomes torch's current one: copies, and products.
+
+    FP32 is without TF32, as in every row.
+    """
+    import torch
+
+    torch.cuda.set_device(index)
     products = (
         PeakKernel(
             f"{kind} product of {side}", kind, side**3, partial(_product, "cuda", kind, side)
@@ -102,7 +114,16 @@ def gpu_kernels() -> tuple[PeakKernel, ...]:
         for kind in (FP32, FP16, INT8)
         for side in GPU_SIDES
     )
-    return (PeakKernel("copy", BYTES, 2 * GPU_BYTES, _gpu_copy), *products)
+    size = gpu_cache_bytes(index)
+    copies = [_cache_copies(size // part) for part in CACHE_PARTS] if size else []
+    return (PeakKernel("copy", BYTES, 2 * GPU_BYTES, _gpu_copy), *copies, *products)
+
+
+def gpu_cache_bytes(index: int) -> int:
+    """Size of the second-level cache; 0 with an older torch, which does not tell."""
+    import torch
+
+    return int(getattr(torch.cuda.get_device_properties(index), "L2_cache_size", 0))
 
 
 # --- processor --------------------------------------------------------------------------------
@@ -217,6 +238,36 @@ def _gpu_copy() -> Call:
 
     source, target = (torch.zeros(GPU_BYTES, dtype=torch.uint8, device="cuda") for _ in range(2))
     return _by_events(lambda: target.copy_(source))
+
+
+def _cache_copies(nbytes: int) -> PeakKernel:
+    """Copies from one half of ``nbytes`` to the other, as long together as ``_gpu_copy``."""
+    columns = nbytes // 2 // WIDEST
+    rows = max(1, GPU_BYTES // WIDEST // columns)
+    prepare = partial(_copies, "cuda", rows, columns)
+    name = f"copies within {nbytes / 2**20:.3g} MiB"
+    return PeakKernel(name, CACHE_BYTES, 2 * rows * columns * WIDEST, prepare)
+
+
+def _copies(device: str, rows: int, columns: int) -> Call:
+    """One kernel that copies the same ``columns`` elements ``rows`` times.
+
+    A single copy that fits into a cache takes no longer than its launch. Source and target are
+    therefore matrices whose rows overlap: each begins one line of the cache after the row before.
+    torch rejects rows that coincide (stride 0) and accepts these (``has_internal_overlap`` in
+    aten/src/ATen/MemoryOverlap.cpp).
+    """
+    import torch
+
+    step = LINE // WIDEST
+    source, target = (
+        torch.zeros(columns + (rows - 1) * step, dtype=torch.complex128, device=device).as_strided(
+            (rows, columns), (step, 1)
+        )
+        for _ in range(2)
+    )
+    timed = _by_events if device == "cuda" else _by_clock
+    return timed(lambda: target.copy_(source))
 
 
 def _by_events(work: Callable[[], object]) -> Call:

@@ -12,8 +12,9 @@ from export.onnx_file import load_onnx
 def limit_of(graph: Path, setting: Setting, precision: str, peaks: Peaks) -> Limit:
     """Return the limit of one call of an ONNX graph, without a share.
 
-    A kernel takes the longer of its arithmetic and its traffic; kernels follow each other. Work is
-    counted on the graph given: if it was rewritten for a backend, on what it was rewritten to.
+    A kernel takes the longer of its arithmetic and its traffic, part of which the cache may serve
+    where one was measured; kernels follow each other. Work is counted on the graph given: if it
+    was rewritten for a backend, on what it was rewritten to.
 
     Args:
         setting: size and batch. Streams share one machine: the limit of a call is that of one.
@@ -26,7 +27,7 @@ def limit_of(graph: Path, setting: Setting, precision: str, peaks: Peaks) -> Lim
     """
     model = load_onnx(graph)
     kernels = kernels_of(model, (setting.batch, *setting.size), precision)
-    seconds = [kernel.seconds(peaks) for kernel in kernels]
+    seconds = [kernel.seconds(peaks, peaks.cache) for kernel in kernels]
     return Limit(
         seconds=sum(map(max, seconds)),
         arithmetic_s=sum(arithmetic for arithmetic, _ in seconds),

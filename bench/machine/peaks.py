@@ -14,10 +14,18 @@ from pathlib import Path
 
 from bench.isolation import remote_progress
 from bench.machine.environment import describe_environment
-from bench.machine.kernels import BYTES, PeakKernel, cpu_kernels, gpu_kernels
+from bench.machine.kernels import (
+    BYTES,
+    CACHE_BYTES,
+    PeakKernel,
+    cpu_kernels,
+    gpu_cache_bytes,
+    gpu_kernels,
+)
 from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
-from bench.record import Peaks
+from bench.record import Cache, Peaks
 from dabnet.console import ProgressBar
+from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, DabnetError
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.records import Codec
@@ -34,13 +42,16 @@ class PeakMeter:
     """Measures a device, as a service of ``bench.isolation.Isolated``.
 
     It sets the threads of torch and holds half a gigabyte for a moment, so it gets its own process.
-    ``cache`` is the folder of ``machine.json``; what cannot be read there is measured again.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        cache: folder of ``machine.json``; what cannot be read there is measured again.
     """
 
     def __init__(
         self, device: str, threads: int, cache: Path, progress: ProgressBar = remote_progress
     ) -> None:
-        self._device, self._threads = device, threads
+        self._device, self._threads = Device.parse(device), threads
         self._file, self._progress = cache / CACHE_FILE, progress
 
     def peaks(self) -> Peaks:
@@ -49,21 +60,26 @@ class PeakMeter:
         Raises:
             BackendUnavailable: memory or float32 arithmetic could not be measured.
         """
-        facts = describe_environment()
-        name = _gpu_name() if self._device == "cuda" else facts["processor"]
+        device = self._device
+        facts = describe_environment(device.index)
+        name = _gpu_name(device.index) if device.is_gpu else facts["processor"]
+        # The environment's fact adds compute capability and driver.
+        machine = [name, facts["gpu"], CACHE_BYTES] if device.is_gpu else [name]
         versions = (f"{library} {facts[library]}" for library in LIBRARIES if library in facts)
-        key = "; ".join([name, f"{self._threads} threads", *PRECISIONS, *versions])
+        key = "; ".join([*machine, f"{self._threads} threads", *PRECISIONS, *versions])
         known = _kept(self._file)
         if key in known:
             return known[key]
-        kernels = gpu_kernels() if self._device == "cuda" else cpu_kernels(self._threads)
+        kernels = gpu_kernels(device.index) if device.is_gpu else cpu_kernels(self._threads)
         watch = CpuWatch()
         rates = best_rates(kernels, self._progress)
         foreign = watch.foreign_cores()
         if missing := {BYTES, FP32} - set(rates):
             raise BackendUnavailable(f"{name}: no kernel measured {', '.join(sorted(missing))}")
+        cached = rates.pop(CACHE_BYTES, None)
+        cache = Cache(gpu_cache_bytes(device.index), cached) if cached else None
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        peaks = Peaks(name, rates.pop(BYTES), rates, now)
+        peaks = Peaks(name, rates.pop(BYTES), rates, now, cache)
         if foreign is None or foreign < DISTURBED_CORES:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             _KEPT.write({**known, key: peaks}, self._file)
@@ -86,12 +102,12 @@ def best_rates(kernels: Sequence[PeakKernel], progress: ProgressBar) -> dict[str
     return rates
 
 
-def _gpu_name() -> str:
+def _gpu_name(index: int) -> str:
     import torch
 
     if not torch.cuda.is_available():
         raise BackendUnavailable("torch sees no NVIDIA GPU", fix="check nvidia-smi")
-    return str(torch.cuda.get_device_name(0))
+    return str(torch.cuda.get_device_name(index))
 
 
 def _kept(path: Path) -> dict[str, Peaks]:
@@ -105,4 +121,5 @@ def _kept(path: Path) -> dict[str, Peaks]:
         for key, peaks in kept.items()
         if FP32 in (rates := peaks.multiply_adds_per_s)
         and min(peaks.bytes_per_s, *rates.values()) > 0
+        and (peaks.cache is None or min(peaks.cache.size_bytes, peaks.cache.bytes_per_s) > 0)
     }

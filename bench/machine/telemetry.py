@@ -17,6 +17,9 @@ from bench.machine.gpu_telemetry import GpuMonitor
 from bench.record import Telemetry
 
 DISTURBED_CORES = 0.1  # foreign load from which a run is called disturbed
+# The same of a GPU, in share of its time. Processes take turns on it, so that a call takes about
+# that much longer; less is what a desktop at rest draws, and NVML counts whole percents.
+DISTURBED_SHARE = 0.05
 TICK_S = 0.01  # step of the counters in /proc (USER_HZ is 100 on every Linux)
 # proc(5): user nice system idle iowait irq softirq steal; guest time is inside user.
 _IDLE_FIELDS = (3, 4)
@@ -37,13 +40,13 @@ class Monitor:
     """Looks at the machine during turns.
 
     Args:
-        gpu: its index in NVML; None for none.
+        gpu: its PCI address, such as ``0000:65:00.0``; None for none.
         proc, cpus: Linux's files of processes and cores; without them their fields are None.
     """
 
     def __init__(
         self,
-        gpu: int | None,
+        gpu: str | None,
         proc: Path = Path("/proc"),
         cpus: Path = Path("/sys/devices/system/cpu"),
     ) -> None:
@@ -137,10 +140,12 @@ def resolution_cores(seconds: float) -> float:
 def marks(telemetry: Telemetry, seconds: float) -> tuple[str, ...]:
     """What may have slowed a turn of that length down: ``disturbed``, ``throttled``.
 
-    It is disturbed from ``DISTURBED_CORES`` on, if that is more than the counters resolve.
+    It is disturbed from ``DISTURBED_CORES`` on, if that is more than the counters resolve, and
+    from ``DISTURBED_SHARE`` of the GPU on.
     """
     foreign = telemetry.foreign_cores or 0.0
     disturbed = foreign >= DISTURBED_CORES and foreign > resolution_cores(seconds)
+    disturbed |= (telemetry.gpu_foreign_share or 0.0) >= DISTURBED_SHARE
     found = {"disturbed": disturbed, "throttled": bool(telemetry.throttled)}
     return tuple(mark for mark, is_found in found.items() if is_found)
 

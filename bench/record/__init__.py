@@ -68,6 +68,14 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """The second-level cache of a GPU, which all of its cores share."""
+
+    size_bytes: int
+    bytes_per_s: float  # of tensors that lie in it, reads and writes together
+
+
+@dataclass(frozen=True, slots=True)
 class Peaks:
     """Peak rates of a device, measured by ``bench.machine.peaks``."""
 
@@ -75,6 +83,7 @@ class Peaks:
     bytes_per_s: float  # of its memory, reads and writes together
     multiply_adds_per_s: dict[str, float]  # by precision, what was measured
     measured: str  # date and time, ISO 8601
+    cache: Cache | None = None  # None where it was not measured, as on a processor
 
 
 @dataclass(frozen=True, slots=True)

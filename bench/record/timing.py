@@ -36,7 +36,9 @@ class Telemetry:
     gpu_temperature_c: float | None = None
     gpu_energy_j: float | None = None  # of the turn; divided by its frames: energy per frame
     gpu_processes: int | None = None  # others that held memory on the GPU
-    throttled: tuple[str, ...] = ()  # why the GPU lowered its clocks, in NVML's words
+    gpu_foreign_share: float | None = None  # time of the GPU that they took, 0…1
+    clock_reasons: tuple[str, ...] = ()  # all that decided the GPU's clocks, in NVML's words
+    throttled: tuple[str, ...] = ()  # those of them that lower the clocks against the user's will
 
 
 @dataclass(frozen=True, slots=True)

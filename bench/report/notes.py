@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
-from bench.record import PAPER, Report, Row, Timing
+from bench.record import PAPER, Report, Row, Telemetry, Timing
 from bench.record.timing import speed_ratio
 from bench.report.columns import (
     BROKEN,
@@ -103,6 +104,9 @@ def _limit(report: Report) -> Iterator[str]:
         return
     rates = peaks.multiply_adds_per_s.items()
     said = ", ".join(f"{number(r, 1, 1e-9)} G multiply-adds/s in {kind}" for kind, r in rates)
+    if cache := peaks.cache:
+        size = f"{number(cache.size_bytes, 1, 1e-6)} MB"
+        said = f"{number(cache.bytes_per_s, 1, 1e-9)} GB/s within its cache of {size}, {said}"
     yield (
         "% of limit: the minimum time of the graph's arithmetic and memory traffic at the peaks of"
         f" {peaks.device}, measured {peaks.measured} ({number(peaks.bytes_per_s, 1, 1e-9)} GB/s,"
@@ -162,8 +166,7 @@ def broken(row: Row) -> str:
 
 def _telemetry(timings: list[Timing]) -> Iterator[str]:
     found = [turn.telemetry for timing in timings for turn in counted(timing)]
-    if any(telemetry.gpu_energy_j is not None for telemetry in found):
-        yield "Energy: what NVML reports for the GPU over the counted turns, per frame."
+    yield from _gpu_telemetry(found)
     loads = [load for telemetry in found if (load := telemetry.foreign_cores) is not None]
     if loads:
         yield (
@@ -172,6 +175,26 @@ def _telemetry(timings: list[Timing]) -> Iterator[str]:
         )
     elif found:
         yield "Load of other processes during the timing: unknown on this system."
+
+
+def _gpu_telemetry(found: list[Telemetry]) -> Iterator[str]:
+    """What NVML reports, each where it is known."""
+    if any(telemetry.gpu_energy_j is not None for telemetry in found):
+        yield "Energy: what NVML reports for the GPU over the counted turns, per frame."
+    if many := Counter(reason for telemetry in found for reason in telemetry.clock_reasons):
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in many.most_common())
+        yield (
+            f"Clocks of the GPU were decided by {reasons}, each with its number of turns out of"
+            f" {len(found)}; SwPowerCap is the power limit of the card."
+        )
+    shares = [share for telemetry in found if (share := telemetry.gpu_foreign_share) is not None]
+    if shares:
+        yield (
+            "Other processes kept the GPU busy during"
+            f" {percent(sum(shares) / len(shares), 1)} % of the timing"
+            f" (at most {percent(max(shares), 1)} % of one turn;"
+            f" known of {len(shares)} turns out of {len(found)})."
+        )
 
 
 def _marks(timings: list[tuple[Row, Timing]], several: bool) -> Iterator[str]:

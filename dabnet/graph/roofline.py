@@ -52,6 +52,15 @@ class Peaks(Protocol):
     def bytes_per_s(self) -> float: ...
 
 
+class Cache(Protocol):
+    """A cache that all cores share, such as a GPU's second-level cache, and its peak rate."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def bytes_per_s(self) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One kernel.
@@ -68,17 +77,28 @@ class Kernel:
     multiply_adds: int
     traffic_bytes: int
 
-    def seconds(self, peaks: Peaks) -> tuple[float, float]:
+    def seconds(self, peaks: Peaks, cache: Cache | None = None) -> tuple[float, float]:
         """Minimum time of its arithmetic and of its traffic; it takes the longer of both.
 
         The arithmetic is at the peak of its type, or of float32 if that is higher: a backend may
         compute in float32 what is stored narrower, and some do.
+
+        All traffic passes the cache, at its rate. Of what is read, as much as the cache holds may
+        lie there before; of what is written, as much may stay there, in the same place if it
+        replaces the former. Only the rest must come from memory or go there, meanwhile.
         """
         known = peaks.multiply_adds_per_s
         # GPUs multiply bfloat16 at the rate of FP16.
         kinds = ("fp32", self.precision, *(("fp16",) if self.precision == "bf16" else ()))
         peak = max(known.get(kind, 0.0) for kind in kinds)
-        return self.multiply_adds / peak, self.traffic_bytes / peaks.bytes_per_s
+        return self.multiply_adds / peak, self._traffic_s(peaks.bytes_per_s, cache)
+
+    def _traffic_s(self, bytes_per_s: float, cache: Cache | None) -> float:
+        if cache is None:
+            return self.traffic_bytes / bytes_per_s
+        through = self.traffic_bytes / max(cache.bytes_per_s, bytes_per_s)
+        beyond = self.traffic_bytes - 2 * cache.size_bytes
+        return max(through, beyond / bytes_per_s)
 
 
 def kernels_of(

@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.record import Cache
 from dabnet.errors import ArtifactError
 from dabnet.graph import roofline
 from dabnet.graph.facts import inferred, nodes_of, static_shape
@@ -201,6 +204,28 @@ def test_a_graph_of_another_size_is_refused() -> None:
     model = graph.model(graph.conv("x", "y", (4, 3, 1, 1)))
     with pytest.raises(ArtifactError, match="has 1 on axis 0; expected one for .* = \\(2, 8, 16"):
         kernels_of(model, (2, H, W), "fp32")
+
+
+sizes, rates = st.integers(0, 10**10), st.floats(1e3, 1e15)
+
+
+@given(sizes, sizes, rates, rates, rates)
+def test_a_cache_shortens_the_traffic_and_no_more_than_it_can(
+    traffic_bytes: int, size: int, memory: float, rate: float, other: float
+) -> None:
+    card = Card("any", "sm86", {"fp32": 1.0}, memory, "fp32")
+
+    def seconds(cache: Cache | None) -> float:
+        return Kernel("any", "fp32", 0, traffic_bytes).seconds(card, cache)[1]
+
+    without, found = seconds(None), seconds(Cache(size, rate))
+    assert found <= without == seconds(Cache(0, rate)) == pytest.approx(traffic_bytes / memory)
+    slow, fast = sorted((rate, other))
+    assert seconds(Cache(size, fast)) <= seconds(Cache(size, slow))
+    assert found >= traffic_bytes / max(rate, memory)  # all of it passes the cache
+    assert found >= (traffic_bytes - 2 * size) / memory  # read before and written after
+    if traffic_bytes <= 2 * size and rate >= memory:
+        assert found == traffic_bytes / rate
 
 
 FULL_SIZE = (512, 1024)

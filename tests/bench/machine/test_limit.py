@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from bench.machine.limit import limit_of
-from bench.record import Peaks, Setting
+from bench.record import Cache, Peaks, Setting
 from dabnet.errors import InputError
 from tests.support.pass_graphs import GraphOf
 
@@ -30,6 +30,20 @@ def test_kernels_follow_each_other_each_at_its_own_bound(tmp_path: Path) -> None
     assert found.share is None
     assert (found.multiply_adds, found.kernels) == (adds, 2)
     assert found.traffic_bytes == 4 * (3 * PIXELS + 64 * (27 + 1) + 64 * PIXELS) + pool
+
+
+def test_a_graph_that_fits_into_the_cache_is_moved_at_its_rate(tmp_path: Path) -> None:
+    graph = GraphOf((1, 3, H, W))
+    model = graph.model(graph.conv("x", "y", (64, 3, 3, 3), pads=[1, 1, 1, 1]))
+    onnx.save(model, tmp_path / "graph.onnx")
+
+    def traffic_s(cache: Cache | None) -> float:
+        peaks = Peaks("any", 4.0, {"fp32": 1e30}, "", cache)
+        found = limit_of(tmp_path / "graph.onnx", Setting((H, W)), "fp32", peaks)
+        assert found.seconds == found.traffic_s
+        return found.traffic_s
+
+    assert traffic_s(Cache(2**20, 20.0)) == traffic_s(None) / 5
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:

@@ -6,16 +6,26 @@ import json
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import bench.machine.environment
 import bench.machine.peaks
 from bench.isolation import Isolated
-from bench.machine.kernels import BYTES, PeakKernel, cpu_kernels, gpu_kernels
+from bench.machine.kernels import (
+    BYTES,
+    CACHE_BYTES,
+    GPU_BYTES,
+    PeakKernel,
+    _copies,
+    cpu_kernels,
+    gpu_kernels,
+)
 from bench.machine.peaks import CACHE_FILE, PeakMeter, best_rates
-from bench.record import Peaks
+from bench.record import Cache, Peaks
 from dabnet.errors import BackendUnavailable
 from tests.support.seeded_checkpoint import no_bar
 
@@ -136,6 +146,78 @@ def test_without_memory_or_float32_there_is_no_limit(
     assert not (tmp_path / CACHE_FILE).exists()
 
 
+class Cards:
+    """torch.cuda with two GPUs, and what a driver says of them; the second has a cache."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current = 0
+        self.facts = {"gpu": "card 1 (compute capability 9.0), driver 1"}
+        self.properties = [SimpleNamespace(), SimpleNamespace(L2_cache_size=48 * 2**20)]
+        cuda = torch.cuda
+        monkeypatch.setattr(cuda, "is_available", lambda: True)
+        monkeypatch.setattr(cuda, "get_device_name", lambda index: f"card {index}")
+        monkeypatch.setattr(cuda, "get_device_properties", lambda index: self.properties[index])
+        monkeypatch.setattr(cuda, "set_device", lambda index: setattr(self, "current", index))
+        monkeypatch.setattr(bench.machine.peaks, "describe_environment", lambda index: self.facts)
+
+
+def test_kernels_are_those_of_the_gpu_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = Cards(monkeypatch)
+    within = [kernel for kernel in gpu_kernels(1) if kernel.kind == CACHE_BYTES]
+    assert cards.current == 1
+    assert [kernel.name for kernel in within] == ["copies within 24 MiB", "copies within 12 MiB"]
+    for kernel in within:  # much more than a launch, yet within the cache
+        assert 0.9 * GPU_BYTES < kernel.work / 2 <= GPU_BYTES
+    # An older torch does not tell the size.
+    assert not [kernel for kernel in gpu_kernels() if kernel.kind == CACHE_BYTES]
+    assert cards.current == 0
+
+
+def test_peaks_of_a_gpu_hold_its_cache_and_are_kept_for_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards, asked = Cards(monkeypatch), []
+
+    def kernels(index: int) -> tuple[PeakKernel, ...]:
+        asked.append(index)
+        fast = [kernel(CACHE_BYTES, work, 1.0) for work in (50.0, 30.0)]
+        return (kernel(BYTES, 10.0, 1.0), *fast[: 2 * index], kernel("fp32", 5.0, 1.0))
+
+    monkeypatch.setattr(bench.machine.peaks, "gpu_kernels", kernels)
+    monkeypatch.setattr(bench.machine.peaks, "BUDGET_S", 0.001)
+    monkeypatch.setattr(bench.machine.peaks.CpuWatch, "foreign_cores", lambda _: 0.0)
+
+    def measured(device: str) -> Peaks:
+        return PeakMeter(device, 1, tmp_path, no_bar).peaks()
+
+    found = measured("cuda:1")
+    assert (found.device, found.cache) == ("card 1", Cache(48 * 2**20, 50.0))
+    assert (found.bytes_per_s, found.multiply_adds_per_s) == (10.0, {"fp32": 5.0})
+    assert measured("cuda:1") == found
+    assert measured("cuda").cache is None
+    assert asked == [1, 0]
+    cards.facts = {"gpu": "card 1 (compute capability 9.0), driver 2"}
+    measured("cuda:1")
+    assert asked == [1, 0, 1]
+
+
+def test_copies_within_a_cache_move_each_element() -> None:
+    """torch takes rows that overlap; if it ever refuses, the cache is not measured any more."""
+    made: list[Any] = []
+    zeros = torch.zeros
+
+    def ones(*shape: Any, **options: Any) -> Any:
+        made.append(zeros(*shape, **options).fill_(len(made) + 1))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "zeros", ones)
+        call = _copies("cpu", rows=5, columns=100)
+    assert call() > 0
+    assert [len(side) for side in made] == [100 + 4 * 8] * 2
+    assert made[1].real.tolist() == [1.0] * len(made[0])
+
+
 def test_every_kernel_of_a_processor_runs() -> None:
     pytest.importorskip("onnxruntime")
     for each in cpu_kernels(1):
@@ -145,7 +227,8 @@ def test_every_kernel_of_a_processor_runs() -> None:
 @pytest.mark.gpu
 def test_every_kernel_of_a_gpu_runs() -> None:
     rates = best_rates(gpu_kernels(), no_bar)
-    assert {BYTES, "fp32", "fp16"} <= set(rates)
+    assert {BYTES, CACHE_BYTES, "fp32", "fp16"} <= set(rates)
+    assert rates[CACHE_BYTES] > rates[BYTES]
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:

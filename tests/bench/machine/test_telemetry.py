@@ -104,7 +104,7 @@ def test_a_mark_needs_more_than_the_counters_resolve(monkeypatch: pytest.MonkeyP
     assert marks(Telemetry(foreign_cores=0.1), 2.0) == ("disturbed",)
     assert marks(Telemetry(foreign_cores=0.09), 60.0) == ()
     assert marks(Telemetry(), 1.0) == ()
-    hot = Telemetry(foreign_cores=3.0, throttled=("SwPowerCap",))
+    hot = Telemetry(foreign_cores=3.0, throttled=("HwSlowdown",))
     assert marks(hot, 1.0) == ("disturbed", "throttled")
 
 

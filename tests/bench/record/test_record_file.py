@@ -13,9 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.record import Picture, Report, Row, Setting, Telemetry, Timing, Turn
+from bench.record import (
+    Cache,
+    Peaks,
+    Picture,
+    Report,
+    Row,
+    Setting,
+    Telemetry,
+    Timing,
+    Turn,
+)
 from bench.record.file import read_record, record_text, write_record
 from dabnet.errors import InputError
+from tests.support import ROOT
 from tests.support.sample_reports import ROWS, SETTING, sample_report
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -33,10 +44,20 @@ turns = st.builds(
         foreign_cores=maybe,
         gpu_energy_j=maybe,
         gpu_processes=st.none() | st.integers(0, 9),
+        gpu_foreign_share=st.none() | st.floats(0, 1),
+        clock_reasons=st.lists(texts, max_size=2).map(tuple),
         throttled=st.lists(texts, max_size=2).map(tuple),
     ),
     marks=st.sampled_from([(), ("disturbed",), ("disturbed", "throttled")]),
     counted=st.booleans(),
+)
+peaks = st.builds(
+    Peaks,
+    device=texts,
+    bytes_per_s=finite,
+    multiply_adds_per_s=st.dictionaries(texts, finite, max_size=2),
+    measured=texts,
+    cache=st.none() | st.builds(Cache, size_bytes=whole, bytes_per_s=finite),
 )
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | texts,
@@ -53,7 +74,7 @@ def reports(draw: st.DrawFn) -> Report:
         seed=draw(st.integers(0, 9)),
         environment=draw(st.dictionaries(texts, texts, max_size=3)),
         scenario=draw(st.dictionaries(texts, plain, max_size=3)),
-        peaks=None,
+        peaks=draw(st.none() | peaks),
         harness_ns=draw(maybe),
         complete=draw(st.booleans()),
         pictures=(Picture(draw(texts), "truth", draw(texts)),),
@@ -75,6 +96,17 @@ def test_a_record_is_read_as_it_was_written(
     assert read == report
     assert type(read.rows[0].timings[0].turns[0].wall_s) is float
     assert record_text(read) == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies/results").glob("bench_*.json")))
+def test_a_record_without_later_keys_is_read(path: Path) -> None:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    turn = raw["rows"][0]["timings"][0]["turns"][0]
+    assert "cache" not in raw["peaks"] and "clock_reasons" not in turn["telemetry"]
+    read = read_record(path)
+    assert read.peaks is not None and read.peaks.cache is None
+    telemetry = read.rows[0].timings[0].turns[0].telemetry
+    assert (telemetry.gpu_foreign_share, telemetry.clock_reasons) == (None, ())
 
 
 def test_a_turn_is_one_line_and_plain_json_reads_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.record import REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
+from bench.record import REFERENCE, UNKNOWN, Cache, Report, Row, Setting, Telemetry, Timing, Turn
 from bench.record.file import read_record
 from bench.record.timing import fps_of_turns, latency
 from bench.report import columns
@@ -233,6 +233,32 @@ def test_a_disturbed_round_is_told_and_a_repeated_one_counted() -> None:
         report = with_turns(report, name, marks=("throttled",), counted=False)
     assert "‡" not in markdown(report)
     assert any("3 interleaved rounds, 1 more repeated because" in n for n in notes(report))
+
+
+def test_a_card_that_is_shared_or_at_its_power_limit_is_told() -> None:
+    """Of one turn alone, which nothing marks."""
+    report = sample_report()
+    assert not any("GPU" in note for note in notes(report))
+    seen = Telemetry(gpu_foreign_share=0.04, clock_reasons=("GpuIdle", "SwPowerCap"))
+    lines = notes(with_turns(report, INT8, telemetry=seen))
+    many = 4 * 4 * 2  # rows that ran, turns, scopes
+    assert (
+        f"Clocks of the GPU were decided by GpuIdle (2), SwPowerCap (2), each with its number of"
+        f" turns out of {many}; SwPowerCap is the power limit of the card." in lines
+    )
+    assert (
+        "Other processes kept the GPU busy during 4.0 % of the timing (at most 4.0 % of one turn;"
+        f" known of 2 turns out of {many})." in lines
+    )
+
+
+def test_the_limit_names_the_cache_that_it_uses() -> None:
+    report = sample_report()
+    assert not any("cache" in note for note in notes(report))
+    assert report.peaks is not None
+    peaks = dataclasses.replace(report.peaks, cache=Cache(50_000_000, 5.5e12))
+    lines = notes(dataclasses.replace(report, peaks=peaks))
+    assert any("(20.0 GB/s, 5500.0 GB/s within its cache of 50.0 MB, 110.0 G" in n for n in lines)
 
 
 def test_notes_say_how_int8_was_computed_and_what_the_timer_adds() -> None:
