@@ -1,6 +1,6 @@
 # Everything on a fresh machine with Python 3.11 and make: `make demo`, `make test`.
 #   HARDWARE=cpu     PyTorch's small CPU build (default); TensorRT-RTX builds engines, none runs
-#   HARDWARE=gpu     Turing to Blackwell
+#   HARDWARE=gpu     RTX 20 and newer (constraints/gpu.txt: what has code for which card)
 #   HARDWARE=pascal  GTX 10 cards
 HARDWARE ?= cpu
 PYTHON   ?= python3
@@ -10,8 +10,9 @@ OUT      ?= demo
 EXTRAS_cpu    := cpu,openvino,rtx,dev
 EXTRAS_gpu    := gpu,rtx,dev
 EXTRAS_pascal := pascal,dev
-# Only the CPU build lies outside PyPI: https://pytorch.org/get-started/locally
+# Outside PyPI: PyTorch's CPU build (https://pytorch.org/get-started/locally) and TensorRT 8.6.
 TORCH_INDEX_cpu := --retries 2 --extra-index-url https://download.pytorch.org/whl/cpu
+INDEX_pascal    := --extra-index-url https://pypi.nvidia.com
 
 BIN         := $(VENV)/bin
 CONSTRAINTS := constraints/$(HARDWARE).txt
@@ -29,7 +30,8 @@ $(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
 	$(BIN)/python -m pip install --quiet $(TORCH_INDEX_$(HARDWARE)) -c $(CONSTRAINTS) torch
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[$(EXTRAS_$(HARDWARE))]'
+	$(BIN)/python -m pip install --quiet $(INDEX_$(HARDWARE)) -c $(CONSTRAINTS) \
+	    -e '.[$(EXTRAS_$(HARDWARE))]'
 	touch $@
 
 # Two epochs show how training works; what is exported and measured was trained for forty.
