@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from ctypes import CDLL
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from dabnet.errors import BuildError
+from dabnet.errors import ArtifactError, BuildError
 from dabnet.precision import FP16
-from dabnet.runtime.cuda import open_device_memory
-from dabnet.runtime.trt.product import PASCAL_STACK, Product
+from dabnet.runtime.cuda import PASCAL_STACK, open_device_memory
+from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.trt.product import Product
+from export.engine.caches import PLAIN
 from export.engine.spec import BuildSpec
 
 Capability = tuple[int, int]
@@ -29,7 +36,7 @@ def building_card(spec: BuildSpec) -> Card:
     """This machine's GPU, empty where ``spec`` builds for another; BackendUnavailable if none."""
     if spec.target:
         return Card()
-    with closing(open_device_memory()) as memory:
+    with closing(open_device_memory(spec.device)) as memory:
         return Card(memory.name, memory.compute_capability, memory.driver)
 
 
@@ -49,9 +56,9 @@ def refuse_early(
         if name not in product.targets:
             known = f"one of {', '.join(product.targets)}"
             raise BuildError(f"{product} takes no target {name}", known)
-    if product.is_generation_8 and mask_dtype == "uint8":
+    if product.is_generation_8 and mask_dtype in ("uint8", "int64"):
         fix = "export the ONNX file again with --mask-dtype int32"
-        given = f"a uint8 mask with {product}, which cannot emit uint8"
+        given = f"a {mask_dtype} mask with {product}, which cannot emit {mask_dtype}"
         raise BuildError(given, "an int32 mask", fix)
     if spec.calibrator and not product.has_calibrators:
         expected = "an ONNX file that carries its ranges as Q/DQ"
@@ -61,6 +68,29 @@ def refuse_early(
         given = f"a timing cache with {product}, which times no kernels"
         raise BuildError(given, "TensorRT for a timing cache", "leave --timing-cache out")
     _refuse_compatibility(spec, product)
+    if capability and spec.version_compatible:
+        _load_lean(product)
+
+
+def refuse_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
+    """Raise ArtifactError unless the ONNX file can give an engine of the precision asked for."""
+    wanted = spec.onnx_precision
+    if spec.calibrator and manifest.input.dtype != "uint8":
+        given = f"{str(onnx_path)!r} takes {manifest.input.dtype}"
+        fix = "export the ONNX file again with --input uint8"
+        raise ArtifactError(given, "uint8 images for an INT8 calibrator", fix)
+    if spec.calibrator and manifest.optimized_for != PLAIN:
+        given = f"{str(onnx_path)!r} is optimised for {manifest.optimized_for}"
+        fix = f"export the ONNX file again with --optimize-for {PLAIN}"
+        raise ArtifactError(given, f"the {PLAIN} graph for an INT8 calibrator", fix)
+    if manifest.precision == wanted:
+        return
+    expected = f"{wanted}, as asked for: an engine has the precision of its ONNX file"
+    fix = f"export it again with: dabnet-export onnx --precision {wanted}"
+    if spec.calibrator:
+        expected = "fp32 for an INT8 calibrator, which chooses the ranges itself"
+        fix = f"leave --int8-calibrator out, or {fix}"
+    raise ArtifactError(f"{str(onnx_path)!r} is {manifest.precision}", expected, fix)
 
 
 def _refuse_card(spec: BuildSpec, product: Product, capability: Capability) -> None:
@@ -105,3 +135,40 @@ def refuse_slow(builder: Any, spec: BuildSpec, product: Product) -> None:
     if hasattr(type(builder), name) and not getattr(builder, name):
         given = f"{spec.precision} on a GPU that lacks fast {spec.precision} ({product}: {name})"
         raise BuildError(given, "a precision that this GPU computes in", "build fp32")
+
+
+def _load_lean(product: Product) -> None:
+    """Load the runtime that a version-compatible engine brings along; BuildError if it is missing.
+
+    The builder asks for it by name at the end of the build (``libnvinfer_lean.so.10: cannot open
+    shared object file``). ``pip install tensorrt`` does not bring it, and the linker does not look
+    into wheels: once it is loaded from there, the builder finds it.
+    """
+    major = product.version.partition(".")[0]
+    library = f"libnvinfer_lean.so.{major}"
+    for place in (library, *(str(folder / library) for folder in _wheel_folders())):
+        with suppress(OSError):
+            CDLL(place)
+            return
+    wheel = f"pip install {_lean_wheel()}=={product.version}"
+    raise BuildError(
+        f"--version-compatible without {library}, which {product} packs into the engine",
+        "TensorRT's lean runtime",
+        f"install it with: {wheel}, or the Debian package libnvinfer-lean{major}",
+    )
+
+
+def _wheel_folders() -> Iterator[Path]:
+    """Folders of the libraries in NVIDIA's wheels (``tensorrt-lean-cu12-libs`` and the like)."""
+    for package in ("tensorrt_lean_libs", "tensorrt_libs"):
+        found = find_spec(package)
+        yield from map(Path, (found and found.submodule_search_locations) or ())
+
+
+def _lean_wheel() -> str:
+    """``tensorrt-lean-cu12`` for an installed ``tensorrt-cu12``, and the like."""
+    for name in ("tensorrt-cu13", "tensorrt-cu12"):
+        with suppress(metadata.PackageNotFoundError):
+            metadata.distribution(name)
+            return name.replace("tensorrt", "tensorrt-lean")
+    return "tensorrt-lean"
