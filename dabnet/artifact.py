@@ -5,22 +5,32 @@ An application needs three lines, numpy, and onnxruntime or TensorRT::
     from dabnet.artifact import open_artifact
     runner = open_artifact("model.onnx")  # or model.engine
     masks = runner.infer(images)  # uint8 (N, H, W, 3) RGB → uint8 (N, H, W)
+
+An ONNX file of another tool, or an engine that ``trtexec`` built, is described first::
+
+    runner = open_artifact("net.onnx", description=describe(dataset="cityscapes"))
+    masks = predict(runner, images)  # also if it takes floats and gives logits
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from dabnet.errors import ArtifactError, BackendUnavailable, InputError
+from dabnet.device import Device
+from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.file_kind import CHECKPOINT, ENGINE, ONNX, UNKNOWN, kind_of, refuse_other
+from dabnet.preprocessing import Preprocessing, Triple
 from dabnet.runtime import manifest as manifests
+from dabnet.runtime.description import CLASSES, Description, lowest_precision, undescribed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from dabnet.runtime.cuda import HostArray
     from dabnet.runtime.ort.runner import OnnxRuntimeRunner
     from dabnet.runtime.torch_runner import TorchRunner
     from dabnet.runtime.trt.runner import TensorRTRunner
@@ -31,8 +41,12 @@ __all__ = [
     "ENGINE",
     "ONNX",
     "Artifact",
+    "Description",
+    "as_input",
+    "describe",
     "open_artifact",
     "open_checkpoint",
+    "predict",
 ]
 
 DEFAULT_SIZE = (512, 1024)  # (height, width) for a checkpoint, which takes any
@@ -55,68 +69,140 @@ _OPTIONS = {
 
 
 def open_artifact(
-    path: str | Path, device: str | None = None, **options: Unpack[RunOptions]
+    path: str | Path,
+    device: str | None = None,
+    *,
+    description: Description | None = None,
+    **options: Unpack[RunOptions],
 ) -> OnnxRuntimeRunner | TensorRTRunner:
     """Load an artifact: ``.onnx`` on onnxruntime, an engine with its manifest on TensorRT.
 
-    ``device`` is ``cpu`` or ``cuda``; None is ``cpu`` for ONNX. An engine runs on the GPU.
+    ``device`` is ``cpu``, ``cuda`` or ``cuda:N``; None is ``cpu`` for ONNX and ``cuda`` for an
+    engine. ``description`` (``describe``) speaks for a file that carries no manifest.
 
     Raises:
         InputError: there is no such file, it is of another kind, or an option does not fit it.
-        ArtifactError: it is damaged, or does not fit this machine.
+        ArtifactError: it is damaged, or does not fit this machine or its description.
         BackendUnavailable: the backend cannot run here.
     """
-    return Artifact.open(path).runner(device, **options)
+    return Artifact.open(path, description, device).runner(**options)
+
+
+def describe(
+    *,
+    dataset: str | None = None,
+    classes: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    mean: Triple | None = None,
+    scale: Triple | None = None,
+) -> Description:
+    """Describe a file that carries no manifest.
+
+    Args:
+        dataset: a registered data set, for its classes and their colours, and for the preprocessing
+            of the checkpoints that were published for it.
+        classes: a file of other classes (``dabnet.data.labels.read_labels``).
+        size: (height, width) in pixels of the example, if each call chooses its own.
+        mean: RGB, 0…255: with ``scale`` (by default 1) the preprocessing of float images,
+            ``(image - mean) * scale``.
+
+    Raises:
+        InputError: the data set is unknown, the file cannot be read, or two of them exclude each
+            other.
+    """
+    from dabnet.data.labels import NO_LABELS, read_labels
+    from dabnet.data.registry import label_set
+    from dabnet.models import NETWORKS
+
+    if dataset and classes:
+        raise InputError(f"--dataset {dataset} and --classes {str(classes)!r}", "one of them")
+    if scale and not mean:
+        raise InputError("--scale without --mean", "both, of (image - mean) * scale")
+    labels, preprocessing = NO_LABELS, None
+    if classes:
+        labels = read_labels(classes)
+    elif dataset:
+        labels = label_set(dataset)
+        published = {n.published[dataset] for n in NETWORKS.values() if dataset in n.published}
+        preprocessing = published.pop() if len(published) == 1 else None
+    if mean:
+        preprocessing = Preprocessing(mean, scale or (1.0, 1.0, 1.0))
+    name = dataset or (Path(classes).name if classes else UNKNOWN)
+    given = (labels.classes, labels.palette, size, preprocessing)
+    return Description(*given, dataset=name, ignore=labels.ignore)
+
+
+def as_input(manifest: manifests.Manifest, images: HostArray) -> HostArray:
+    """Images uint8 (N, H, W, 3), RGB, as an artifact takes them.
+
+    That is themselves, or preprocessed float32 (N, 3, H, W).
+    """
+    import numpy as np
+
+    if manifest.input.dtype == "uint8":
+        return images
+    preprocessing = manifest.preprocessing
+    mean, scale = np.array([preprocessing.mean_rgb, preprocessing.scale], np.float32)
+    return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
+
+
+def predict(runner: OnnxRuntimeRunner | TensorRTRunner, images: HostArray) -> HostArray:
+    """Run images uint8 (N, H, W, 3), RGB → masks uint8 (N, H, W), whatever its tensors are."""
+    import numpy as np
+
+    found = runner.infer(as_input(runner.manifest, images))
+    return (found.argmax(axis=1) if found.ndim == 4 else found).astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file; ``kind`` is known by its suffix, or the manifest of an engine that lies beside it."""
+    """A file; ``kind`` is known by its suffix, its first bytes, or the manifest beside it.
+
+    ``description`` speaks for a file that carries no manifest. ``device`` is where it runs, and
+    where such an engine is looked at.
+    """
 
     path: Path
     kind: str
+    description: Description | None = None
+    device: str | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> Artifact:
+    def open(
+        cls, path: str | Path, description: Description | None = None, device: str | None = None
+    ) -> Artifact:
         """Tell what ``path`` is; InputError if it is a file of another kind, empty or missing."""
         path = Path(path)
         expected = "a checkpoint, an ONNX file or an engine"
         refuse_other(path, CHECKPOINT, ONNX, ENGINE, expected=expected)
         kind = kind_of(path)
-        return cls(path, CHECKPOINT if kind == UNKNOWN else kind)
+        return cls(path, CHECKPOINT if kind == UNKNOWN else kind, description, device)
 
     @cached_property
     def manifest(self) -> manifests.Manifest | None:
-        """Of an ONNX file or an engine, None of a checkpoint; ArtifactError if it is damaged."""
+        """Of an ONNX file or an engine, None of a checkpoint.
+
+        Raises:
+            ArtifactError: the one that it carries is damaged, or it carries none and the
+                description does not fit. NoManifest asks for what the description lacks.
+            BackendUnavailable: an engine that carries none cannot be loaded here.
+        """
         if self.kind == CHECKPOINT:
             return None
-        if self.kind == ENGINE:
-            return manifests.read_engine_manifest(self.path)[0]
-        import onnx
-        from google.protobuf.message import DecodeError
-
-        try:
-            model = onnx.load(self.path, load_external_data=False)
-        except (DecodeError, ValueError, OSError) as error:
-            given = f"{str(self.path)!r} cannot be read as ONNX"
-            raise ArtifactError(given, "a file written by dabnet-export") from error
-        properties = {entry.key: entry.value for entry in model.metadata_props}
-        return manifests.carried_manifest(properties, repr(str(self.path)))
+        return self._engine_manifest() if self.kind == ENGINE else self._onnx_manifest()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What is read of it: the file, and the manifest beside an engine."""
-        engine = self.kind == ENGINE
-        return (self.path, *([manifests.engine_manifest_path(self.path)] if engine else ()))
+        beside = manifests.engine_manifest_path(self.path)
+        return (self.path, *([beside] if self.kind == ENGINE and beside.exists() else ()))
 
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) of its example, in pixels; None of a checkpoint, which takes any."""
         return self.manifest.size if self.manifest else None
 
-    def runner(
-        self, device: str | None = None, **options: Unpack[RunOptions]
-    ) -> OnnxRuntimeRunner | TensorRTRunner:
+    def runner(self, **options: Unpack[RunOptions]) -> OnnxRuntimeRunner | TensorRTRunner:
         """Load it, as ``open_artifact`` does; PyTorch runs a checkpoint by ``open_checkpoint``."""
         name = repr(str(self.path))
         if self.kind == CHECKPOINT:
@@ -126,16 +212,68 @@ class Artifact:
         asked: dict[str, Any] = {option: value for option, value in options.items() if value}
         if foreign := [option for option in asked if option not in _OPTIONS[self.kind]]:
             raise InputError(f"{foreign[0]} for {name}", ", ".join(_OPTIONS[self.kind]))
-        if self.kind == ONNX:
-            from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+        if self.description is not None:
+            asked["manifest"] = self.manifest
+        try:
+            if self.kind == ONNX:
+                from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 
-            return OnnxRuntimeRunner(self.path, device or "cpu", **asked)
-        if device not in (None, "cuda"):
-            fix = "on a CPU run the ONNX file that it was built from"
-            raise InputError(f"device {device!r} for the engine {name}", "'cuda'", fix)
-        from dabnet.runtime.trt.runner import TensorRTRunner
+                return OnnxRuntimeRunner(self.path, self.device or "cpu", **asked)
+            from dabnet.runtime.trt.runner import TensorRTRunner
 
-        return TensorRTRunner(self.path, **asked)
+            return TensorRTRunner(self.path, self.device or "cuda", **asked)
+        except manifests.NoManifest:
+            with suppress(MissingPackage):
+                self.manifest  # noqa: B018 (asks for what must be said of this file)
+            raise
+
+    def _engine_manifest(self) -> manifests.Manifest:
+        if manifests.engine_manifest_path(self.path).is_file():
+            return manifests.read_engine_manifest(self.path)[0]
+        if self.description is None:
+            beside = str(manifests.engine_manifest_path(self.path))
+            raise undescribed(f"no manifest at {beside!r}", [CLASSES])
+        from dabnet.runtime.trt.foreign import described_engine
+
+        return described_engine(self.path, self.description, self.device or "cuda")
+
+    def _onnx_manifest(self) -> manifests.Manifest:
+        try:
+            import onnx
+            import onnx_ir as ir
+            from google.protobuf.message import DecodeError
+        except ImportError as error:
+            fix = "install it with: pip install onnx onnx-ir"
+            raise MissingPackage(error.name or "onnx", fix=fix) from error
+        from dabnet.graph.facts import inferred, layers_of
+
+        source = repr(str(self.path))
+        try:
+            proto = onnx.load(self.path, load_external_data=False)
+        except (DecodeError, ValueError, OSError) as error:
+            given = f"{source} cannot be read as ONNX"
+            raise ArtifactError(given, "a file written by dabnet-export") from error
+        properties = {entry.key: entry.value for entry in proto.metadata_props}
+        if manifests.ONNX_KEY in properties:
+            return manifests.carried_manifest(properties, source)
+        try:
+            model = inferred(ir.from_proto(proto))
+        except ir.serde.SerdeError as error:
+            raise ArtifactError(f"{source} cannot be read as ONNX", "a whole graph") from error
+        return (self.description or Description()).manifest(
+            source,
+            [_tensor(value) for value in model.graph.inputs if not value.is_initializer()],
+            [_tensor(value) for value in model.graph.outputs],
+            lowest_precision(layer.precision for layer in layers_of(model.graph).values()),
+            opset=model.opset_imports.get("", 0),
+        )
+
+
+def _tensor(value: Any) -> manifests.TensorInfo:
+    """``onnx_ir.Value`` → the tensor; sides that are not a number are open."""
+    sides = (side if isinstance(side, int) else manifests.DYNAMIC for side in value.shape or ())
+    dtype = value.dtype.numpy().name if value.dtype else UNKNOWN
+    return manifests.TensorInfo(str(value.name), dtype, tuple(sides))
 
 
 def open_checkpoint(
@@ -156,7 +294,7 @@ def open_checkpoint(
     from dabnet.models.image_to_mask import ImageToMask
     from dabnet.runtime.torch_runner import TorchRunner
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if Device.parse(device).is_gpu and not torch.cuda.is_available():
         raise BackendUnavailable("PyTorch sees no NVIDIA GPU", fix="check nvidia-smi")
     loaded = load_checkpoint(checkpoint, dataset)
     module = ImageToMask(loaded.network(), loaded.preprocessing)

@@ -15,6 +15,10 @@ UNKNOWN = "unknown"  # a checkpoint, which has no suffix of its own, or any othe
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
+# First bytes of a serialised engine: of TensorRT (so Torch-TensorRT tells one from text), and of
+# TensorRT-RTX (1.7.1).
+_ENGINE_STARTS = (b"ftrt", b"vtrt")
+
 _KEYS = {
     RECORD: {"rows", "scenario", "environment"},
     CALIBRATION: {"kind", "graph_sha256", "tensors"},
@@ -24,7 +28,7 @@ _KEYS = {
 
 
 def kind_of(path: Path) -> str:
-    """Tell what ``path`` is by its suffix, the manifest beside an engine, or its keys in JSON.
+    """Tell what ``path`` is by its suffix, its first bytes or the manifest beside it, or its keys.
 
     Raises:
         InputError: there is no such file, or it is empty.
@@ -34,6 +38,9 @@ def kind_of(path: Path) -> str:
         return ONNX
     if suffix in ENGINE_SUFFIXES or engine_manifest_path(path).is_file():
         return ENGINE
+    with path.open("rb") as file:
+        if file.read(4) in _ENGINE_STARTS:
+            return ENGINE
     keys = _keys_of_json(path)
     return next((kind for kind, needed in _KEYS.items() if needed <= keys), UNKNOWN)
 

@@ -3,7 +3,8 @@
     python segment.py model.onnx photos/ overlays/
     python segment.py model.engine drive.mp4 overlay.mp4
 
-The deployment itself is three lines: ``open_artifact``, ``infer``, ``close``.
+The deployment itself is three lines: ``open_artifact``, ``predict``, ``close``. A file of another
+tool, such as an engine of trtexec, is described: --dataset cityscapes, or --classes FILE.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tempfile import TemporaryFile
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from dabnet.artifact import open_artifact
+from dabnet.artifact import describe, open_artifact, predict
 from dabnet.errors import BackendUnavailable, DabnetError, InputError
 from dabnet.files import existing_file, replacing, writable_directory, writable_target
 
@@ -37,17 +38,19 @@ class Segmenter:
     """Draws the classes of each frame over it, and times the inference."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.runner = open_artifact(options.artifact, options.device, threads=options.threads)
+        names = ("dataset", "classes", "size", "mean", "scale")
+        given = {name: getattr(options, name) for name in names}
+        described = describe(**given) if any(given.values()) else None
+        runs = {"threads": options.threads, "description": described}
+        self.runner = open_artifact(options.artifact, options.device, **runs)
         self.manifest = self.runner.manifest
-        if (self.manifest.input.dtype, len(self.manifest.output.shape)) != ("uint8", 3):
-            raise InputError(f"{options.artifact!r} has raw tensors", "uint8 images in, masks out")
         self.batch = max(1, self.manifest.input.shape[0])  # -1 is any: one frame at a time
         self.size = self.manifest.size  # if each call chooses its own: that of the example
         self.palette = np.array(self.manifest.palette, np.uint8)
         self.pixels = np.zeros(len(self.palette), np.int64)
         self.frames = 0
         self.milliseconds: list[float] = []
-        self.runner.infer(np.zeros((self.batch, *self.size, 3), np.uint8))  # not counted
+        predict(self.runner, np.zeros((self.batch, *self.size, 3), np.uint8))  # not counted
 
     def overlays(self, frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
         """Yield each frame with its classes over it, at its own size."""
@@ -57,7 +60,7 @@ class Segmenter:
             small += small[-1:] * (self.batch - len(small))  # fills the last batch
             images = np.stack(small)
             start = time.perf_counter()
-            masks = self.runner.infer(images)
+            masks = predict(self.runner, images)
             self.milliseconds.append(1e3 * (time.perf_counter() - start))
             for frame, mask in zip(group, masks, strict=False):
                 self.frames += 1
@@ -173,13 +176,29 @@ def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
     raise InputError(f"{str(source)!r} to {str(target)!r}", kinds)
 
 
+def sides(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def channels(text: str) -> tuple[float, float, float]:
+    red, green, blue = map(float, text.split(","))
+    return red, green, blue
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("artifact", help="a file .onnx or an engine, written by dabnet-export")
+    parser.add_argument("artifact", help="a file .onnx or an engine")
     parser.add_argument("input", type=Path, help="an image, a folder of images, a GIF or a video")
     parser.add_argument("output", type=Path, help="the same kind: a file, or a folder for a folder")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="an ONNX file's; default cpu")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default cpu for an ONNX file")
     parser.add_argument("--threads", type=int, help="CPU threads of onnxruntime")
+    foreign = parser.add_argument_group("a file that dabnet-export did not write")
+    foreign.add_argument("--dataset", help="its classes and published preprocessing: cityscapes, …")
+    foreign.add_argument("--classes", help="or a file of classes, a line 'R G B name' for each")
+    foreign.add_argument("--size", type=sides, help="HxW, if each call may choose")
+    foreign.add_argument("--mean", type=channels, help="R,G,B to subtract, if it takes floats")
+    foreign.add_argument("--scale", type=channels, help="R,G,B to multiply with; default 1,1,1")
     options = parser.parse_args()
     try:
         segmenter = Segmenter(options)

@@ -16,15 +16,19 @@ from rich.console import Console
 from calibration.calibration_file import is_calibration, load_calibration
 from calibration.ranges import METHODS
 from dabnet.artifact import CHECKPOINT, ENGINE, ONNX, Artifact
-from dabnet.errors import BackendUnavailable, InputError
+from dabnet.errors import ArtifactError, BackendUnavailable, InputError
 from dabnet.files import sha256_of_file
 from dabnet.graph.facts import inferred, layers_of
 from dabnet.precision import FP32, PRECISIONS
-from dabnet.runtime.cuda import gpu_unavailable_reason
-from dabnet.runtime.manifest import ONNX_KEY, carried_manifest, read_engine_manifest
+from dabnet.runtime.manifest import (
+    ONNX_KEY,
+    NoManifest,
+    carried_manifest,
+    read_engine_manifest,
+)
 from dabnet.runtime.plan import PlanTensor
-from dabnet.runtime.trt.layers import plan_of_engine
-from dabnet.runtime.trt.product import create, find_product, logger_of
+from dabnet.runtime.trt.foreign import EngineFacts, read_engine
+from dabnet.runtime.trt.product import find_product
 from dabnet.tables import line, row, table
 from export.cards import CARDS
 from export.engine.plan import PlanSummary, plan_of_onnx, summary
@@ -51,7 +55,7 @@ class Inspection:
     kind: str  # ``checkpoint``, ``onnx``, ``engine`` or ``calibration``
     bytes: int
     sha256: str
-    manifest: dict[str, Any] | None = None  # None for an ONNX file of another tool
+    manifest: dict[str, Any] | None = None  # None for an ONNX file or an engine of another tool
     inputs: tuple[dict[str, Any], ...] = ()
     outputs: tuple[dict[str, Any], ...] = ()
     precisions: dict[str, int] = field(default_factory=dict)  # number of layers by type
@@ -65,7 +69,7 @@ class Inspection:
 def inspect_file(
     path: Path, dataset: str | None = None, *, plan: bool = False, target: str | None = None
 ) -> Inspection:
-    """Read what ``path`` is, for which neither a GPU nor TensorRT is needed.
+    """Read what ``path`` is. Only an engine of another tool needs TensorRT and a GPU for that.
 
     Args:
         path: the file.
@@ -167,11 +171,17 @@ def _layer(name: str, operator: str, precision: str) -> dict[str, str]:
 
 
 def _engine(path: Path) -> dict[str, Any]:
-    manifest, engine = read_engine_manifest(path)
+    try:
+        manifest, engine = read_engine_manifest(path)
+    except NoManifest as missing:
+        return _foreign_engine(path, missing)
     layers, source = [], "read from the engine on this GPU"
     try:
-        layers = _layers_of_engine(path, engine.product, engine.version)
-    except BackendUnavailable as error:
+        product = find_product(engine.product)
+        if product.version != engine.version:
+            raise BackendUnavailable(f"{product} is installed")
+        layers = _kernels(read_engine(path, products=[product]))
+    except (ArtifactError, BackendUnavailable) as error:
         source = f"as read back when it was built (not here: {str(error).split(';')[0]})"
     counts = engine.layers_by_type.items()
     return {
@@ -179,24 +189,33 @@ def _engine(path: Path) -> dict[str, Any]:
         "inputs": (dataclasses.asdict(manifest.input),),
         "outputs": (dataclasses.asdict(manifest.output),),
         "precisions": {_layer("", "", kind)["precision"]: count for kind, count in counts},
-        "layers": tuple(_layer(*layer) for layer in layers),
+        "layers": tuple(layers),
         "notes": (f"layers: {source}", "agreement: that of the ONNX file it was built from"),
     }
 
 
-def _layers_of_engine(path: Path, product_name: str, version: str) -> list[tuple[str, str, str]]:
-    """Name, kind and type of each layer; [] of an engine that was built without their details."""
-    product = find_product(product_name)
-    if product.version != version:
-        raise BackendUnavailable(f"{product} is installed")
-    if reason := gpu_unavailable_reason():
-        raise BackendUnavailable(reason)
-    with logger_of(product).collect() as messages:
-        engine = create(product, "Runtime").deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise BackendUnavailable(f"{product} refuses it: {messages.first_error()}")
-        kernels = plan_of_engine(product.module, engine)
-        return [(kernel.name, kernel.kind, kernel.arithmetic) for kernel in kernels]
+def _foreign_engine(path: Path, missing: NoManifest) -> dict[str, Any]:
+    """What an engine of another tool says of itself, which only a GPU can read."""
+    try:
+        facts = read_engine(path)
+    except (ArtifactError, BackendUnavailable) as error:
+        raise NoManifest(f"{str(missing).split(';')[0]}, and without it: {error}") from error
+    layers = tuple(_kernels(facts))
+    return {
+        "inputs": tuple(map(dataclasses.asdict, facts.inputs)),
+        "outputs": tuple(map(dataclasses.asdict, facts.outputs)),
+        "layers": layers,
+        "notes": (
+            f"no manifest: not built by dabnet-export; loads with {facts.product}",
+            *(f"profile: {_text(facts.profile)}" for _ in facts.profile[:1]),
+            *(() if layers else ("built without --profilingVerbosity=detailed: no layers",)),
+        ),
+    }
+
+
+def _kernels(facts: EngineFacts) -> list[dict[str, str]]:
+    """Each layer; [] of an engine that was built without their details."""
+    return [_layer(kernel.name, kernel.kind, kernel.arithmetic) for kernel in facts.kernels]
 
 
 def print_inspection(console: Console, found: Inspection, layers: bool = False) -> None:

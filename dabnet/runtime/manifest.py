@@ -6,7 +6,7 @@ In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,13 @@ ONNX_KEY = "dabnet_manifest"
 FORMAT = 3
 
 DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
+
+_GIVEN = (("uint8", 4), ("float32", 4))  # dtype and number of sides of the inputs that are served
+_RESULTS = (("uint8", 3), ("int32", 3), ("int64", 3), ("float32", 4))
+
+
+class NoManifest(ArtifactError):
+    """An ONNX file or an engine of another tool: nothing says what its classes are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ class Manifest:
     output: TensorInfo
     precision: str
     example: tuple[int, int, int]  # (batch, height, width) it was exported and checked at
-    checkpoint_sha256: str
+    checkpoint_sha256: str  # "" if it was described by its user (``dabnet.runtime.description``)
     stride: int = 8  # of the network: height and width of a ``DYNAMIC`` input are multiples of it
     logits: str = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
     optimized_for: str = "portable"  # whose graph passes were applied (``export.passes.targets``)
@@ -133,6 +140,11 @@ class Manifest:
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, of the example where each call chooses."""
         return self.example[1], self.example[2]
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a user said what it is: no checkpoint is known, and nothing was compared."""
+        return not self.checkpoint_sha256
 
     @property
     def is_dynamic(self) -> bool:
@@ -159,15 +171,7 @@ class Manifest:
 
     def served_shape(self, source: str) -> tuple[int, int, int, int]:
         """Return the declared input's shape; ArtifactError if no runner serves the tensors."""
-        given, result = ((t.dtype, len(t.shape)) for t in (self.input, self.output))
-        results = (("uint8", 3), ("int32", 3), ("float32", 4))
-        if given not in (("uint8", 4), ("float32", 4)) or result not in results:
-            raise ArtifactError(
-                f"{source} has the tensors {_listed([self.input], [self.output])}",
-                "uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; a uint8 or int32 mask (N, H, W) "
-                "or float32 logits (N, K, H, W) out",
-                "export the artifact again",
-            )
+        refuse_unserved(source, [self.input], [self.output], "export the artifact again")
         batch, second, third, fourth = self.input.shape
         return batch, second, third, fourth
 
@@ -178,8 +182,14 @@ class Manifest:
         source: str,
         fix: str = "the file was changed after its export; export it again",
     ) -> Manifest:
-        """Return the manifest if it declares the tensors that were loaded; else ArtifactError."""
+        """Return the manifest if it declares the tensors that were loaded; else ArtifactError.
+
+        Other tools leave the sides of an output open: one that is described may have any there.
+        """
         found, declared = ((*inputs,), (*outputs,)), ((self.input,), (self.output,))
+        if self.is_described and len(found[1]) == 1:
+            (output,) = found[1]
+            found = (found[0], (filled(output, self.output.shape),))
         if found != declared:
             expected = f"{_listed(*declared)}, as its manifest says"
             raise ArtifactError(f"{source} has the tensors {_listed(*found)}", expected, fix)
@@ -208,7 +218,7 @@ MANIFEST = Codec(
 def carried_manifest(properties: Mapping[str, str], source: str) -> Manifest:
     """Return the manifest among an ONNX file's ``metadata_props``, or raise ArtifactError."""
     if ONNX_KEY not in properties:
-        raise ArtifactError(
+        raise NoManifest(
             f"{source} carries no manifest",
             "an ONNX file written by dabnet-export",
             "export the checkpoint with: dabnet-export onnx CHECKPOINT",
@@ -225,11 +235,33 @@ def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
     path = engine_manifest_path(engine)
     fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine}"
     if not path.is_file():
-        raise ArtifactError(f"no manifest at {str(path)!r}", "the one written at the build", fix)
+        raise NoManifest(f"no manifest at {str(path)!r}", "the one written at the build", fix)
     manifest = MANIFEST.read(path)
     if manifest.engine is None:
         raise ArtifactError(f"{str(path)!r} describes no engine", "that of an engine", fix)
     return manifest, manifest.engine
+
+
+def refuse_unserved(
+    source: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], fix: str = ""
+) -> None:
+    """Raise ArtifactError unless a runner serves these tensors: one image in, one mask out."""
+    given, results = ([(t.dtype, len(t.shape)) for t in side] for side in (inputs, outputs))
+    if len(given) != 1 or given[0] not in _GIVEN or len(results) != 1 or results[0] not in _RESULTS:
+        raise ArtifactError(
+            f"{source} has the tensors {_listed(inputs, outputs)}",
+            "one uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; one uint8, int32 or int64 mask "
+            "(N, H, W) or float32 logits (N, K, H, W) out",
+            fix,
+        )
+
+
+def filled(tensor: TensorInfo, sides: Shape) -> TensorInfo:
+    """The tensor with ``sides`` in place of those that are open; itself if their number differs."""
+    if len(sides) != len(tensor.shape):
+        return tensor
+    pairs = zip(tensor.shape, sides, strict=True)
+    return replace(tensor, shape=tuple(side if own == DYNAMIC else own for own, side in pairs))
 
 
 def _listed(inputs: Iterable[TensorInfo], outputs: Iterable[TensorInfo]) -> str:

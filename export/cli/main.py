@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, progress_bar, run
+from dabnet.console import CONTEXT, Size, device_option, progress_bar, run
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.options import (
+    DESCRIBED,
     FILE,
+    building_gpu,
+    described_options,
+    description_of,
     output_option,
     refuse_typed,
     request_options,
@@ -25,6 +29,9 @@ from export.cli.options import (
 from export.cli.verify import verify_command
 from export.engine.spec import BuildSpec
 from export.spec import ExportSpec, options_of
+
+if TYPE_CHECKING:
+    from dabnet.runtime.manifest import Manifest
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -65,57 +72,114 @@ def onnx_command(
 @click.option(
     "--precision", type=click.Choice(EXPORTED), help="[default: fp32, or the ONNX file's]"
 )
+@device_option("The GPU that builds it, and will run it.  [auto: the first]")
 @request_options(BuildSpec)
+@click.option(
+    "--print-trtexec", is_flag=True, help="Print the equal line of trtexec, and build nothing."
+)
 @source_options
+@described_options
 @request_options(ExportSpec, without=("size", "precision", "optimize_for"))
 def trt_command(
     source: Path,
     output: Path,
     size: tuple[int, int] | None,
     precision: str | None,
-    dataset: str | None,
-    data_dir: Path | None,
+    device: str,
+    print_trtexec: bool,
     **values: Any,
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON."""
-    from dabnet.artifact import ONNX, Artifact
-    from export.engine.engine import build_engine, calibrator_images, engine_from_checkpoint
-    from export.engine.progress import phase_bars
+    """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON.
 
-    artifact = Artifact.open(source)
+    An ONNX file of another tool is described with --dataset or --classes.
+    """
+    from dabnet.artifact import ONNX, Artifact
+    from export.engine.trtexec import trtexec_line
+
+    described = {name: values.pop(name) for name in DESCRIBED}
+    artifact = Artifact.open(source, description_of(size, values["dataset"], **described))
     carried = artifact.manifest if artifact.kind == ONNX else None
     if precision is None:
         found = carried.precision if carried else FP32
         precision = INT8 if values["calibrator"] else found
-    build = BuildSpec(precision, **{name: values.pop(name) for name in options_of(BuildSpec)})
+    asked = {name: values.pop(name) for name in options_of(BuildSpec)}
+    build = BuildSpec(precision, device=building_gpu(device, asked["target"]), **asked)
+    if carried is None or not carried.is_described:
+        refuse_typed(DESCRIBED, f"{str(source)!r}", "a file without a manifest", "leave them out")
     if carried:
-        count = values.pop("calibration_images")
-        unread = () if build.calibrator else ("calibration_images", "data_dir")
-        refuse_typed(
-            [*values, *unread, "dataset"],
-            f"the ONNX file {str(source)!r}",
-            "a checkpoint, which is exported with them",
-            "leave them out, or export the ONNX file again with: dabnet-export onnx",
-        )
-        if size and size != carried.size:
-            expected = f"{carried.size[0]}x{carried.size[1]}, the size of {str(source)!r}"
-            fix = "leave --size out, or export another ONNX file"
-            raise InputError(f"--size {size[0]}x{size[1]}", expected, fix)
-        images = calibrator_images(build, carried.dataset, data_dir, count)
-        manifest = build_engine(source, output, build, _tell, phases=phase_bars, images=images)
+        _refuse_for_onnx(source, carried, size, build, values)
+    if print_trtexec:
+        if carried is None:
+            fix = f"export it first with: dabnet-export onnx {source} --optimize-for tensorrt"
+            raise InputError(f"--print-trtexec for {str(source)!r}", "an ONNX file", fix)
+        line, notes = trtexec_line(source, output, carried, build)
+        click.echo(line)
+        for note in notes:
+            _tell(note)
+    elif carried:
+        _print_manifest(_built(source, output, carried, build, values), output)
     else:
-        manifest = engine_from_checkpoint(
-            source,
-            output,
-            ExportSpec(size=size or (512, 1024), precision=build.onnx_precision, **values),
-            build,
-            dataset=dataset,
-            data_dir=data_dir,
-            progress=progress_bar,
-            tell=_tell,
-            phases=phase_bars,
-        )
-    _print_manifest(manifest, output)
+        _print_manifest(_exported_and_built(source, output, size, build, values), output)
+
+
+def _refuse_for_onnx(
+    source: Path,
+    carried: Manifest,
+    size: tuple[int, int] | None,
+    build: BuildSpec,
+    values: dict[str, Any],
+) -> None:
+    """Raise InputError for what only the export of a checkpoint reads, and for another size."""
+    used = ["dataset"] if carried.is_described else []
+    used += ["calibration_images", "data_dir"] if build.calibrator else []
+    refuse_typed(
+        [name for name in values if name not in used],
+        f"the ONNX file {str(source)!r}",
+        "a checkpoint, which is exported with them",
+        "leave them out, or export the ONNX file again with: dabnet-export onnx",
+    )
+    if size and size != carried.size:
+        expected = f"{carried.size[0]}x{carried.size[1]}, the size of {str(source)!r}"
+        fix = "leave --size out, or export another ONNX file"
+        raise InputError(f"--size {size[0]}x{size[1]}", expected, fix)
+
+
+def _built(
+    source: Path, output: Path, carried: Manifest, build: BuildSpec, values: dict[str, Any]
+) -> Manifest:
+    from export.engine.engine import build_engine, calibrator_images
+    from export.engine.progress import phase_bars
+
+    count = values["calibration_images"]
+    images = calibrator_images(build, carried.dataset, values["data_dir"], count)
+    given = carried if carried.is_described else None
+    return build_engine(
+        source, output, build, _tell, phases=phase_bars, images=images, manifest=given
+    )
+
+
+def _exported_and_built(
+    source: Path,
+    output: Path,
+    size: tuple[int, int] | None,
+    build: BuildSpec,
+    values: dict[str, Any],
+) -> Manifest:
+    from export.engine.engine import engine_from_checkpoint
+    from export.engine.progress import phase_bars
+
+    dataset, data_dir = values.pop("dataset"), values.pop("data_dir")
+    return engine_from_checkpoint(
+        source,
+        output,
+        ExportSpec(size=size or (512, 1024), precision=build.onnx_precision, **values),
+        build,
+        dataset=dataset,
+        data_dir=data_dir,
+        progress=progress_bar,
+        tell=_tell,
+        phases=phase_bars,
+    )
 
 
 @export_group.command("inspect", context_settings=CONTEXT)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dabnet.console import Command, Finite, Size, options
+from dabnet.console import Command, Factors, Finite, Size, options
 from dabnet.data.registry import DATASETS
+from dabnet.device import AUTO, CUDA, Device
 from dabnet.errors import InputError
 from export.spec import options_of
+
+if TYPE_CHECKING:
+    from dabnet.artifact import Description
 
 FILE = click.Path(path_type=Path)
 
@@ -25,7 +29,7 @@ source_options = options(
     click.option(
         "--dataset",
         type=click.Choice(list(DATASETS)),
-        help="Classes, palette and preprocessing of a checkpoint that carries none.",
+        help="Classes, palette and preprocessing of a file that carries none.",
     ),
     click.option(
         "--data-dir",
@@ -33,6 +37,58 @@ source_options = options(
         help="Folder of the data set: images to calibrate on (train) and to check with (val).",
     ),
 )
+
+
+class Channels(Factors):
+    """Three numbers, of R, G and B."""
+
+    name = "R,G,B"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        numbers = super().convert(value, param, ctx)
+        if len(numbers) != 3:
+            self.fail(f"{value!r} is not R,G,B; expected three numbers, such as 123.7,116.3,103.5")
+        return numbers
+
+
+# What ``--dataset`` and ``--size`` do not say of an ONNX file or an engine of another tool.
+DESCRIBED = ("classes", "mean", "scale")
+described_options = options(
+    click.option(
+        "--classes",
+        type=FILE,
+        help="File of the classes of a file without a manifest: a line 'R G B name' for each.",
+    ),
+    click.option(
+        "--mean",
+        type=Channels(),
+        help="Preprocessing of one that takes floats: (image - mean) * scale, image 0…255.",
+    ),
+    click.option("--scale", type=Channels(), help="[default: 1,1,1]"),
+)
+
+
+def description_of(
+    size: tuple[int, int] | None, dataset: str | None, **given: Any
+) -> Description | None:
+    """The description of a file without a manifest; None if none of its options was given."""
+    from dabnet.artifact import describe
+
+    if not (dataset or any(given.values())):
+        return None
+    return describe(size=size, dataset=dataset, **given)
+
+
+def building_gpu(device: str, target: str | None) -> int:
+    """The number of the GPU that builds an engine; InputError if the build takes none."""
+    chosen = Device(CUDA) if device == AUTO else Device.parse(device)
+    if target and device != AUTO and chosen.is_gpu:
+        given = f"--device {device} with --target {target}"
+        raise InputError(given, "a build without a GPU", "leave one of them out")
+    if not target and not chosen.is_gpu:
+        fix = "to build without a GPU, add --target sm86 or the like (TensorRT-RTX)"
+        raise InputError(f"--device {device} for an engine", "the GPU that builds and runs it", fix)
+    return chosen.index
 
 
 class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click

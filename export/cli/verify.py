@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, Finite, Size, progress_bar
+from dabnet.console import CONTEXT, Finite, Size, device_option, progress_bar
+from dabnet.device import AUTO
 from dabnet.errors import InputError
-from export.cli.options import FILE, unnamed_dataset_option
+from export.cli.options import (
+    FILE,
+    described_options,
+    description_of,
+    refuse_typed,
+    unnamed_dataset_option,
+)
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
@@ -38,6 +45,8 @@ DEFAULT_SCENES = 8
 )
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
 @unnamed_dataset_option
+@described_options
+@device_option("[auto: an engine on the first GPU, all else on the CPU]")
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
     "--tolerance",
@@ -62,17 +71,21 @@ def verify_command(
     limit: int | None,
     size: tuple[int, int] | None,
     dataset: str | None,
+    device: str,
     layers: bool,
     tolerance: float,
     output: Path | None,
     worst: int | None,
     minimum: float | None,
     record: Path | None,
+    **described: Any,
 ) -> int:
     """Compare artifact B with A, the reference, on the same images.
 
     Each is a checkpoint, an ONNX file or an engine. The command counts equal pixels of their masks,
     the IoU of the masks for each class, and the difference of their logits where both have them.
+
+    --dataset or --classes describes a file of another tool.
 
     Exit code: 0; 1 where the agreement is below --min-agreement; 2 for bad input.
     """
@@ -88,7 +101,11 @@ def verify_command(
     inputs = [file for path in (a, b) for file in Artifact.open(path).files]
     if record is not None:
         writable_target(record, *inputs)
-    sides = Side(a, dataset), Side(b, dataset)
+    description = description_of(size, dataset, **described)
+    chosen = None if device == AUTO else device
+    sides = Side(a, dataset, description, chosen), Side(b, dataset, description, chosen)
+    if not any(side.manifest and side.manifest.is_described for side in sides):
+        refuse_typed(described, "these files", "a file without a manifest", "leave them out")
     if layers:
         _require_onnx(*sides)
     images = _images(folder, limit, common_size(*sides, size))

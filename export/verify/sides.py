@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact
+from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact, Description, as_input
 from dabnet.data.dataset import Uint8Array
+from dabnet.device import CPU, Device, torch_device
 from dabnet.errors import ArtifactError, InputError
 from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
 from dabnet.models import check_size, network_named
@@ -28,19 +29,28 @@ Logits = NDArray[np.float32]
 class Side:
     """One artifact: its own description, and after ``load`` its masks and logits.
 
-    ``dataset`` is that of a checkpoint which names none.
+    Args:
+        dataset: that of a checkpoint which names none.
+        description: of an ONNX file or an engine that carries no manifest.
+        device: where it runs; None runs an engine on the first GPU and all else on the CPU.
 
     Attributes:
         shape: (N, H, W) of its images, -1 for a side that each call chooses.
         size: (height, width) of its example; None for a checkpoint.
 
     Raises:
-        DabnetError: the file is missing, damaged or carries no manifest.
+        DabnetError: the file is missing or damaged, or nothing says what its classes are.
     """
 
-    def __init__(self, path: Path, dataset: str | None = None) -> None:
-        artifact = Artifact.open(path)
-        self.path, self.kind = path, artifact.kind
+    def __init__(
+        self,
+        path: Path,
+        dataset: str | None = None,
+        description: Description | None = None,
+        device: str | None = None,
+    ) -> None:
+        artifact = Artifact.open(path, description, device)
+        self.path, self.kind, self._device = path, artifact.kind, device or CPU
         self.manifest, self.size = artifact.manifest, artifact.size
         self._artifact = artifact
         self._logits_of: Callable[[NDArray[Any]], Logits | None] = lambda _: None
@@ -58,15 +68,16 @@ class Side:
         self.stride = network_named(self._checkpoint.model).stride
 
     def load(self, size: tuple[int, int]) -> None:
-        """Prepare it for images of (height, width): PyTorch and onnxruntime on the CPU."""
+        """Prepare it for images of (height, width)."""
         if self.manifest is None:
             self._runner: Runner = self._torch_runner((1, *size, 3))
             return
         # Artifacts are compared, not this CPU's int8 kernels.
         self._runner = self._artifact.runner(exact_qdq=self.kind == ONNX)
-        if self.kind != ONNX:
+        if self.kind != ONNX or self._on_gpu:
             return
-        # In a second session: the mask stays that of the file, whatever a new output changes.
+        # In a second session: the mask stays that of the file, whatever a new output changes. It
+        # runs on the CPU, so its logits are not those of a mask from a GPU.
         model, tensor = load_onnx(self.path), self.manifest.input.name
         name = self.manifest.logits or logits_tensor(model)
         if name in set(computed(model)):
@@ -96,30 +107,27 @@ class Side:
         uint8 (N, H, W, 3), or preprocessed float32 (N, 3, H, W) where its input is float.
         """
         images = np.repeat(image[None], max(1, self.shape[0]), axis=0)
-        if self.manifest is None or self.manifest.input.dtype == "uint8":
-            return images
-        preprocessing = self.manifest.preprocessing
-        mean, scale = np.array([preprocessing.mean_rgb, preprocessing.scale], np.float32)
-        return np.ascontiguousarray(((images - mean) * scale).transpose(0, 3, 1, 2))
+        return images if self.manifest is None else as_input(self.manifest, images)
 
     def record(self) -> dict[str, str]:
-        info, note = self._runner.info, ""
-        if (self.kind, self.precision) == (ONNX, FP16):
-            note = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
+        info, notes = self._runner.info, []
+        if (self.kind, self.precision) == (ONNX, FP16) and not self._on_gpu:
+            half = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
+            notes.append(half)
+        if self.manifest is not None and self.manifest.is_described:
+            notes.append("carries no manifest: its classes are those that were given")
         return {
             "file": str(self.path),
             "kind": self.kind,
             "precision": self.precision,
             "backend": f"{info.backend} {info.version}, {info.device}",
-            "note": note,
+            "note": "; ".join(notes),
         }
 
     def close(self) -> None:
         self._runner.close()
 
     def _torch_runner(self, shape: tuple[int, int, int, int]) -> Runner:
-        import torch
-
         from dabnet.models.image_to_mask import ImageToMask
         from dabnet.runtime.torch_runner import TorchRunner
 
@@ -127,14 +135,18 @@ class Side:
         kept: list[Logits] = []
 
         def keep(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
-            kept[:] = [logits[0].numpy()]
+            kept[:] = [logits[0].cpu().numpy()]
 
         # The very logits of the mask, without a second run.
         logits = network_named(self._checkpoint.model).logits
         network.get_submodule(logits).register_forward_hook(keep)
         self._logits_of = lambda _: kept[0]
         module = ImageToMask(network, self._checkpoint.preprocessing)
-        return TorchRunner(module, shape, torch.device("cpu"))
+        return TorchRunner(module, shape, torch_device(self._device))
+
+    @property
+    def _on_gpu(self) -> bool:
+        return Device.parse(self._device).is_gpu
 
 
 def common_size(a: Side, b: Side, wanted: tuple[int, int] | None) -> tuple[int, int]:

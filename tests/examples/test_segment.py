@@ -159,6 +159,47 @@ def test_one_image_through_a_dynamic_artifact(scenes: list[Image.Image], tmp_pat
         assert found.size == scenes[0].size[::-1]
 
 
+def without_manifest(path: Path) -> Path:
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_network_of_another_tool(
+    artifact: Path,
+    scenes: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """Floats in, logits out, no manifest: the overlay is that of the artifact with its mask."""
+    import runpy
+
+    raw, classes = without_manifest(write_raw(tmp_path)), tmp_path / "classes.txt"
+    lines = [f"{r} {g} {b} class {i}" for i, (r, g, b) in enumerate(PALETTE)]
+    classes.write_text("\n".join(lines), encoding="utf-8")
+    scenes[0].save(tmp_path / "in.png")
+    paths = map(str, (raw, tmp_path / "in.png", tmp_path / "out.png"))
+    options = ("--classes", str(classes), "--mean", "0,0,0", "--scale", "1,1,1", "--threads", "1")
+    monkeypatch.setattr(sys, "argv", ["segment.py", *paths, *options])
+    program = runpy.run_path(str(ROOT / "examples" / "segment.py"))
+    assert program["main"]() == 0, capsys.readouterr().err
+    with Image.open(tmp_path / "out.png") as found:
+        assert difference(found, expected(artifact, scenes[0])) <= 1
+    assert "#804080" in capsys.readouterr().out
+
+
+def test_a_network_of_another_tool_without_onnx(tmp_path: Path) -> None:
+    raw = without_manifest(write_raw(tmp_path))
+    Image.new("RGB", (16, 16)).save(tmp_path / "in.png")
+    options = ("--dataset", "camvid")
+    done = segment(raw, tmp_path / "in.png", tmp_path / "out.png", *options)
+    assert done.returncode == 2
+    told = "error: the package 'onnx' is not installed; install it with: pip install onnx onnx-ir\n"
+    assert done.stderr == told
+
+
 def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
     image, empty, broken = folder / "a.png", folder / "empty", folder / "broken.png"
     Image.new("RGB", (16, 16)).save(image)
@@ -168,11 +209,12 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
     (folder / "a.mp4").write_bytes(b"no video")
     (folder / "a.txt").write_text("no image")
     (folder / "m.pth").write_text("no artifact")
-    out = folder / "out.png"
+    bare, out = without_manifest(write_raw(folder)), folder / "out.png"
     return [
         ([folder / "none.onnx", image, out], "no file at"),
         ([folder / "m.pth", image, out], "dabnet-export onnx"),
-        ([write_raw(folder), image, out], "raw tensors"),
+        ([bare, image, out], "describe it with --dataset or --classes, and --mean"),
+        ([bare, image, out, "--dataset", "camvid"], "expected logits of 11 classes"),
         ([artifact, folder / "none.png", out], "no file at"),
         ([artifact, empty, folder / "o"], "no images in"),
         ([artifact, broken, out], "is not a complete image"),

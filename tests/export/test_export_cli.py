@@ -67,7 +67,10 @@ BAD_INPUTS = {
         ["onnx", "public.pth", "--dataset", "camvid", "--data-dir", "nowhere", *SMALL],
         "nowhere",
     ),
-    "onnx without manifest": (["trt", "bare.onnx"], "carries no manifest; .*dabnet-export onnx"),
+    "onnx without manifest": (
+        ["trt", "bare.onnx"],
+        "carries no manifest; .*describe it with --dataset or --classes$",
+    ),
     "damaged onnx": (["trt", "damaged.onnx"], "cannot be read as ONNX"),
     "wrong size": (
         ["trt", "good.onnx", "--size", "32x64", "--target", "sm86"],

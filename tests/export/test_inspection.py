@@ -12,7 +12,6 @@ import onnx
 import pytest
 from rich.console import Console
 
-import export.inspection
 from calibration.calibration_file import Calibration, Subject, save_calibration
 from calibration.histogram import StreamingHistogram
 from calibration.ranges import METHODS
@@ -25,10 +24,18 @@ from dabnet.runtime.manifest import (
     PassInfo,
     engine_manifest_path,
 )
+from dabnet.runtime.trt import foreign
 from export.inspection import Inspection, inspect_file, print_inspection
 from tests.support.contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
+from tests.support.engine_files import install, scenario_for
 from tests.support.seeded_checkpoint import write_checkpoint
-from tests.support.tensorrt_double import PLAN, Scenario, inspector_json, make_double
+from tests.support.tensorrt_double import (
+    PLAN,
+    FakeDeviceMemory,
+    Scenario,
+    inspector_json,
+    make_double,
+)
 
 KEYS = [
     *("file", "kind", "bytes", "sha256", "manifest", "inputs", "outputs"),
@@ -168,7 +175,7 @@ def test_an_engine_where_its_tensorrt_and_a_gpu_are(
     scenario = Scenario(inspector=inspector_json("Int8", "Half", "Half"), loads=loads)
     double = make_double("10.16.1", scenario)
     monkeypatch.setitem(sys.modules, "tensorrt", double)
-    monkeypatch.setattr(export.inspection, "gpu_unavailable_reason", lambda: None)
+    monkeypatch.setattr(foreign, "open_device_memory", lambda index: FakeDeviceMemory())
     found = inspect_file(write_engine(tmp_path, double.__version__))
     if loads:
         assert found.precisions == {"fp16": 2, "int8": 1}
@@ -182,6 +189,27 @@ def test_an_engine_where_its_tensorrt_and_a_gpu_are(
     else:
         assert found.precisions == {"int8": 3, "fp16": 2}
         assert "tensorrt 10.16.1 refuses it: Serialization assertion failed" in printed(found)
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+def test_an_engine_of_another_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detailed: bool
+) -> None:
+    """It has no manifest: a GPU reads its tensors, and its layers if they were kept."""
+    memory = FakeDeviceMemory()
+    layers = inspector_json("Half", "Half", "FP32") if detailed else ""
+    install(monkeypatch, "10.16.1", scenario_for(memory, inspector=layers))
+    monkeypatch.setattr(foreign, "open_device_memory", lambda index: memory)
+    (tmp_path / "lonely.engine").write_bytes(PLAN)
+    found = inspect_file(tmp_path / "lonely.engine")
+    assert found.manifest is None
+    image = {"name": "image", "dtype": "uint8", "shape": (1, HEIGHT, WIDTH, 3)}
+    assert found.inputs == (image,)
+    assert found.outputs[0]["shape"] == (1, HEIGHT, WIDTH)
+    assert found.precisions == ({"fp16": 2, "fp32": 1} if detailed else {})
+    text = printed(found)
+    assert "no manifest: not built by dabnet-export; loads with tensorrt 10.16.1" in text
+    assert ("built without --profilingVerbosity=detailed" in text) is not detailed
 
 
 def test_what_cannot_be_inspected(tmp_path: Path) -> None:
@@ -203,7 +231,7 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     for name, kind, message in (
         ("damaged.onnx", ArtifactError, "holds no valid manifest"),
-        ("lonely.engine", ArtifactError, "no manifest at .*lonely.engine.json"),
+        ("lonely.engine", ArtifactError, "no manifest at .*lonely.engine.json', and without it: "),
         ("apart.onnx", ArtifactError, "its weights lie in a file that is missing"),
         ("empty.onnx", InputError, "empty.onnx' is empty"),
         ("some.bin", ArtifactError, "cannot be read as a checkpoint"),

@@ -58,22 +58,29 @@ def test_the_package_loads_nothing_heavy() -> None:
 
 
 def test_an_engine_goes_to_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    memory = FakeDeviceMemory()
-    monkeypatch.setattr(tensorrt_runner, "open_device_memory", lambda: memory)
+    memory, opened = FakeDeviceMemory(), []
+
+    def open_memory(index: int) -> FakeDeviceMemory:
+        opened.append(index)
+        return memory
+
+    monkeypatch.setattr(tensorrt_runner, "open_device_memory", open_memory)
     double = scenario_for(memory)
     install(monkeypatch, "rtx-1.7.1", double)
     path = write_engine(tmp_path, info_of("rtx-1.7.1"))
     renamed = path.rename(tmp_path / "model.bin")  # known by the manifest beside it
     path.with_name("model.engine.json").rename(tmp_path / "model.bin.json")
     cache = tmp_path / "kernels"
-    runner = open_artifact(str(renamed), "cuda", cuda_graph=True, runtime_cache=cache)
+    runner = open_artifact(str(renamed), "cuda:1", cuda_graph=True, runtime_cache=cache)
     assert isinstance(runner, TensorRTRunner)
+    assert opened == [1]
     assert double.called("cuda_graph_strategy") == ["WHOLE_GRAPH_CAPTURE"]
     assert np.array_equal(runner.infer(images(2)), images(2)[..., 0] % 5)
     runner.close()
     assert cache.is_file()
     for options, message in (
-        ({"device": "cpu"}, "device 'cpu' for the engine.*expected 'cuda'"),
+        ({"device": "cpu"}, "device 'cpu' for the engine.*expected cuda"),
+        ({"device": "gpu"}, "device 'gpu'; expected cpu, cuda or cuda:N"),
         ({"threads": 2}, "threads for .*; expected cuda_graph, runtime_cache"),
         ({"allow_cpu_nodes": True}, "allow_cpu_nodes for .*; expected cuda_graph"),
     ):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
 import pytest
 
 import export.engine.engine as trt_export
@@ -166,6 +167,40 @@ def test_options_reach_the_builder(
     )
 
 
+def test_the_gpu_that_builds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    built: list[BuildSpec] = []
+
+    def build(source: Path, output: Path, spec: BuildSpec, *_: Any, **__: Any) -> Manifest:
+        built.append(spec)
+        output.touch()
+        return contract_manifest()
+
+    monkeypatch.setattr(trt_export, "build_engine", build)
+    source, output = write_contract(tmp_path), ("-o", tmp_path / "m.engine")
+    trt(source, *output)
+    trt(source, *output, "--device", "cuda:1")
+    trt(source, *output, "--device", "cpu", "--target", "sm86")
+    assert [spec.device for spec in built] == [0, 1, 0]
+
+
+def test_an_onnx_file_of_another_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, "10.16.1", scenario_of("fp32"))
+    source, engine = write_contract(tmp_path), tmp_path / "m.engine"
+    model = onnx.load(str(source))
+    del model.metadata_props[:]
+    onnx.save(model, str(source))
+    with pytest.raises(ArtifactError, match="carries no manifest; .*--dataset or --classes$"):
+        trt(source, "-o", engine)
+    with pytest.raises(InputError, match="--batch for the ONNX file"):
+        trt(source, "-o", engine, "--dataset", "camvid", "--batch", 2)
+    assert list(tmp_path.iterdir()) == [source]
+    trt(source, "-o", engine, "--dataset", "camvid")
+    stored = Manifest.from_json((tmp_path / "m.engine.json").read_text(encoding="utf-8"), "m")
+    assert stored.is_described and stored.dataset == "camvid"
+    assert stored.classes[:2] == ("sky", "building")
+    assert stored.engine is not None and stored.engine.layers_by_type == {"Float": 2}
+
+
 def test_a_calibrator_means_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, "10.16.1", scenario_of("int8"))
     source, cache = write_contract(tmp_path), tmp_path / "ranges"
@@ -189,6 +224,16 @@ def test_a_calibrator_means_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         (("--target", "sm86", "--timing-cache", "t"), BuildError, "leave --timing-cache out"),
         (("--target", "sm86", "--version-compatible"), BuildError, "leave the option out"),
         (("--target", "sm86", "--int8-calibrator", "minmax"), BuildError, "Q/DQ"),
+        (
+            ("--target", "sm86", "--device", "cuda:0"),
+            InputError,
+            "a build without a GPU; leave one",
+        ),
+        (("--device", "cpu"), InputError, "--device cpu for an engine; .*add --target sm86"),
+        (("--device", "cuda:x"), InputError, "device 'cuda:x'; expected cpu, cuda or cuda:N"),
+        (("--classes", "c.txt"), DabnetError, "no file at 'c.txt'"),
+        (("--mean", "1,2,3"), InputError, "--mean for .*; expected a file without a manifest"),
+        (("--mean", "1,2"), click.UsageError, "'1,2' is not R,G,B; expected three numbers"),
     ],
 )
 def test_options_that_do_not_go_together(

@@ -19,6 +19,7 @@ from dabnet.data.images import ImageFolder, SizedImages
 from dabnet.errors import ArtifactError, InputError
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import ONNX_KEY, Manifest
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
 from export.verify.masks import verify
@@ -287,3 +288,32 @@ def test_pictures_show_where_the_masks_differ(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(path))
     assert (sheet == DIFFERENT).all(-1).sum() == 2
     assert sheet.shape[1] == 2 * 24
+
+
+@pytest.mark.parametrize(("device", "asked"), [(None, "cpu"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
+def test_where_an_onnx_file_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str | None, asked: str
+) -> None:
+    """On the CPU unless asked for otherwise; the logits, from the CPU, belong to its masks alone."""
+    opened: list[str] = []
+
+    class OnCpu(OnnxRuntimeRunner):
+        def __init__(self, path: Path, device: str, **options: object) -> None:
+            opened.append(device)
+            super().__init__(path, "cpu", **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("dabnet.runtime.ort.runner.OnnxRuntimeRunner", OnCpu)
+    side = Side(write_contract(tmp_path), device=device)
+    side.load((32, 64))
+    mask, logits = side.run(noise((1, 32, 64, 3), 0)[0])
+    assert opened == [asked]
+    assert mask.shape == (32, 64)
+    assert (logits is not None) is (asked == "cpu")
+    side.close()
+
+
+def test_a_checkpoint_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="--device cuda:1, but PyTorch sees no CUDA device"):
+        Side(write_checkpoint(tmp_path), device="cuda:1").load(SIZE)

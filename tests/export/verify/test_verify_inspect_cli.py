@@ -42,6 +42,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(model, folder / "faulty.onnx")
     del model.metadata_props[:]
     onnx.save(model, folder / "bare.onnx")
+    lines = [f"{10 * index} 0 0\tclass {index}\n" for index in range(CLASSES)]
+    (folder / "classes.txt").write_text("".join(lines), encoding="utf-8")
     (folder / "damaged.onnx").write_bytes(fp32.read_bytes()[:2000])
     (folder / "lonely.engine").write_bytes(b"plan")
     (folder / "images").mkdir()
@@ -64,7 +66,22 @@ BAD_INPUTS = {
     "no images": (["verify", FP32, INT8, "--images", "none"], "no image in 'none'"),
     "no folder": (["verify", FP32, INT8, "--images", "nothing"], "no directory at 'nothing'"),
     "other classes": (["verify", FP32, "seeded.pth"], "5 classes .* 11 classes"),
-    "no manifest": (["verify", FP32, "bare.onnx"], "carries no manifest"),
+    "no manifest": (
+        ["verify", FP32, "bare.onnx"],
+        "'bare.onnx' carries no manifest; .*describe it with --dataset or --classes$",
+    ),
+    "classes of files that have some": (
+        ["verify", FP32, INT8, "--classes", "classes.txt"],
+        "--classes for these files; expected a file without a manifest; leave them out",
+    ),
+    "classes twice": (
+        ["verify", FP32, "bare.onnx", "--classes", "classes.txt", "--dataset", "camvid"],
+        "--dataset camvid and --classes 'classes.txt'; expected one of them",
+    ),
+    "no such device": (
+        ["verify", FP32, INT8, "--device", "mps"],
+        "device 'mps'; expected cpu, cuda",
+    ),
     "worst of what": (["verify", FP32, INT8, "--worst", "2"], "add --output DIR"),
     "layers of a checkpoint": (
         ["verify", "seeded.pth", "seeded.pth", "--layers"],
@@ -126,6 +143,20 @@ def test_bad_input_is_one_line(workplace: Path, tmp_path_factory: pytest.TempPat
         assert (result.returncode, line.startswith("error: ")) == (2, True), (case, line)
         assert re.search(expected, line), (case, line)
         assert result.stdout == "", case
+
+
+def test_a_file_of_another_tool(workplace: Path) -> None:
+    """Described by a file of classes, its masks are compared like those of any other."""
+    arguments = ("verify", "bare.onnx", "faulty.onnx", "--classes", "classes.txt", "--limit", "2")
+    done = dabnet_export(*arguments, "--device", "cpu", "--json", "v.json", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((workplace / "v.json").read_text(encoding="utf-8"))
+    (workplace / "v.json").unlink()
+    assert record["agreement"]["mean"] == 1  # one is the other without its manifest
+    assert record["a"]["note"] == "carries no manifest: its classes are those that were given"
+    assert record["b"]["note"] == ""
+    assert [entry["name"] for entry in record["classes"]] == [f"class {i}" for i in range(CLASSES)]
+    assert "carries no manifest" in done.stdout
 
 
 @pytest.fixture(scope="module")
