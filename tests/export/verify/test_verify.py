@@ -294,7 +294,7 @@ def test_pictures_show_where_the_masks_differ(tmp_path: Path) -> None:
 def test_where_an_onnx_file_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str | None, asked: str
 ) -> None:
-    """On the CPU unless asked for otherwise; the logits, from the CPU, belong to its masks alone."""
+    """On the CPU unless asked for otherwise; logits are from the CPU, like the masks they match."""
     opened: list[str] = []
 
     class OnCpu(OnnxRuntimeRunner):
