@@ -9,8 +9,9 @@ normalisation and no argmax, and the CPU is ahead of the GPU all the while: it i
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dabnet.errors import BackendUnavailable
 
@@ -38,7 +39,8 @@ class PaperProtocol:
 
         from dabnet.checkpoint import load_checkpoint
 
-        if device == "cuda" and not torch.cuda.is_available():
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
             raise BackendUnavailable("PyTorch sees no NVIDIA GPU", fix="check nvidia-smi")
         if threads is not None:
             torch.set_num_threads(threads)
@@ -46,8 +48,8 @@ class PaperProtocol:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         batch, height, width, _ = shape
         self._network = load_checkpoint(checkpoint, dataset).network().to(device)
-        synchronize: Any = torch.cuda.synchronize
-        self._synchronize = synchronize if device == "cuda" else lambda: None
+        wait = partial(torch.cuda.synchronize, chosen)
+        self._synchronize: Callable[[], None] = wait if chosen.type == "cuda" else lambda: None
         self._input = torch.randn(batch, 3, height, width, device=device)
 
     def run(self, warm_up: int = WARM_UP, timed: int = TIMED) -> float:

@@ -32,8 +32,9 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import evenly_spaced
 from dabnet.data.images import SizedImages
-from dabnet.errors import InputError
+from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import sha256_of_file, writable_directory
+from dabnet.runtime.cuda import open_device_memory
 
 RECORD = "bench.json"
 TIMED_IMAGES = 4
@@ -56,7 +57,7 @@ class Session:
         self._request, self._progress = request, progress
         self._checkpoint = load_checkpoint(request.checkpoint, request.dataset)
         self._sha256 = sha256_of_file(request.checkpoint)
-        self._environment = describe_environment()
+        self._environment = describe_environment(request.device.index)
         self._key = request.key(self._sha256, self._environment)
         self._states = [State.of(setting, request.names) for setting in request.settings]
         self._rows = [row for state in self._states for row in state.rows.values()]
@@ -151,7 +152,7 @@ class Session:
 
     def _measure_machine(self) -> Peaks | None:
         request, log = self._request, self._logs / "machine.log"
-        arguments = (request.device, request.threads, request.cache)
+        arguments = (str(request.device), request.threads, request.cache)
         try:
             with Isolated("machine", PeakMeter, arguments, log, self._progress) as meter:
                 peaks: Peaks = meter.call("peaks")
@@ -198,7 +199,7 @@ class Session:
         All are open at a time, and one runs. A row that fails gets a reason, and the others go on.
         """
         with contextlib.ExitStack() as stack:
-            watch = Monitor(0 if self._request.device == "cuda" else None)
+            watch = Monitor(self._pci_bus_id())
             stack.callback(watch.close)
             timers = self._opened(state, stack)
             turns = {name: state.rows[name].turns for name in timers}
@@ -216,6 +217,15 @@ class Session:
                 state.rows[name].reason = rounds.failures.get(name, "")
                 if timer.alive:
                     self._look_at(state.rows[name], timer, watch)
+
+    def _pci_bus_id(self) -> str | None:
+        """Of the GPU that computes; None for the CPU, or where no package can ask CUDA."""
+        device = self._request.device
+        with contextlib.suppress(BackendUnavailable):
+            if device.is_gpu:
+                with contextlib.closing(open_device_memory(device.index)) as card:
+                    return card.pci_bus_id
+        return None
 
     def _opened(self, state: State, stack: contextlib.ExitStack) -> dict[str, Isolated]:
         setting, timeout = state.setting, self._request.scenario.timeout_s
@@ -286,7 +296,7 @@ class Session:
             scenario={
                 **{name: getattr(request.scenario, name) for name in kept},
                 "cpu_threads": request.threads,
-                "device": request.device,
+                "device": str(request.device),
             },
             environment=self._environment,
             rows=tuple(row for state in self._states for row in state.record()),

@@ -27,7 +27,7 @@ class Device:
 
     @classmethod
     def parse(cls, text: str) -> Device:
-        """``cpu``, ``cuda`` (the first GPU) or ``cuda:1`` → a device; InputError for another text."""
+        """``cpu``, ``cuda`` (the first GPU) or ``cuda:1`` → a device; InputError else."""
         found = re.fullmatch(r"(cpu|cuda)(?::(\d{1,3}))?", text)
         if found is None or (found[1] == CPU and found[2]):
             raise InputError(f"device {text!r}", "cpu, cuda or cuda:N, such as cuda:1")

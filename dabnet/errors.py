@@ -6,6 +6,11 @@ that is not a ``DabnetError`` is a fault of this project and keeps its traceback
 
 from __future__ import annotations
 
+PASCAL_STACK = (
+    "pip install --extra-index-url https://pypi.nvidia.com -c constraints/pascal.txt '.[pascal]'"
+)
+"""What to install for a GTX 10 card."""
+
 
 class DabnetError(Exception):
     """What was given, what was expected, how to fix it.

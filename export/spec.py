@@ -12,6 +12,9 @@ from dabnet.runtime.manifest import DYNAMIC, TensorInfo
 
 T = TypeVar("T")
 
+DENSE_ONLY = "dense-only"
+"""The usual placement of INT8 on TensorRT (``calibration.placements``)."""
+
 TENSORRT_TARGETS = ("tensorrt", "tensorrt-rtx")
 """Targets whose float tensors may be FP16, and whose passes come behind Q/DQ."""
 
@@ -116,7 +119,7 @@ class ExportSpec:
         None,
         "The tensors that INT8 rounds.  [default: dense-only for tensorrt and tensorrt-rtx, else"
         " conv-inputs]",
-        choices=("conv-inputs", "dense-only", "tensorrt", "all"),
+        choices=("conv-inputs", DENSE_ONLY, "tensorrt", "all"),
     )
     rest: str | None = option(
         None,
@@ -206,7 +209,7 @@ class ExportSpec:
 
         On GPUs ``dense-only`` moves least and agrees best (docs/int8.md).
         """
-        usual = "dense-only" if self.optimize_for in TENSORRT_TARGETS else "conv-inputs"
+        usual = DENSE_ONLY if self.optimize_for in TENSORRT_TARGETS else "conv-inputs"
         return self.placement or usual
 
     @property

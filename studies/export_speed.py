@@ -52,7 +52,7 @@ class MaskTimer(Timer):
     """Also gives the masks of what it times."""
 
     def masks(self) -> list[Uint8Array]:
-        return [self._runners[0].infer(batch) for batch in self._inputs]
+        return [self._lanes[0].runner.infer(batch) for batch in self._inputs]
 
 
 def recipes(

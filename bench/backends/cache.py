@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from bench.record import Setting
 from dabnet import __version__
 from dabnet.artifact import Artifact
 from dabnet.console import ProgressBar
+from dabnet.device import Device
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import sha256_of_file
+from dabnet.runtime.cuda import open_device_memory
 from dabnet.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from export.spec import ExportSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workshop:
     """What there is to measure, and the means to prepare it."""
 
@@ -37,7 +39,7 @@ class Workshop:
     # Calibration and checks of every export; size, batch, precision and target are replaced.
     spec: ExportSpec
     cache: Path
-    device: str  # ``cpu`` or ``cuda``, for backends that have both
+    device: Device  # for backends that have several
     threads: int  # CPU threads of each backend, so that none has more than the others
     progress: ProgressBar
 
@@ -88,13 +90,28 @@ class Workshop:
 
         mask_dtype = "int32" if product.is_generation_8 else "uint8"
         source = self.onnx(setting, precision, product.graph_target, mask_dtype, rest)
-        path = source.with_suffix(f".{product.name}-{product.version}.engine")
+        built_by = f"{product.name}-{product.version}-{self.card_key}"
+        path = source.with_suffix(f".{built_by}.engine")
         cached = _manifest_in_cache(path)
         if cached is None or cached.onnx_sha256 != sha256_of_file(source):
             with self.progress(f"building {product.name} {precision}", 1, "engines") as step:
-                build_engine(source, path, BuildSpec(precision, product=product.name))
+                timings = self.cache / f"{built_by}.timing" if product.has_timing_cache else None
+                spec = BuildSpec(
+                    precision,
+                    product=product.name,
+                    timing_cache=timings,
+                    device=self.device.index,
+                )
+                build_engine(source, path, spec)
                 step()
         return path, source
+
+    @cached_property
+    def card_key(self) -> str:
+        """Differs for each model of card and driver: what is built for one is not for another."""
+        with closing(open_device_memory(self.device.index)) as card:
+            text = f"{card.name}; {card.compute_capability}; {card.driver}"
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def _stem(self, spec: ExportSpec) -> str:
         """A name that differs if the content of the artifact may differ."""

@@ -53,7 +53,7 @@ class OpenVinoBackend:
         return [name for name in (FP32, BF16, INT8) if name in offered]
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
-        if workshop.device != "cpu":
+        if workshop.device.is_gpu:
             raise BackendUnavailable("OpenVINO runs on the CPU only", fix="choose --device cpu")
         refuse_precision(variant)
         has_choice = variant == INT8 and BF16 in offered_precisions()

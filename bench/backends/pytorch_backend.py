@@ -33,7 +33,7 @@ class PyTorchBackend:
             "checkpoint": workshop.checkpoint_path,
             "dataset": workshop.dataset,
             "shape": (setting.batch, *setting.size, 3),
-            "device": device,
+            "device": str(device),
             "threads": workshop.threads_of(setting),
         }
         service: Callable[..., Any] = PaperProtocol if variant == PAPER else open_checkpoint
@@ -41,8 +41,8 @@ class PyTorchBackend:
             from dabnet.runtime.torch_runner import mode_notes
 
             mode = "eager" if variant == FP32 else variant
-            mode_notes(mode, device)  # raises if the mode makes no sense
-            if mode == "compiled" and device == "cuda" and setting.streams > 1:
+            mode_notes(mode, device.kind)  # raises if the mode makes no sense
+            if mode == "compiled" and device.is_gpu and setting.streams > 1:
                 raise BackendUnavailable("torch.compile replays CUDA graphs from one thread only")
             arguments["mode"] = mode
         elif (setting.batch, setting.streams) != (1, 1):

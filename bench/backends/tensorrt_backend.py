@@ -20,7 +20,7 @@ _REST_FP32 = "int8-fp32"
 
 
 class TensorRTBackend:
-    """Engines of one product, ``tensorrt`` or ``tensorrt_rtx``, built for the first GPU.
+    """Engines of one product, ``tensorrt`` or ``tensorrt_rtx``, built for the GPU of the run.
 
     What ``int8`` leaves in float is FP16, but FP32 on TensorRT 8.6; ``int8-fp32`` leaves FP32.
     """
@@ -38,8 +38,10 @@ class TensorRTBackend:
         return rows if wanted else ()
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
-        if reason := gpu_unavailable_reason():
+        if reason := gpu_unavailable_reason(workshop.device.index):
             raise BackendUnavailable(reason)
+        if not workshop.device.is_gpu:
+            raise BackendUnavailable(f"{self.name} needs a GPU", fix="choose --device cuda")
         product = find_product(self._product)
         precision, rest = variant.removesuffix(_GRAPH), None
         if precision == _REST_FP32:
@@ -47,6 +49,10 @@ class TensorRTBackend:
             if product.is_generation_8:
                 raise BackendUnavailable(f"{product} leaves FP32 in its row int8 already")
         engine, source = workshop.engine(setting, precision, product, rest)
-        arguments = {"engine_path": engine, "cuda_graph": variant.endswith(_GRAPH)}
+        arguments = {
+            "engine_path": engine,
+            "device": str(workshop.device),
+            "cuda_graph": variant.endswith(_GRAPH),
+        }
         manifest = Artifact.open(engine).manifest
         return Recipe(TensorRTRunner, arguments, engine, manifest=manifest, graph=source)

@@ -116,8 +116,8 @@ def _request(asked: dict[str, Any]) -> Request:
     from dabnet.device import available_device
     from dabnet.files import writable_directory
 
-    device = available_device(asked["device"]).kind
-    names = row_names(asked["backends"], backends(), device)
+    device = available_device(asked["device"])
+    names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
     checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
     settings = _settings(checkpoint.model, asked)

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.machine.environment import lasting_facts
 from bench.record import Setting
 from dabnet.data.images import SizedImages
+from dabnet.device import Device
 from dabnet.errors import InputError
 from dabnet.runtime.runner import SCOPES
 
@@ -58,7 +59,7 @@ class Request:
     data_dir: Path | None  # folder of the data set, whose training images calibrate
     scenario: Scenario
     calibration_images: int  # number of training images for INT8
-    device: str  # ``cpu`` or ``cuda``
+    device: Device  # that computes
     threads: int  # CPU threads of each backend, so that none has more than another
     cache: Path  # folder of exported artifacts and of the machine's peaks
     output: Path  # folder of the record and its reports

@@ -61,7 +61,7 @@ class Interleaved:
         for name in list(self._timers):
             for scope in self._scenario.scopes:
                 seconds = self._call(name, "warm_up", scope, self._scenario.warmup_s)
-                if seconds is not None:
+                if seconds is not None:  # else it failed, or lacks the scope
                     calls = round(self._scenario.turn_s / seconds)
                     self._per_turn[name, scope] = min(max(1, calls), MOST_CALLS)
             step()
@@ -85,7 +85,11 @@ class Interleaved:
         names, scopes = list(self._timers), self._scenario.scopes
         rows = (names[index] for index in random.permutation(len(names)))
         order = ((row, scopes[i]) for row in rows for i in random.permutation(len(scopes)))
-        found = ((row, scope, self._turn(row, scope, number)) for row, scope in order)
+        found = (
+            (row, scope, self._turn(row, scope, number))
+            for row, scope in order
+            if (row, scope) in self._per_turn
+        )
         return [(row, scope, turn) for row, scope, turn in found if turn]
 
     def _turn(self, name: str, scope: str, number: int) -> Turn | None:

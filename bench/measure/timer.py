@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from threading import Barrier
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from bench.isolation import Isolated
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.runner import (
+    HasGpuTimes,
     HasLayerTimes,
     LayerTime,
     NullRunner,
@@ -31,7 +33,8 @@ from dabnet.runtime.runner import (
 if TYPE_CHECKING:
     from bench.backends.base import Recipe
 
-Call = Callable[[int], object]  # what one sample times; it gets the number of the call
+Call = Callable[[int], Any]  # what one sample times; it gets the number of the call
+EVENTS = "events"  # the scope whose calls tell their own seconds, by the clock of the GPU
 
 LEAST_CALLS = 3
 _SETTLE_S = 0.02
@@ -69,6 +72,29 @@ class Timed:
     cpu_s: float
 
 
+class _Lane:
+    """A runner, and the one thread that opens, stages, warms and times it.
+
+    A CUDA graph of onnxruntime belongs to the thread that captured it.
+
+    Args:
+        own_thread: False for the thread that calls, which is then the only one.
+    """
+
+    def __init__(self, recipe: Recipe, own_thread: bool) -> None:
+        self._pool = ThreadPoolExecutor(1) if own_thread else None
+        self.runner: Runner = self.do(recipe.opened)
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        """Begin a call in the runner's thread; return what waits for its result."""
+        if self._pool is None:
+            return partial(function, *arguments)
+        return self._pool.submit(function, *arguments).result
+
+    def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.start(function, *arguments)()
+
+
 class Timer:
     """Times one candidate.
 
@@ -86,22 +112,27 @@ class Timer:
         self._inputs = inputs
         self._calls: dict[str, list[Call]] = {}
         start = time.perf_counter()
-        runner = recipe.opened()
+        first = _Lane(recipe, streams > 1)
         loaded = time.perf_counter()
-        runner.infer(inputs[0])
-        self._opened = Opened(runner.info, loaded - start, time.perf_counter() - loaded)
-        self._runners = [runner, *(recipe.opened() for _ in range(streams - 1))]
-        self._pool = ThreadPoolExecutor(streams) if streams > 1 else None
+        first.do(first.runner.infer, inputs[0])
+        took = loaded - start, time.perf_counter() - loaded
+        self._opened = Opened(first.do(lambda: first.runner.info), *took)
+        self._lanes = [first, *(_Lane(recipe, True) for _ in range(streams - 1))]
 
     def opened(self) -> Opened:
         return self._opened
 
-    def warm_up(self, scope: str, bound_s: float) -> float:
+    def warm_up(self, scope: str, bound_s: float) -> float | None:
         """Call until the last three windows of time agree within 3 %, or ``bound_s`` is over.
 
-        Return seconds per call; with several streams, from the time of all.
+        Return seconds per call; with several streams, from the time of all. None where the
+        candidate lacks the scope: only one stream on a GPU has ``events``.
         """
-        self._calls[scope] = [_call(runner, self._inputs, scope) for runner in self._runners]
+        if scope == EVENTS and not self._has_events:
+            return None
+        self._calls[scope] = [
+            lane.do(_call, lane.runner, self._inputs, scope) for lane in self._lanes
+        ]
         deadline = time.perf_counter() + bound_s
         medians: list[float] = []
         calls = LEAST_CALLS
@@ -122,39 +153,48 @@ class Timer:
         """
         functions, before = self._calls[scope], _cpu_seconds()
         settled = time.perf_counter() + _SETTLE_S
-        for call in functions:
-            call(-1)
-            while time.perf_counter() < settled:
-                call(-1)
+        for lane, call in zip(self._lanes, functions, strict=True):
+            lane.do(_settle, call, settled)
         each = max(LEAST_CALLS, -(-calls // len(functions)))
         collecting = gc.isenabled()
         gc.disable()  # a collection of this process's garbage is no part of a call
         start = time.perf_counter()
         try:
-            samples = self._timed(functions, each)
+            samples = self._timed(scope, functions, each)
         finally:
             wall = time.perf_counter() - start
             if collecting:
                 gc.enable()
+        if scope == EVENTS:  # what the host does between is no part of it
+            wall = float(samples.sum()) / 1e9
         return Timed(tuple(samples.tolist()), wall, _cpu_seconds() - before)
 
     def layer_times(self, calls: int) -> tuple[LayerTime, ...]:
         """The backend's own profile of ``calls`` calls; BackendUnavailable where it has none."""
-        runner = self._runners[0]
+        lane = self._lanes[0]
+        runner = lane.runner
         if not isinstance(runner, HasLayerTimes):
             raise BackendUnavailable(f"{runner.info.backend} lacks a profile by layer")
-        return runner.layer_times(self._inputs[0], calls)
+        times: tuple[LayerTime, ...] = lane.do(runner.layer_times, self._inputs[0], calls)
+        return times
 
-    def _timed(self, functions: list[Call], each: int) -> NDArray[np.int64]:
-        if self._pool is None:
-            return timed_calls(functions[0], each)
+    @property
+    def _has_events(self) -> bool:
+        runner = self._lanes[0].runner
+        on_gpu = isinstance(runner, HasGpuTimes) and self._opened.info.on_gpu
+        return on_gpu and len(self._lanes) == 1
+
+    def _timed(self, scope: str, functions: list[Call], each: int) -> NDArray[np.int64]:
+        if scope == EVENTS:
+            return np.array([round(1e9 * functions[0](number)) for number in range(each)])
         together = Barrier(len(functions))
 
         def work(call: Call) -> NDArray[np.int64]:
             together.wait()
             return timed_calls(call, each)
 
-        return np.concatenate(list(self._pool.map(work, functions)))
+        waits = [lane.start(work, call) for lane, call in zip(self._lanes, functions, strict=True)]
+        return np.concatenate([wait() for wait in waits])
 
 
 def harness_ns(size: tuple[int, int], logs: Path, calls: int = 2000) -> float:
@@ -184,12 +224,20 @@ def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Call:
     if scope == "host":
         return lambda number: runner.infer(inputs[number % count])
     runner.stage(inputs)
+    if scope == EVENTS and isinstance(runner, HasGpuTimes):
+        return lambda number: runner.gpu_seconds(number % count)
 
     def device(number: int) -> None:
         runner.launch(number % count)
         runner.synchronize()
 
     return device
+
+
+def _settle(call: Call, until: float) -> None:
+    call(-1)
+    while time.perf_counter() < until:
+        call(-1)
 
 
 def _cpu_seconds() -> float:

@@ -1,11 +1,13 @@
 """The protocol between an artifact and whoever runs it, and what the runners share.
 
-``dabnet-bench`` knows a backend only by ``Runner``, and so may an application. Two scopes can be
+``dabnet-bench`` knows a backend only by ``Runner``, and so may an application. Three scopes can be
 timed on it, and each row of a report names its own:
 
 - ``host``: ``infer(images)``: uint8 images in host memory → masks in host memory, copies included;
 - ``device``: ``launch(i)`` then ``synchronize()``: the input already resident where the backend
-  computes → the mask resident there.
+  computes → the mask resident there, by the clock of the host;
+- ``events``: the same by the clock of the GPU, between two CUDA events (``HasGpuTimes``): without
+  the time in which the host starts the run and waits for it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
 Uint8Array = NDArray[np.uint8]
 
-SCOPES = ("host", "device")
+SCOPES = ("host", "device", "events")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class RunnerInfo:
     shape: tuple[int, int, int, int]
     notes: tuple[str, ...] = ()  # for the reader of a row: a provider that was not used, TF32, …
     arithmetic: str = ""  # of int8, where there are several, such as ``exact Q/DQ in float32``
+
+    @property
+    def on_gpu(self) -> bool:
+        return not self.device.startswith(("cpu", "none"))
 
 
 class Runner(Protocol):
@@ -96,6 +102,14 @@ class HasLayerTimes(Protocol):
         Raises:
             BackendUnavailable: this backend has no profile here; the message says why.
         """
+
+
+@runtime_checkable
+class HasGpuTimes(Protocol):
+    """A ``Runner`` on a GPU that can record CUDA events around a run."""
+
+    def gpu_seconds(self, index: int) -> float:
+        """Run a staged input; seconds between the events before and behind it on its stream."""
 
 
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:

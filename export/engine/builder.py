@@ -21,6 +21,7 @@ from export.engine.calibrator import Calibrator
 from export.engine.limits import refuse_slow
 from export.engine.progress import KeptErrors, interruptible, monitor_handle
 from export.engine.spec import BuildSpec, Job
+from export.spec import DENSE_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ def run_builder(job: Job) -> Built:
     alive: list[Any] = []  # TensorRT asks that these objects outlive the build
     with ExitStack() as stack:
         messages = stack.enter_context(logger_of(product).collect())
+        memory = None
+        if spec.target is None:
+            memory = stack.enter_context(closing(open_device_memory(spec.device)))
+            stack.enter_context(memory.active())
         tell(f"{product} reads {job.onnx_path.name}")
         builder = create(product, "Builder")
         refuse_slow(builder, spec, product)
@@ -69,8 +74,7 @@ def run_builder(job: Job) -> Built:
                 config.progress_monitor = alive[-1]
             else:
                 tell(f"{product} does not report its progress, and cannot be stopped half-way")
-            if spec.calibrator:
-                memory = stack.enter_context(closing(open_device_memory()))
+            if spec.calibrator and memory:
                 calibrator = stack.enter_context(closing(Calibrator(job, memory, phases, errors)))
                 alive.append(calibrator.handle(trt))
                 config.int8_calibrator = alive[-1]
@@ -78,6 +82,10 @@ def run_builder(job: Job) -> Built:
         errors.reraise()
         if plan is None:
             fix = "raise --workspace-mib" if spec.workspace_mib else ""
+            # In places TensorRT 8.6 has no INT8 kernel for a depthwise convolution.
+            ranges = job.manifest.calibration
+            if product.is_generation_8 and ranges and ranges.placement not in ("", DENSE_ONLY):
+                fix = f"export the ONNX file again with --placement {DENSE_ONLY}"
             raise BuildError(f"{product} built no engine: {messages.first_error()}", fix=fix)
         return Built(plan, _read_back(job, plan, messages), calibrator, config)
 
@@ -98,8 +106,9 @@ def _configure(product: Product, config: Any, spec: BuildSpec, typed: bool) -> N
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no types can be read back
     if spec.workspace_mib:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_mib << 20)
-    # TF32 is on by default, and its mantissa has 10 bits: FP32 must mean FP32.
-    if spec.precision == FP32 and hasattr(trt.BuilderFlag, "TF32"):
+    # TF32 is on by default, and its mantissa has 10 bits: what is float32 beside FP16 or INT8 must
+    # be float32, too.
+    if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
     if not typed and spec.precision != FP32:  # precision flags are an error for a typed network
         config.set_flag(getattr(trt.BuilderFlag, PRECISIONS[spec.precision].flag))
@@ -127,6 +136,10 @@ def _add_profile(job: Job, builder: Any, config: Any) -> None:
     if index < 0 or (job.spec.calibrator and not config.set_calibration_profile(shapes)):
         fix = "pass other --min-shape, --opt-shape and --max-shape"
         raise BuildError(f"{job.product} refused the input shapes {job.profile}", fix=fix)
+    # Only TensorRT 8.6 needs to be asked to let several contexts use the one profile, as CUDA
+    # graphs and profilers do (``PreviewFeature.PROFILE_SHARING_0806``; later on by default).
+    if job.product.is_generation_8:
+        config.set_preview_feature(job.product.module.PreviewFeature.PROFILE_SHARING_0806, True)
 
 
 def _read_back(job: Job, plan: Any, messages: Messages) -> Plan:

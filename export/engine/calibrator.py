@@ -3,6 +3,9 @@
 API: ``IInt8EntropyCalibrator2`` and ``IInt8MinMaxCalibrator``. The bindings print an exception of a
 callback and go on as if the images had ended (NVIDIA/TensorRT, python/src/infer/pyInt8.cpp), so
 that a broken calibration would pass for one over fewer images: errors are kept, and raised after.
+
+A calibrator's batches are float32, also where the network takes uint8: that is what TensorRT reads
+(NVIDIA/TensorRT, samples/common/sampleInference or sampleEngines.cpp, ``RndInt8Calibrator``).
 """
 
 from __future__ import annotations
@@ -96,7 +99,7 @@ class Calibrator:
             self._phases.finish(PHASE)
             return None
         if self._staging is None:
-            self._staging = self._memory.pinned(self._shape, np.uint8)
+            self._staging = self._memory.pinned(self._shape, np.float32)
             self._held.callback(self._memory.free_pinned, self._staging)
             self._address = self._memory.allocate(self._staging.nbytes)
             self._held.callback(self._memory.free, self._address)

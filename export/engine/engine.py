@@ -16,7 +16,7 @@ from calibration.calibration_file import graph_sha256
 from dabnet.checkpoint import load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
-from dabnet.errors import ArtifactError, BuildError, InputError
+from dabnet.errors import BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
 from dabnet.graph.facts import node_name
 from dabnet.models import network_named
@@ -26,7 +26,7 @@ from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
 from export.engine.caches import PLAIN, save_timing_cache
-from export.engine.limits import Card, building_card, refuse_early
+from export.engine.limits import Card, building_card, refuse_early, refuse_precision
 from export.engine.plan import convolutions_of
 from export.engine.progress import OpenPhases, no_phases
 from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell, profile_of
@@ -43,11 +43,13 @@ def build_engine(
     *,
     phases: OpenPhases = no_phases,
     images: ImagesOfSize | None = None,
+    manifest: Manifest | None = None,
 ) -> Manifest:
     """Build ``output`` and ``output.json`` (the manifest) from an ONNX file of ``dabnet-export``.
 
     Its ``engine.layers_by_type`` is read back. Where the build fails nothing is written, neither
-    the engine nor a cache. ``images`` are for an INT8 calibrator.
+    the engine nor a cache. ``images`` are for an INT8 calibrator; ``manifest`` is of an ONNX file
+    that carries none.
 
     Raises:
         InputError: a file cannot be read or written, or a shape or a cache does not fit.
@@ -60,11 +62,12 @@ def build_engine(
     output = writable_target(output, onnx_path)
     _check_caches(spec, output, onnx_path)
     model = load_onnx(onnx_path)
-    manifest = manifest_of(model, str(onnx_path))
-    _check_precision(manifest, spec, onnx_path)
+    manifest = manifest or manifest_of(model, str(onnx_path))
+    refuse_precision(manifest, spec, onnx_path)
     profile = profile_of(manifest.input, manifest.example, manifest.stride, spec)
     product = find_product(spec.wanted_product)
-    if not spec.calibrator and manifest.optimized_for != product.graph_target:
+    of_ours = not spec.calibrator and not manifest.is_described
+    if of_ours and manifest.optimized_for != product.graph_target:
         told = f"{onnx_path.name} is optimised for {manifest.optimized_for}"
         tell(f"{told}; the graph for this product: --optimize-for {product.graph_target}")
     card = building_card(spec)
@@ -158,26 +161,6 @@ def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
         if other := taken.get(path.resolve()):
             raise InputError(f"{str(path)!r} for the {kind} cache and for {other}", "two names")
         taken[path.resolve()] = f"the {kind} cache"
-
-
-def _check_precision(manifest: Manifest, spec: BuildSpec, onnx_path: Path) -> None:
-    wanted = spec.onnx_precision
-    if spec.calibrator and manifest.input.dtype != "uint8":
-        given = f"{str(onnx_path)!r} takes {manifest.input.dtype}"
-        fix = "export the ONNX file again with --input uint8"
-        raise ArtifactError(given, "uint8 images for an INT8 calibrator", fix)
-    if spec.calibrator and manifest.optimized_for != PLAIN:
-        given = f"{str(onnx_path)!r} is optimised for {manifest.optimized_for}"
-        fix = f"export the ONNX file again with --optimize-for {PLAIN}"
-        raise ArtifactError(given, f"the {PLAIN} graph for an INT8 calibrator", fix)
-    if manifest.precision == wanted:
-        return
-    expected = f"{wanted}, as asked for: an engine has the precision of its ONNX file"
-    fix = f"export it again with: dabnet-export onnx --precision {wanted}"
-    if spec.calibrator:
-        expected = "fp32 for an INT8 calibrator, which chooses the ranges itself"
-        fix = f"leave --int8-calibrator out, or {fix}"
-    raise ArtifactError(f"{str(onnx_path)!r} is {manifest.precision}", expected, fix)
 
 
 def _manifest(job: Job, built: Built, card: Card) -> Manifest:

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dabnet.errors import ArtifactError, BuildError
+from dabnet.errors import PASCAL_STACK, ArtifactError, BuildError
 from dabnet.precision import FP16
-from dabnet.runtime.cuda import PASCAL_STACK, open_device_memory
+from dabnet.runtime.cuda import open_device_memory
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.trt.product import Product
 from export.engine.caches import PLAIN

@@ -33,7 +33,8 @@ class BuildSpec:
     Attributes (those whose help does not say it):
         precision: that of the ONNX file, checked, never converted; with a ``calibrator`` the file
             is ``fp32`` and the engine ``int8``.
-        target: may be several, such as ``sm86,sm89``; None builds for this machine's GPU.
+        target: may be several, such as ``sm86,sm89``; None builds for a GPU of this machine.
+        device: number of that GPU, as CUDA counts.
         product: None takes the one that is installed.
         min_shape, opt_shape, max_shape: None derives each (``profile_of``).
         calibrator: None takes the INT8 ranges from the file's Q/DQ.
@@ -79,6 +80,7 @@ class BuildSpec:
     calibration_cache: Path | None = option(  # noqa: RUF009 (a declaration)
         None, "File of the calibrator's ranges, read if it exists, written otherwise."
     )
+    device: int = 0
 
     def __post_init__(self) -> None:
         Option(name="--precision", choices=EXPORTED).check(self.precision)

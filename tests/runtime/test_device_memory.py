@@ -6,12 +6,15 @@ The names and the argument types of cuda-python are checked against the real pac
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dabnet.errors import BackendUnavailable
+from dabnet.runtime import cuda
 from dabnet.runtime.cuda import (
     CudaPythonMemory,
     DeviceMemory,
@@ -20,36 +23,61 @@ from dabnet.runtime.cuda import (
     open_device_memory,
 )
 from tests.support.cuda_double import FakeHeap, fake_cuda_python, fake_pycuda
+from tests.support.processes import run_python
 
 
 def round_trip(memory: DeviceMemory) -> None:
-    stream = memory.create_stream()
+    """In a thread of its own, as a server or the timer of several streams calls."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(_round_trip, memory).result()
+    memory.close()
+
+
+def _round_trip(memory: DeviceMemory) -> None:
+    with memory.active():
+        _copies(memory)
+
+
+def _copies(memory: DeviceMemory) -> None:
+    stream, start, end = memory.create_stream(), memory.create_event(), memory.create_event()
     up, down = memory.pinned((2, 3), np.int32), memory.pinned((2, 3), np.int32)
     assert up.dtype == np.int32
     assert up.flags.c_contiguous
     up[...] = np.arange(6).reshape(2, 3)
     down[...] = 0
-    address = memory.allocate(up.nbytes)
-    memory.copy_to_device(address, up, stream)
-    memory.copy_to_host(down, address, stream)
+    first, second = memory.allocate(up.nbytes), memory.allocate(up.nbytes)
+    memory.record(start, stream)
+    memory.copy_to_device(first, up, stream)
+    memory.copy_on_device(second, first, up.nbytes, stream)
+    memory.copy_to_host(down, second, stream)
+    memory.record(end, stream)
     memory.synchronize(stream)
+    assert memory.elapsed_s(start, end) > 0
     np.testing.assert_array_equal(down, np.arange(6).reshape(2, 3))
-    memory.free(address)
+    memory.free(first)
+    memory.free(second)
     memory.free_pinned(up)
     memory.free_pinned(down)
+    memory.destroy_event(start)
+    memory.destroy_event(end)
     memory.destroy_stream(stream)
-    memory.close()
 
 
 def test_cuda_python() -> None:
     heap = FakeHeap()
-    module = fake_cuda_python(heap)
-    memory = CudaPythonMemory(module)
+    module = fake_cuda_python(heap, devices=2, card=1)
+    memory = CudaPythonMemory(module, 1)
     assert (memory.name, memory.compute_capability) == ("NVIDIA Fake", (8, 6))
+    assert memory.pci_bus_id == "0000:66:00.0"
     assert "CUDA 12.4" in memory.driver
     round_trip(memory)
-    assert module.moved == ["up", "down"]
+    assert module.moved == ["up", "across", "down"]
     assert not heap.blocks
+    with memory.active():
+        assert module.cudaGetDevice() == (0, 1)
+    assert module.cudaGetDevice() == (0, 0)  # as the thread had it
+    with pytest.raises(BackendUnavailable, match=r"no GPU cuda:2; expected .*cuda:0 to cuda:1"):
+        CudaPythonMemory(module, 2)
 
 
 def test_a_graph_repeats_what_was_started() -> None:
@@ -88,12 +116,17 @@ def test_pycuda() -> None:
     module = fake_pycuda(heap)
     memory = PycudaMemory(module)
     assert (memory.name, memory.compute_capability) == ("NVIDIA Fake", (6, 1))
-    assert len(module.stack) == 1
+    assert module.depth() == 0  # pycuda ends a process that leaves a context behind
     with pytest.raises(BackendUnavailable, match=r"no CUDA graphs.*cuda-python.*cuda_graph out"):
         memory.capture(7, lambda: None)
     round_trip(memory)
     assert not heap.blocks
-    assert not module.stack
+    with pytest.raises(ValueError), PycudaMemory(module).active():
+        assert module.depth() == 1
+        raise ValueError
+    assert module.depth() == 0
+    with pytest.raises(BackendUnavailable, match=r"no GPU cuda:1; expected .*cuda:0 to cuda:0"):
+        PycudaMemory(module, 1)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +134,7 @@ def test_pycuda() -> None:
     [
         ("cudaErrorInsufficientDriver", "no NVIDIA GPU with a fitting driver.*the reason"),
         ("cudaErrorNoDevice", "no NVIDIA GPU with a fitting driver.*the reason"),
+        ("RuntimeError", "no NVIDIA GPU with a fitting driver.*libcuda"),
         ("cudaErrorOther", r"CUDA failed \(cudaGetDeviceCount: the reason\)"),
     ],
 )
@@ -122,7 +156,7 @@ def test_pycuda_errors_are_told() -> None:
 
     module.mem_alloc = fail
     with pytest.raises(BackendUnavailable, match="CUDA failed .cuInit failed"):
-        PycudaMemory(module).allocate(1)
+        PycudaMemory(module).allocate(1)  # fails before it looks for a context
     module.init = fail
     with pytest.raises(BackendUnavailable, match="fitting driver .cuInit failed"):
         PycudaMemory(module)
@@ -160,7 +194,14 @@ def test_real_cuda_python_takes_our_arguments() -> None:
     graph, executable = runtime.cudaGraph_t(), runtime.cudaGraphExec_t()
     major = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
     for name, arguments in {
+        "cudaGetDevice": (),
         "cudaSetDevice": (0,),
+        "cudaDeviceGetPCIBusId": (32, 0),
+        "cudaEventCreate": (),
+        "cudaEventRecord": (4096, 4096),
+        "cudaEventSynchronize": (4096,),
+        "cudaEventElapsedTime": (4096, 8192),
+        "cudaEventDestroy": (4096,),
         "cudaDeviceGetAttribute": (major, 0),
         "cudaMalloc": (16,),
         "cudaFree": (4096,),
@@ -177,6 +218,44 @@ def test_real_cuda_python_takes_our_arguments() -> None:
     }.items():
         status = getattr(runtime, name)(*arguments)[0]
         assert status != runtime.cudaError_t.cudaSuccess
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build",
+    ],
+)
+def test_the_driver_is_known_with_closed_and_open_modules(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    file = tmp_path / "version"
+    file.write_text(f"{line}\nGCC version: gcc version 12.3.0 (Ubuntu)\n", encoding="utf-8")
+    monkeypatch.setattr(cuda, "VERSION_FILE", file)
+    assert CudaPythonMemory(fake_cuda_python(FakeHeap())).driver == "580.95.05 (CUDA 12.4)"
+
+
+LEFT_OPEN = """
+import atexit
+from contextlib import ExitStack
+closed = []
+atexit.register(lambda: print(*closed))  # of all that is registered, the last to run
+from dabnet.runtime.cuda import close_at_exit
+first, second = ExitStack(), ExitStack()
+for name, held in (("first", first), ("second", second)):
+    held.callback(closed.append, name)
+    close_at_exit(held)
+first.close()
+failing = ExitStack()
+failing.callback(int, "no number")
+close_at_exit(failing)
+"""
+
+
+def test_what_was_never_closed_is_closed_at_exit() -> None:
+    done = run_python(LEFT_OPEN)
+    assert (done.stdout.split(), done.stderr) == (["first", "second"], "")
 
 
 @pytest.mark.gpu

@@ -47,6 +47,7 @@ class BuilderBehaviours:
             "record": lambda name, value: note((name, value)),
             "set_flag": lambda config, flag: note(("set_flag", flag.name)),
             "clear_flag": lambda config, flag: note(("clear_flag", flag.name)),
+            "set_preview_feature": lambda config, feature, on: note((feature.name, on)),
             "set_memory_pool_limit": lambda config, pool, size: note((pool.name, size)),
             "set_compute_capability": self._set_capability,
             "add_optimization_profile": self._add_profile,
@@ -87,6 +88,8 @@ class BuilderBehaviours:
 
     def _build(self, builder: Any, network: Any, config: Any) -> bytes | None:
         self._scenario.during()
+        memory = self._scenario.memory
+        assert memory is None or memory.depth, "another GPU may be current in this thread"
         for severity, text in self._scenario.log:
             self._log(builder, severity, text)
         if fault := self._fault(network):
@@ -141,7 +144,8 @@ class BuilderBehaviours:
         shape = profiles[0][1] if profiles else network._shape
         assert dropped(calibrator.get_batch_size) == shape[0]
         while addresses := dropped(lambda: calibrator.get_batch(["image"])):
-            content = scenario.memory.device[addresses[0]]
+            # TensorRT reads float32, whatever the type of the network's input.
+            content = scenario.memory.device[addresses[0]].view(np.float32)
             scenario.batches.append(content.reshape(shape).copy())
         # The memory is the builder's: it is overwritten after the call.
         ranges = bytearray(header + f"image: {len(scenario.batches):08x}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,8 +62,20 @@ class FakeGraphs:
         del self.held[handle]
 
 
-def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> SimpleNamespace:
-    """``cuda.bindings.runtime``; with ``error`` every call fails with that code."""
+_OF_ANY_THREAD = {
+    *("cudaGetDeviceCount", "cudaDeviceGetAttribute", "cudaGetDeviceProperties"),
+    *("cudaDriverGetVersion", "cudaDeviceGetPCIBusId", "cudaGetDevice", "cudaSetDevice"),
+}
+
+
+def fake_cuda_python(
+    heap: FakeHeap, devices: int = 1, error: str = "", card: int = 0
+) -> SimpleNamespace:
+    """``cuda.bindings.runtime``; with ``error`` every call fails with that code.
+
+    The current GPU is the calling thread's; what is done on a GPU must be done on that of ``card``.
+    """
+    current = threading.local()
     codes = SimpleNamespace(
         cudaSuccess=0, cudaErrorNoDevice=100, cudaErrorInsufficientDriver=35, cudaErrorOther=2
     )
@@ -70,7 +83,11 @@ def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> Simpl
     attributes = SimpleNamespace(
         cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=6
     )
-    kinds = SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")
+    kinds = SimpleNamespace(
+        cudaMemcpyHostToDevice="up",
+        cudaMemcpyDeviceToHost="down",
+        cudaMemcpyDeviceToDevice="across",
+    )
     moved: list[str] = []
 
     def copy(target: int, source: int, nbytes: int, kind: str, stream: int) -> None:
@@ -79,7 +96,14 @@ def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> Simpl
 
     calls = {
         "cudaGetDeviceCount": lambda: devices,
-        "cudaSetDevice": lambda index: None,
+        "cudaGetDevice": lambda: getattr(current, "index", 0),
+        "cudaSetDevice": lambda index: setattr(current, "index", index),
+        "cudaDeviceGetPCIBusId": lambda length, index: f"0000:{65 + index}:00.0".encode() + b"\0",
+        "cudaEventCreate": lambda: heap.take(8),
+        "cudaEventDestroy": heap.give_back,
+        "cudaEventRecord": lambda event, stream: None,
+        "cudaEventSynchronize": lambda event: None,
+        "cudaEventElapsedTime": lambda start, end: 2.5,
         "cudaDeviceGetAttribute": lambda attribute, index: attribute,
         "cudaGetDeviceProperties": lambda index: SimpleNamespace(name=b"NVIDIA Fake\0\0"),
         "cudaDriverGetVersion": lambda: 12040,
@@ -99,8 +123,11 @@ def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> Simpl
         "cudaGraphExecDestroy": graphs.destroy,
     }
 
-    def answering(function: Any) -> Any:
+    def answering(name: str, function: Any) -> Any:
         def call(*arguments: Any) -> tuple[Any, ...]:
+            assert name in _OF_ANY_THREAD or getattr(current, "index", 0) == card
+            if error == "RuntimeError":  # of cuda-python 12.6 without a driver
+                raise RuntimeError("Failed to dlopen libcuda.so.1")
             if error:
                 return getattr(codes, error), None
             result = function(*arguments)
@@ -117,14 +144,21 @@ def fake_cuda_python(heap: FakeHeap, devices: int = 1, error: str = "") -> Simpl
         graphs=graphs,
     )
     for name, function in calls.items():
-        setattr(module, name, answering(function))
+        setattr(module, name, answering(name, function))
     module.cudaGetErrorString = lambda status: (0, b"the reason")
     return module
 
 
-def fake_pycuda(heap: FakeHeap) -> SimpleNamespace:
+def fake_pycuda(heap: FakeHeap, devices: int = 1) -> SimpleNamespace:
+    """``pycuda.driver``; a context is current in the thread that pushed it, until it pops it."""
+    current = threading.local()
+
+    def require_context() -> None:
+        assert getattr(current, "stack", []), "invalid device context"
+
     class Allocation:
         def __init__(self, nbytes: int) -> None:
+            require_context()
             self.address = heap.take(nbytes)
 
         def __int__(self) -> int:
@@ -145,26 +179,47 @@ def fake_pycuda(heap: FakeHeap) -> SimpleNamespace:
         buffer = heap.blocks[heap.take(nbytes)]
         return np.frombuffer(buffer, np.uint8, nbytes).view(dtype).reshape(shape).view(Pinned)
 
-    stack: list[Any] = []
-    context = SimpleNamespace(push=lambda: stack.append(1), pop=lambda: stack.pop())
+    def push() -> None:
+        current.stack = [*getattr(current, "stack", []), 1]
+
+    def copy(target: int, source: int, nbytes: int) -> None:
+        require_context()
+        ctypes.memmove(target, source, nbytes)
+
+    context = SimpleNamespace(push=push, pop=lambda: current.stack.pop())
     device = SimpleNamespace(
         retain_primary_context=lambda: context,
         compute_capability=lambda: (6, 1),
         name=lambda: "NVIDIA Fake",
+        pci_bus_id=lambda: "0000:65:00.0",
     )
+
+    class Event:
+        def __init__(self) -> None:
+            require_context()
+
+        def record(self, stream: Any) -> None:
+            require_context()
+
+        def synchronize(self) -> None:
+            require_context()
+
+        def time_since(self, start: Any) -> float:
+            return 2.5
+
     return SimpleNamespace(
         Error=RuntimeError,
         init=lambda: None,
-        Device=type("Device", (), {"count": staticmethod(lambda: 1), "__new__": lambda *_: device}),
+        Device=type(
+            "Device", (), {"count": staticmethod(lambda: devices), "__new__": lambda *_: device}
+        ),
+        Event=Event,
         get_driver_version=lambda: 12040,
         mem_alloc=Allocation,
         pagelocked_empty=pinned,
         Stream=lambda: SimpleNamespace(handle=7, synchronize=lambda: None),
-        memcpy_htod_async=lambda address, array, stream: ctypes.memmove(
-            address, array.ctypes.data, array.nbytes
-        ),
-        memcpy_dtoh_async=lambda array, address, stream: ctypes.memmove(
-            array.ctypes.data, address, array.nbytes
-        ),
-        stack=stack,
+        memcpy_htod_async=lambda to, array, stream: copy(to, array.ctypes.data, array.nbytes),
+        memcpy_dtod_async=lambda to, source, nbytes, stream: copy(to, source, nbytes),
+        memcpy_dtoh_async=lambda array, at, stream: copy(array.ctypes.data, at, array.nbytes),
+        depth=lambda: len(getattr(current, "stack", [])),
     )

@@ -40,14 +40,15 @@ def install(
         monkeypatch.setitem(sys.modules, name, double if name == double.__name__ else None)
     opened: list[FakeDeviceMemory] = []
 
-    def open_memory() -> FakeDeviceMemory:
+    def open_memory(index: int = 0) -> FakeDeviceMemory:
         known = (6, 1) if version.startswith("8.") else (8, 6)
-        opened.append(FakeDeviceMemory(compute_capability=capability or known))
+        opened.append(FakeDeviceMemory(index, compute_capability=capability or known))
         scenario.memory = opened[-1]
         return opened[-1]
 
     for place in PLACES:
         monkeypatch.setattr(f"{place}.open_device_memory", open_memory)
+    monkeypatch.setattr("export.engine.limits.CDLL", lambda name: None)  # the lean runtime
     return opened
 
 

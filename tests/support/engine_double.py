@@ -63,7 +63,12 @@ class EngineBehaviours:
 
     def _create_context(self, engine: Any, config: Any = None) -> Any:
         self._scenario.calls.append(("create_execution_context", config))
-        return self._module.IExecutionContext() if self._scenario.gives_context else None
+        if not self._scenario.gives_context:
+            return None
+        context = self._module.IExecutionContext()
+        strategy = getattr(vars(config or self).get("cuda_graph_strategy"), "name", "")
+        object.__setattr__(context, "_captures", strategy == "WHOLE_GRAPH_CAPTURE")
+        return context
 
     def _new_context(self, context: Any) -> None:
         state = {"_addresses": {}, "_shape": self._scenario.tensors[0][2], "_warm": set()}
@@ -71,10 +76,16 @@ class EngineBehaviours:
             object.__setattr__(context, name, value)
 
     def _set_address(self, context: Any, name: str, address: int) -> bool:
+        self._outside_of_a_capture()
         context._addresses[name] = address
         return True
 
+    def _outside_of_a_capture(self) -> None:
+        """Only ``execute_async_v3`` may be called while a graph is recorded."""
+        assert not self._scenario.memory.capturing
+
     def _set_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> bool:
+        self._outside_of_a_capture()
         assert name == self._scenario.tensors[0][0]
         object.__setattr__(context, "_shape", shape)
         smallest, _, largest = self._scenario.profile
@@ -89,7 +100,15 @@ class EngineBehaviours:
         (given, read, _, _), (result, written, _, _) = self._scenario.tensors
         source, target = context._addresses[given], context._addresses[result]
 
+        assert memory.depth, "another GPU may be current in this thread"
+        if vars(context).get("_captures"):  # TensorRT-RTX, whose graph is of addresses and a shape
+            now = (tuple(context._addresses.values()), shape)
+            if vars(context).get("_graph") != now:
+                self._scenario.calls.append(("captured", now))
+            object.__setattr__(context, "_graph", now)
+
         def work() -> None:
+            memory.clock_s += 1.0
             count = int(np.prod(shape)) * np.dtype(read).itemsize
             image = memory.device[source][:count].view(read).reshape(shape)
             first = image[..., 0] if read == "uint8" else image[:, 0]

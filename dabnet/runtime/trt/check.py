@@ -11,18 +11,21 @@ from typing import Any
 
 from dabnet.errors import ArtifactError, InputError
 from dabnet.runtime.cuda import DeviceMemory, HostArray
-from dabnet.runtime.manifest import TensorInfo, read_engine_manifest
+from dabnet.runtime.manifest import Manifest, read_engine_manifest
 from dabnet.runtime.plan import types_of
 from dabnet.runtime.runner import check_input
+from dabnet.runtime.trt.foreign import engine_profile, engine_tensors
 from dabnet.runtime.trt.layers import describe, plan_of_engine, precision_fault
 from dabnet.runtime.trt.product import TENSORRT, Product
 
-_NUMPY_NAMES = {"float": "float32", "half": "float16"}  # of TensorRT's DataType, where they differ
 _AMPERE = (8, 0)  # minimum compute capability of HardwareCompatibilityLevel.AMPERE_PLUS
 
 
 class EngineCheck:
     """The checks of one engine file.
+
+    Args:
+        manifest: of an engine that has none beside it; it claims no precision.
 
     Attributes:
         shape: of the declared input; -1 for a side that each call chooses.
@@ -32,9 +35,12 @@ class EngineCheck:
         ArtifactError: there is no manifest, it is damaged, or no runner serves its tensors.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.manifest, self.info = read_engine_manifest(path)
+    def __init__(self, path: Path, manifest: Manifest | None = None) -> None:
+        self.path, self._is_given = path, manifest is not None
+        if manifest is None or manifest.engine is None:
+            self.manifest, self.info = read_engine_manifest(path)
+        else:
+            self.manifest, self.info = manifest, manifest.engine
         self.shape = self.manifest.served_shape(repr(str(path)))
         _, self.best_shape, self.largest_shape = self.info.profile or (self.shape,) * 3
         product = self.info.product.replace("_", "-")  # as the command spells it
@@ -90,22 +96,19 @@ class EngineCheck:
 
     def bindings(self, trt: Any, engine: Any) -> None:
         """Raise unless the engine's own tensors, and their range of shapes, are the manifest's."""
-        tensors: dict[bool, list[TensorInfo]] = {True: [], False: []}
-        for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
-            kind = str(engine.get_tensor_dtype(name).name).lower()
-            is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-            shape = _sides(engine.get_tensor_shape(name))
-            tensors[is_input].append(TensorInfo(name, _NUMPY_NAMES.get(kind, kind), shape))
+        inputs, outputs = engine_tensors(trt, engine)
         fix, source = f"rebuild it with: {self._rebuild}", repr(str(self.path))
-        self.manifest.require_tensors(tensors[True], tensors[False], source, fix)
+        self.manifest.require_tensors(inputs, outputs, source, fix)
         if self.manifest.is_dynamic:
-            profile = engine.get_tensor_profile_shape(self.manifest.input.name, 0)
-            if (served := tuple(_sides(shape) for shape in profile)) != self.info.profile:
+            served = engine_profile(engine, self.manifest.input)
+            if served != self.info.profile:
                 raise self.mismatch(f"for the shapes {served}", f"{self.info.profile}")
 
     def layers(self, trt: Any, engine: Any) -> str:
         """Raise unless the engine computes in its precision; return its layers in words."""
         layers = types_of(plan_of_engine(trt, engine)) or self.info.layers_by_type
+        if self._is_given:
+            return describe(layers)
         if fault := precision_fault(self.manifest.precision, layers):
             raise self.mismatch(f"not {self.manifest.precision}: {fault}", "what it says it is")
         return describe(layers)
@@ -132,7 +135,3 @@ class EngineCheck:
 def _numbers(version: str) -> tuple[int, ...]:
     """``10.16.1.11rc1`` → (10, 16, 1, 11)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("rc")[0]))
-
-
-def _sides(shape: Any) -> tuple[int, ...]:
-    return tuple(int(side) for side in shape)

@@ -1,8 +1,9 @@
 """Starting runs of an engine: plainly, or as CUDA graphs.
 
-TensorRT-RTX captures graphs itself, once its kernels for a shape are compiled; a capture from
-outside would need an engine that was built for it (``REQUIRE_USER_ALLOCATION``). So there its own
-strategy is switched on. Elsewhere the run is captured here.
+TensorRT-RTX captures graphs itself, once its kernels for a shape are compiled, and again whenever
+an address or a shape changes; a capture from outside would need an engine that was built for it
+(``REQUIRE_USER_ALLOCATION``). So there its own strategy is switched on. Elsewhere the run is
+captured here. In both, each input address has a context of its own.
 
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-cuda-graphs.html
 https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.html (CUDA Graphs)
@@ -39,6 +40,7 @@ class EngineSettings:
         self._config: Any = None
         self._cache: Any = None
         self._loaded = b""
+        self.cuda_graph = cuda_graph
         self._own_graphs = cuda_graph and hasattr(self._trt, "CudaGraphStrategy")
         self.captures = cuda_graph and not self._own_graphs  # whether here, by a launcher
 
@@ -84,18 +86,20 @@ class EngineSettings:
         self._cache = self._config = None
 
 
-class _Captured(NamedTuple):
-    context: Any  # the graph depends on its state
+class _Prepared(NamedTuple):
+    """A context that reads at one address, and keeps its shape: a graph depends on both."""
+
+    context: Any
     shape: tuple[int, ...]
-    graph: CudaGraph
+    graph: CudaGraph | None  # None where TensorRT-RTX captures its own
 
 
 class EngineLauncher:
     """Starts runs of an engine that read at one address or another and write at ``output``.
 
-    With ``settings.captures`` there is one graph, with an execution context of its own, for each
-    input address; it is captured anew when the shape of that input changes. NVIDIA advises one
-    context per graph: to change the context from which a graph was captured is undefined.
+    With ``settings.cuda_graph`` there is an execution context for each input address, which is
+    prepared anew when the shape of that input changes. NVIDIA advises one context per graph: to
+    change the context from which a graph was captured is undefined.
     """
 
     def __init__(
@@ -109,46 +113,57 @@ class EngineLauncher:
     ) -> None:
         self._engine, self._settings, self._manifest = engine, settings, manifest
         self._memory, self._stream, self._output = memory, stream, output
-        self._graphs: dict[int, _Captured] = {}
-        self._context = None if settings.captures else self._new_context()
+        self._prepared: dict[int, _Prepared] = {}
+        self._context = None if settings.cuda_graph else self._new_context()
 
     def prepare(self, address: int, shape: tuple[int, ...]) -> None:
-        """Capture the run of an input of ``shape`` at ``address``, if that is wanted and new."""
-        old = self._graphs.get(address)
-        if not self._settings.captures or (old is not None and old.shape == shape):
+        """Make the graph of an input of ``shape`` at ``address``, if that is wanted and new."""
+        old = self._prepared.get(address)
+        if not self._settings.cuda_graph or (old is not None and old.shape == shape):
             return
         self._memory.synchronize(self._stream)
         if old is not None:
-            del self._graphs[address]
-            old.graph.close()
+            del self._prepared[address]
+            if old.graph is not None:
+                old.graph.close()
         context = self._new_context() if old is None else old.context
+        self._set_input(context, address, shape)
         # The first run at a shape does work that cannot be captured.
-        self._start(context, address, shape)
+        self._execute(context)
         self._memory.synchronize(self._stream)
-        graph = self._memory.capture(self._stream, lambda: self._start(context, address, shape))
-        self._graphs[address] = _Captured(context, shape, graph)
+        graph = None
+        if self._settings.captures:
+            graph = self._memory.capture(self._stream, lambda: self._execute(context))
+        self._prepared[address] = _Prepared(context, shape, graph)
 
     def enqueue(self, address: int, shape: tuple[int, ...]) -> None:
-        if self._settings.captures:
-            self.prepare(address, shape)
-            self._graphs[address].graph.launch(self._stream)
+        if not self._settings.cuda_graph:
+            self._set_input(self._context, address, shape)
+            self._execute(self._context)
+            return
+        self.prepare(address, shape)
+        prepared = self._prepared[address]
+        if prepared.graph is not None:
+            prepared.graph.launch(self._stream)
         else:
-            self._start(self._context, address, shape)
+            self._execute(prepared.context)
 
     def profile(self, address: int, shape: tuple[int, ...], runs: int, profiler: Any) -> None:
         """Run under a profiler, after one run without it, in a context that no other run has."""
         context = self._new_context(self._engine.create_execution_context())
+        self._set_input(context, address, shape)
         for number in range(1 + runs):
             if number == 1:
                 context.profiler = profiler
-            self._start(context, address, shape)
+            self._execute(context)
             self._memory.synchronize(self._stream)
 
     def close(self) -> None:
         """Release graphs and contexts, which must not be running."""
-        for captured in self._graphs.values():
-            captured.graph.close()
-        self._graphs.clear()
+        for prepared in self._prepared.values():
+            if prepared.graph is not None:
+                prepared.graph.close()
+        self._prepared.clear()
         self._context = self._engine = None
 
     def _new_context(self, context: Any = None) -> Any:
@@ -159,14 +174,16 @@ class EngineLauncher:
         self._set_address(context, self._manifest.output.name, self._output)
         return context
 
-    def _start(self, context: Any, address: int, shape: tuple[int, ...]) -> None:
+    def _set_input(self, context: Any, address: int, shape: tuple[int, ...]) -> None:
         name = self._manifest.input.name
         if self._manifest.is_dynamic and not context.set_input_shape(name, shape):
             raise BackendUnavailable(f"TensorRT refused the shape {shape} of {name!r}")
         self._set_address(context, name, address)
-        if not context.execute_async_v3(self._stream):
-            raise BackendUnavailable("TensorRT could not start a run")
 
     def _set_address(self, context: Any, name: str, address: int) -> None:
         if not context.set_tensor_address(name, address):
             raise BackendUnavailable(f"TensorRT refused the address of {name!r}")
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream):
+            raise BackendUnavailable("TensorRT could not start a run")

@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from dabnet.errors import BackendUnavailable, InputError, MissingPackage
+from dabnet.errors import PASCAL_STACK, BackendUnavailable, InputError, MissingPackage
 
 TENSORRT = "tensorrt"
 TENSORRT_RTX = "tensorrt_rtx"
 PRODUCTS = (TENSORRT, TENSORRT_RTX)
-
-PASCAL_STACK = "pip install -c constraints/pascal.txt '.[pascal]'"
 
 # With ProfilingVerbosity.DETAILED the builder of TensorRT-RTX logs all layers in one such message.
 LAYER_REPORT = "Layers:"
@@ -114,8 +112,8 @@ def find_product(name: str | None = None) -> Product:
                 fix="install it again, with the libraries that its version asks for",
             ) from error
         return Product(module, candidate, str(module.__version__))
-    fix = "pip install '.[gpu]' for tensorrt, '.[rtx]' for tensorrt_rtx, or for the GTX 10 series "
-    raise MissingPackage(name or TENSORRT, fix=fix + "-c constraints/pascal.txt '.[pascal]'")
+    fix = "pip install '.[gpu]' for tensorrt, '.[rtx]' for tensorrt_rtx; for the GTX 10 series "
+    raise MissingPackage(name or TENSORRT, fix=fix + PASCAL_STACK)
 
 
 @dataclass(slots=True, eq=False)  # one collection is another, though both may be empty

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
-from dabnet.runtime.cuda import DeviceMemory, HostArray, open_device_memory
+from dabnet.runtime.cuda import DeviceMemory, HostArray, close_at_exit, open_device_memory
+from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.runner import LayerTime, RunnerInfo
 from dabnet.runtime.trt.check import EngineCheck
 from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
@@ -20,17 +22,19 @@ from dabnet.runtime.trt.product import TENSORRT, Product, create, find_product, 
 
 
 class TensorRTRunner:
-    """A Runner (``dabnet.runtime.runner``) of one engine on the first GPU.
+    """A Runner (``dabnet.runtime.runner``) of one engine on one GPU.
 
     Host memory is pinned, and allocated once for the largest input that the engine takes; there is
-    one stream. Not safe for use from several threads at a time.
+    one stream. It may be used from any thread, but not from several at a time.
 
     Args:
-        memory: the GPU, which ``close`` gives back; None opens the first one.
+        device: ``cuda`` or ``cuda:N``.
+        memory: that GPU, which ``close`` gives back; None opens it.
         cuda_graph: run as a CUDA graph (``dabnet.runtime.trt.launch``). TensorRT then has an
-            execution context, with its scratch memory, for each staged input; TensorRT-RTX has one.
+            execution context, with its scratch memory, for each staged input.
         runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
             by ``close``.
+        manifest: of an engine that has none beside it.
 
     Raises:
         InputError: there is no such file, or an option does not fit the product.
@@ -42,30 +46,41 @@ class TensorRTRunner:
     def __init__(
         self,
         engine_path: str | Path,
-        memory: DeviceMemory | None = None,
+        device: str = "cuda",
         *,
+        memory: DeviceMemory | None = None,
         cuda_graph: bool = False,
         runtime_cache: str | Path | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
-        self._check = EngineCheck(existing_file(engine_path, "an engine written by dabnet-export"))
+        chosen = Device.parse(device)
+        if not chosen.is_gpu:
+            fix = "on a CPU run the ONNX file that it was built from"
+            raise InputError(f"device {device!r} for the engine {str(engine_path)!r}", "cuda", fix)
+        path = existing_file(engine_path, "an engine written by dabnet-export")
+        self._check = EngineCheck(path, manifest)
         self.manifest = self._check.manifest
         product = find_product(self._check.info.product)
         self._check.version(product)
         self._module = product.module
         self._settings = EngineSettings(product, cuda_graph, runtime_cache)
-        self._memory = memory or open_device_memory()
+        self._memory = memory or open_device_memory(chosen.index)
         self._addresses: list[int] = []  # of staged inputs; grows only
         self._shapes: list[tuple[int, ...]] = []  # of those that are staged now
         self._engine: Any = None
         self._runtime: Any = None
-        self._held = ExitStack()  # what close() does, last first
-        self._held.callback(self._memory.close)
+        self._held = ExitStack()  # what lies on the GPU is released by it, the last first
+        self._closing = ExitStack()
+        self._closing.callback(self._memory.close)
+        self._closing.callback(self._release)
+        close_at_exit(self._closing)
         try:
-            self._check.card(self._memory)
-            notes = self._load(product)
-            self._allocate()
+            with self._memory.active():
+                self._check.card(self._memory)
+                notes = self._load(product)
+                self._allocate()
         except BaseException:
-            self._held.close()
+            self._closing.close()
             raise
         self._held.callback(self._settings.save)
         self._held.callback(self._quiesce)
@@ -75,11 +90,12 @@ class TensorRTRunner:
 
     def infer(self, images: HostArray) -> HostArray:
         images = self._check.input(images)
-        self._upload(self._input, images)
-        self._launcher.enqueue(self._input, images.shape)
         mask = _view(self._mask, self.manifest.output_shape(images.shape))
-        self._memory.copy_to_host(mask, self._output, self._stream)
-        self.synchronize()
+        with self._memory.active():
+            self._upload(self._input, images)
+            self._launcher.enqueue(self._input, images.shape)
+            self._memory.copy_to_host(mask, self._output, self._stream)
+            self._memory.synchronize(self._stream)
         # A copy: the pinned buffer is written by the next call.
         return mask.astype(self.manifest.result_dtype)
 
@@ -87,31 +103,43 @@ class TensorRTRunner:
         if not batches:
             raise InputError("no images to stage", "at least one batch")
         checked = [self._check.input(batch) for batch in batches]
-        self.synchronize()
-        while len(self._addresses) < len(checked):
-            self._addresses.append(self._device(self._image.nbytes))
-        self._shapes = [batch.shape for batch in checked]
-        for address, batch in zip(self._addresses, checked, strict=False):
-            self._upload(address, batch)
-            self.synchronize()  # the pinned buffer serves the next batch
-            self._launcher.prepare(address, batch.shape)
+        with self._memory.active():
+            self._memory.synchronize(self._stream)
+            while len(self._addresses) < len(checked):
+                self._addresses.append(self._device(self._image.nbytes))
+            self._shapes = [batch.shape for batch in checked]
+            for address, batch in zip(self._addresses, checked, strict=False):
+                self._upload(address, batch)
+                self._memory.synchronize(self._stream)  # the pinned buffer serves the next batch
+                self._launcher.prepare(address, batch.shape)
 
     def launch(self, index: int) -> None:
-        self._launcher.enqueue(self._addresses[index], self._shapes[index])
+        with self._memory.active():
+            self._launcher.enqueue(self._addresses[index], self._shapes[index])
 
     def synchronize(self) -> None:
-        self._memory.synchronize(self._stream)
+        with self._memory.active():
+            self._memory.synchronize(self._stream)
+
+    def gpu_seconds(self, index: int) -> float:
+        with self._memory.active():
+            start, end = self._events
+            self._memory.record(start, self._stream)
+            self._launcher.enqueue(self._addresses[index], self._shapes[index])
+            self._memory.record(end, self._stream)
+            return self._memory.elapsed_s(start, end)
 
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
         images = self._check.input(images)
-        self._upload(self._input, images)
-        self.synchronize()
-        run = partial(self._launcher.profile, self._input, images.shape, calls)
-        return engine_layer_times(self._module, self._engine, run, calls)
+        with self._memory.active():
+            self._upload(self._input, images)
+            self._memory.synchronize(self._stream)
+            run = partial(self._launcher.profile, self._input, images.shape, calls)
+            return engine_layer_times(self._module, self._engine, run, calls)
 
     def close(self) -> None:
         """Save the runtime cache; release contexts, memory and engine. May be called twice."""
-        self._held.close()
+        self._closing.close()
 
     def _load(self, product: Product) -> list[str]:
         trt, notes = product.module, []
@@ -137,6 +165,9 @@ class TensorRTRunner:
         memory, held, manifest = self._memory, self._held, self.manifest
         self._stream = memory.create_stream()
         held.callback(memory.destroy_stream, self._stream)
+        self._events = memory.create_event(), memory.create_event()
+        for event in self._events:
+            held.callback(memory.destroy_event, event)
         largest = self._check.largest_shape
         self._image = self._pinned(largest, manifest.input.dtype)
         self._mask = self._pinned(manifest.output_shape(largest), manifest.output.dtype)
@@ -166,7 +197,11 @@ class TensorRTRunner:
     def _quiesce(self) -> None:
         """Wait: a context must not go while it runs, and a failed run must not keep the memory."""
         with suppress(BackendUnavailable):
-            self.synchronize()
+            self._memory.synchronize(self._stream)
+
+    def _release(self) -> None:
+        with self._memory.active():
+            self._held.close()
 
     def _drop(self) -> None:
         self._settings.close()

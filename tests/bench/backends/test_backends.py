@@ -20,20 +20,22 @@ import torch
 import bench.backends.onnxruntime_backend as onnxruntime_backend
 import bench.backends.openvino_backend as openvino_backend
 import bench.backends.tensorrt_backend as tensorrt_backend
-from bench.backends import backends, row_names
+from bench.backends import backends, cache, row_names
 from bench.backends.base import Backend, Recipe
 from bench.backends.cache import Workshop
 from bench.isolation import Isolated
 from bench.measure.timer import Timer
 from bench.record import REFERENCE, Setting
+from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, InputError
-from dabnet.runtime.ort import runner as onnxruntime_runner
+from dabnet.runtime.ort import gpu as onnxruntime_gpu
+from dabnet.runtime.ort.providers import OF_TENSORRT, RTX_PLUGIN
 from export.spec import ExportSpec
 from tests.support import ROOT
 from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
 from tests.support.device_double import FakeDeviceMemory
 from tests.support.int8_graph import write_int8
-from tests.support.onnxruntime_double import CudaScenario, make_double
+from tests.support.onnxruntime_double import CudaScenario, make_double, make_plugin
 from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
 
 ort = pytest.importorskip("onnxruntime")
@@ -48,7 +50,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     folder = tmp_path_factory.mktemp("workshop")
     spec = ExportSpec(SIZE, calibration_images=2, check_images=1, minimum_agreement=0.5)
     path = write_checkpoint(folder)
-    return Workshop(path, None, None, spec, folder, "cpu", 1, no_bar)
+    return Workshop(path, None, None, spec, folder, Device(), 1, no_bar)
 
 
 def prepared(row: str, workshop: Workshop, setting: Setting = SETTING) -> Recipe:
@@ -212,22 +214,24 @@ def test_artifacts_are_made_once_and_again_when_damaged(
 
 
 def test_rows_that_need_a_gpu_say_so(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda: "no NVIDIA GPU")
-    monkeypatch.setattr(onnxruntime_backend, "gpu_unavailable_reason", lambda: "no NVIDIA GPU")
-    cuda = dataclasses.replace(workshop, device="cuda")
-    assert reason("tensorrt-fp32", workshop) == "no NVIDIA GPU"
-    assert reason("tensorrtrtx-int8-cuda-graph", workshop) == "no NVIDIA GPU"
-    assert reason("onnxruntime-fp32", cuda) == "no NVIDIA GPU"
+    for backend in (tensorrt_backend, onnxruntime_backend):
+        monkeypatch.setattr(backend, "gpu_unavailable_reason", "no NVIDIA GPU {}".format)
+    cuda = dataclasses.replace(workshop, device=Device("cuda", 1))
+    assert reason("tensorrt-fp32", cuda) == "no NVIDIA GPU 1"
+    assert reason("tensorrtrtx-int8-cuda-graph", cuda) == "no NVIDIA GPU 1"
+    assert reason("onnxruntime-fp32", cuda) == "no NVIDIA GPU 1"
     assert "computes FP16 graphs in FP32" in reason("onnxruntime-fp16", workshop)
-    for row in ("onnxruntime-tensorrt-fp16", "onnxruntime-fp32-cuda-graph"):
+    of_tensorrt = ("onnxruntime-tensorrt-fp16", "onnxruntime-tensorrtrtx-fp16")
+    for row in (*of_tensorrt, "onnxruntime-fp32-cuda-graph"):
         assert "needs a GPU; choose --device cuda" in reason(row, workshop)
     assert "a CUDA graph needs a GPU" in reason("pytorch-cuda-graph", workshop)
     assert "on the CPU only" in reason("openvino-fp32", cuda)
-    monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda index: None)
+    assert "tensorrt needs a GPU; choose --device cuda" in reason("tensorrt-fp32", workshop)
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert "'tensorrt' is not installed" in reason("tensorrt-fp32", workshop)
-    assert "'tensorrt_rtx' is not installed" in reason("tensorrtrtx-fp32", workshop)
+    assert "'tensorrt' is not installed" in reason("tensorrt-fp32", cuda)
+    assert "'tensorrt_rtx' is not installed" in reason("tensorrtrtx-fp32", cuda)
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert "'openvino' is not installed" in reason("openvino-fp32", workshop)
 
@@ -354,14 +358,24 @@ def test_engines_are_built_once_for_each_product(
 
     def ahead(source: Path, output: Path, spec: export.engine.spec.BuildSpec) -> Any:
         built.append(output)
+        assert spec.device == 1
         return real(source, output, dataclasses.replace(spec, target="sm86"))
 
     monkeypatch.setattr(export.engine.engine, "build_engine", ahead)
-    monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda: None)
+    monkeypatch.setattr(tensorrt_backend, "gpu_unavailable_reason", lambda index: None)
     monkeypatch.setattr(Workshop, "onnx", lambda *_: write_contract(tmp_path))
-    recipe = prepared("tensorrtrtx-fp32", workshop)
-    again = prepared("tensorrtrtx-fp32-cuda-graph", workshop)
+    cards = {"name": "NVIDIA Double 3090", "driver": "580.1 (CUDA 13.0)"}
+    monkeypatch.setattr(cache, "open_device_memory", lambda i: FakeDeviceMemory(i, **cards))
+    cuda = dataclasses.replace(workshop, device=Device("cuda", 1))
+    recipe = prepared("tensorrtrtx-fp32", cuda)
+    again = prepared("tensorrtrtx-fp32-cuda-graph", cuda)
     assert built == [recipe.artifact] == [again.artifact]
+    assert recipe.arguments["device"] == "cuda:1"
+    for change in ({"name": "NVIDIA Double 4090"}, {"driver": "590.1 (CUDA 13.1)"}):
+        monkeypatch.setitem(cards, *next(iter(change.items())))
+        other = dataclasses.replace(cuda)  # as a run on another card, or after an update
+        assert prepared("tensorrtrtx-fp32", other).artifact == built[-1]
+    assert len(set(built)) == 3
     assert (recipe.arguments["cuda_graph"], again.arguments["cuda_graph"]) == (False, True)
     assert recipe.manifest is not None and recipe.manifest.engine is not None
     assert recipe.manifest.engine.product == "tensorrt_rtx"
@@ -374,8 +388,10 @@ def test_onnxruntime_on_a_gpu_is_opened_once_before_it_is_timed(
 ) -> None:
     scenario = CudaScenario()
     monkeypatch.setitem(sys.modules, "onnxruntime", make_double(scenario))
-    monkeypatch.setattr(onnxruntime_runner, "open_device_memory", FakeDeviceMemory)
-    monkeypatch.setattr(onnxruntime_backend, "gpu_unavailable_reason", lambda: None)
+    monkeypatch.setitem(sys.modules, RTX_PLUGIN, make_plugin())
+    monkeypatch.setattr(onnxruntime_gpu, "open_device_memory", scenario.open_memory)
+    monkeypatch.setattr(cache, "open_device_memory", FakeDeviceMemory)
+    monkeypatch.setattr(onnxruntime_backend, "gpu_unavailable_reason", lambda index: None)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     asked: list[tuple[Any, ...]] = []
 
@@ -386,7 +402,7 @@ def test_onnxruntime_on_a_gpu_is_opened_once_before_it_is_timed(
         return write_contract(tmp_path, precision)
 
     monkeypatch.setattr(Workshop, "onnx", onnx_of)
-    cuda = dataclasses.replace(workshop, device="cuda")
+    cuda = dataclasses.replace(workshop, device=Device("cuda"))
     recipe = prepared("onnxruntime-tensorrt-fp16", cuda)
     assert asked.pop() == ("fp16", "tensorrt", None)
     assert scenario.settings["trt_fp16_enable"] == "1"  # its engine is built, and in the cache
@@ -396,3 +412,6 @@ def test_onnxruntime_on_a_gpu_is_opened_once_before_it_is_timed(
     assert asked.pop() == ("fp32", "ort-cuda", None)
     assert prepared("onnxruntime-tensorrt-int8", cuda).exact is None
     assert asked.pop() == ("int8", "tensorrt", "fp32")
+    recipe = prepared("onnxruntime-tensorrtrtx-int8", cuda)
+    assert asked.pop() == ("int8", "tensorrt-rtx", None)  # its types are the file's
+    assert recipe.arguments["tensorrt"].name == OF_TENSORRT["tensorrt_rtx"]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from bench.backends.base import Recipe
 from bench.measure import timer
+from bench.measure.timer import Timer
 from dabnet.errors import BackendUnavailable
-from dabnet.runtime.runner import LayerTime, NullRunner, Uint8Array
+from dabnet.runtime.runner import LayerTime, NullRunner, RunnerInfo, Uint8Array
 from tests.support.fake_clock import INPUTS, MS, SHAPE, Clock, FakeRunner, Log, timer_of
 from tests.support.processes import run_python
 
@@ -88,21 +94,76 @@ def test_opening_is_timed_apart_from_the_first_call(clock: Clock) -> None:
     assert opened.info.backend == "fake"
 
 
-class Together(NullRunner):
-    """A call of a stream ends when three others are in flight; the main thread calls alone."""
+class OfOneThread(NullRunner):
+    """Notes which threads use it, and how many calls of all are in flight at most."""
 
-    met = threading.Barrier(4, timeout=60)
+    in_flight, most = 0, 0
+    lock = threading.Lock()
+
+    def __init__(self) -> None:
+        super().__init__(SHAPE)
+        self.threads = {threading.get_ident()}
+        OPENED.append(self)
 
     def infer(self, images: Uint8Array) -> Uint8Array:
-        if threading.current_thread() is not threading.main_thread():
-            self.met.wait()
+        self.threads.add(threading.get_ident())
+        with self.lock:
+            OfOneThread.in_flight += 1
+            OfOneThread.most = max(self.most, self.in_flight)
+        time.sleep(0.005)
+        with self.lock:
+            OfOneThread.in_flight -= 1
         return super().infer(images)
 
+    def stage(self, batches: Sequence[Uint8Array]) -> None:
+        self.threads.add(threading.get_ident())
 
-def test_streams_run_at_the_same_time() -> None:
-    timed = timer_of(Together(SHAPE), streams=4)
-    timed.warm_up("host", 0.1)
-    assert len(timed.turn("host", 20).samples_ns) == 20
+    def launch(self, index: int) -> None:
+        self.threads.add(threading.get_ident())
+
+
+OPENED: list[OfOneThread] = []
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_streams_run_at_the_same_time_each_in_its_own_thread(streams: int) -> None:
+    """A CUDA graph of onnxruntime belongs to the thread that opened, staged and warmed it."""
+    OPENED.clear()
+    OfOneThread.most = 0
+    timed = Timer(Recipe(OfOneThread, {}, Path("m")), INPUTS, streams)
+    for scope in ("host", "device"):
+        timed.warm_up(scope, 0.1)
+        assert len(timed.turn(scope, 20).samples_ns) == 20
+    assert len(OPENED) == streams == OfOneThread.most
+    assert len(set.union(*(runner.threads for runner in OPENED))) == streams
+
+
+class OnGpu(FakeRunner):
+    """A call takes 20 ms of the host's clock, of which the GPU works 3."""
+
+    def gpu_seconds(self, index: int) -> float:
+        self.launch(index)
+        return 0.003
+
+    @property
+    def info(self) -> RunnerInfo:
+        return replace(super().info, device=self.device)
+
+    device = "NVIDIA Fake"
+
+
+def test_events_tell_the_time_of_the_gpu(clock: Clock) -> None:
+    runner = OnGpu(clock, lambda call, _: 20 * MS, [])
+    timed = timer_of(runner)
+    assert timed.warm_up("events", 0.1) == pytest.approx(0.003)
+    turn = timed.turn("events", 10)
+    assert turn.samples_ns == (3_000_000,) * 10
+    assert turn.wall_s == pytest.approx(0.03)
+    runner.device = "cpu (2 threads)"
+    assert timer_of(runner).warm_up("events", 0.1) is None
+    runner.device = "NVIDIA Fake"
+    assert timer_of(runner, streams=2).warm_up("events", 0.1) is None
+    assert timer_of(NullRunner(SHAPE)).warm_up("events", 0.1) is None
 
 
 def test_the_processor_time_of_a_turn_is_its_own(

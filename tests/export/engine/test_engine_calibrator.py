@@ -49,6 +49,7 @@ def test_the_builder_reads_the_training_images(
     images = street(3)((32, 64))
     assert len(scenario.batches) == 3
     for batch, item in zip(scenario.batches, images, strict=True):
+        assert batch.dtype == np.float32
         np.testing.assert_array_equal(batch, item.image[None])
     assert scenario.called("create_network") == [{"EXPLICIT_BATCH"}]
     assert scenario.called("set_flag") == ["INT8"]

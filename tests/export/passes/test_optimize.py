@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -127,8 +128,24 @@ def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto)
     model, changed = both_stages(plain, "tensorrt", "int8")
     assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
     last = {"residual_as_difference": 7, "prelu_as_max": 71, "argmax_by_class": 1}
+    last["bytes_from_float"] = 1
     assert changed == {"scale_image": 1, **last}
     assert both_stages(plain, "tensorrt", "fp16")[1] == last
+
+
+@pytest.mark.parametrize("target", ["portable", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_masks_become_bytes_from_floats(target: str, dynamic: bool) -> None:
+    """The only conversion to uint8 that TensorRT documents."""
+    checkpoint = load_checkpoint(WEIGHTS)
+    module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    model = contract_graph(module, ExportSpec(SIZE, dynamic_size=dynamic))
+    optimised = ir.from_proto(optimize(model, target, "fp32", last=True)[0])
+    made = optimised.graph.outputs[0].producer()
+    assert made is not None and made.op_type == "Cast"
+    (source,) = made.inputs
+    assert source is not None and source.producer() is not None
+    assert source.producer().attributes.get_int("to") == ir.DataType.FLOAT
 
 
 def test_passes_that_need_a_size_say_so_where_a_call_chooses_it() -> None:

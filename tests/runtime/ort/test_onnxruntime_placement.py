@@ -13,12 +13,11 @@ import pytest
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.runtime.cuda import gpu_unavailable_reason
-from dabnet.runtime.ort import runner as onnxruntime_runner
+from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.placement import CPU, PlacedNode, check_placement, traced
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
 from tests.support.contract_variants import write_dynamic, write_raw, write_with_shape_nodes
-from tests.support.device_double import FakeDeviceMemory
 from tests.support.onnxruntime_double import CUDA, CudaScenario, make_double
 
 ort = pytest.importorskip("onnxruntime")
@@ -34,7 +33,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Double:
     def install(**changes: Any) -> CudaScenario:
         scenario = CudaScenario(**changes)
         monkeypatch.setitem(sys.modules, "onnxruntime", make_double(scenario))
-        monkeypatch.setattr(onnxruntime_runner, "open_device_memory", FakeDeviceMemory)
+        monkeypatch.setattr(onnxruntime_gpu, "open_device_memory", scenario.open_memory)
         return scenario
 
     return install
@@ -145,15 +144,19 @@ def test_each_buffer_has_its_own_graph(double: Double, tmp_path: Path) -> None:
     assert first == again != second
     assert before == zero == zero_again  # a buffer that fits is used again, with its graph
     assert len({first, second, zero, one}) == 4
-    staged = runner._staged[0].output.numpy()
-    assert np.array_equal(staged, reference.infer(noise(5, wide)))
+    assert scenario.memory is not None
+    result = scenario.memory.device[runner._staged[0].slot.result]
+    assert np.array_equal(result, reference.infer(noise(5, wide)).reshape(-1))
+    assert runner.gpu_seconds(1) == 1.0  # of the double's clock: the run, without what came before
+    runner.close()
+    assert scenario.memory.opened == 0  # which checks that nothing is held
 
 
 def test_a_graph_on_the_cpu_and_other_devices(tmp_path: Path) -> None:
     path = write_contract(tmp_path)
     with pytest.raises(InputError, match="CUDA graph on the CPU"):
         OnnxRuntimeRunner(path, cuda_graph=True)
-    with pytest.raises(InputError, match="device 'tpu'; expected one of cpu, cuda"):
+    with pytest.raises(InputError, match="device 'tpu'; expected cpu, cuda"):
         OnnxRuntimeRunner(path, "tpu")
 
 
@@ -207,5 +210,10 @@ def test_on_a_gpu(tmp_path: Path, graphs: bool) -> None:
     for index in (0, 1, 0, 1):
         runner.launch(index)
     runner.synchronize()
-    found = runner._staged[1].output.numpy()
+    assert runner._buffers is not None
+    with runner._buffers.memory.active():
+        shape, result = (1, HEIGHT, WIDTH), runner._staged[1].slot.result
+        found = runner._buffers.download(result, shape, "uint8")
     assert (found == reference.infer(noise(8))).mean() > 0.999
+    assert 0 < runner.gpu_seconds(0) < 1
+    runner.close()

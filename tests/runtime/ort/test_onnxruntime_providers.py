@@ -13,16 +13,23 @@ import numpy as np
 import pytest
 
 from dabnet.errors import BackendUnavailable, InputError
-from dabnet.runtime.ort import runner as onnxruntime_runner
-from dabnet.runtime.ort.runner import TF32_OVERRIDE, OnnxRuntimeRunner, TensorRTProvider
+from dabnet.runtime.ort import gpu as onnxruntime_gpu
+from dabnet.runtime.ort.providers import (
+    OF_TENSORRT,
+    RTX_PLUGIN,
+    TF32_OVERRIDE,
+    TensorRTProvider,
+)
+from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import HasLayerTimes
 from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
-from tests.support.device_double import FakeDeviceMemory
+from tests.support.contract_variants import write_dynamic
 from tests.support.int8_graph import write_int8
-from tests.support.onnxruntime_double import TENSORRT, CudaScenario, make_double
+from tests.support.onnxruntime_double import CudaScenario, make_double, make_plugin
 
 ort = pytest.importorskip("onnxruntime")
 
+TENSORRT = OF_TENSORRT["tensorrt"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
 
 
@@ -31,7 +38,8 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CudaScenario]:
     def install(**changes: Any) -> CudaScenario:
         scenario = CudaScenario(**changes)
         monkeypatch.setitem(sys.modules, "onnxruntime", make_double(scenario))
-        monkeypatch.setattr(onnxruntime_runner, "open_device_memory", FakeDeviceMemory)
+        monkeypatch.setitem(sys.modules, RTX_PLUGIN, make_plugin())
+        monkeypatch.setattr(onnxruntime_gpu, "open_device_memory", scenario.open_memory)
         monkeypatch.setenv(TF32_OVERRIDE, "1")
         return scenario
 
@@ -61,6 +69,62 @@ def test_tensorrt_may_use_the_types_of_the_precision_and_no_tf32(
     assert not runner.fuses_int8  # there is no exact arithmetic to score beside it
 
 
+@pytest.mark.parametrize("product", OF_TENSORRT)
+def test_one_graph_serves_all_staged_inputs(
+    double: Callable[..., CudaScenario], tmp_path: Path, product: str
+) -> None:
+    """These providers capture one graph per session: an input is copied to where it reads."""
+    path = write_contract(tmp_path)
+    reference = OnnxRuntimeRunner(path, threads=1)
+    scenario = double()
+    provider = TensorRTProvider("fp32", tmp_path / "engines", product)
+    runner = OnnxRuntimeRunner(path, "cuda", tensorrt=provider)
+    graph = {"tensorrt": "trt_cuda_graph_enable", "tensorrt_rtx": "enable_cuda_graph"}[product]
+    assert scenario.settings[graph] == "1"
+    assert runner.info.notes == (OF_TENSORRT[product], "CUDA graph")
+    batches = [np.roll(IMAGES, shift, axis=2) for shift in (0, 7, 13)]
+    runner.stage(batches)
+    assert scenario.memory is not None
+    for index in (2, 0, 1, 0):
+        runner.launch(index)
+        runner.synchronize()
+        mask = scenario.memory.device[runner._staged[index].slot.result]
+        assert np.array_equal(mask, reference.infer(batches[index]).reshape(-1))
+    assert np.array_equal(runner.infer(batches[1]), reference.infer(batches[1]))
+    assert runner.gpu_seconds(2) == 1.0
+    runner.close()
+    assert scenario.memory.opened == 0
+    with pytest.raises(InputError, match="whose calls choose, on .*expected one of a fixed batch"):
+        OnnxRuntimeRunner(write_dynamic(tmp_path), "cuda", tensorrt=provider)
+
+
+def test_the_gpu_that_was_chosen(double: Callable[..., CudaScenario], tmp_path: Path) -> None:
+    scenario = double(gpus=3)
+    path, cache = write_contract(tmp_path), tmp_path / "cache"
+    for tensorrt in (None, TensorRTProvider("fp32", cache)):
+        runner = OnnxRuntimeRunner(path, "cuda:2", tensorrt=tensorrt)
+        assert scenario.memory is not None
+        assert (scenario.settings["device_id"], scenario.memory.index) == ("2", 2)
+        runner.close()
+    # The plug-in lists its devices in an order of its own: the PCI address tells them apart.
+    of_rtx = TensorRTProvider("fp32", cache, "tensorrt_rtx")
+    OnnxRuntimeRunner(path, "cuda:2", tensorrt=of_rtx).close()
+    assert scenario.rtx_device == "0000:67:00.0"
+    assert "device_id" not in scenario.settings
+    with pytest.raises(BackendUnavailable, match=r"does not serve this GPU; expected compute cap"):
+        OnnxRuntimeRunner(path, "cuda:3", tensorrt=of_rtx)
+
+
+def test_without_the_plug_in(
+    double: Callable[..., CudaScenario], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double()
+    monkeypatch.setitem(sys.modules, RTX_PLUGIN, None)
+    provider = TensorRTProvider("fp32", tmp_path, "tensorrt_rtx")
+    with pytest.raises(BackendUnavailable, match="is not installed; pip install onnxruntime-ep"):
+        OnnxRuntimeRunner(write_contract(tmp_path), "cuda", tensorrt=provider)
+
+
 def test_nodes_that_tensorrt_leaves_to_others_are_an_error(
     double: Callable[..., CudaScenario], tmp_path: Path
 ) -> None:
@@ -76,7 +140,7 @@ def test_tensorrt_where_it_cannot_be(
     double: Callable[..., CudaScenario], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, fp16 = write_contract(tmp_path), TensorRTProvider("fp16", tmp_path / "engines")
-    with pytest.raises(InputError, match="TensorRT on the CPU"):
+    with pytest.raises(InputError, match="TensorRT on the CPU, or with cuda_graph"):
         OnnxRuntimeRunner(path, tensorrt=fp16)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailable, match=f"built without {TENSORRT}"):

@@ -18,6 +18,7 @@ from onnx import helper
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
+from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
@@ -28,6 +29,7 @@ from tests.support.contract_graph import (
     contract_model,
     write_contract,
 )
+from tests.support.device_double import FakeDeviceMemory
 from tests.support.processes import run_python
 from tests.support.seeded_checkpoint import (
     PREPROCESSING,
@@ -65,8 +67,7 @@ def reference() -> Callable[[Any], Any]:
 
 def staged_output(runner: OnnxRuntimeRunner, index: int) -> Any:
     """The mask that the last ``launch(index)`` left on the device: the protocol never copies it."""
-    (mask,) = runner._staged[index].binding.copy_outputs_to_cpu()
-    return mask
+    return runner._staged[index].slot.result
 
 
 def test_infer_gives_the_networks_masks(artifact: Path, reference: Callable[[Any], Any]) -> None:
@@ -168,6 +169,7 @@ def test_a_fall_back_to_the_cpu_is_an_error(
     """A build with CUDA on a machine without a driver: onnxruntime really falls back here."""
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime_gpu, "open_device_memory", FakeDeviceMemory)
     with pytest.raises(BackendUnavailable, match="would have run on the CPU"):
         OnnxRuntimeRunner(artifact, device="cuda")
 
@@ -251,6 +253,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import numpy
+from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 
 runner = OnnxRuntimeRunner(sys.argv[1], threads=1)

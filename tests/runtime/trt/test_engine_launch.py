@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,7 +58,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Opener:
         manifest = replace(contract_manifest(), engine=info, **changes)
         double = scenario_of(memory, manifest, **(scenario or {}))
         install(monkeypatch, version, double)
-        return TensorRTRunner(path, memory, **(options or {})), double, memory
+        return TensorRTRunner(path, memory=memory, **(options or {})), double, memory
 
     return open_engine
 
@@ -105,7 +106,9 @@ def test_what_the_profile_holds_and_no_more(sides: tuple[int, int, int]) -> None
         memory = FakeDeviceMemory()
         manifest = replace(contract_manifest(), engine=replace(INFO, profile=PROFILE), **DYNAMIC)
         install(patch, "10.16.1", scenario_of(memory, manifest))
-        runner = TensorRTRunner(write_engine(Path(folder), manifest.engine, **DYNAMIC), memory)
+        runner = TensorRTRunner(
+            write_engine(Path(folder), manifest.engine, **DYNAMIC), memory=memory
+        )
         given_images = images(0, (batch, height, width, 3))
         if 1 <= batch <= 4 and 16 <= height <= 64 and 32 <= width <= 128:
             np.testing.assert_array_equal(runner.infer(given_images), expected(given_images))
@@ -200,7 +203,28 @@ def test_tensorrt_rtx_captures_itself(opened: Opener) -> None:
     assert config is not None
     np.testing.assert_array_equal(runner.infer(images(4)), expected(images(4)))
     assert not memory.graphs
+    runner.stage([images(1), images(2), images(3)])
+    for index in (2, 0, 1) * 3:
+        runner.launch(index)
+    runner.synchronize()
+    # It captures again whenever an address changes: each context keeps its own.
+    assert len(double.called("captured")) == 4
+    assert len(double.called("create_execution_context")) == 4
     runner.close()
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_any_thread_may_call_and_close(opened: Opener, graphs: bool) -> None:
+    """CUDA's current GPU belongs to a thread: the double refuses work where another may be it."""
+    options = {"cuda_graph": graphs, "device": "cuda:1"}
+    runner, _, memory = opened("10.16.1", options=options)
+    with ThreadPoolExecutor(1) as pool:
+        mask = pool.submit(runner.infer, images(1)).result()
+        np.testing.assert_array_equal(mask, expected(images(1)))
+        pool.submit(runner.stage, [images(2)]).result()
+        assert pool.submit(runner.gpu_seconds, 0).result() == 1.0
+        pool.submit(runner.close).result()
+    assert memory.opened == memory.depth == 0
 
 
 def test_a_capture_that_fails_leaves_nothing(

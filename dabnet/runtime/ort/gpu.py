@@ -1,0 +1,124 @@
+"""Memory of a GPU around a session of onnxruntime: pinned copies, bound addresses, events.
+
+The memory is ours and not onnxruntime's, so that a row of onnxruntime times the same copies as one
+of TensorRT: from and to pinned host memory, on the stream that computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dabnet.runtime.cuda import HostArray, close_at_exit, open_device_memory
+from dabnet.runtime.manifest import Manifest, TensorInfo
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """One input and one output, bound once."""
+
+    given: Any  # address on the GPU, or a value in host memory
+    result: Any  # likewise, or an array in host memory
+    binding: Any
+    shape: Shape  # of the input
+    number: int = 0  # of its CUDA graph, from 1
+    held: tuple[Any, ...] = ()  # not every release keeps what is bound alive
+
+
+class GpuBuffers:
+    """The buffers of one session, on one stream. To be used inside ``memory.active()``.
+
+    Attributes:
+        memory, stream: the GPU and what all work is started on.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.memory = open_device_memory(index)
+        self._index, self._slots = index, 0
+        self._held = ExitStack()
+        self._addresses: set[int] = set()
+        self._pinned: dict[str, HostArray] = {}
+        self.closing = ExitStack()  # the owner may add what goes first
+        self.closing.callback(self.memory.close)
+        self.closing.callback(self._release)
+        close_at_exit(self.closing)
+        with self.memory.active():
+            self.stream = self.memory.create_stream()
+            self._held.callback(self.memory.destroy_stream, self.stream)
+            self.events = self.memory.create_event(), self.memory.create_event()
+            for event in self.events:
+                self._held.callback(self.memory.destroy_event, event)
+
+    def slot(self, session: Any, manifest: Manifest, shape: Shape) -> Slot:
+        """Allocate and bind memory for an input of ``shape``."""
+        self._slots += 1
+        binding = session.io_binding()
+        given = self._bound(binding.bind_input, manifest.input, shape)
+        result = self._bound(binding.bind_output, manifest.output, manifest.output_shape(shape))
+        return Slot(given, result, binding, shape, self._slots)
+
+    def _bound(self, bind: Callable[..., None], tensor: TensorInfo, shape: Shape) -> int:
+        kind = np.dtype(tensor.dtype)
+        address = self.allocate(math.prod(shape) * kind.itemsize)
+        bind(tensor.name, "cuda", self._index, kind.type, shape, address)
+        return address
+
+    def allocate(self, nbytes: int) -> int:
+        address = self.memory.allocate(nbytes)
+        self._addresses.add(address)
+        return address
+
+    def free(self, slot: Slot) -> None:
+        """Release what ``slot`` gave; no run may use it, and no graph may hold it."""
+        for address in (slot.given, slot.result):
+            self._addresses.remove(address)
+            self.memory.free(address)
+
+    def upload(self, images: HostArray, address: int) -> None:
+        """Start a copy of ``images`` to the GPU, by way of pinned memory."""
+        staging = self._host("up", images.shape, images.dtype)
+        staging[...] = images
+        self.memory.copy_to_device(address, staging, self.stream)
+
+    def download(self, address: int, shape: Shape, dtype: str) -> HostArray:
+        """Wait for the run, and return what lies at ``address`` in pinned memory of ours."""
+        found = self._host("down", shape, np.dtype(dtype))
+        self.memory.copy_to_host(found, address, self.stream)
+        self.synchronize()
+        return found
+
+    def synchronize(self) -> None:
+        self.memory.synchronize(self.stream)
+
+    def close(self) -> None:
+        """Release everything; slots must not be used afterwards."""
+        self.closing.close()
+
+    def _host(self, which: str, shape: Shape, dtype: Any) -> HostArray:
+        """Pinned memory that is as large as the largest asked for so far."""
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        kept = self._pinned.get(which)
+        if kept is None or kept.nbytes < nbytes:
+            self.synchronize()
+            if kept is not None:
+                self.memory.free_pinned(self._pinned.pop(which))
+            kept = self._pinned[which] = self.memory.pinned((nbytes,), np.uint8)
+        view: HostArray = kept[:nbytes].view(dtype).reshape(shape)
+        return view
+
+    def _release(self) -> None:
+        with self.memory.active():
+            for kept in self._pinned.values():
+                self.memory.free_pinned(kept)
+            for address in self._addresses:
+                self.memory.free(address)
+            self._pinned.clear()
+            self._addresses.clear()
+            self._held.close()
