@@ -21,6 +21,7 @@ from dabnet.console import (
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
 from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS
+from dabnet.training.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
@@ -66,7 +67,16 @@ _DEFAULTS: dict[str, Any] = {
     " recipe, but 5 epochs at a hundredth of its --lr.",
 )
 @click.option(
-    "--max-epochs", type=int, help="This and the options down to --sync-bn override the recipe."
+    "--max-minutes",
+    type=Finite(0, min_open=True),
+    help="End within this time: as many epochs as fit, at most --max-epochs. On a GPU, --amp is"
+    " what the card is fast in.",
+)
+@click.option(
+    "--max-epochs",
+    type=Finite(),
+    callback=lambda _, __, value: int(value) if value is not None and value.is_integer() else value,
+    help="This and the options down to --sync-bn override the recipe.",
 )
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
@@ -124,7 +134,12 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
 def train_command(
-    data_dir: Path | None, resume: Path | None, qat: Path | None, summary: bool, **options: Any
+    data_dir: Path | None,
+    resume: Path | None,
+    qat: Path | None,
+    summary: bool,
+    max_minutes: float | None,
+    **options: Any,
 ) -> int:
     """Train a network and write checkpoints, a log and curves.
 
@@ -132,6 +147,7 @@ def train_command(
     after the current iteration and writes a last.pth that --resume continues exactly. On several
     GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
+    limit = TimeLimit(max_minutes) if max_minutes else None  # before imports that take seconds
     from dabnet.data.registry import open_dataset
     from dabnet.training.folder import newest_state
     from dabnet.training.loop import train
@@ -149,7 +165,7 @@ def train_command(
     values: dict[str, Any] = {
         name: kept.get(name) if value is None else value for name, value in options.items()
     }
-    spec = _spec(values, resume, qat, processes)
+    spec = _spec(values, resume, qat, limit, processes)
     dataset = values["dataset"]
     if summary:
         _print_summary(spec.model, dataset, spec.recipe.input_size)
@@ -167,12 +183,17 @@ def train_command(
 
 
 def _spec(
-    values: dict[str, Any], resume: Path | None, qat: Path | None, processes: Processes
+    values: dict[str, Any],
+    resume: Path | None,
+    qat: Path | None,
+    limit: TimeLimit | None,
+    processes: Processes,
 ) -> TrainingSpec:
     """Return the request of the options ``values``; None is an option that was not given."""
     from dataclasses import fields
 
     from dabnet.device import torch_device
+    from dabnet.training.learner import fastest_amp
     from dabnet.training.log import tensorboard_is_installed
     from dabnet.training.recipes import Recipe, recipe_for
     from dabnet.training.spec import TrainingSpec
@@ -181,21 +202,23 @@ def _spec(
         values[name] for name in ("dataset", "num_workers", "tensorboard")
     )
     overrides = {field.name: values[field.name] for field in fields(Recipe)}
-    recipe = recipe_for(dataset, qat=qat is not None, **overrides)
     local_rank = processes.local_rank if processes.size > 1 else None
     device = torch_device(values["device"], local_rank)
+    if limit and qat is None and overrides["amp"] is None:
+        overrides["amp"] = fastest_amp(device)
+    recipe = recipe_for(dataset, qat=qat is not None, **overrides)
     if workers is None:
         workers = 4 if device.type == "cuda" else 0
     name = f"{dataset}-qat" if qat else dataset
-    same = ("model", "seed", "data_path", "channels_last", "compile", "cache_dir")
+    same = ("model", "seed", "eval_every", "data_path", "channels_last", "compile", "cache_dir")
     return TrainingSpec(
         recipe=recipe,
         output=values["output"] or (resume.parent if resume else Path("runs") / name),
         device=device,
-        eval_every=values["eval_every"] or max(1, recipe.max_epochs // 20),
         workers=workers,
         resume=resume,
         qat=qat,
+        limit=limit,
         tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
         **{name: values[name] for name in same},
     )
@@ -212,8 +235,11 @@ def _print_start(
         click.echo(f"  fine-tunes {spec.qat} with fake quantisation to int8")
     for name, value in recipe.to_dict().items():
         click.echo(f"  {name}: {value}")
-    total = len(train_set) // recipe.batch_size * recipe.max_epochs
-    click.echo(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
+    total = max(1, round(len(train_set) // recipe.batch_size * recipe.max_epochs))
+    if spec.limit:
+        click.echo(f"  at most {total} iterations, as many as fit into {spec.limit.minutes:g} min")
+    else:
+        click.echo(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
     if spec.tensorboard:
         click.echo(f"  view it with: tensorboard --logdir {spec.output}")
 

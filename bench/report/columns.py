@@ -102,6 +102,11 @@ class Line:
         """The scope ``device`` of the row, whatever that of the line is."""
         return self.row.timing("device")
 
+    @property
+    def events(self) -> Timing | None:
+        """The same by the clock of the GPU; None of a row on a CPU."""
+        return self.row.timing("events")
+
     def at(self, path: str) -> Any:
         """The attribute at the end of ``path``; None where one on the way is None."""
         found: Any = self
@@ -126,6 +131,7 @@ class Column:
         table: the table that shows it.
         brief: whether terminal and Markdown leave out the interval, which the page shows.
         mark: beside the text where it holds of the line: ``CALIBRATION_MARK``, ``TIMING_MARK``.
+        optional: whether ``SPEED`` leaves it out where no row has it.
     """
 
     key: str
@@ -136,6 +142,7 @@ class Column:
     table: str = ""
     brief: bool = False
     mark: str = ""
+    optional: bool = False
 
     @property
     def title(self) -> str:
@@ -262,6 +269,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("p99_s", "p99", "ms", _seconds("p99"), _ms, SPEED),
     _csv("iqr_s", _seconds("iqr")),
     Column("", "device p50", "ms", _seconds("p50", "device"), _ms, SPEED),
+    Column("", "events p50", "ms", _seconds("p50", "events"), _ms, SPEED, optional=True),
     Column("speed_ratio", "speed to PyTorch", "[95 %]", "timing.speed_ratio", _speed, SPEED),
     Column("", "device speed to PyTorch", "[95 %]", "device.speed_ratio", _speed, MORE),
     _csv("verdict", "timing.verdict"),
@@ -308,8 +316,8 @@ class Grid:
 def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> Grid:
     """The rows of one setting that ran, with the columns of the tables of those names.
 
-    ``SPEED`` has all its columns, and a line more for the scope ``paper`` of a row that has others
-    too. Other tables leave out columns and rows of which the record holds nothing. Columns that are
+    ``SPEED`` has all its columns but the optional ones, and a line more for the scope ``paper`` of
+    a row that has others too. Other tables leave out columns and rows of which the record holds nothing. Columns that are
     ``brief`` show their intervals if ``brief`` is False.
     """
     columns = [column for column in COLUMNS if column.table in names]
@@ -323,6 +331,8 @@ def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> 
     if SPEED not in names:
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
+    else:
+        columns = [c for c in columns if not c.optional or any(map(c.of, lines))]
     columns = [NAME, *columns]
     return Grid(
         str(setting) if SPEED in names else f"{names[0]}: {setting}",

@@ -30,7 +30,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class BatchOrder:
-    """Yields the keys of each batch of a run, from iteration ``start`` to the last.
+    """Yields the keys of each batch of a run, from iteration ``start`` to the last of ``total``.
 
     Each epoch is a new permutation; images that fill no batch are dropped, as published. If several
     ``processes`` train together, each yields its own part of every batch.
@@ -40,7 +40,7 @@ class BatchOrder:
         self,
         images: int,
         batch_size: int,
-        epochs: int,
+        epochs: float,
         seed: int,
         start: int = 0,
         rank: int = 0,
@@ -57,7 +57,7 @@ class BatchOrder:
             )
         self.images, self.batch_size, self.seed, self.start = images, batch_size, seed, start
         self.batches_per_epoch = images // batch_size
-        self.total = epochs * self.batches_per_epoch
+        self.total = max(1, round(epochs * self.batches_per_epoch))
         part = batch_size // processes
         self._mine = slice(rank * part, (rank + 1) * part)
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -104,6 +104,8 @@ def batches(
 ) -> Iterable[Batch]:
     """Return the batches of ``order``, made on the path ``device`` or ``workers``.
 
+    Each iteration over what is returned begins at the start of ``order``.
+
     Args:
         workers: processes that augment; 0 does it in the training process.
         shown: whether a progress bar may appear while the images are loaded.
@@ -114,7 +116,7 @@ def batches(
     if path == "device":
         with progress_bar("filling the device", len(dataset), shown=shown) as step:
             held = OnDevice(dataset, device, step)
-        return device_batches(held, augmentation, order, order.seed)
+        return DeviceBatches(held, augmentation, order, order.seed)
     if workers and isinstance(dataset, OnHost):
         with progress_bar("reading the images", len(dataset), shown=shown) as step:
             dataset.fill(step)
@@ -140,14 +142,20 @@ class AugmentedImages(TorchDataset[Batch]):
         return torch.from_numpy(image), torch.from_numpy(label)
 
 
-def device_batches(
-    data: OnDevice, augmentation: Augmentation, order: Iterable[Sequence[Key]], seed: int
-) -> Iterator[Batch]:
-    """Yield batches in the given order, each augmented as a whole on the data set's device."""
-    for keys in order:
-        placements = [augmentation.draw(data.size, _generator_of(seed, key)) for key in keys]
-        images, labels = data.take([index for _, index in keys])
-        yield crop_batch(images, labels, placements, augmentation)
+class DeviceBatches:
+    """Batches in the given order, each augmented as a whole on the data set's device."""
+
+    def __init__(
+        self, data: OnDevice, augmentation: Augmentation, order: Iterable[Sequence[Key]], seed: int
+    ) -> None:
+        self.data, self.augmentation, self.order, self.seed = data, augmentation, order, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        size, draw = self.data.size, self.augmentation.draw
+        for keys in self.order:
+            placements = [draw(size, _generator_of(self.seed, key)) for key in keys]
+            images, labels = self.data.take([index for _, index in keys])
+            yield crop_batch(images, labels, placements, self.augmentation)
 
 
 def _generator_of(seed: int, key: Key) -> np.random.Generator:

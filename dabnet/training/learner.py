@@ -28,7 +28,21 @@ WARMUP_FACTOR = 1 / 3
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> LambdaLR:
+def fastest_amp(device: torch.device) -> str:
+    """Return the ``--amp`` of which a GPU makes the most: bf16 from compute capability 8.0 on, fp16
+    on 7.x, none before. On a CPU it is none.
+
+    ``torch.cuda.is_bf16_supported`` would also count a GPU that emulates it.
+    """
+    if device.type != "cuda":
+        return "off"
+    major, _ = torch.cuda.get_device_capability(device)
+    return "bf16" if major >= 8 else "fp16" if major == 7 else "off"
+
+
+def warmup_poly(
+    optimizer: Optimizer, total: int, warmup: int, power: float, done: int = 0
+) -> LambdaLR:
     """Return a scheduler to step once per iteration.
 
     Args:
@@ -36,6 +50,7 @@ def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> 
         total: iterations of the whole run.
         warmup: iterations over which the rate rises linearly from 1/3 of the peak to the peak.
         power: exponent of the decay to 0 at ``total`` (Reagan1311/DABNet, WarmupPolyLR).
+        done: iterations done, by a scheduler of the same optimiser.
     """
 
     def factor(iteration: int) -> float:
@@ -45,7 +60,7 @@ def warmup_poly(optimizer: Optimizer, total: int, warmup: int, power: float) -> 
         remaining = 1 - (iteration - warmup) / max(1, total - warmup)
         return float(max(0.0, remaining) ** power)
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor, done - 1)
 
 
 class WeightAverage:
@@ -88,6 +103,9 @@ class Learner:
         processes: those that train together.
         start: the network to continue from; None starts from random weights. If it has ranges of
             activations, it is trained in int8 with these ranges and its BatchNorm statistics.
+
+    Attributes:
+        lag: how many steps later the outcome of a step is best read.
     """
 
     def __init__(
@@ -101,8 +119,10 @@ class Learner:
         processes: Processes,
         start: Checkpoint | None = None,
     ) -> None:
-        recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
-        self.processes = processes
+        self.recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
+        recipe, self.processes = spec.recipe, processes
+        # A GPU works on while the outcome of the step before is read.
+        self.lag = 1 if self.device.type == "cuda" else 0
         self.criterion = build_loss(recipe.loss, class_weights, ignore, processes.size)
         self.criterion.to(self.device)
 
@@ -151,6 +171,16 @@ class Learner:
     def lr(self) -> float:
         """The rate of the next step."""
         return float(self.schedule.get_last_lr()[0])
+
+    def end_at(self, iterations: int) -> None:
+        """Let the rate of the next steps be that of a run of ``iterations`` in all."""
+        self.schedule = warmup_poly(
+            self.optimiser,
+            iterations,
+            self.recipe.warmup_of(iterations),
+            self.recipe.poly_power,
+            self.schedule.last_epoch,
+        )
 
     def step(self, iteration: int, pixels: Tensor, labels: Tensor, stop: Stop) -> Tensor:
         """Train on this process's part of a batch.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,17 +34,21 @@ from dabnet.preprocessing import Preprocessing
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import LAST, RunFolder
 from dabnet.training.learner import Learner
-from dabnet.training.log import RunLog
+from dabnet.training.log import CURVES, RunLog, write_curves
 from dabnet.training.losses import rarity_weights
+from dabnet.training.measuring import measured_step_s
 from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
+from dabnet.training.recipes import eval_interval
 from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
+from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 SAMPLES = 3
 SAMPLE_WIDTH = 480
+TIMED_IMAGES = 3
 ALONE = Processes()
 
 
@@ -106,6 +112,10 @@ class _Run:
         self.confusion: Counts | None = None
         self.unread: deque[tuple[int, float, Tensor]] = deque()
         self.stop_agreed = False
+        usual = state.eval_every if state else eval_interval(self.recipe.max_epochs)
+        self.eval_every = spec.eval_every or usual
+        self.source = self._batches()
+        self.watch = self._fit(spec.limit) if spec.limit else None
         self.log = RunLog(
             spec.output, self.labels, self.iteration, spec.tensorboard, processes.first
         )
@@ -136,34 +146,106 @@ class _Run:
             cache.store(dataset, counts)
         return counts
 
+    def _fit(self, limit: TimeLimit) -> Watch:
+        """Make the epochs of the recipe as many as fit into the limit, by measured times."""
+        per_epoch, asked = self.order.batches_per_epoch, self.spec.eval_every
+        # Workers have made some batches before they are asked for them.
+        warm_up = 2 + 2 * self.spec.workers
+        with progress_columns("steps", self.processes.first) as bar:
+            task = bar.add_task("measuring the speed", total=None, text="")
+            step_s = measured_step_s(
+                self.learner, self.source, warm_up, limit.measure_s, lambda: bar.advance(task)
+            )
+            # The slowest process decides.
+            times = [step_s, self._measured_validation_s(), limit.used_s]
+            step_s, validation_s, used_s = self.processes.largest(times, self.spec.device)
+            costs = Costs(step_s, validation_s)
+            first = 0 if self.learner.activation_ranges else 1  # what is fine-tuned is scored
+            left_s = limit.left_s(PLAN_MARGIN, used_s)
+            total = costs.fitting(left_s, 0, self.order.total, per_epoch, asked, first)
+            if total == 0:
+                raise limit.too_short(costs, used_s)
+            self._end_at(total)
+            self.eval_every = asked or costs.interval(per_epoch, self.recipe.max_epochs)
+            self._show(
+                bar,
+                f"fits {self.recipe.max_epochs:g} epochs into {limit.minutes:g} minutes:"
+                f" {self.recipe.batch_size / step_s:.1f} images/s, {validation_s:.1f} s per"
+                f" validation, every {self.eval_every} epochs",
+            )
+        return Watch(limit, costs, total)
+
+    def _measured_validation_s(self) -> float:
+        """Return the seconds of a validation, estimated from a few images."""
+        share = self.processes.share(len(self.val_set))
+        row = Epoch(0, 0, val_miou=0.0, val_pixel_accuracy=0.0)
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            self.learner.segmenter.eval()
+            # What comes once: the choice of kernels, and the import of what draws.
+            matrix = self._confusion_of(share[:1])
+            if self.processes.first:
+                write_curves([row], folder / CURVES)
+            started = time.monotonic()
+            timed = share[:TIMED_IMAGES]
+            self._confusion_of(timed)
+            scored_s = (time.monotonic() - started) * len(share) / max(1, len(timed))
+            if self.processes.first:
+                started = time.monotonic()
+                log = RunLog(folder, self.labels, 0, tensorboard=False, writes=True)
+                log.validation([row], matrix, self._samples())
+                RunFolder(folder).save_best(self._checkpoint(self.learner.state()))
+                scored_s += time.monotonic() - started
+        return scored_s
+
+    def _end_at(self, total: int) -> None:
+        """Let the run, its recipe and its schedule end after ``total`` iterations."""
+        epochs, rest = divmod(total, self.order.batches_per_epoch)
+        exact = total / self.order.batches_per_epoch if rest else epochs
+        self.recipe = replace(self.recipe, max_epochs=exact)
+        self.order.total = total
+        self.learner.end_at(total)
+
+    def _keep_to_the_limit(self, watch: Watch) -> str:
+        """Give up what no longer fits; return the line to print, or nothing."""
+        per_epoch, planned = self.order.batches_per_epoch, self.order.total
+        own = watch.total(self.iteration, planned, per_epoch, self.eval_every)
+        total = -int(self.processes.largest([-own], self.spec.device)[0])
+        watch.begin(self.iteration, total)
+        if total == planned:
+            return ""
+        before = self.recipe.max_epochs
+        self._end_at(total)
+        return f"slower than planned: {self.recipe.max_epochs:g} epochs fit, no longer {before:g}"
+
     def loop(self, stop: Stop) -> TrainingResult:
         self.saved_at = time.monotonic()
-        # A GPU works on while the outcome of the step before is read.
-        lag = 1 if self.spec.device.type == "cuda" else 0
-        source = self._batches()
         with closing(self.log), progress_columns("iterations", self.processes.first) as bar:
             task = bar.add_task(
                 "training", total=self.order.total, completed=self.iteration, text=""
             )
             if self.learner.activation_ranges and not self.history:
                 self._show(bar, self._score_start())
-            started, seen = time.perf_counter(), 0
-            for pixels, labels in source:
+            started, seen = time.monotonic(), 0
+            for pixels, labels in self.source:
                 lr = self.learner.lr
                 outcome = self.learner.step(self.iteration, pixels, labels, stop)
                 self.unread.append((self.iteration, lr, outcome))
                 self.iteration += 1
-                self._read(lag)
+                self._read(self.learner.lag)
                 seen += self.recipe.batch_size
-                rate = seen / (time.perf_counter() - started)
+                rate = seen / (time.monotonic() - started)
                 epoch = -(-self.iteration // self.order.batches_per_epoch)
                 text = f"epoch {epoch}  loss {self.loss:.3f}  lr {lr:.2e}  {rate:.1f} images/s"
-                bar.update(task, completed=self.iteration, text=text)
-                if self.iteration % self.order.batches_per_epoch == 0:
+                bar.update(task, completed=self.iteration, total=self.order.total, text=text)
+                if self.watch and self.watch.is_due(self.iteration):
+                    self._show(bar, self._keep_to_the_limit(self.watch))
+                at_end = self.iteration == self.order.total
+                if at_end or self.iteration % self.order.batches_per_epoch == 0:
                     self._read(0)
                     self._show(bar, self._end_epoch(epoch, rate))
-                    started, seen = time.perf_counter(), 0
-                if self.stop_agreed:
+                    started, seen = time.monotonic(), 0
+                if at_end or self.stop_agreed:
                     break
                 # A run that dies can be continued after its first step.
                 due = time.monotonic() - self.saved_at >= self.spec.save_seconds
@@ -220,18 +302,20 @@ class _Run:
 
     def _end_epoch(self, epoch: int, rate: float) -> str:
         """Log, validate if it is due, save; return the line to print, or nothing."""
-        loss, self.loss_sum = self.loss_sum / self.order.batches_per_epoch, 0.0
+        steps = (self.iteration - 1) % self.order.batches_per_epoch + 1
+        loss, self.loss_sum = self.loss_sum / steps, 0.0
         row = Epoch(epoch, self.iteration, self.lr, loss, images_per_s=round(rate, 3))
         self.history.append(row)
-        if epoch % self.spec.eval_every and epoch < self.recipe.max_epochs:
+        if epoch % self.eval_every and self.iteration < self.order.total:
             self.log.epoch(self.history)
             return ""
         scores = self._validate()
-        place = f"epoch {epoch}/{self.recipe.max_epochs}"
+        place = f"epoch {epoch}/{self.recipe.max_epochs:g}"
         return f"{place}  loss {loss:.4f}  {scores}  {rate:.1f} images/s"
 
     def _validate(self) -> str:
         """Score the kept weights into the newest row of the history; save and log."""
+        started = time.monotonic()
         self._require_finite()
         matrix = self.confusion = self._score()
         miou, accuracy = float(mean_iou(matrix)), pixel_accuracy(matrix)
@@ -244,21 +328,26 @@ class _Run:
         self.log.epoch(self.history)
         if self.processes.first:
             self.log.validation(self.history, matrix, self._samples())
+        if self.watch:
+            self.watch.validated(time.monotonic() - started)
         return f"val mIoU {100 * miou:.2f} %  pixel accuracy {100 * accuracy:.2f} %"
 
     def _score(self) -> Counts:
         """Return the confusion matrix of the validation split at the images' own size, int64
         (K, K); each process scores a share."""
-        classes = len(self.labels.classes)
         self.learner.align()
         self.learner.segmenter.eval()
-        matrix = np.zeros((classes, classes), np.int64)
-        share = self.processes.share(len(self.val_set))
-        for item in read_ahead(self.val_set.__getitem__, share):
-            matrix += confusion(self._segment(item.image), item.label, classes)
+        matrix = self._confusion_of(self.processes.share(len(self.val_set)))
         total = self.processes.sum_(torch.from_numpy(matrix).to(self.learner.device))
         result: Counts = total.cpu().numpy()
         return result
+
+    def _confusion_of(self, indices: Sequence[int]) -> Counts:
+        classes = len(self.labels.classes)
+        matrix = np.zeros((classes, classes), np.int64)
+        for item in read_ahead(self.val_set.__getitem__, indices):
+            matrix += confusion(self._segment(item.image), item.label, classes)
+        return matrix
 
     def _samples(self) -> Image.Image:
         """Return some images, each in a row with its truth and its prediction."""
@@ -283,7 +372,7 @@ class _Run:
 
     def _show(self, bar: Progress, line: str) -> None:
         if line and self.processes.first:
-            bar.console.print(line)
+            bar.console.print(line, soft_wrap=True)
 
     def _require_finite(self) -> None:
         """Raise before a useless state replaces a good one."""
@@ -323,7 +412,7 @@ class _Run:
             seed=self.spec.seed,
             split=self.train_set.split,
             images=len(self.train_set),
-            eval_every=self.spec.eval_every,
+            eval_every=self.eval_every,
             counts=self.counts,
             data_path=self.data_path,
             compile=self.spec.compile,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,17 +40,21 @@ class Processes:
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Connect the processes while the block runs: NCCL between GPUs, Gloo between CPUs."""
-        if self.size == 1:
+        """Connect the processes while the block runs: NCCL between GPUs, Gloo between CPUs.
+
+        Of several GPUs, ``device`` is the current one in the block: pinning memory, NCCL and
+        kernels of ``torch.compile`` take that one, whatever the device of the tensors
+        (pytorch/pytorch#21081).
+        """
+        on_gpu = device.type == "cuda"
+        with torch.cuda.device(device) if on_gpu else nullcontext():
+            if self.size > 1:
+                dist.init_process_group("nccl" if on_gpu else "gloo")
             yield
-            return
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield
-        # Gloo's threads may abort a process that leaves while another still has work to do.
-        dist.barrier()
-        dist.destroy_process_group()  # not after an error: it would wait for those that are gone
+            if self.size > 1:
+                # Gloo's threads may abort a process that leaves while another still has work.
+                dist.barrier()
+                dist.destroy_process_group()  # not after an error: it would wait for the dead
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace ``tensor`` by its sum over all processes, and return it."""
@@ -67,6 +71,15 @@ class Processes:
     def agree(self, yes: bool, device: torch.device) -> bool:
         """Whether ``yes`` holds in every process."""
         return int(self.sum_(torch.tensor(int(yes), device=device))) == self.size
+
+    def largest(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """Return the largest of all processes in each place of ``numbers``."""
+        if self.size == 1:
+            return [*numbers]
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        largest: list[float] = tensor.tolist()
+        return largest
 
     def share(self, count: int) -> range:
         """Return the indices, out of ``count``, that this process works on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Recipe:
     Attributes:
         input_size: (height, width) of the training crops in pixels.
         batch_size: images per iteration, of all processes together.
-        max_epochs: passes over the training split.
+        max_epochs: passes over the training split; the last may be a fraction of one.
         optimizer: ``adam`` or ``sgd``.
         lr: peak learning rate.
         momentum: of SGD; Adam takes its usual 0.9 and 0.999.
@@ -41,7 +42,7 @@ class Recipe:
 
     input_size: tuple[int, int]
     batch_size: int
-    max_epochs: int
+    max_epochs: float
     optimizer: str = "adam"
     lr: float = 1e-3
     momentum: float = 0.9
@@ -59,7 +60,7 @@ class Recipe:
         below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1}
         limits = {
             "batch_size": (self.batch_size >= 2, "at least 2 (batch normalisation)"),
-            "max_epochs": (self.max_epochs >= 1, "a number of at least 1"),
+            "max_epochs": (0 < self.max_epochs < math.inf, "a number above 0"),
             "warmup_iterations": (self.warmup_iterations >= 0, "0 or more"),
             "lr": (0 < self.lr < 10, "a learning rate between 0 and 10"),
             "scales": (
@@ -111,6 +112,12 @@ RECIPES = {
         input_size=(192, 384), batch_size=4, max_epochs=6, lr=2e-3, scales=(0.75, 1.0, 1.25)
     ),
 }
+
+
+def eval_interval(epochs: float) -> int:
+    """Epochs between validations of a run of ``epochs``, where none was asked for."""
+    return max(1, int(epochs // 20))
+
 
 QAT_EPOCHS = 5
 QAT_LR_SHARE = 100

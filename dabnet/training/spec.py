@@ -16,6 +16,7 @@ from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Codec
 from dabnet.training.recipes import Recipe
+from dabnet.training.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class TrainingSpec:
         output: directory of the checkpoints, the log and the curves.
         device: where to compute.
         seed: of the initial weights, the order of the images and their augmentation.
-        eval_every: epochs between validations; the last epoch is always validated.
+        eval_every: epochs between validations, None for a usual number; the last epoch is always
+            validated.
         workers: processes that augment images; 0 does it in the training process.
         data_path: ``auto``, ``device`` or ``workers``; see ``dabnet.data.batches``.
         resume: a ``last.pth`` to continue from.
@@ -38,9 +40,11 @@ class TrainingSpec:
         tensorboard: whether event files are written.
         cache_dir: where pixel counts of data sets are kept; None keeps none.
         save_seconds: the longest time between two saves of ``last.pth``.
+        limit: the time that a new run may take: ``max_epochs`` becomes what fits.
 
     Raises:
-        InputError: the network cannot take crops of the recipe's size.
+        InputError: the network cannot take crops of the recipe's size, or a continued run, which
+            has its epochs, has a limit.
     """
 
     model: str
@@ -48,7 +52,7 @@ class TrainingSpec:
     output: Path
     device: torch.device
     seed: int
-    eval_every: int
+    eval_every: int | None
     workers: int = 0
     data_path: str = "auto"
     resume: Path | None = None
@@ -58,9 +62,16 @@ class TrainingSpec:
     tensorboard: bool = False
     cache_dir: Path | None = None
     save_seconds: float = 60.0
+    limit: TimeLimit | None = None
 
     def __post_init__(self) -> None:
         network_named(self.model).check_size(*self.recipe.input_size)
+        if self.limit and self.resume:
+            raise InputError(
+                f"--max-minutes {self.limit.minutes:g} and --resume {self.resume}",
+                "one of them: a run that is continued keeps its epochs",
+                "leave --max-minutes out",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,8 @@ class RunState:
         split, images: name of the training split, and its number of images.
         counts: of the training split.
         data_path: ``device`` or ``workers``.
-        seed, eval_every, compile, channels_last: as of ``TrainingSpec``.
+        eval_every: epochs between validations.
+        seed, compile, channels_last: as of ``TrainingSpec``.
     """
 
     iteration: int

@@ -35,6 +35,9 @@ CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 # https://github.com/microsoft/onnxruntime/issues/26029
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
+# Neither the plug-in's options nor anything documented switches it off in TensorRT-RTX's kernels.
+TF32_NOTE = "float layers may use TF32"
+
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 

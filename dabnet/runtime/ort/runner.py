@@ -21,8 +21,9 @@ from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo, carried_manif
 from dabnet.runtime.ort.arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
 from dabnet.runtime.ort.gpu import GpuBuffers, Slot
 from dabnet.runtime.ort.placement import PlacedNode, check_placement, node_times, traced
-from dabnet.runtime.ort.providers import Provider, TensorRTProvider
+from dabnet.runtime.ort.providers import TF32_NOTE, Provider, TensorRTProvider
 from dabnet.runtime.runner import LayerTime, RunnerInfo, check_input, cpu_name, import_backend
+from dabnet.runtime.trt.product import TENSORRT_RTX
 
 # The run option that says which CUDA graph is captured or replayed; -1 runs without one.
 # (onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation)
@@ -87,6 +88,7 @@ class OnnxRuntimeRunner:
             self._provider = replace(self._provider, stream=stream, pci_bus_id=card.pci_bus_id)
         self._notes = [self._provider.name]
         self._notes += ["CUDA graph"] if cuda_graph or tensorrt else []
+        self._notes += [TF32_NOTE] if tensorrt and tensorrt.product == TENSORRT_RTX else []
         try:
             with self._active():
                 self._load(manifest, source, allow_cpu_nodes)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import helper
 
 from dabnet.errors import BuildError
-from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.manifest import ONNX_KEY, CalibrationInfo, Manifest
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
+from tests.support.contract_graph import contract_manifest, write_contract
 from tests.support.engine_builds import (
     FOUND,
     READS,
@@ -178,3 +182,36 @@ def test_the_rtx_list_is_that_of_the_installed_package() -> None:
         names = [n for n in vars(getattr(double, name)) if not n.startswith("_")]
         assert names
         assert [n for n in names if not hasattr(getattr(real, name), n)] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_contexts_share_the_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    """On 8.6 a second context of a dynamic engine, as each CUDA graph has, needs it."""
+    scenario = scenario_of("fp32")
+    install(monkeypatch, version, scenario, (8, 6))
+    source = write_dynamic(tmp_path, mask=mask_of(version))
+    build_engine(source, tmp_path / "m.engine", BuildSpec("fp32"))
+    assert scenario.called("PROFILE_SHARING_0806") == ([True] if version == OLD else [])
+
+
+@pytest.mark.parametrize(
+    ("version", "placement", "said"),
+    [(OLD, "conv-inputs", True), (OLD, "dense-only", False), ("10.16.1", "conv-inputs", False)],
+)
+def test_an_int8_build_that_fails_on_8_6_names_the_placement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, placement: str, said: bool
+) -> None:
+    scenario = replace(scenario_of("int8"), plan=None)
+    install(monkeypatch, version, scenario, (8, 6))
+    source = write_contract(tmp_path, "int8", mask_of(version))
+    manifest = contract_manifest("int8", mask_of(version))
+    calibration = CalibrationInfo("mse", "camvid", "train", 8, placement=placement)
+    manifest = replace(manifest, calibration=calibration)
+    model = onnx.load(source)
+    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    onnx.save(model, source)
+    with pytest.raises(BuildError, match="built no engine") as caught:
+        build_engine(source, tmp_path / "m.engine", BuildSpec("int8"))
+    assert ("--placement dense-only" in str(caught.value)) is said

@@ -17,6 +17,7 @@ from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.providers import (
     OF_TENSORRT,
     RTX_PLUGIN,
+    TF32_NOTE,
     TF32_OVERRIDE,
     TensorRTProvider,
 )
@@ -81,7 +82,8 @@ def test_one_graph_serves_all_staged_inputs(
     runner = OnnxRuntimeRunner(path, "cuda", tensorrt=provider)
     graph = {"tensorrt": "trt_cuda_graph_enable", "tensorrt_rtx": "enable_cuda_graph"}[product]
     assert scenario.settings[graph] == "1"
-    assert runner.info.notes == (OF_TENSORRT[product], "CUDA graph")
+    tf32 = (TF32_NOTE,) if product == "tensorrt_rtx" else ()
+    assert runner.info.notes == (OF_TENSORRT[product], "CUDA graph", *tf32)
     batches = [np.roll(IMAGES, shift, axis=2) for shift in (0, 7, 13)]
     runner.stage(batches)
     assert scenario.memory is not None
