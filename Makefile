@@ -18,11 +18,12 @@ BIN         := $(VENV)/bin
 CONSTRAINTS := constraints/$(HARDWARE).txt
 INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 
-.PHONY: help install demo test test-slow test-gpu clean
+.PHONY: help install demo test test-slow test-gpu gpu-check clean
 help:
 	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 8 minutes)"
 	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
 	@echo "            HARDWARE=cpu (default), gpu or pascal chooses what is installed"
+	@echo "make gpu-check  what is installed, on this machine's GPU (10 minutes; docs/gpu_check.md)"
 
 install: $(INSTALLED)
 
@@ -65,6 +66,10 @@ test-slow: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+# It installs nothing: it checks what there is, and needs no network.
+gpu-check:
+	$(BIN)/python tools/gpu_check.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .dabnet-cache
