@@ -19,7 +19,6 @@ from dabnet.graph.editing import tidy
 from dabnet.graph.facts import image_axes
 from dabnet.precision import EXPORTED, FP16, FP32, INT8
 from dabnet.runtime.manifest import PassInfo
-from export.passes.bytes_from_float import bytes_from_float
 from export.passes.ort.argmax_by_cell import argmax_by_cell
 from export.passes.ort.prelu_as_relu import prelu_as_relu
 from export.passes.ort.winograd import winograd
@@ -27,6 +26,7 @@ from export.passes.prelu_as_max import prelu_as_max
 from export.passes.scale_image import scale_image
 from export.passes.sink_concat import sink_concat, sink_first_concat
 from export.passes.trt.argmax_by_class import argmax_by_class
+from export.passes.trt.bytes_from_float import bytes_from_float
 from export.passes.trt.depthwise_as_taps import depthwise_as_taps
 from export.passes.trt.one_weight_scale import one_weight_scale
 from export.passes.trt.pools_as_slices import pools_as_slices
@@ -62,16 +62,15 @@ class _Step:
 
 # Exact, and one int8 scale can then serve a Concat (``calibration.qdq``), whoever quantises it.
 _SCALE_IMAGE = _Step(scale_image, (FP32, INT8))
-_MASK_BYTES = _Step(bytes_from_float, last=True)
 _SUMS, _TIES = "sums in another order", "another class at ties of one rounding"
 _TENSORRT = (
     _Step(residual_as_difference, last=True),
     _Step(prelu_as_max, last=True),
     _Step(argmax_by_class, last=True, fixed_size=True, note=_TIES),
-    _MASK_BYTES,
+    _Step(bytes_from_float, last=True),
 )
 _STEPS = {
-    "portable": (_SCALE_IMAGE, _MASK_BYTES),
+    "portable": (_SCALE_IMAGE,),
     "ort-cpu": (
         _Step(sink_concat, note=_SUMS),
         _Step(winograd, (FP32,), fixed_size=True, note=WINOGRAD_NOTE),

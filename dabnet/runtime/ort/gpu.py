@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,10 @@ class GpuBuffers:
 
     def synchronize(self) -> None:
         self.memory.synchronize(self.stream)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # a runner that was dropped and not closed; nobody can be told
+            self.close()
 
     def close(self) -> None:
         """Release everything; slots must not be used afterwards."""

@@ -133,7 +133,7 @@ def test_tensorrt_takes_the_graph_as_the_parser_wants_it(plain: onnx.ModelProto)
     assert both_stages(plain, "tensorrt", "fp16")[1] == last
 
 
-@pytest.mark.parametrize("target", ["portable", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_masks_become_bytes_from_floats(target: str, dynamic: bool) -> None:
     """The only conversion to uint8 that TensorRT documents."""

@@ -1,7 +1,7 @@
-"""A mask's bytes by way of float32: TensorRT converts nothing else to uint8.
+"""A mask's bytes by way of float32, from which every TensorRT converts to uint8.
 
 ``DataType::kUINT8`` in NvInfer.h (8.6 and 10): conversions to uint8 are supported from FP32 and
-FP16 only. Before → after::
+FP16 only; the parser of 8.6 refuses others. Before → after::
 
     int64 or int32 ─▶ Cast(uint8)        int64 or int32 ─▶ Cast(float32) ─▶ Cast(uint8)
 

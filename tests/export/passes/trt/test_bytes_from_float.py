@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from export.passes.bytes_from_float import bytes_from_float
+from export.passes.trt.bytes_from_float import bytes_from_float
 from tests.support.pass_graphs import applied, run
 
 
