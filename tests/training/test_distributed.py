@@ -109,6 +109,19 @@ def test_two_processes_fine_tune_as_one(
         torch.testing.assert_close(ours.state[name], tensor, rtol=0, atol=3e-5)
 
 
+def test_two_processes_keep_one_limit(tree: Path, tmp_path: Path) -> None:
+    words = ["--max-minutes", 10, "--max-epochs", 2, "--ema", "0.5", "--sync-bn"]
+    runs = []
+    for name, limit in (("fitted", words[:2]), ("plain", [])):
+        with started(tree, *limit, *words[2:], "--output", tmp_path / name) as process:
+            _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        assert err.count("fits 2 epochs into 10 minutes") == len(limit) / 2  # one of them speaks
+        runs.append(load_checkpoint(tmp_path / name / "last.pth"))
+    for name, tensor in runs[1].state.items():
+        assert torch.equal(runs[0].state[name], tensor)
+
+
 def test_a_killed_process_ends_the_run_which_can_be_continued(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +169,7 @@ def test_a_batch_that_cannot_be_shared_is_told(
 def sync_batchnorm_worker(rank: int, port: int, folder: str) -> None:
     import torch.distributed as dist
 
-    from dabnet.training.processes import synchronised
+    from dabnet.training.processes import Processes, synchronised
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=2)
@@ -168,6 +181,8 @@ def sync_batchnorm_worker(rank: int, port: int, folder: str) -> None:
         gradient, slope = torch.autograd.grad(loss, [mine, network[0].weight])
     found = {"input": gradient, "weight": slope, "loss": loss.detach()}
     found["state"] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    cpu = torch.device("cpu")
+    found["largest"] = Processes(rank, 2).largest([rank + 0.1, -rank], cpu)
     found["half"] = synced(mine.detach().bfloat16())
     torch.save(
         found,
@@ -203,6 +218,7 @@ def test_batchnorm_over_two_processes_is_that_of_the_whole_batch(tmp_path: Path)
     torch.testing.assert_close(parts[0]["weight"] + parts[1]["weight"], slope)
     for rank, part in enumerate(parts):
         torch.testing.assert_close(part["input"], gradient[rank::2], rtol=1e-4, atol=1e-6)
+        assert part["largest"] == [1.1, 0.0]
         assert part["half"].dtype == torch.bfloat16
         assert part["state"].keys() == network.state_dict().keys()
         for name, tensor in network.state_dict().items():
