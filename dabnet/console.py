@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dabnet.device import AUTO, Device
-from dabnet.errors import DabnetError
+from dabnet.errors import DabnetError, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +88,10 @@ class DeviceName(click.ParamType):  # type: ignore[type-arg]
     name = "device"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        return AUTO if value == AUTO else str(Device.parse(value))
+        try:
+            return AUTO if value == AUTO else str(Device.parse(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def device_option(help: str = "") -> Callable[[Command], Command]:

@@ -129,7 +129,7 @@ class Rows:
                 previous.tolist()  # as training does: one step behind
             self.steps_done += 1
         if self.spec.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.spec.device)
         return waited
 
 

@@ -26,8 +26,8 @@ from dabnet.runtime.runner import SCOPES
 SCOPE_MEANINGS = {
     "host": "uint8 image in host memory → class mask in host memory, copies included",
     "device": "uint8 image resident where the backend computes → mask resident there",
-    "events": "the same between two CUDA events, by the clock of the GPU: without the time in which"
-    " the host starts the run and waits for it",
+    "events": "the same between two CUDA events, by the clock of the GPU; gaps between its kernels"
+    " count, what the host does before and behind the run does not",
     PAPER: "as DABNet was published: random float input, logits out, one synchronisation after"
     " 100 calls; comparable with published frame rates, not with other rows",
 }

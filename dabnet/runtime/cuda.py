@@ -59,7 +59,7 @@ def gpu_unavailable_reason(index: int = 0) -> str | None:
 
 
 class CudaPythonMemory:
-    """A GPU by ``cuda.bindings.runtime``, whose calls return (error, results…).
+    """A GPU by ``cuda.bindings``, whose calls return (error, results…).
 
     All but the attributes is to be used inside ``active``.
 
@@ -72,6 +72,7 @@ class CudaPythonMemory:
 
     def __init__(self, runtime: Any, index: int = 0) -> None:
         self._cuda, self._index = runtime, index
+        self._context: Any = None  # of another GPU than the first
         self._pinned: dict[int, int] = {}
         _require(index, int(self.call("cudaGetDeviceCount")))
         kinds, prefix = runtime.cudaDeviceAttr, "cudaDevAttrComputeCapability"
@@ -89,17 +90,20 @@ class CudaPythonMemory:
     def active(self) -> Iterator[None]:
         """Make the GPU that of the calling thread, for TensorRT's own calls too.
 
-        CUDA keeps a current GPU for each thread, at first the one of number 0.
+        CUDA keeps a current GPU for each thread, at first the one of number 0. Another is pushed
+        and popped: to set the one before again would open a context on it
+        (https://github.com/pytorch/pytorch/issues/94864).
         """
-        before = int(self.call("cudaGetDevice"))
-        if before == self._index:
+        if int(self.call("cudaGetDevice")) == self._index:
             yield
             return
-        self.call("cudaSetDevice", self._index)
+        if self._context is None:
+            self._context = self._drive("cuDevicePrimaryCtxRetain", self._index)
+        self._drive("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
-            self.call("cudaSetDevice", before)
+            self._drive("cuCtxPopCurrent")
 
     def allocate(self, nbytes: int) -> int:
         return int(self.call("cudaMalloc", nbytes))
@@ -180,7 +184,10 @@ class CudaPythonMemory:
             self.call("cudaGraphDestroy", graph)  # the executable graph stands alone
 
     def close(self) -> None:
-        """Do nothing: the runtime API's primary context is shared with the whole process."""
+        """Let go of the primary context, which the whole process shares."""
+        if self._context is not None:
+            self._context = None
+            self._drive("cuDevicePrimaryCtxRelease", self._index)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the package by name; raise BackendUnavailable for its error code."""
@@ -195,6 +202,14 @@ class CudaPythonMemory:
             if status in (codes.cudaErrorInsufficientDriver, codes.cudaErrorNoDevice):
                 raise _no_gpu(reason)
             raise BackendUnavailable(f"CUDA failed ({reason})")
+        return results[0] if results else None
+
+    def _drive(self, name: str, *arguments: Any) -> Any:
+        """The same of the driver API."""
+        driver = importlib.import_module("cuda.bindings.driver")
+        status, *results = getattr(driver, name)(*arguments)
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise BackendUnavailable(f"CUDA failed ({name}: {status})")
         return results[0] if results else None
 
 

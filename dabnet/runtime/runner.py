@@ -6,8 +6,8 @@ timed on it, and each row of a report names its own:
 - ``host``: ``infer(images)``: uint8 images in host memory → masks in host memory, copies included;
 - ``device``: ``launch(i)`` then ``synchronize()``: the input already resident where the backend
   computes → the mask resident there, by the clock of the host;
-- ``events``: the same by the clock of the GPU, between two CUDA events (``HasGpuTimes``): without
-  the time in which the host starts the run and waits for it.
+- ``events``: the same by the clock of the GPU, between two CUDA events (``HasGpuTimes``). Gaps in
+  which it waits for the next launch count; what the host does before and behind the run does not.
 """
 
 from __future__ import annotations

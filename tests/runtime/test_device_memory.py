@@ -63,9 +63,10 @@ def _copies(memory: DeviceMemory) -> None:
     memory.destroy_stream(stream)
 
 
-def test_cuda_python() -> None:
+def test_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     heap = FakeHeap()
     module = fake_cuda_python(heap, devices=2, card=1)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", module.driver)
     memory = CudaPythonMemory(module, 1)
     assert (memory.name, memory.compute_capability) == ("NVIDIA Fake", (8, 6))
     assert memory.pci_bus_id == "0000:66:00.0"
@@ -73,6 +74,7 @@ def test_cuda_python() -> None:
     round_trip(memory)
     assert module.moved == ["up", "across", "down"]
     assert not heap.blocks
+    assert module.driver.retained == []
     with memory.active():
         assert module.cudaGetDevice() == (0, 1)
     assert module.cudaGetDevice() == (0, 0)  # as the thread had it
@@ -195,7 +197,6 @@ def test_real_cuda_python_takes_our_arguments() -> None:
     major = runtime.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor
     for name, arguments in {
         "cudaGetDevice": (),
-        "cudaSetDevice": (0,),
         "cudaDeviceGetPCIBusId": (32, 0),
         "cudaEventCreate": (),
         "cudaEventRecord": (4096, 4096),
@@ -218,6 +219,15 @@ def test_real_cuda_python_takes_our_arguments() -> None:
     }.items():
         status = getattr(runtime, name)(*arguments)[0]
         assert status != runtime.cudaError_t.cudaSuccess
+    driver = pytest.importorskip("cuda.bindings.driver")
+    for name, words in {
+        "cuDevicePrimaryCtxRetain": (1,),
+        "cuDevicePrimaryCtxRelease": (1,),
+        "cuCtxPushCurrent": (driver.CUcontext(),),
+        "cuCtxPopCurrent": (),
+    }.items():
+        with pytest.raises(RuntimeError, match="driver"):  # that there is none
+            getattr(driver, name)(*words)
 
 
 @pytest.mark.parametrize(

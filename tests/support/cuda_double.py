@@ -1,4 +1,4 @@
-"""``cuda.bindings.runtime`` and ``pycuda.driver``, with "device" memory on the host."""
+"""``cuda.bindings`` and ``pycuda.driver``, with "device" memory on the host."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FakeGraphs:
 
 _OF_ANY_THREAD = {
     *("cudaGetDeviceCount", "cudaDeviceGetAttribute", "cudaGetDeviceProperties"),
-    *("cudaDriverGetVersion", "cudaDeviceGetPCIBusId", "cudaGetDevice", "cudaSetDevice"),
+    *("cudaDriverGetVersion", "cudaDeviceGetPCIBusId", "cudaGetDevice"),
 }
 
 
@@ -74,6 +74,7 @@ def fake_cuda_python(
     """``cuda.bindings.runtime``; with ``error`` every call fails with that code.
 
     The current GPU is the calling thread's; what is done on a GPU must be done on that of ``card``.
+    Its attribute ``driver`` is ``cuda.bindings.driver``, which changes the current GPU.
     """
     current = threading.local()
     codes = SimpleNamespace(
@@ -97,7 +98,6 @@ def fake_cuda_python(
     calls = {
         "cudaGetDeviceCount": lambda: devices,
         "cudaGetDevice": lambda: getattr(current, "index", 0),
-        "cudaSetDevice": lambda index: setattr(current, "index", index),
         "cudaDeviceGetPCIBusId": lambda length, index: f"0000:{65 + index}:00.0".encode() + b"\0",
         "cudaEventCreate": lambda: heap.take(8),
         "cudaEventDestroy": heap.give_back,
@@ -146,6 +146,25 @@ def fake_cuda_python(
     for name, function in calls.items():
         setattr(module, name, answering(name, function))
     module.cudaGetErrorString = lambda status: (0, b"the reason")
+    retained: list[int] = []
+
+    def push(context: str) -> tuple[int]:
+        assert retained and context == f"context of {retained[0]}"
+        current.before, current.index = getattr(current, "index", 0), retained[0]
+        return (0,)
+
+    def pop() -> tuple[int, str]:
+        current.index = current.before
+        return 0, "context"
+
+    module.driver = SimpleNamespace(
+        CUresult=SimpleNamespace(CUDA_SUCCESS=0),
+        cuDevicePrimaryCtxRetain=lambda i: (0, retained.append(i) or f"context of {i}"),
+        cuDevicePrimaryCtxRelease=lambda i: (retained.remove(i) or 0,),
+        cuCtxPushCurrent=push,
+        cuCtxPopCurrent=pop,
+        retained=retained,
+    )
     return module
 
 

@@ -3,8 +3,9 @@
 Sessions, bindings and traces are those of the real package. What the double changes: "cuda" memory
 is host memory (that of ``device_double``), and the trace names the session's provider (CUDA,
 TensorRT or TensorRT-RTX) at every node that the scenario does not place on the CPU. A run is
-enqueued behind the copies on the session's stream, and waited for, as onnxruntime does. A captured
-graph is checked to be replayed with the buffers, and in the thread, of its capture.
+enqueued behind the copies on the session's stream; onnxruntime waits for it unless it is told not
+to, and always for a graph. A captured graph is checked to be replayed with the buffers, and in the
+thread, of its capture.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
         def run_with_iobinding(self, binding: Binding, options: Any = None) -> None:
             if scenario.fails:
                 raise RuntimeError(scenario.fails)
-            graph = options.get_run_config_entry("gpu_graph_id") if options else "none"
+            graph = _entry(options, "gpu_graph_id")
             scenario.graphs.append(graph)
             # TensorRT's providers capture one graph per session.
             captures = str(id(self)) if self._provider != CUDA else graph
@@ -125,7 +126,9 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
                 self._real.run_with_iobinding(binding.real)
 
             memory.streams[stream].append(work)
-            memory.synchronize(stream)
+            replays = captures in scenario.captured
+            if replays or _entry(options, "disable_synchronize_execution_providers") != "1":
+                memory.synchronize(stream)
 
     rtx, registered = OF_TENSORRT["tensorrt_rtx"], [0]
     chosen: dict[Any, Any] = {}
@@ -154,6 +157,14 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
         get_ep_devices=lambda: [device_of(index) for index in reversed(range(registered[0]))],
         register_execution_provider_library=register,
     )
+
+
+def _entry(options: Any, name: str) -> str:
+    """An entry of a run's options; ``none`` without it."""
+    try:
+        return str(options.get_run_config_entry(name))
+    except (AttributeError, RuntimeError):
+        return "none"
 
 
 def make_plugin() -> SimpleNamespace:

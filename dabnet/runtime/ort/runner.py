@@ -29,6 +29,11 @@ from dabnet.runtime.trt.product import TENSORRT_RTX
 # (onnxruntime_run_options_config_keys.h, kOrtRunOptionsConfigCudaGraphAnnotation)
 GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 
+# The run option by which a run returns before its stream has finished: ``synchronize`` waits for
+# it. (kOrtRunOptionsConfigDisableSynchronizeExecutionProviders; a replay of a graph waits all the
+# same in older releases.)
+WITHOUT_WAITING = "disable_synchronize_execution_providers"
+
 
 class OnnxRuntimeRunner:
     """Runs an ONNX artifact on one execution provider.
@@ -108,8 +113,9 @@ class OnnxRuntimeRunner:
             if tensorrt and self.manifest.is_dynamic:
                 expected = "one of a fixed batch and size"
                 raise InputError(f"{source}, whose calls choose, on {tensorrt.name}", expected)
-            if nodes_of is not None:
+            if nodes_of is not None and self._buffers is not None:
                 self._run(self._slot_of(self.manifest.example_shape), NO_GRAPH)
+                self._buffers.synchronize()
                 self._ran, name = nodes_of(self._session), self._provider.name
                 self._notes += check_placement(self._ran, name, source, allow_cpu_nodes)
 
@@ -273,10 +279,11 @@ class OnnxRuntimeRunner:
             memory.copy_on_device(staged.slot.given, staged.source, nbytes, stream)
 
     def _run(self, slot: Slot, graph: int) -> None:
-        options = None
-        if self._cuda_graph:
-            options = self._ort.RunOptions()
-            options.add_run_config_entry(GRAPH_ID, str(graph))
+        entries = {} if self._buffers is None else {WITHOUT_WAITING: "1"}
+        entries |= {GRAPH_ID: str(graph)} if self._cuda_graph else {}
+        options: Any = self._ort.RunOptions() if entries else None
+        for name, value in entries.items():
+            options.add_run_config_entry(name, value)
         try:
             self._session.run_with_iobinding(slot.binding, options)
         except Exception as error:  # as at the load; most often the GPU's memory is full
