@@ -125,11 +125,13 @@ def describe(
         labels = label_set(dataset)
         published = {n.published[dataset] for n in NETWORKS.values() if dataset in n.published}
         preprocessing = published.pop() if len(published) == 1 else None
+    if scale and 0 in scale:
+        raise InputError(f"--scale {','.join(map(str, scale))}", "factors other than 0")
     if mean:
         preprocessing = Preprocessing(mean, scale or (1.0, 1.0, 1.0))
     name = dataset or (Path(classes).name if classes else UNKNOWN)
     given = (labels.classes, labels.palette, size, preprocessing)
-    return Description(*given, dataset=name, ignore=labels.ignore)
+    return Description(*given, dataset=name, ignore=labels.ignore, takes_floats=bool(mean))
 
 
 def as_input(manifest: manifests.Manifest, images: HostArray) -> HostArray:

@@ -98,6 +98,7 @@ class Own:
     limit_s: float
     packages: tuple[str, ...] = ()
     after: str = ""
+    later: float = 0.3  # enough for a short bench and the training
 
 
 def own_steps() -> dict[str, Own]:
@@ -123,14 +124,15 @@ def own_steps() -> dict[str, Own]:
         if runtime in PRODUCTS:
             sets = partial(gpu_steps.graph_sets, product=runtime)
             steps[f"{runtime}-graph-sets"] = Own(sets, 240, (runtime,), first)
-    steps["bench-latency"] = Own(gpu_steps.bench, 180, after="pytorch")
+    steps["bench-latency"] = Own(gpu_steps.bench, 180, after="pytorch", later=0.18)
     streams = partial(gpu_steps.bench, streams=2)
-    steps["bench-streams"] = Own(streams, 120, after="pytorch")
-    steps["training"] = Own(gpu_steps.training, 100, after="pytorch")
+    steps["bench-streams"] = Own(streams, 120, after="pytorch", later=0.12)
+    steps["training"] = Own(gpu_steps.training, 100, after="pytorch", later=0)
     for product in PRODUCTS:
         plug_in = "onnxruntime_ep_nv_tensorrt_rtx" if product == TENSORRT_RTX else product
         function = partial(gpu_steps.onnxruntime_on_tensorrt, product=product, precision=FP16)
-        steps[f"onnxruntime-on-{product}"] = Own(function, 180, ("onnxruntime", plug_in))
+        packages = ("onnxruntime", plug_in)
+        steps[f"onnxruntime-on-{product}"] = Own(function, 180, packages, later=0)
     return steps
 
 
@@ -155,8 +157,10 @@ def command(
         raise InputError(f"--device {device}", "cuda or cuda:N, such as cuda:1")
     setup = Setup((output / WORK).resolve(), Device.parse(device), size)
     if step is not None:
+        if step not in (known := own_steps()):
+            raise InputError(f"--step {step}", f"one of {', '.join(known)}")
         limit_s = float(os.environ.get(LIMIT_S, math.inf))
-        outcome = perform(own_steps()[step].function, Task(setup, limit_s))
+        outcome = perform(known[step].function, Task(setup, limit_s))
         return 0 if outcome.verdict in SOUND else EXIT_FAILED
     require_gpu(setup.device)
     writable_directory(output)
@@ -170,7 +174,9 @@ def command(
     words = (sys.executable, __file__, "--device", device, "--output", str(output.resolve()))
     sized = ("--size", "{}x{}".format(*size))
     listed = [
-        Step(name, (*words, *sized, "--step", name), own.limit_s, own.packages, own.after)
+        Step(
+            name, (*words, *sized, "--step", name), own.limit_s, own.packages, own.after, own.later
+        )
         for name, own in own_steps().items()
     ]
     return checked(check, listed, setup.work)

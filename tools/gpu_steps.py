@@ -40,7 +40,7 @@ from gpu_task import (
 from step_process import OK, OUTCOME
 
 from dabnet.errors import DabnetError, MissingPackage
-from dabnet.precision import FP16, PRECISIONS
+from dabnet.precision import FP16, FP32, PRECISIONS
 
 if TYPE_CHECKING:
     from dabnet.runtime.cuda import DeviceMemory
@@ -266,16 +266,18 @@ def engine(task: Task, product: str, precision: str) -> None:
 
 
 def graph_sets(task: Task, product: str) -> None:
-    """FP16 engines of the graphs for each target, timed in turns."""
+    """Engines of the graphs for each target, timed in turns; FP16, but on Pascal FP32."""
+    with closing(task.setup.opened_memory()) as card:
+        precision = FP16 if card.compute_capability >= (7, 0) else FP32
     with accepted(task, product), ExitStack() as stack, _all_cases() as case:
         runners: dict[str, Runner] = {}
 
         def open_set(target: str) -> None:
-            path = built(task, product, target, FP16)
+            path = built(task, product, target, precision)
             for name, opened in _runners_of(task, path).items():
                 label = f"{target}_{name}"
                 runner = stack.enter_context(closing(opened()))
-                if fault := _masks_fault(task, label, runner, FP16):
+                if fault := _masks_fault(task, label, runner, precision):
                     raise fault
                 runners[label] = runner
 
@@ -437,9 +439,9 @@ def bench(task: Task, streams: int = 1) -> None:
 
     setup, name = task.setup, RECORD if streams == 1 else STREAMS_RECORD
     rows = ["pytorch-fp32"]
-    rows += [
-        f"{step.replace('_', '')}-fp16" for step in ("onnxruntime", *PRODUCTS) if _ok(setup, step)
-    ]
+    for runtime in ("onnxruntime", *PRODUCTS):
+        sound = [precision for precision in (FP16, FP32) if _ok(setup, f"{runtime}-{precision}")]
+        rows += [f"{runtime.replace('_', '')}-{precision}" for precision in sound[:1]]
     output = setup.work / name.removesuffix(".json")
     words = [WEIGHTS, "--device", setup.device, "--size", "{}x{}".format(*setup.size)]
     words += [word for row in rows for word in ("--backend", row)]
@@ -461,8 +463,8 @@ def bench(task: Task, streams: int = 1) -> None:
         raise StepFailed("; ".join(failed))
 
 
-def _ok(setup: Setup, runtime: str) -> bool:
-    file = setup.work / f"{runtime}-fp16.json"
+def _ok(setup: Setup, step: str) -> bool:
+    file = setup.work / f"{step}.json"
     return file.is_file() and OUTCOME.read(file).verdict == OK
 
 

@@ -58,9 +58,8 @@ class Step:
     command: tuple[str, ...]
     limit_s: float
     packages: tuple[str, ...] = ()  # that must be there
-    after: str = (
-        ""  # name of an earlier step: what that one found missing, this one need not look for
-    )
+    after: str = ""  # an earlier step: what that one found missing, this one need not look for
+    later: float = 0.0  # share of the whole time that is kept for the steps behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,16 @@ class StepRunner:
         before = self.records.get(step.after)
         if before and before.verdict in (NOT_INSTALLED, NOT_ACCEPTED):
             return Outcome(before.verdict, before.reason)
-        if self._end_s - time.monotonic() < _SHORTEST_S:
+        if self._left_s(step) < _SHORTEST_S:
             return Outcome(NO_TIME, f"earlier steps took the {self._minutes:g} minutes")
         return None
 
+    def _left_s(self, step: Step) -> float:
+        """Seconds that the step may take at most: later steps are sure of their share."""
+        return self._end_s - time.monotonic() - 60 * self._minutes * step.later
+
     def _ran(self, step: Step) -> Outcome:
-        limit_s = min(step.limit_s, self._end_s - time.monotonic())
+        limit_s = min(step.limit_s, self._left_s(step))
         file = self._folder / f"{step.name}.json"
         told_s = f"{limit_s:.1f}"
         environment = {**self._environment, OUTCOME_FILE: str(file), LIMIT_S: told_s}

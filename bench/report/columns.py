@@ -317,8 +317,8 @@ def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> 
     """The rows of one setting that ran, with the columns of the tables of those names.
 
     ``SPEED`` has all its columns but the optional ones, and a line more for the scope ``paper`` of
-    a row that has others too. Other tables leave out columns and rows of which the record holds nothing. Columns that are
-    ``brief`` show their intervals if ``brief`` is False.
+    a row that has others too. Other tables leave out columns and rows of which the record holds
+    nothing. Columns that are ``brief`` show their intervals if ``brief`` is False.
     """
     columns = [column for column in COLUMNS if column.table in names]
     lines = []

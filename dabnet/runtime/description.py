@@ -42,6 +42,7 @@ class Description:
         preprocessing: of an input of floats. A graph that takes uint8 does its own.
         dataset: whose classes they are.
         ignore: label value of pixels that do not count in a score.
+        takes_floats: whether ``--mean`` says so.
     """
 
     classes: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class Description:
     preprocessing: Preprocessing | None = None
     dataset: str = UNKNOWN
     ignore: int = 255
+    takes_floats: bool = False
 
     def manifest(
         self,
@@ -80,6 +82,10 @@ class Description:
         ]
         if missing:
             raise undescribed(f"{source} carries no manifest", missing)
+        if self.takes_floats and not is_float:
+            given = f"--mean for {source}, which takes uint8 images"
+            fix = "leave --mean and --scale out: the graph has its own"
+            raise ArtifactError(given, "an input of floats", fix)
         free = self.size or size
         example = tuple(
             own if own != DYNAMIC else side for own, side in zip(size, free, strict=True)

@@ -32,6 +32,8 @@ def trtexec_line(
     Raises:
         DabnetError: the build would be refused, or ``trtexec`` has no equal.
     """
+    if output.resolve() == onnx_path.resolve():
+        raise InputError(f"the output {str(output)!r} is the input", "another name")
     refuse_precision(manifest, spec, onnx_path)
     product, is_rtx = None, spec.wanted_product == TENSORRT_RTX
     try:

@@ -113,6 +113,14 @@ def test_what_is_missing_is_asked_for(
     assert "\n" not in str(caught.value)
 
 
+def test_a_mean_is_for_floats(tmp_path: Path) -> None:
+    """The file's own preprocessing would be used, and the option ignored without a word."""
+    path = bare(write_contract(tmp_path))
+    description = describe(dataset="camvid", mean=(1.0, 2.0, 3.0))
+    with pytest.raises(ArtifactError, match="--mean for .*uint8 images; .*leave --mean and --sc"):
+        open_artifact(path, description=description, threads=1)
+
+
 def planes(kind: int, sides: list[Any], name: str = "x") -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, sides)
 
@@ -186,7 +194,12 @@ def test_a_description_from_a_data_set_or_a_file(tmp_path: Path) -> None:
         "own.txt",
     )
     assert own.preprocessing == Preprocessing((1.0, 2.0, 3.0), (0.5, 0.5, 0.5))
-    for wrong in ({"dataset": "camvid", "classes": file}, {"scale": (1, 1, 1)}, {"dataset": "x"}):
+    for wrong in (
+        {"dataset": "camvid", "classes": file},
+        {"scale": (1, 1, 1)},
+        {"mean": (1, 1, 1), "scale": (1, 0, 1)},
+        {"dataset": "x"},
+    ):
         with pytest.raises(InputError):
             describe(**wrong)  # type: ignore[arg-type]
 

@@ -65,6 +65,7 @@ class TensorRTRunner:
         self._module = product.module
         self._settings = EngineSettings(product, cuda_graph, runtime_cache)
         self._memory = memory or open_device_memory(chosen.index)
+        self._allocated: list[int] = []  # all addresses on the GPU
         self._addresses: list[int] = []  # of staged inputs; grows only
         self._shapes: list[tuple[int, ...]] = []  # of those that are staged now
         self._engine: Any = None
@@ -137,6 +138,10 @@ class TensorRTRunner:
             run = partial(self._launcher.profile, self._input, images.shape, calls)
             return engine_layer_times(self._module, self._engine, run, calls)
 
+    def __del__(self) -> None:
+        with suppress(Exception):  # it was dropped and not closed; nobody can be told
+            self.close()
+
     def close(self) -> None:
         """Save the runtime cache; release contexts, memory and engine. May be called twice."""
         self._closing.close()
@@ -171,6 +176,7 @@ class TensorRTRunner:
         largest = self._check.largest_shape
         self._image = self._pinned(largest, manifest.input.dtype)
         self._mask = self._pinned(manifest.output_shape(largest), manifest.output.dtype)
+        held.callback(self._free_addresses)  # behind graphs and contexts, which hold them
         self._input = self._device(self._image.nbytes)
         self._output = self._device(self._mask.nbytes)
         self._launcher = EngineLauncher(
@@ -186,8 +192,12 @@ class TensorRTRunner:
 
     def _device(self, nbytes: int) -> int:
         address = self._memory.allocate(nbytes)
-        self._held.callback(self._memory.free, address)
+        self._allocated.append(address)
         return address
+
+    def _free_addresses(self) -> None:
+        while self._allocated:
+            self._memory.free(self._allocated.pop())
 
     def _upload(self, address: int, images: HostArray) -> None:
         image = _view(self._image, images.shape)

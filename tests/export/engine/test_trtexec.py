@@ -57,6 +57,12 @@ def line_of(folder: Path, spec: BuildSpec, source: Path | None = None) -> dict[s
     return found
 
 
+def test_the_input_is_no_output(tmp_path: Path) -> None:
+    source = write_contract(tmp_path, "fp32", "int32")
+    with pytest.raises(InputError, match="is the input; expected another name"):
+        trtexec_line(source, source, described(source), BuildSpec("fp32"))
+
+
 def described(source: Path) -> Manifest:
     return manifest_of(load_onnx(source), str(source))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -193,6 +194,28 @@ def test_a_graph_is_captured_anew_for_another_shape(opened: Opener) -> None:
     assert len(memory.graphs) == 1
     assert len(double.called("create_execution_context")) == 1
     runner.close()
+
+
+@pytest.mark.parametrize("version", ["10.16.1", "rtx-1.7.1"])
+def test_memory_goes_after_the_graphs_that_hold_it(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Staged inputs are allocated after the launcher was made, and freed after it is closed."""
+    runner, _, memory = opened(version, options={"cuda_graph": True})
+    runner.stage([images(1), images(2)])
+    launcher, free, held = runner._launcher, memory.free, []
+    monkeypatch.setattr(
+        memory, "free", lambda address: (held.append(len(launcher._prepared)), free(address))
+    )
+    runner.close()
+    assert held == [0] * 4
+
+
+def test_a_runner_that_is_dropped_gives_its_memory_back(opened: Opener) -> None:
+    runner, _, memory = opened("10.16.1")
+    del runner
+    gc.collect()
+    assert memory.opened == 0
 
 
 def test_tensorrt_rtx_captures_itself(opened: Opener) -> None:
