@@ -52,7 +52,7 @@ _VERSIONS_OF = ("torch", "triton", "onnx", "cuda", "nvidia", "tensorrt", "pycuda
 # Where libraries put caches and settings. HOME is where they look by default, the others are what
 # the user may have set.
 _PLACES = (
-    *("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "CUDA_CACHE_PATH"),
+    *("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "CUDA_CACHE_PATH"),
     *("TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "PYTORCH_KERNEL_CACHE_PATH"),
     *("TRITON_HOME", "TRITON_CACHE_DIR", "TRITON_DUMP_DIR", "MPLCONFIGDIR"),
     "HYPOTHESIS_STORAGE_DIRECTORY",
@@ -98,7 +98,7 @@ class Own:
     limit_s: float
     packages: tuple[str, ...] = ()
     after: str = ""
-    later: float = 0.3  # enough for a short bench and the training
+    later: float = 0.36  # enough for a short bench and the training
 
 
 def own_steps() -> dict[str, Own]:
@@ -124,7 +124,7 @@ def own_steps() -> dict[str, Own]:
         if runtime in PRODUCTS:
             sets = partial(gpu_steps.graph_sets, product=runtime)
             steps[f"{runtime}-graph-sets"] = Own(sets, 240, (runtime,), first)
-    steps["bench-latency"] = Own(gpu_steps.bench, 180, after="pytorch", later=0.18)
+    steps["bench-latency"] = Own(gpu_steps.bench, 180, after="pytorch", later=0.2)
     streams = partial(gpu_steps.bench, streams=2)
     steps["bench-streams"] = Own(streams, 120, after="pytorch", later=0.12)
     steps["training"] = Own(gpu_steps.training, 100, after="pytorch", later=0)
@@ -238,6 +238,7 @@ def checked(check: Check, steps: list[Step], work: Path) -> int:
 def environment(work: Path) -> dict[str, str]:
     """Of the steps' processes: all that they write by themselves goes below ``work``."""
     places = {name: work / "places" / name.lower() for name in _PLACES}
+    places["TMPDIR"] = work / "t"  # short: names of sockets have 107 characters at most
     for place in places.values():
         place.mkdir(parents=True)
     before = os.environ.get("PYTHONPATH")

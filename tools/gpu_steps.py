@@ -439,8 +439,10 @@ def bench(task: Task, streams: int = 1) -> None:
 
     setup, name = task.setup, RECORD if streams == 1 else STREAMS_RECORD
     rows = ["pytorch-fp32"]
+    with closing(setup.opened_memory()) as card:
+        usual = (FP16, FP32) if card.compute_capability >= (7, 0) else (FP32,)
     for runtime in ("onnxruntime", *PRODUCTS):
-        sound = [precision for precision in (FP16, FP32) if _ok(setup, f"{runtime}-{precision}")]
+        sound = [precision for precision in usual if _ok(setup, f"{runtime}-{precision}")]
         rows += [f"{runtime.replace('_', '')}-{precision}" for precision in sound[:1]]
     output = setup.work / name.removesuffix(".json")
     words = [WEIGHTS, "--device", setup.device, "--size", "{}x{}".format(*setup.size)]

@@ -110,7 +110,8 @@ class StepRunner:
         if before and before.verdict in (NOT_INSTALLED, NOT_ACCEPTED):
             return Outcome(before.verdict, before.reason)
         if self._left_s(step) < _SHORTEST_S:
-            return Outcome(NO_TIME, f"earlier steps took the {self._minutes:g} minutes")
+            later = ", beside the share of later steps" if step.later else ""
+            return Outcome(NO_TIME, f"nothing was left of the {self._minutes:g} minutes{later}")
         return None
 
     def _left_s(self, step: Step) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
 import importlib
 import re
 from collections.abc import Callable, Iterator
@@ -170,6 +171,8 @@ class CudaPythonMemory:
         Other threads may allocate meanwhile; this one must not.
         """
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        collecting = gc.isenabled()
+        gc.disable()  # memory that a collection frees in this thread would break the capture
         self.call("cudaStreamBeginCapture", stream, mode)
         try:
             work()
@@ -177,6 +180,9 @@ class CudaPythonMemory:
             with suppress(BackendUnavailable):  # only so that the stream can be used again
                 self.call("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream))
             raise
+        finally:
+            if collecting:
+                gc.enable()
         graph = self.call("cudaStreamEndCapture", stream)
         try:
             return CudaGraph(self, self.call("cudaGraphInstantiate", graph, 0))

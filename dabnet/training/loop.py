@@ -149,6 +149,9 @@ class _Run:
     def _fit(self, limit: TimeLimit) -> Watch:
         """Make the epochs of the recipe as many as fit into the limit, by measured times."""
         per_epoch, asked = self.order.batches_per_epoch, self.spec.eval_every
+        (used_s,) = self.processes.largest([limit.used_s], self.spec.device)
+        if limit.left_s(PLAN_MARGIN, used_s) <= 0:
+            raise limit.too_short(Costs(0.0, 0.0), used_s)
         # Workers have made some batches before they are asked for them.
         warm_up = 2 + 2 * self.spec.workers
         with progress_columns("steps", self.processes.first) as bar:
@@ -164,14 +167,14 @@ class _Run:
             left_s = limit.left_s(PLAN_MARGIN, used_s)
             total = costs.fitting(left_s, 0, self.order.total, per_epoch, asked, first)
             if total == 0:
-                raise limit.too_short(costs, used_s)
+                raise limit.too_short(costs, used_s, validations=2 - first)
             self._end_at(total)
             self.eval_every = asked or costs.interval(per_epoch, self.recipe.max_epochs)
             self._show(
                 bar,
                 f"fits {self.recipe.max_epochs:g} epochs into {limit.minutes:g} minutes:"
-                f" {self.recipe.batch_size / step_s:.1f} images/s, {validation_s:.1f} s per"
-                f" validation, every {self.eval_every} epochs",
+                f" {self.recipe.batch_size / step_s:.1f} images/s; validations take"
+                f" {validation_s:.1f} s, one per {self.eval_every} of the epochs",
             )
         return Watch(limit, costs, total)
 

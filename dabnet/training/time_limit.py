@@ -55,9 +55,10 @@ class TimeLimit:
         """Seconds that are left but for ``margin``, a share of the limit."""
         return 60 * self.minutes * (1 - margin) - RESERVE_S - used_s
 
-    def too_short(self, costs: Costs, used_s: float) -> InputError:
-        """The error where no step fits."""
-        needed_s = (used_s + RESERVE_S + costs.step_s + costs.validation_s) / (1 - PLAN_MARGIN)
+    def too_short(self, costs: Costs, used_s: float, validations: int = 1) -> InputError:
+        """The error where no step fits, with the ``validations`` that even one step takes."""
+        least_s = costs.step_s + validations * costs.validation_s
+        needed_s = (used_s + RESERVE_S + least_s) / (1 - PLAN_MARGIN)
         return InputError(
             f"--max-minutes {self.minutes:g}, but {used_s:.2g} s had passed before training, a step"
             f" takes {costs.step_s:.2g} s and a validation {costs.validation_s:.2g} s",

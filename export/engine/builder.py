@@ -12,11 +12,11 @@ from typing import Any
 
 from dabnet.errors import BuildError
 from dabnet.precision import FP32, PRECISIONS
-from dabnet.runtime.cuda import open_device_memory
+from dabnet.runtime.cuda import DeviceMemory, open_device_memory
 from dabnet.runtime.plan import Plan
 from dabnet.runtime.trt.layers import plan_of_engine, plan_of_report
 from dabnet.runtime.trt.product import Messages, Product, create, logger_of
-from export.engine.caches import attach_timing_cache
+from export.engine.caches import attach_timing_cache, timings_of
 from export.engine.calibrator import Calibrator
 from export.engine.limits import refuse_slow
 from export.engine.progress import KeptErrors, interruptible, monitor_handle
@@ -28,10 +28,10 @@ from export.spec import DENSE_ONLY
 class Built:
     """A serialised engine."""
 
-    plan: Any  # a buffer of its bytes
+    plan: bytes
     kernels: Plan  # as TensorRT reports them
     calibrator: Calibrator | None
-    config: Any  # the builder's, which holds the timings
+    timings: bytes  # of kernels, if a timing cache was asked for
 
 
 def run_builder(job: Job) -> Built:
@@ -41,6 +41,13 @@ def run_builder(job: Job) -> Built:
         BuildError: the parser or the builder refused.
         KeyboardInterrupt: Ctrl-C was pressed; the builder was asked to stop where it can be.
     """
+    if job.spec.target is not None:
+        return _built(job, None)
+    with closing(open_device_memory(job.spec.device)) as memory, memory.active():
+        return _built(job, memory)  # all that TensorRT made is gone before the GPU is given back
+
+
+def _built(job: Job, memory: DeviceMemory | None) -> Built:
     spec, product, tell = job.spec, job.product, job.tell
     trt, errors, calibrator = product.module, KeptErrors(), None
     # Strongly typed where that exists: the ONNX file's types are then the engine's. A calibrator
@@ -50,10 +57,6 @@ def run_builder(job: Job) -> Built:
     alive: list[Any] = []  # TensorRT asks that these objects outlive the build
     with ExitStack() as stack:
         messages = stack.enter_context(logger_of(product).collect())
-        memory = None
-        if spec.target is None:
-            memory = stack.enter_context(closing(open_device_memory(spec.device)))
-            stack.enter_context(memory.active())
         tell(f"{product} reads {job.onnx_path.name}")
         builder = create(product, "Builder")
         refuse_slow(builder, spec, product)
@@ -87,7 +90,8 @@ def run_builder(job: Job) -> Built:
             if product.is_generation_8 and ranges and ranges.placement not in ("", DENSE_ONLY):
                 fix = f"export the ONNX file again with --placement {DENSE_ONLY}"
             raise BuildError(f"{product} built no engine: {messages.first_error()}", fix=fix)
-        return Built(plan, _read_back(job, plan, messages), calibrator, config)
+        timings = timings_of(config) if spec.timing_cache else b""
+        return Built(bytes(plan), _read_back(job, plan, messages), calibrator, timings)
 
 
 def _parse(job: Job, network: Any) -> None:

@@ -53,10 +53,9 @@ def attach_timing_cache(
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def save_timing_cache(config: Any, path: Path) -> None:
-    """Write the timings, those of the build included, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(config.get_timing_cache().serialize())
+def timings_of(config: Any) -> bytes:
+    """The timings, those of the build included."""
+    return bytes(config.get_timing_cache().serialize())
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dabnet.runtime.plan import types_of
 from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
-from export.engine.caches import PLAIN, save_timing_cache
+from export.engine.caches import PLAIN
 from export.engine.limits import Card, building_card, refuse_early, refuse_precision
 from export.engine.plan import convolutions_of
 from export.engine.progress import OpenPhases, no_phases
@@ -89,7 +89,8 @@ def build_engine(
     if built.calibrator:
         built.calibrator.save()
     if spec.timing_cache:
-        save_timing_cache(built.config, spec.timing_cache)
+        with replacing(spec.timing_cache) as temporary:
+            temporary.write_bytes(built.timings)
     with _restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
         temporary.write_bytes(built.plan)
         write_text(engine_manifest_path(output), manifest.to_json())

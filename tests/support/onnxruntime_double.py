@@ -38,6 +38,7 @@ class CudaScenario:
         memory: the GPU whose stream the session gets; None until it is opened.
         index: number of that GPU, as bound.
         gpus: how many the plug-in of TensorRT-RTX serves, which it lists in reverse.
+        tells_address: whether each of them tells its PCI address.
         rtx_device: PCI address of the one that a session was given.
         fails: text of the error with which a run ends; "" for none.
     """
@@ -50,6 +51,7 @@ class CudaScenario:
     memory: FakeDeviceMemory | None = None
     index: int = 0
     gpus: int = 1
+    tells_address: bool = True
     rtx_device: str = ""
 
     def open_memory(self, index: int = 0) -> FakeDeviceMemory:
@@ -139,13 +141,13 @@ def make_double(scenario: CudaScenario) -> SimpleNamespace:
         registered[0] = scenario.gpus
 
     def device_of(index: int) -> Any:
-        metadata = {"pci_bus_id": f"0000:{65 + index}:00.0"}
+        metadata = {"pci_bus_id": f"0000:{65 + index}:00.0"} if scenario.tells_address else {}
         return SimpleNamespace(ep_name=rtx, device=SimpleNamespace(metadata=metadata))
 
     class Options(onnxruntime.SessionOptions):  # type: ignore[misc]
         def add_provider_for_devices(self, devices: list[Any], settings: dict[str, str]) -> None:
             (device,) = devices
-            scenario.rtx_device = device.device.metadata["pci_bus_id"]
+            scenario.rtx_device = device.device.metadata.get("pci_bus_id", "the only one")
             chosen[self] = [(rtx, settings)]
 
     return SimpleNamespace(

@@ -178,7 +178,7 @@ def test_no_time_is_left(tmp_path: Path) -> None:
     assert steps["long"]["verdict"] == steps["next"]["verdict"] == "no time left"
     assert steps["long"]["reason"] == "5 s of the 0.08 minutes were left for it"
     assert steps["long"]["figures"] == {"half_ms": 1.5}
-    assert steps["next"]["reason"] == "earlier steps took the 0.08 minutes"
+    assert steps["next"]["reason"] == "nothing was left of the 0.08 minutes"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

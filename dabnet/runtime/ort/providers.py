@@ -161,13 +161,16 @@ class Provider:
         known = [dict(d.device.metadata).get("pci_bus_id", "").lower() for d in devices]
         if address in known:
             return devices[known.index(address)]
-        if any(known) or self.gpu >= len(devices):
-            raise BackendUnavailable(
-                f"{self.name} does not serve this GPU",
-                "compute capability 8.6, 8.9, or 12.0 and later",
-                "use the provider of TensorRT or CUDA",
-            )
-        return devices[self.gpu]
+        if len(devices) == 1 and not any(known) and self.gpu == 0:
+            return devices[0]
+        if devices and not any(known):
+            given = f"{self.name} does not say which of its {len(devices)} devices is this GPU"
+            raise BackendUnavailable(given, fix="make it the only one: CUDA_VISIBLE_DEVICES")
+        raise BackendUnavailable(
+            f"{self.name} does not serve this GPU",
+            "compute capability 8.6, 8.9, or 12.0 and later",
+            "use the provider of TensorRT or CUDA",
+        )
 
 
 def _rtx_plugin() -> Any:

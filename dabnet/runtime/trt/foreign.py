@@ -57,10 +57,9 @@ def read_engine(path: Path, device: str = "cuda", products: Sequence[Product] = 
     with closing(open_device_memory(chosen.index)) as memory, memory.active():
         for product in products:
             with logger_of(product).collect() as messages:
-                runtime = create(product, "Runtime")
-                engine = runtime.deserialize_cuda_engine(plan)
-                if engine is not None:
-                    return _facts(product, engine)
+                facts = _read(product, plan)
+            if facts is not None:
+                return facts
             refused.append(f"{product} refuses it: {messages.first_error()}")
     given = f"{str(path)!r} does not load on {memory.name} ({'; '.join(refused)})"
     expected = "an engine that this version of TensorRT built for this GPU"
@@ -113,6 +112,13 @@ def engine_profile(engine: Any, tensor: TensorInfo) -> Profile:
         return ()
     smallest, best, largest = map(_sides, engine.get_tensor_profile_shape(tensor.name, 0))
     return smallest, best, largest
+
+
+def _read(product: Product, plan: bytes) -> EngineFacts | None:
+    """None where it is refused. Engine and runtime are gone before the GPU is given back."""
+    runtime = create(product, "Runtime")
+    engine = runtime.deserialize_cuda_engine(plan)
+    return None if engine is None else _facts(product, engine)
 
 
 def _facts(product: Product, engine: Any) -> EngineFacts:

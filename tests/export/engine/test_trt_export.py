@@ -230,7 +230,7 @@ def test_a_calibrator_means_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             "a build without a GPU; leave one",
         ),
         (("--device", "cpu"), InputError, "--device cpu for an engine; .*add --target sm86"),
-        (("--device", "cuda:x"), InputError, "device 'cuda:x'; expected cpu, cuda or cuda:N"),
+        (("--device", "cuda:x"), click.UsageError, "device 'cuda:x'; expected cpu, cuda or cuda:N"),
         (("--classes", "c.txt"), DabnetError, "no file at 'c.txt'"),
         (("--mean", "1,2,3"), InputError, "--mean for .*; expected a file without a manifest"),
         (("--mean", "1,2"), click.UsageError, "'1,2' is not R,G,B; expected three numbers"),

@@ -115,6 +115,12 @@ def test_the_gpu_that_was_chosen(double: Callable[..., CudaScenario], tmp_path: 
     assert "device_id" not in scenario.settings
     with pytest.raises(BackendUnavailable, match=r"does not serve this GPU; expected compute cap"):
         OnnxRuntimeRunner(path, "cuda:3", tensorrt=of_rtx)
+    scenario.tells_address = False
+    with pytest.raises(BackendUnavailable, match="which of its 3 devices .*CUDA_VISIBLE_DEVICES"):
+        OnnxRuntimeRunner(path, "cuda:2", tensorrt=of_rtx)
+    scenario = double(tells_address=False)
+    OnnxRuntimeRunner(path, "cuda", tensorrt=of_rtx).close()
+    assert scenario.rtx_device == "the only one"
 
 
 def test_without_the_plug_in(
