@@ -87,6 +87,7 @@ def test_two_processes_have_the_losses_of_one_with_the_whole_batch(
     assert scores[0] == pytest.approx(scores[1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_as_one(
     tree: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def test_two_processes_fine_tune_as_one(
         torch.testing.assert_close(ours.state[name], tensor, rtol=0, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_one_limit(tree: Path, tmp_path: Path) -> None:
     words = ["--max-minutes", 10, "--max-epochs", 2, "--ema", "0.5", "--sync-bn"]
     runs = []
@@ -122,6 +124,7 @@ def test_two_processes_keep_one_limit(tree: Path, tmp_path: Path) -> None:
         assert torch.equal(runs[0].state[name], tensor)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_can_be_continued(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

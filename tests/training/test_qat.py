@@ -96,7 +96,10 @@ def test_the_best_state_may_be_the_start(start: Path, tree: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changes", "iteration"),
-    [({}, 1), ({"amp": "fp16", "optimizer": "sgd", "ema": 0.5}, 4)],
+    [
+        ({}, 1),
+        pytest.param({"amp": "fp16", "optimizer": "sgd", "ema": 0.5}, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_exactly(
     start: Path,

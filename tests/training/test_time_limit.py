@@ -132,7 +132,10 @@ def test_validations_take_no_more_than_a_fifth_unless_asked_for() -> None:
     "changes",
     [
         {},
-        {"recipe": replace(LONG, amp="fp16", ema=0.8, loss="ohem"), "data_path": "device"},
+        pytest.param(
+            {"recipe": replace(LONG, amp="fp16", ema=0.8, loss="ohem"), "data_path": "device"},
+            marks=pytest.mark.slow,
+        ),
         {"recipe": replace(LONG, optimizer="sgd"), "workers": 1},
     ],
 )

@@ -165,6 +165,7 @@ def test_pictures_show_every_row_and_where_it_differs(run: Run) -> None:
     assert page.count("data:image/jpeg;base64,") == len(shown)
 
 
+@pytest.mark.slow
 def test_the_cache_is_reused_and_a_damaged_file_remade(run: Run) -> None:
     cached = run.cached
     sound = {name: (path.read_bytes(), path.stat().st_mtime_ns) for name, path in cached.items()}

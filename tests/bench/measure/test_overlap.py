@@ -114,6 +114,7 @@ def test_bench_refuses_an_overlap(overlapping_folder: tuple[Path, CamVid]) -> No
     assert not (folder / "refused/bench.json").exists()
 
 
+@pytest.mark.slow
 def test_bench_marks_an_overlap_on_request(overlapping_folder: tuple[Path, CamVid]) -> None:
     """The copy is the fifth image, which is not scored here: it is no overlap."""
     folder, train = overlapping_folder
