@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -43,10 +42,6 @@ def noise(seed: int, shape: tuple[int, ...] = (1, HEIGHT, WIDTH, 3)) -> Any:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def traces() -> set[Path]:
-    return set(Path(gettempdir()).glob("dabnet-trace-*"))
-
-
 def placed(path: Path) -> list[PlacedNode]:
     options = ort.SessionOptions()
     with traced(options) as nodes_of:
@@ -55,10 +50,9 @@ def placed(path: Path) -> list[PlacedNode]:
         return nodes_of(session)
 
 
-def test_a_real_trace_lists_every_node(tmp_path: Path) -> None:
-    before = traces()
+def test_a_real_trace_lists_every_node(tmp_path: Path, temp_folder: Path) -> None:
     nodes = placed(write_with_shape_nodes(tmp_path))
-    assert traces() <= before
+    assert not list(temp_folder.iterdir())
     assert {node.provider for node in nodes} == {CPU}
     by_name = {node.name: node for node in nodes}
     assert by_name["labels"].op == "ArgMax"
@@ -109,13 +103,12 @@ def test_cuda_gives_the_masks_of_the_cpu(double: Double, tmp_path: Path) -> None
         runner.infer(noise(1))
 
 
-def test_nodes_on_the_cpu_are_an_error(double: Double, tmp_path: Path) -> None:
+def test_nodes_on_the_cpu_are_an_error(double: Double, tmp_path: Path, temp_folder: Path) -> None:
     path = write_with_shape_nodes(tmp_path)
-    before = traces()
     double(on_cpu=("Resize", "Upsample", "Shape", "Slice", "Gather", "Concat"))
     with pytest.raises(BackendUnavailable, match=r"\((Resize|Upsample)\).*allow_cpu_nodes=True"):
         OnnxRuntimeRunner(path, "cuda")
-    assert traces() <= before
+    assert not list(temp_folder.iterdir())
     runner = OnnxRuntimeRunner(path, "cuda", allow_cpu_nodes=True)
     assert any(note.startswith("1 of ") for note in runner.info.notes)
     double(on_cpu=("Shape", "Slice", "Gather", "Concat"))
