@@ -123,8 +123,8 @@ def describe(
         labels = read_labels(classes)
     elif dataset:
         labels = label_set(dataset)
-        published = {n.published[dataset] for n in NETWORKS.values() if dataset in n.published}
-        preprocessing = published.pop() if len(published) == 1 else None
+        # Of a file that names no network: DABNet's, which every other network's would contradict.
+        preprocessing = NETWORKS["dabnet"].published.get(dataset)
     if scale and 0 in scale:
         raise InputError(f"--scale {','.join(map(str, scale))}", "factors other than 0")
     if mean:

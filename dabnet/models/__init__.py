@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,27 +14,63 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MOST_CLASSES = 255
+"""A mask is uint8, and 255 is what most data sets ignore."""
+
+UNIT = Preprocessing((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))
+"""RGB / 255."""
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """Facts about a network that its module does not contain.
 
     Attributes:
         name: on the command line, in checkpoints and in artifacts.
-        factory: ``MODULE:CLASS``, called with the number of classes K. ``forward`` takes float
-            images (N, 3, H, W), preprocessed, and returns float logits (N, K, H, W).
+        factory: ``MODULE:CLASS``, called with the number of classes K, and with ``dilations`` if
+            it has any. ``forward`` takes float images (N, 3, H, W), preprocessed, and returns float
+            logits (N, K, H, W).
         stride: height and width of an image are multiples of it.
         logits: dotted name of the submodule that computes the logits before they are enlarged.
-        scale: factor per channel of the preprocessing that training begins with, after the mean
-            of the data set is subtracted.
-        published: data set → preprocessing of the checkpoints that others published for it.
+        dilations: of its dilated convolutions in the order of the blocks, as published.
+        preprocessing: that of its published checkpoints for any data set, and of training; None:
+            training subtracts the mean of the data set.
+        published: data set → preprocessing of published checkpoints, where it depends on it.
     """
 
     name: str
     factory: str
     stride: int
     logits: str
-    scale: Triple = (1.0, 1.0, 1.0)
+    dilations: tuple[int, ...] = ()
+    preprocessing: Preprocessing | None = None
     published: Mapping[str, Preprocessing] = field(default_factory=dict)
+
+    def published_preprocessing(self, dataset: str) -> Preprocessing | None:
+        """Return the preprocessing of checkpoints that others published; None: not known."""
+        return self.preprocessing or self.published.get(dataset)
+
+    def training_preprocessing(self, mean_rgb: Triple) -> Preprocessing:
+        """Return the preprocessing that training begins with.
+
+        Args:
+            mean_rgb: of the training images, 0…255.
+        """
+        return self.preprocessing or Preprocessing(mean_rgb)
+
+    def checked_dilations(self, dilations: Sequence[int]) -> tuple[int, ...]:
+        """Return ``dilations``, or the published ones for none; raise ``InputError`` if they do
+        not fit the network."""
+        given = ",".join(map(str, dilations))
+        if not dilations:
+            return self.dilations
+        if len(dilations) != len(self.dilations) or min(dilations) < 1:
+            published = ",".join(map(str, self.dilations)) or "none"
+            raise InputError(
+                f"--dilations {given} for {self.name}",
+                f"{len(self.dilations)} numbers of at least 1; published: {published}",
+            )
+        return tuple(dilations)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ``InputError`` if the network cannot take images of this size in pixels."""
@@ -64,6 +100,7 @@ NETWORKS = {
             "dabnet.models.dabnet:DABNet",
             stride=8,
             logits="classifier",
+            dilations=(2, 2, 2, 4, 4, 8, 8, 16, 16),
             published={
                 "camvid": _DABNET_CAMVID,
                 "cityscapes": _DABNET_CITYSCAPES,
@@ -81,15 +118,22 @@ def network_named(name: str) -> Network:
     return NETWORKS[name]
 
 
-def build_model(name: str, classes: int) -> nn.Module:
+def build_model(name: str, classes: int, dilations: Sequence[int] = ()) -> nn.Module:
     """Return a freshly initialised network in training mode.
 
     Args:
         name: of a registered network.
-        classes: number of output classes, at least 2.
+        classes: number of output classes, 2 to 255.
+        dilations: of its dilated convolutions, each at least 1; by default the published ones.
     """
-    module, _, factory = network_named(name).factory.partition(":")
-    if classes < 2:
-        raise InputError(f"{classes} classes", "at least 2")
-    network: nn.Module = getattr(importlib.import_module(module), factory)(classes)
-    return network
+    network = network_named(name)
+    module, _, factory = network.factory.partition(":")
+    if not 2 <= classes <= MOST_CLASSES:
+        raise InputError(f"{classes} classes", f"2 to {MOST_CLASSES}")
+    build = getattr(importlib.import_module(module), factory)
+    built: nn.Module = (
+        build(classes, network.checked_dilations(dilations))
+        if network.dilations
+        else build(classes)
+    )
+    return built

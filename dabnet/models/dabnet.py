@@ -9,13 +9,15 @@ columns), and only channels and the fraction of H and W are written: ``[64, /4]`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 BN_EPS = 1e-3
-DILATIONS_1 = (2, 2, 2)
-DILATIONS_2 = (4, 4, 8, 8, 16, 16)
+UNITS_1 = 3
+"""DAB modules in the first block; the second has the rest."""
 
 
 class BNPReLU(nn.Module):
@@ -114,12 +116,15 @@ class DABNet(nn.Module):
 
     Args:
         classes: number of classes K.
+        dilations: of the DAB modules, block 1 and then block 2.
 
     ``forward`` takes float images (N, 3, H, W), preprocessed, H and W multiples of 8, and returns
     float logits (N, K, H, W).
     """
 
-    def __init__(self, classes: int = 19) -> None:
+    def __init__(
+        self, classes: int = 19, dilations: Sequence[int] = (2, 2, 2, 4, 4, 8, 8, 16, 16)
+    ) -> None:
         super().__init__()
         self.init_conv = nn.Sequential(
             Conv(3, 32, (3, 3), stride=2, bn_prelu=True),
@@ -132,13 +137,13 @@ class DABNet(nn.Module):
 
         self.downsample_1 = DownSamplingBlock(32 + 3, 64)
         self.DAB_Block_1 = nn.Sequential()
-        for index, dilation in enumerate(DILATIONS_1):
+        for index, dilation in enumerate(dilations[:UNITS_1]):
             self.DAB_Block_1.add_module(f"DAB_Module_1_{index}", DABModule(64, dilation))
         self.bn_prelu_2 = BNPReLU(64 + 64 + 3)
 
         self.downsample_2 = DownSamplingBlock(64 + 64 + 3, 128)
         self.DAB_Block_2 = nn.Sequential()
-        for index, dilation in enumerate(DILATIONS_2):
+        for index, dilation in enumerate(dilations[UNITS_1:]):
             self.DAB_Block_2.add_module(f"DAB_Module_2_{index}", DABModule(128, dilation))
         self.bn_prelu_3 = BNPReLU(128 + 128 + 3)
 

@@ -30,7 +30,6 @@ from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
-from dabnet.preprocessing import Preprocessing
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import LAST, RunFolder
 from dabnet.training.learner import Learner
@@ -89,8 +88,7 @@ class _Run:
         )
         self.folder = RunFolder(spec.output, spec.resume)
         self.counts = state.counts if state else self._count()
-        scale = network_named(spec.model).scale
-        fresh = Preprocessing(self.counts.mean_rgb, scale)
+        fresh = network_named(spec.model).training_preprocessing(self.counts.mean_rgb)
         self.preprocessing = start.preprocessing if start else fresh
         self.learner = Learner(
             spec,

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dabnet.models import NETWORKS, Network
+from dabnet.models import NETWORKS, UNIT, Network
 
 TINY = Network(
     "tiny",
     "tests.support.tiny_network:TinyNet",
     stride=4,
     logits="head.1",
-    scale=(1 / 255, 1 / 255, 1 / 255),
+    preprocessing=UNIT,
 )
 
 
