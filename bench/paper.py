@@ -37,7 +37,7 @@ class PaperProtocol:
     ) -> None:
         import torch
 
-        from dabnet.checkpoint import load_checkpoint
+        from dabnet.checkpoint import Given, load_checkpoint
 
         chosen = torch.device(device)
         if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -47,7 +47,7 @@ class PaperProtocol:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         batch, height, width, _ = shape
-        self._network = load_checkpoint(checkpoint, dataset).network().to(device)
+        self._network = load_checkpoint(checkpoint, Given(dataset)).network().to(device)
         wait = partial(torch.cuda.synchronize, chosen)
         self._synchronize: Callable[[], None] = wait if chosen.type == "cuda" else lambda: None
         self._input = torch.randn(batch, 3, height, width, device=device)

@@ -28,7 +28,7 @@ from bench.pictures import save_pictures
 from bench.record import PAPER, REFERENCE, Footprint, Peaks, Report, Turn
 from bench.record.file import read_record, write_record
 from bench.state import RowState, State
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import evenly_spaced
 from dabnet.data.images import SizedImages
@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, request: Request, progress: ProgressBar, restart: bool = False) -> None:
         self._request, self._progress = request, progress
-        self._checkpoint = load_checkpoint(request.checkpoint, request.dataset)
+        self._checkpoint = load_checkpoint(request.checkpoint, Given(request.dataset))
         self._sha256 = sha256_of_file(request.checkpoint)
         self._environment = describe_environment(request.device.index)
         self._key = request.key(self._sha256, self._environment)

@@ -292,12 +292,12 @@ def open_checkpoint(
     """
     import torch
 
-    from dabnet.checkpoint import load_checkpoint
+    from dabnet.checkpoint import Given, load_checkpoint
     from dabnet.models.image_to_mask import ImageToMask
     from dabnet.runtime.torch_runner import TorchRunner
 
     if Device.parse(device).is_gpu and not torch.cuda.is_available():
         raise BackendUnavailable("PyTorch sees no NVIDIA GPU", fix="check nvidia-smi")
-    loaded = load_checkpoint(checkpoint, dataset)
+    loaded = load_checkpoint(checkpoint, Given(dataset))
     module = ImageToMask(loaded.network(), loaded.preprocessing)
     return TorchRunner(module, shape, torch.device(device), threads, mode)

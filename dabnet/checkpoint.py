@@ -50,6 +50,7 @@ class Checkpoint:
         activation_ranges: of a network that was trained with fake quantisation, the threshold
             t >= 0 of the input of each convolution (int8 scale t / 127), by the name of its
             module; empty for any other.
+        dilations: of the network (``dabnet.models.Network.dilations``); none: the published ones.
     """
 
     model: str
@@ -62,12 +63,36 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     activation_ranges: dict[str, float] = field(default_factory=dict)
+    dilations: tuple[int, ...] = ()
 
     def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode, on the CPU."""
-        network = build_model(self.model, len(self.labels.classes))
+        network = build_model(self.model, len(self.labels.classes), self.dilations)
         network.load_state_dict(self.state)
         return network.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a user says of a checkpoint that carries neither its network nor its classes.
+
+    Attributes:
+        dataset: whose classes and published preprocessing it has.
+        model: name of its network; None: the one whose tensors it has.
+        classes: a file of its classes (``dabnet.data.labels.read_labels``).
+        void: ``first`` or ``last``: it has one output more, which stands for no class and is
+            dropped.
+        dilations: of its network; none: the published ones.
+        mean, scale: its preprocessing, ``(image - mean) * scale``, image 0…255.
+    """
+
+    dataset: str | None = None
+    model: str | None = None
+    classes: Path | None = None
+    void: str | None = None
+    dilations: tuple[int, ...] = ()
+    mean: Triple | None = None
+    scale: Triple | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -96,14 +121,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: str | Path, dataset: str | None = None) -> Checkpoint:
+def load_checkpoint(path: str | Path, given: Given | None = None) -> Checkpoint:
     """Read a checkpoint of ours or a public one.
 
     Args:
         path: the file.
-        dataset: gives classes, palette and preprocessing to a file that lacks them. A
-            file of ours keeps its own; naming another dataset than its own is an error.
+        given: what a file lacks. A file of ours keeps its own; naming another dataset than its own
+            is an error.
     """
+    dataset = given.dataset if given else None
     file = existing_file(path, "a checkpoint (a .pth file)")
     content = _read(file)
     if content.get("format") is None:
@@ -216,16 +242,16 @@ def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpo
     labels = label_set(dataset)
     # It does not say its network either: the one of which it has the most tensors.
     model = max(NETWORKS, key=lambda name: len(state.keys() & _shapes(name, 2).keys()))
-    published = network_named(model).published
-    if dataset not in published:
+    preprocessing = network_named(model).published_preprocessing(dataset)
+    if preprocessing is None:
         raise InputError(
             f"{str(file)!r} does not say its preprocessing, and none was published with {model}"
             f" for {dataset}",
-            "a checkpoint of dabnet-train, or one of " + ", ".join(published),
+            "a checkpoint of dabnet-train",
         )
     epoch = content.get("epoch")
     checkpoint = Checkpoint(
-        model, state, dataset, labels, published[dataset], epoch if isinstance(epoch, int) else 0
+        model, state, dataset, labels, preprocessing, epoch if isinstance(epoch, int) else 0
     )
     _check_fit(checkpoint, file)
     _check_finite(checkpoint, file)

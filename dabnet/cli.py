@@ -290,11 +290,11 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     """Return the options that a run was started with, by name."""
     from dataclasses import asdict
 
-    from dabnet.checkpoint import load_checkpoint
+    from dabnet.checkpoint import Given, load_checkpoint
     from dabnet.training.recipes import Recipe
     from dabnet.training.spec import state_of
 
-    stored = load_checkpoint(resume, dataset)
+    stored = load_checkpoint(resume, Given(dataset))
     run = state_of(stored, resume)
     kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
     of_run = {"dataset": stored.dataset, "model": stored.model, "train_type": run.split}

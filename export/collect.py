@@ -13,7 +13,7 @@ from calibration.calibration_file import (
     load_calibration,
     save_calibration,
 )
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import ImageFolder, SizedImages, Unreadable
 from dabnet.errors import DabnetError, InputError
@@ -56,7 +56,7 @@ def collected(
     """
     if folder is not None and data_dir is not None:
         raise InputError("--images and --data-dir", "one of them")
-    checkpoint = load_checkpoint(checkpoint_path, dataset)
+    checkpoint = load_checkpoint(checkpoint_path, Given(dataset))
     network_named(checkpoint.model).check_size(*spec.size)
     graph = float_graph(checkpoint, spec)
     source = (checkpoint, sha256_of_file(checkpoint_path), data_dir)

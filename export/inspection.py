@@ -125,9 +125,9 @@ def _calibration(path: Path) -> dict[str, Any]:
 def _checkpoint(path: Path, dataset: str | None) -> dict[str, Any]:
     from torch import nn  # the other kinds are read without torch
 
-    from dabnet.checkpoint import load_checkpoint
+    from dabnet.checkpoint import Given, load_checkpoint
 
-    found = load_checkpoint(path, dataset)
+    found = load_checkpoint(path, Given(dataset))
     classes = found.labels.classes
     names = ("model", "dataset", "epoch", "metrics", "recipe")
     shape = {"image": ("N", 3, "H", "W"), "logits": ("N", len(classes), "H", "W")}

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.checkpoint import Checkpoint, Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import images_or_scenes
 from dabnet.errors import BuildError
@@ -64,7 +64,7 @@ def export_onnx(
             with PyTorch.
     """
     output = writable_target(output, checkpoint_path, *spec.files_read)
-    checkpoint = load_checkpoint(checkpoint_path, dataset)
+    checkpoint = load_checkpoint(checkpoint_path, Given(dataset))
     network_named(checkpoint.model).check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
     graph = float_graph(checkpoint, spec)  # trace → passes

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dabnet.checkpoint import Checkpoint, Given, load_checkpoint, save_checkpoint
 from dabnet.data.camvid import CAMVID
 from dabnet.data.cityscapes import CITYSCAPES
 from dabnet.errors import ArtifactError, DabnetError, InputError
@@ -134,7 +134,7 @@ def test_public_forms_give_the_same_logits_bit_for_bit(
 ) -> None:
     path = tmp_path / "public.pth"
     torch.save(wrap(STATE), path, _use_new_zipfile_serialization=not legacy)
-    loaded = load_checkpoint(path, "camvid")
+    loaded = load_checkpoint(path, Given("camvid"))
     assert loaded.state.keys() == STATE.keys()
     with torch.no_grad():
         assert torch.equal(loaded.network()(IMAGE), logits(STATE))
@@ -146,13 +146,13 @@ def test_public_forms_give_the_same_logits_bit_for_bit(
 def test_a_public_cityscapes_checkpoint(tmp_path: Path) -> None:
     state = trained(19)
     torch.save({"epoch": 5, "model": state}, tmp_path / "c.pth")
-    loaded = load_checkpoint(tmp_path / "c.pth", "cityscapes")
+    loaded = load_checkpoint(tmp_path / "c.pth", Given("cityscapes"))
     assert loaded.labels is CITYSCAPES
     assert loaded.epoch == 5
     assert loaded.preprocessing.mean_rgb == (73.158325, 82.90902, 72.3924)
     with torch.no_grad():
         assert torch.equal(loaded.network()(IMAGE), logits(state, 19))
-    message = one_line(lambda: load_checkpoint(tmp_path / "c.pth", "camvid"), InputError)
+    message = one_line(lambda: load_checkpoint(tmp_path / "c.pth", Given("camvid")), InputError)
     assert "predicts 19 classes; expected 11" in message
 
 
@@ -161,7 +161,7 @@ def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
     torch.save({"epoch": 1, "model": STATE}, path)
     assert "add --dataset camvid" in one_line(lambda: load_checkpoint(path), InputError)
     save_checkpoint(CHECKPOINT, path)
-    message = one_line(lambda: load_checkpoint(path, "toy-street"), InputError)
+    message = one_line(lambda: load_checkpoint(path, Given("toy-street")), InputError)
     assert "--dataset toy-street" in message
     assert "was trained on camvid" in message
 
@@ -182,7 +182,7 @@ def test_a_dangerous_pickle_is_refused_by_name_and_not_run(
     content = {"model": Dangerous()}
     raw = pickle.dumps(content, protocol)
     Path("evil.pth").write_bytes(saved(content) if torch_zip else raw)
-    message = one_line(lambda: load_checkpoint("evil.pth", "camvid"), ArtifactError)
+    message = one_line(lambda: load_checkpoint("evil.pth", Given("camvid")), ArtifactError)
     if torch_zip or protocol == 2:  # torch reads no further in newer protocols
         assert "it holds posix.system" in message
     assert not Path("pwned").exists()
@@ -190,7 +190,7 @@ def test_a_dangerous_pickle_is_refused_by_name_and_not_run(
 
 def test_a_whole_pickled_network_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(saved(build_model("dabnet", 11)))
-    message = one_line(lambda: load_checkpoint(tmp_path / "m.pth", "camvid"), ArtifactError)
+    message = one_line(lambda: load_checkpoint(tmp_path / "m.pth", Given("camvid")), ArtifactError)
     assert "it holds dabnet.models.dabnet.DABNet" in message
     assert "save its state dict" in message
 
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path: Path, name: str) -> 
     content, expected = BAD_FILES[name]
     path = tmp_path / "bad.pth"
     path.write_bytes(content)
-    message = one_line(lambda: load_checkpoint(path, "camvid"))
+    message = one_line(lambda: load_checkpoint(path, Given("camvid")))
     assert re.search(expected, message)
     assert "bad.pth" in message
 
@@ -269,7 +269,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
         torch.save({"epoch": 1, "model": state}, path)
     else:
         save_checkpoint(replace(CHECKPOINT, state=state), path)
-    message = one_line(lambda: load_checkpoint(path, "camvid"), ArtifactError)
+    message = one_line(lambda: load_checkpoint(path, Given("camvid")), ArtifactError)
     assert f"nan.pth' has values that are not finite in {name!r}; expected finite" in message
 
 
@@ -304,7 +304,7 @@ def test_damage_is_never_a_traceback(
     for position, value in flips:
         content[position % len(content)] = value
     path.write_bytes(content[: 1 + cut % len(content)] if cut % 3 == 0 else content)
-    one_line(lambda: load_checkpoint(path, "camvid"))
+    one_line(lambda: load_checkpoint(path, Given("camvid")))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 0.99999])

@@ -131,9 +131,9 @@ class Workshop:
 
 @lru_cache(maxsize=1)
 def _checkpoint(path: Path, dataset: str | None) -> Checkpoint:
-    from dabnet.checkpoint import load_checkpoint
+    from dabnet.checkpoint import Given, load_checkpoint
 
-    return load_checkpoint(path, dataset)
+    return load_checkpoint(path, Given(dataset))
 
 
 def _manifest_in_cache(path: Path) -> Manifest | None:

@@ -110,7 +110,7 @@ def _request(asked: dict[str, Any]) -> Request:
 
     from bench.backends import backends, row_names
     from bench.measure.request import Request, Scenario
-    from dabnet.checkpoint import load_checkpoint
+    from dabnet.checkpoint import Given, load_checkpoint
     from dabnet.data.images import ImageFolder, SizedImages
     from dabnet.data.registry import label_set, open_dataset
     from dabnet.device import available_device
@@ -119,7 +119,7 @@ def _request(asked: dict[str, Any]) -> Request:
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
-    checkpoint = load_checkpoint(asked["checkpoint"], asked["dataset"])
+    checkpoint = load_checkpoint(asked["checkpoint"], Given(asked["dataset"]))
     settings = _settings(checkpoint.model, asked)
     size, dataset = settings[0].size, checkpoint.dataset
     if asked["folder"] is not None:

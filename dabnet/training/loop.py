@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.checkpoint import Checkpoint, Given, load_checkpoint
 from dabnet.console import progress_bar, progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
@@ -73,7 +73,7 @@ class _Run:
         self.spec, self.recipe, self.processes = spec, spec.recipe, processes
         self.labels, budget = train_set.labels, HOST_BYTES // processes.size
         self.train_set, self.val_set = (on_host_if_small(d, budget) for d in (train_set, val_set))
-        resumed = load_checkpoint(spec.resume, train_set.name) if spec.resume else None
+        resumed = load_checkpoint(spec.resume, Given(train_set.name)) if spec.resume else None
         state = resumable_state(resumed, spec, train_set) if resumed else None
         start = resumed
         if start is None and spec.qat is not None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dabnet.checkpoint import Checkpoint, load_checkpoint
+from dabnet.checkpoint import Checkpoint, Given, load_checkpoint
 from dabnet.console import progress_bar
 from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.errors import ArtifactError, InputError
@@ -227,7 +227,7 @@ def load_float_checkpoint(path: Path, dataset: str | None, model: str | None) ->
         DabnetError: it is no checkpoint, is of another data set or network, or has been trained
             with fake quantisation already.
     """
-    checkpoint = load_checkpoint(path, dataset)
+    checkpoint = load_checkpoint(path, Given(dataset))
     if model not in (None, checkpoint.model):
         raise InputError(
             f"--model {model}, but {str(path)!r} is a {checkpoint.model}",

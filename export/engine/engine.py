@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.calibration_file import graph_sha256
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
 from dabnet.errors import BuildError, InputError
@@ -122,7 +122,7 @@ def engine_from_checkpoint(
     card = building_card(build)
     mask_dtype = spec.mask_dtype if spec.head == "mask" else ""
     refuse_early(build, product, card.compute_capability, mask_dtype)
-    stride = network_named(load_checkpoint(checkpoint, dataset).model).stride
+    stride = network_named(load_checkpoint(checkpoint, Given(dataset)).model).stride
     profile_of(spec.input_tensor, (spec.batch, *spec.size), stride, build)
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "model.onnx"

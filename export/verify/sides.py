@@ -59,9 +59,9 @@ class Side:
             self.classes, self.palette = self.manifest.classes, self.manifest.palette
             self.shape, self.stride = self.manifest.input.sides, self.manifest.stride
             return
-        from dabnet.checkpoint import load_checkpoint  # two ONNX files need no torch
+        from dabnet.checkpoint import Given, load_checkpoint  # two ONNX files need no torch
 
-        self._checkpoint = load_checkpoint(path, dataset)
+        self._checkpoint = load_checkpoint(path, Given(dataset))
         self.precision, self.shape = FP32, (DYNAMIC, DYNAMIC, DYNAMIC)
         self.classes = self._checkpoint.labels.classes
         self.palette = self._checkpoint.labels.palette

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dabnet.artifact import open_artifact
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.data.toy_street import ToyStreet
 from dabnet.errors import ArtifactError, InputError
 from dabnet.models.image_to_mask import ImageToMask
@@ -77,10 +77,10 @@ def test_weights_alone_are_those_of_the_network_that_they_fit(
 ) -> None:
     torch.save(load_checkpoint(trained).state, tmp_path / "tiny.pth")
     with pytest.raises(InputError, match="preprocessing, and none was published with tiny for cam"):
-        load_checkpoint(tmp_path / "tiny.pth", "camvid")
+        load_checkpoint(tmp_path / "tiny.pth", Given("camvid"))
     torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
     with pytest.raises(ArtifactError, match="not a dabnet checkpoint"):
-        load_checkpoint(tmp_path / "foreign.pth", "camvid")
+        load_checkpoint(tmp_path / "foreign.pth", Given("camvid"))
 
 
 def test_weights_for_other_classes_say_how_many(
@@ -91,4 +91,4 @@ def test_weights_for_other_classes_say_how_many(
     monkeypatch.setitem(TINY.published, "camvid", Preprocessing((0.0, 0.0, 0.0)))  # type: ignore[arg-type]
     torch.save(TinyNet(3).state_dict(), tmp_path / "other.pth")
     with pytest.raises(InputError, match="predicts 3 classes; expected 11, the classes of camvid"):
-        load_checkpoint(tmp_path / "other.pth", "camvid")
+        load_checkpoint(tmp_path / "other.pth", Given("camvid"))
