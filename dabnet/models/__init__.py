@@ -31,7 +31,8 @@ class Network:
             it has any. ``forward`` takes float images (N, 3, H, W), preprocessed, and returns float
             logits (N, K, H, W).
         stride: height and width of an image are multiples of it.
-        logits: dotted name of the submodule that computes the logits before they are enlarged.
+        logits: dotted name of the submodule that computes the logits, before they are enlarged if
+            they are.
         dilations: of its dilated convolutions in the order of the blocks, as published.
         preprocessing: that of its published checkpoints for any data set, and of training; None:
             training subtracts the mean of the data set.
@@ -106,6 +107,30 @@ NETWORKS = {
                 "cityscapes": _DABNET_CITYSCAPES,
                 "toy-street": _DABNET_CAMVID,  # it draws CamVid's classes
             },
+        ),
+        Network(
+            "lednet",
+            "dabnet.models.lednet:LEDNet",
+            stride=8,
+            logits="decoder",
+            dilations=(1, 2, 5, 9, 2, 5, 9, 17),
+            preprocessing=UNIT,
+        ),
+        Network(
+            "erfnet",
+            "dabnet.models.erfnet:ERFNet",
+            stride=8,
+            logits="decoder.output_conv",
+            dilations=(2, 4, 8, 16, 2, 4, 8, 16),
+            preprocessing=UNIT,
+        ),
+        Network(
+            "enet",
+            "dabnet.models.enet:ENet",
+            stride=8,
+            logits="transposed_conv",
+            dilations=(2, 4, 8, 16, 2, 4, 8, 16),
+            preprocessing=UNIT,
         ),
     )
 }
