@@ -1,6 +1,7 @@
 """Segment images, an animated GIF or a video with an exported artifact, and report its speed.
 
     python segment.py model.onnx photos/ overlays/
+    python segment.py model.onnx photos/ masks/ --write indices
     python segment.py model.engine drive.mp4 overlay.mp4
 
 The deployment itself is three lines: ``open_artifact``, ``predict``, ``close``. A file of another
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import chain, islice
@@ -26,16 +28,19 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
 from dabnet.artifact import describe, open_artifact, predict
+from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.errors import BackendUnavailable, DabnetError, InputError
 from dabnet.files import existing_file, replacing, writable_directory, writable_target
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+OVERLAY, INDICES, LABEL_IDS = "overlay", "indices", "label-ids"
+"""What is written: classes over the frame, class indices, or the ids of Cityscapes."""
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 VIDEOS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
 
 class Segmenter:
-    """Draws the classes of each frame over it, and times the inference."""
+    """Draws the classes of each frame over it, or gives its mask, and times the inference."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         names = ("dataset", "classes", "size", "mean", "scale")
@@ -47,13 +52,17 @@ class Segmenter:
         self.batch = max(1, self.manifest.input.shape[0])  # -1 is any: one frame at a time
         self.size = self.manifest.size  # if each call chooses its own: that of the example
         self.palette = np.array(self.manifest.palette, np.uint8)
+        self.write = options.write
+        self.values = np.arange(len(self.palette), dtype=np.uint8)
+        if self.write == LABEL_IDS:
+            self.values = label_ids(self.manifest.classes)
         self.pixels = np.zeros(len(self.palette), np.int64)
         self.frames = 0
         self.milliseconds: list[float] = []
         predict(self.runner, np.zeros((self.batch, *self.size, 3), np.uint8))  # not counted
 
-    def overlays(self, frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
-        """Yield each frame with its classes over it, at its own size."""
+    def pictures(self, frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+        """Yield what is written of each frame, at its own size."""
         waiting, (height, width) = iter(frames), self.size
         while group := list(islice(waiting, self.batch)):
             small = [np.asarray(f.resize((width, height), BILINEAR)) for f in group]
@@ -66,8 +75,10 @@ class Segmenter:
                 self.frames += 1
                 self.pixels += np.bincount(mask.ravel(), minlength=len(self.palette))
                 large = np.asarray(Image.fromarray(mask).resize(frame.size, NEAREST))
-                colours = Image.fromarray(self.palette[large])
-                yield Image.blend(frame, colours, 0.5)
+                if self.write == OVERLAY:
+                    yield Image.blend(frame, Image.fromarray(self.palette[large]), 0.5)
+                else:
+                    yield Image.fromarray(self.values[large])
 
     def report(self, seconds: float) -> None:
         """Print the legend, and what was timed."""
@@ -82,6 +93,14 @@ class Segmenter:
         print(f"end to end: {whole:.1f} FPS; {self.frames} frames read, drawn and written")
 
 
+def label_ids(classes: tuple[str, ...]) -> np.ndarray:
+    """The id of each class that the Cityscapes server takes, uint8 (K,)."""
+    if classes != CITYSCAPES.classes:
+        given = f"--write {LABEL_IDS} for {len(classes)} classes ({classes[0]}, …)"
+        raise InputError(given, "an artifact of Cityscapes' 19 classes", f"use --write {INDICES}")
+    return np.array([CITYSCAPES_ID_TO_TRAIN_ID.index(k) for k in range(len(classes))], np.uint8)
+
+
 def read_frames(path: Path) -> list[Image.Image]:
     """The frames, upright, as RGB: one, or those of an animation."""
     try:
@@ -93,16 +112,17 @@ def read_frames(path: Path) -> list[Image.Image]:
 
 
 def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path]) -> None:
-    overlays = segmenter.overlays(read_frames(path)[0] for path in sources)
-    for overlay, source, target in zip(overlays, sources, targets, strict=True):
+    pictures = segmenter.pictures(read_frames(path)[0] for path in sources)
+    for picture, source, target in zip(pictures, sources, targets, strict=True):
+        writable_directory(target.parent)
         with replacing(writable_target(target, source)) as temporary:
-            overlay.save(temporary, quality=92)
+            picture.save(temporary, quality=92)
 
 
 def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
     frames = read_frames(source)
     times = [frame.info.get("duration", 100) for frame in frames]
-    first, *others = segmenter.overlays(frames)
+    first, *others = segmenter.pictures(frames)
     with replacing(target) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=times, loop=0)
 
@@ -140,7 +160,7 @@ def read_video(path: Path) -> Iterator[Image.Image]:
 def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
     if shutil.which("ffmpeg") is None:
         raise BackendUnavailable("a video needs the program ffmpeg", fix="install it, or use a GIF")
-    overlays = segmenter.overlays(read_video(source))
+    overlays = segmenter.pictures(read_video(source))
     if (first := next(overlays, None)) is None:
         raise InputError(f"{str(source)!r} has no frames", "a video")
     about = subprocess.run(["ffmpeg", "-i", str(source)], capture_output=True, check=False).stderr
@@ -158,14 +178,28 @@ def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
 
 def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
     if source.is_dir():
-        paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
+        within = writable_directory(target).resolve()  # its pictures are no frames
+        found = (p for p in source.rglob("*") if p.suffix.lower() in IMAGES)
+        paths = sorted(
+            path
+            for path in found
+            if not path.name.startswith(".") and within not in path.resolve().parents
+        )
         if not paths:
             raise InputError(f"no images in {str(source)!r}", ", ".join(IMAGES))
-        targets = [writable_directory(target) / path.name for path in paths]
+        targets = [target / path.relative_to(source) for path in paths]
+        if segmenter.write != OVERLAY:
+            targets = [path.with_suffix(".png") for path in targets]
+        if twice := [path for path, times in Counter(targets).items() if times > 1]:
+            given = f"two images for {str(twice[0])!r}"
+            raise InputError(given, "one name for each mask", "rename one of them")
         return segment_images(segmenter, paths, targets)
     existing_file(source, "an image, a folder of images, an animated GIF or a video")
     writable_target(target, source)
     pair = {source.suffix.lower(), target.suffix.lower()}
+    if segmenter.write != OVERLAY and (target.suffix.lower() != ".png" or source.suffix in VIDEOS):
+        given = f"--write {segmenter.write} to {str(target)!r}"
+        raise InputError(given, "a .png of one image, or a folder of images")
     if pair <= set(IMAGES):
         return segment_images(segmenter, [source], [target])
     if pair <= set(VIDEOS):
@@ -191,11 +225,19 @@ def main() -> int:
     parser.add_argument("artifact", help="a file .onnx or an engine")
     parser.add_argument("input", type=Path, help="an image, a folder of images, a GIF or a video")
     parser.add_argument("output", type=Path, help="the same kind: a file, or a folder for a folder")
+    parser.add_argument(
+        "--write",
+        choices=(OVERLAY, INDICES, LABEL_IDS),
+        default=OVERLAY,
+        help="the classes over each frame, or a PNG of class indices, or of Cityscapes' label ids",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default cpu for an ONNX file")
     parser.add_argument("--threads", type=int, help="CPU threads of onnxruntime")
     foreign = parser.add_argument_group("a file that dabnet-export did not write")
     foreign.add_argument("--dataset", help="its classes and published preprocessing: cityscapes, …")
-    foreign.add_argument("--classes", help="or a file of classes, a line 'R G B name' for each")
+    foreign.add_argument(
+        "--classes", help="or a file of classes, a line 'name' or 'R G B name' each"
+    )
     foreign.add_argument("--size", type=sides, help="HxW, if each call may choose")
     foreign.add_argument("--mean", type=channels, help="R,G,B to subtract, if it takes floats")
     foreign.add_argument("--scale", type=channels, help="R,G,B to multiply with; default 1,1,1")

@@ -19,6 +19,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
+from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.data.toy_street import draw_scene
 from dabnet.runtime.manifest import ONNX_KEY
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
@@ -157,6 +158,45 @@ def test_one_image_through_a_dynamic_artifact(scenes: list[Image.Image], tmp_pat
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.webp") as found:
         assert found.size == scenes[0].size[::-1]
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
+    """Run the program in this process, for speed."""
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", ["segment.py", *map(str, arguments), "--threads", "1"])
+    status: int = runpy.run_path(str(ROOT / "examples" / "segment.py"))["main"]()
+    return status
+
+
+def test_masks_of_a_folder(
+    artifact: Path, scenes: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Indices for a program, and ids for the Cityscapes server, in the folders of the images."""
+    photos = tmp_path / "photos"
+    for index, scene in enumerate(scenes):
+        (photos / f"town{index}").mkdir(parents=True)
+        scene.save(photos / f"town{index}" / "a.jpg")
+    masks = photos / "masks"  # within: a second run must not take its own masks for images
+    for _ in range(2):
+        assert run_here(monkeypatch, artifact, photos, masks, "--write", "indices") == 0
+    assert len(list(masks.rglob("*.png"))) == len(scenes)
+    for index, scene in enumerate(scenes):
+        jpeg = Image.open(photos / f"town{index}" / "a.jpg")
+        colours = np.array(PALETTE)[np.asarray(Image.open(masks / f"town{index}" / "a.png"))]
+        assert difference(jpeg, 2 * expected(artifact, jpeg) - colours) < 1e-6
+        assert jpeg.size == scene.size
+
+    assert run_here(monkeypatch, artifact, photos, masks, "--write", "label-ids") == 2
+    model = onnx.load(str(artifact))
+    manifest = replace(contract_manifest(), classes=CITYSCAPES.classes, palette=CITYSCAPES.palette)
+    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    onnx.save(model, str(tmp_path / "city.onnx"))
+    ids = tmp_path / "ids"
+    assert run_here(monkeypatch, tmp_path / "city.onnx", photos, ids, "--write", "label-ids") == 0
+    trained = np.asarray(Image.open(masks / "town0" / "a.png"))
+    sent = np.asarray(Image.open(ids / "town0" / "a.png"))
+    assert (np.array(CITYSCAPES_ID_TO_TRAIN_ID)[sent] == trained).all()
 
 
 def without_manifest(path: Path) -> Path:
