@@ -1,6 +1,7 @@
-"""Random scale, mirror and crop with padding: drawn once, applied to one image or to a batch.
+"""Random scale, mirror and crop with padding: drawn once, applied to one image or to a batch; and
+whole images, as they are validated.
 
-Both ways show the same pixels. ``crop_one`` is faster on a CPU and in worker processes;
+Both ways of the first show the same pixels. ``crop_one`` is faster on a CPU and in worker processes;
 ``crop_batch`` works on tensors wherever they lie, so that a GPU which holds the data set augments
 without a copy from the host.
 """
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.images import resize_image
 from dabnet.data.memory import without_waiting
 
 
@@ -49,6 +51,25 @@ class Augmentation:
             for side, s, f, v, p in zip(size, scaled, first, shown, place, strict=True)
         )
         return Placement(rows, columns, mirror)
+
+
+def whole_image(
+    image: Uint8Array, scale: float, stride: int, fill_rgb: Sequence[int]
+) -> tuple[Uint8Array, tuple[int, int]]:
+    """Return an image as a network takes it, and the (height, width) that is the image there.
+
+    It is resized by ``scale``, then padded with ``fill_rgb`` at the right and bottom until both
+    sides are multiples of ``stride``.
+    """
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    resized = resize_image(image, (height, width))
+    sides = [-(-side // stride) * stride for side in (height, width)]
+    if sides == [height, width]:
+        return resized, (height, width)
+    padded = np.empty((*sides, 3), np.uint8)
+    padded[:] = fill_rgb
+    padded[:height, :width] = resized
+    return padded, (height, width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     DIR/train/NAME.png  DIR/trainannot/NAME.png   (val, valannot, test, testannot likewise)
     DIR/camvid_{train,val,trainval,test}_list.txt, each line ``image label`` relative to DIR
 
-Labels are 8-bit one-channel PNGs with the 11 classes published with SegNet and 11 for unlabelled
+Labels hold the 11 classes published with SegNet and 11 or 255 for unlabelled, or their colours
 (Brostow, Fauqueur & Cipolla 2008; Badrinarayanan, Kendall & Cipolla 2017).
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dabnet.data.image_files import FilePairs
+from dabnet.data.file_pairs import TRAINVAL, FilePairs
+from dabnet.data.label_files import LabelCoding
 from dabnet.data.labels import LabelSet
-from dabnet.errors import InputError
-from dabnet.files import existing_directory
+from dabnet.data.lists import Pair, read_pairs
 
 CAMVID = LabelSet.of(
     {
@@ -38,42 +38,16 @@ class CamVid(FilePairs):
     """One split of CamVid; ``directory`` holds the list files."""
 
     name, labels, splits = "camvid", CAMVID, ("train", "val", "trainval", "test")
+    coding = LabelCoding.of(CAMVID, ignored_colours=((0, 0, 0),))  # Void of the raw labels
+    layout = "camvid_SPLIT_list.txt, each line 'image label'"
 
-    def __init__(self, directory: str | Path, split: str) -> None:
-        self.directory = existing_directory(directory, "the CamVid folder")
-        super().__init__(split)
-        self.pairs = self._read_list()
+    def present(self) -> list[str]:
+        return self.with_trainval(split for split in self.splits if self._list(split).is_file())
 
-    def _read_list(self) -> list[tuple[Path, Path]]:
-        lists = {split: self.directory / f"camvid_{split}_list.txt" for split in self.splits}
-        list_file = lists[self.split]
-        if not list_file.is_file():
-            present = [split for split, file in lists.items() if file.is_file()]
-            raise InputError(
-                f"the {self.split} split is not in {str(self.directory)!r} (no {list_file.name})",
-                "the CamVid layout of the README",
-                f"splits that are there: {', '.join(present) or 'none'}",
-            )
-        form = "'image label', two paths, per line"
-        try:
-            lines = list_file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{str(list_file)!r} is not text", form, "copy it again") from error
-        pairs = []
-        for number, line in enumerate(lines, start=1):
-            paths = [self.directory / name for name in line.split()]
-            if not paths:
-                continue
-            if len(paths) != 2:
-                raise InputError(f"line {number} of {str(list_file)!r} is {line!r}", form)
-            for path in paths:
-                if not path.is_file():
-                    raise InputError(
-                        f"{str(path)!r}, named in line {number} of {list_file.name}, is missing",
-                        "every listed file to be there",
-                        "copy the data set again",
-                    )
-            pairs.append((paths[0], paths[1]))
-        if not pairs:
-            raise InputError(f"{str(list_file)!r} lists no images", form)
-        return pairs
+    def find(self, split: str) -> list[Pair]:
+        if split == TRAINVAL and not self._list(split).is_file():
+            return self.find("train") + self.find("val")
+        return read_pairs(self._list(split), self.directory, self.fault)
+
+    def _list(self, split: str) -> Path:
+        return self.directory / f"camvid_{split}_list.txt"

@@ -5,22 +5,23 @@
 
 The download (Cordts et al. 2016, https://www.cityscapes-dataset.com) holds only labelIds, which
 are converted here as they are read; labelTrainIds is what cityscapesScripts,
-``preparation/createTrainIdLabelImgs.py``, writes beside them.
+``preparation/createTrainIdLabelImgs.py``, writes beside them. Photos may be JPEGs too.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.image_files import FilePairs, read_label, read_label_values
+from dabnet.data.file_pairs import TRAINVAL, FilePairs, NoSuchSplit
+from dabnet.data.image_files import is_image
+from dabnet.data.label_files import LabelCoding, read_label
 from dabnet.data.labels import LabelSet
+from dabnet.data.lists import Pair
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
-IMAGE_ENDING = "_leftImg8bit.png"
+IMAGE_ENDING = "_leftImg8bit"
 TRAIN_IDS_ENDING = "_gtFine_labelTrainIds.png"
 IDS_ENDING = "_gtFine_labelIds.png"
 
@@ -72,85 +73,87 @@ CITYSCAPES_ID_TO_TRAIN_ID = (
     13, 14, 15, 255, 255, 16, 17, 18,   # car, truck, bus; caravan, trailer; train … bicycle
 )
 # fmt: on
-_TRAIN_ID_OF = np.array(CITYSCAPES_ID_TO_TRAIN_ID, np.uint8)
+# Of the label ids that are ignored, same file, as in ..._gtFine_color.png; those that share the
+# colour of a class (polegroup, license plate) are read as it.
+_IGNORED_COLOURS = (
+    *((0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180)),
+    *((150, 100, 100), (150, 120, 90), (0, 0, 90), (0, 0, 110)),
+)
 
 
 class Cityscapes(FilePairs):
     """One split of Cityscapes in the order of its file names; ``trainval`` is train, then val.
 
-    Args:
-        directory: the folder that holds ``leftImg8bit`` and ``gtFine``.
-
-    Raises:
-        InputError: a folder, the split's images or the label of an image is missing.
+    ``directory`` holds ``leftImg8bit`` and ``gtFine``.
     """
 
     name, labels, splits = "cityscapes", CITYSCAPES, ("train", "val", "trainval")
+    layout = "leftImg8bit/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png, and gtFine likewise"
+    coding = LabelCoding.of(
+        CITYSCAPES,
+        ignored_colours=_IGNORED_COLOURS,
+        meant=f"train ids 0 to 18, or 255 for ignored (label ids belong in ...{IDS_ENDING})",
+    )
+    id_coding = LabelCoding.of(
+        CITYSCAPES,
+        dict(enumerate(CITYSCAPES_ID_TO_TRAIN_ID)),
+        _IGNORED_COLOURS,
+        meant="a Cityscapes label id, 0 to 33, or 255 for ignored",
+    )
 
-    def __init__(self, directory: str | Path, split: str) -> None:
-        self.directory = existing_directory(directory, "the Cityscapes folder")
+    def __init__(
+        self, directory: str | Path, split: str, faults: list[InputError] | None = None
+    ) -> None:
         if split == "test":
             # The download has a gtFine/test, but its label images hold ignored ids only.
-            raise InputError(
+            raise NoSuchSplit(
                 "the test split of Cityscapes has no public labels",
                 "one of " + ", ".join(self.splits),
                 "its scores are to be had from the Cityscapes server only",
             )
-        super().__init__(split)
-        parts = ("train", "val") if split == "trainval" else (split,)
-        self.pairs = [pair for part in parts for pair in self._find_pairs(part)]
+        super().__init__(directory, split, faults)
+
+    def present(self) -> list[str]:
+        images = self.directory / "leftImg8bit"
+        return self.with_trainval(s for s in ("train", "val") if (images / s).is_dir())
+
+    def find(self, split: str) -> list[Pair]:
+        parts = ("train", "val") if split == TRAINVAL else (split,)
+        return [pair for part in parts for pair in self._find_pairs(part)]
 
     def read_label(self, path: Path) -> Uint8Array:
-        if path.name.endswith(TRAIN_IDS_ENDING):
-            return read_label(path, self.labels)
-        return read_label_ids(path)
+        trained = path.name.endswith(TRAIN_IDS_ENDING)
+        return read_label(path, self.coding if trained else self.id_coding)
 
     def name_of(self, image: Path) -> str:
-        return image.name.removesuffix(IMAGE_ENDING)
+        return image.stem.removesuffix(IMAGE_ENDING)
 
-    def _find_pairs(self, part: str) -> list[tuple[Path, Path]]:
+    def _find_pairs(self, part: str) -> list[Pair]:
         """Return the (image, label) paths of ``train`` or ``val``."""
-        images = existing_directory(
-            self.directory / "leftImg8bit" / part,
-            f"the {part} images, from leftImg8bit_trainvaltest.zip",
-        )
+        images = self.directory / "leftImg8bit" / part
         truths = existing_directory(
             self.directory / "gtFine" / part, f"the {part} labels, from gtFine_trainvaltest.zip"
         )
         pairs = []
-        for image in sorted(images.glob("*/*" + IMAGE_ENDING)):
-            if image.name.startswith("."):  # "._NAME" of macOS archives is no image
-                continue
-            stem = str(truths / image.parent.name / image.name.removesuffix(IMAGE_ENDING))
+        found = [path for path in sorted(images.glob(f"*/*{IMAGE_ENDING}.*")) if is_image(path)]
+        for image in found:
+            stem = str(truths / image.parent.name / self.name_of(image))
             candidates = (Path(stem + TRAIN_IDS_ENDING), Path(stem + IDS_ENDING))
             label = next((path for path in candidates if path.is_file()), None)
             if label is None:
-                raise InputError(
-                    f"the image {str(image)!r} has no label",
-                    f"{str(candidates[1])!r} or ...{TRAIN_IDS_ENDING}",
-                    "unpack gtFine_trainvaltest.zip again",
+                self.fault(
+                    InputError(
+                        f"the image {str(image)!r} has no label",
+                        f"{str(candidates[1])!r} or ...{TRAIN_IDS_ENDING}",
+                        "unpack gtFine_trainvaltest.zip again",
+                    )
                 )
-            pairs.append((image, label))
-        if not pairs:
+            else:
+                pairs.append((image, label))
+        if not found:
             raise InputError(
                 f"{str(images)!r} holds no images",
-                f"CITY/CITY_SEQ_FRAME{IMAGE_ENDING}",
+                f"CITY/CITY_SEQ_FRAME{IMAGE_ENDING}.png",
                 "unpack leftImg8bit_trainvaltest.zip again",
             )
         return pairs
-
-
-def read_label_ids(path: Path) -> Uint8Array:
-    """Read a labelIds image, uint8 (H, W), as train ids 0…18 or 255 for ignored.
-
-    Raises:
-        InputError: the image cannot be read, or holds a value that is no label id.
-    """
-    ids = read_label_values(path)
-    highest = int(ids.max(initial=0))
-    if highest >= len(_TRAIN_ID_OF):
-        raise InputError(
-            f"{str(path)!r} holds the label value {highest}",
-            f"a Cityscapes label id, 0 to {len(_TRAIN_ID_OF) - 1}",
-        )
-    return _TRAIN_ID_OF[ids]

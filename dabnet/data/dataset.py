@@ -43,7 +43,7 @@ class Dataset(Protocol):
 
     @property
     def split(self) -> str:
-        """``train``, ``val``, ``trainval`` or ``test``; ``folder`` for images without labels."""
+        """Such as ``train``, ``val`` or ``trainval``; ``folder`` for images without labels."""
         ...
 
     @property

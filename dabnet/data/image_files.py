@@ -1,125 +1,102 @@
-"""Reading of images and label images; every error names its file."""
+"""Reading of images; every error names its file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from dabnet.data.dataset import LabelledImage, Uint8Array
-from dabnet.data.labels import LabelSet
-from dabnet.errors import InputError
+from dabnet.data.dataset import Uint8Array
+from dabnet.errors import InputError, first_line
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
+"""By content, whatever the name says. Others may start programs: Pillow runs ghostscript on EPS."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+"""Of files that are looked at in a folder."""
+
+_DAMAGES = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error),
+    *(EOFError, Image.DecompressionBombError),
+)
 
 
-class FilePairs:
-    """A split whose images and labels are files, read at each access.
+class UnreadableFile(InputError):
+    """A file is no image, is damaged, or is of a kind that is not read."""
 
-    A subclass defines ``name``, ``labels`` and ``splits``, sets ``pairs``, and may override
-    ``read_label`` and ``name_of``.
 
-    Args:
-        split: one of ``splits``.
-
-    Raises:
-        InputError: the split is unknown.
-    """
-
-    name: str
-    labels: LabelSet
-    splits: tuple[str, ...]
-
-    def __init__(self, split: str) -> None:
-        if split not in self.splits:
-            raise InputError(f"unknown split {split!r}", "one of " + ", ".join(self.splits))
-        self.split = split
-        self.pairs: Sequence[tuple[Path, Path]] = ()
-
-    def fingerprint(self) -> str:
-        return fingerprint_of(path for pair in self.pairs for path in pair)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        image_path, label_path = self.pairs[index]
-        image, label = read_image(image_path), self.read_label(label_path)
-        if image.shape[:2] != label.shape:
-            raise InputError(
-                f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
-                f"the size of its image, {image.shape[0]}x{image.shape[1]}",
-            )
-        return LabelledImage(self.name_of(image_path), image, label)
-
-    def read_label(self, path: Path) -> Uint8Array:
-        """Return a label image, uint8 (H, W), whose values are classes or ignore."""
-        return read_label(path, self.labels)
-
-    def name_of(self, image: Path) -> str:
-        """Return the name of an image."""
-        return image.stem
+def is_image(path: Path) -> bool:
+    """Whether a file in a folder is an image by its name; ``._a.png`` of macOS is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: Path) -> Uint8Array:
-    """Read an image of 8 bits per channel as uint8 (H, W, 3), RGB.
+    """Read an image as uint8 (H, W, 3), RGB, upright as its EXIF tag says.
+
+    Grey, palette and CMYK become RGB, transparency is left out, and of several frames or pages the
+    first is read. Of 16 bits per channel the upper 8 are kept, whatever part of the range is used:
+    a 12-bit camera's pictures should be stored over the whole range.
 
     Raises:
-        InputError: the file is missing, is damaged, is no image or has more bits.
+        UnreadableFile: the file is missing, is damaged, is no image or has numbers of another kind.
     """
-    picture = _open(path)
+    picture = open_picture(path)
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min(initial=0) >= 0 and values.max(initial=0) <= 0xFFFF:
+            return (values >> 8).astype(np.uint8)[..., None].repeat(3, 2)
     if picture.mode.startswith(("I", "F")):  # converting would clip at 255, not scale
-        raise InputError(
+        raise UnreadableFile(
             f"{str(path)!r} has mode {picture.mode}",
-            "8 bits per channel",
+            "8 or 16 bits per channel",
             "convert it to an 8-bit image",
         )
+    if "transparency" in picture.info:  # Pillow warns of a palette's, unless it is kept for a time
+        picture = picture.convert("RGBA")
     return np.array(picture.convert("RGB"))
 
 
-def read_label(path: Path, labels: LabelSet) -> Uint8Array:
-    """Read a label image as uint8 (H, W) and check that every value is a class or ignore.
+def open_picture(path: Path, exact: bool = False) -> Image.Image:
+    """Open and decode a file of ``FORMATS``, turned upright as its EXIF tag says.
+
+    Args:
+        exact: refuse what Pillow scales as it reads, which labels do not survive.
 
     Raises:
-        InputError: as ``read_label_values``, or a value is neither a class nor ignore.
+        UnreadableFile: the file is missing, is damaged, or is no such image.
     """
-    label = read_label_values(path)
-    present = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
-    foreign = [int(v) for v in present if v >= len(labels.classes) and v != labels.ignore]
-    if foreign:
-        raise InputError(
-            f"{str(path)!r} holds the label value {foreign[0]}",
-            f"0 to {len(labels.classes) - 1}, or {labels.ignore} for unlabelled",
-        )
-    return label
-
-
-def read_label_values(path: Path) -> Uint8Array:
-    """Read a label image of any 8-bit coding as it is, uint8 (H, W).
-
-    Raises:
-        InputError: the file is missing, is damaged or has not one byte per pixel.
-    """
-    picture = _open(path)
-    if picture.mode not in ("L", "P"):
-        raise InputError(
-            f"{str(path)!r} has mode {picture.mode}",
-            "a label image of one byte per pixel (mode L or P)",
-            "colour-coded labels must be converted to class indices",
-        )
-    return np.array(picture)
-
-
-def _open(path: Path) -> Image.Image:
     try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{str(path)!r} cannot be read as an image", "a PNG", "copy the file again"
+        with Image.open(path, formats=FORMATS) as picture:
+            scaled = [
+                tile
+                for tile in picture.tile
+                if tile[0].startswith("ppm") or (";16" in str(tile[3]) and picture.mode[0] != "I")
+            ]
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
+    except _DAMAGES as error:
+        raise UnreadableFile(
+            f"{str(path)!r} cannot be read as an image ({first_line(error)})",
+            "a whole " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} file",
+            "copy the file again",
         ) from error
+    if exact and scaled:
+        raise UnreadableFile(
+            f"{str(path)!r} has 16 bits per channel or another range than 0 to 255",
+            "a label image of one channel, or of 8 bits per channel",
+        )
+    upright: Image.Image = picture
+    return upright
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image as it is stored, before its EXIF tag turns it."""
+    with Image.open(path, formats=FORMATS) as picture:
+        return picture.height, picture.width
 
 
 def fingerprint_of(paths: Iterable[Path]) -> str:

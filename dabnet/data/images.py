@@ -14,14 +14,19 @@ import numpy as np
 from PIL import Image
 
 from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array, evenly_spaced
-from dabnet.data.image_files import fingerprint_of, image_sha256, read_image
+from dabnet.data.image_files import (
+    SUFFIXES,
+    fingerprint_of,
+    image_sha256,
+    is_image,
+    read_image,
+)
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 FOLDER = "folder"
 """The split of a folder of images, which has no labels."""
 
@@ -187,11 +192,7 @@ class ImageFolder:
         self.directory = existing_directory(directory, "a folder of images")
         self.name = directory.resolve().name
         self.labels = labels
-        self.paths = sorted(
-            path
-            for path in directory.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
+        self.paths = sorted(filter(is_image, directory.rglob("*")))
         if not self.paths:
             raise InputError(
                 f"no image in {str(directory)!r}",
@@ -213,9 +214,16 @@ class ImageFolder:
 
 
 def calibration_source(
-    dataset: str, data_dir: Path | None, count: int, size: tuple[int, int]
+    dataset: str,
+    data_dir: Path | None,
+    count: int,
+    size: tuple[int, int],
+    labels: LabelSet | None = None,
 ) -> SizedImages:
     """Evenly spaced images of the training split, never of the split that is scored.
+
+    Args:
+        labels: the classes of the checkpoint (``open_dataset``).
 
     Raises:
         InputError: the data set is on disk, and ``data_dir`` is None.
@@ -226,15 +234,21 @@ def calibration_source(
             "the folder of the data set the checkpoint was trained on",
             "add --data-dir DIR",
         )
-    return SizedImages.spread(open_dataset(dataset, "train", data_dir, size), size, count)
+    return SizedImages.spread(open_dataset(dataset, "train", data_dir, size, labels), size, count)
 
 
 def images_or_scenes(
-    dataset: str, split: str, data_dir: Path | None, count: int, size: tuple[int, int]
+    dataset: str,
+    split: str,
+    data_dir: Path | None,
+    count: int,
+    size: tuple[int, int],
+    labels: LabelSet | None = None,
 ) -> SizedImages:
     """Evenly spaced images of a split where its folder is known, else toy street scenes.
 
     For what needs no labels: the agreement of two masks, or how large activations grow.
     """
     name = dataset if data_dir is not None else "toy-street"
-    return SizedImages.spread(open_dataset(name, split, data_dir, size), size, count)
+    own = labels if data_dir is not None else None  # drawn scenes have classes of their own
+    return SizedImages.spread(open_dataset(name, split, data_dir, size, own), size, count)

@@ -27,12 +27,12 @@ def test_a_file_of_camvid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 0 0 a\n0 256 0 b", "'0 256 0 b' in line 2 of .*expected 'R G B name', such as '128"),
+        ("0 0 0 a\n0 256 0 b", "'0 256 0 b' in line 2 of .*expected .*'R G B name', such as '128"),
         ("0 0 0 a\n\n1 1 b", "'1 1 b' in line 3 of"),
         ("0 0 0 a\n1 1 1", "'1 1 1' in line 2"),
         ("0 0 0 a\n1 1 1 a", "in line 2 of .*a name and a colour that no other class has"),
         ("0 0 0 a\n0 0 0 b", "in line 2 of .*a name and a colour that no other class has"),
-        ("0 0 0 alone", "names 1 classes; expected 2 to 255 lines"),
+        ("0 0 0 alone", "names 1 classes; expected 2 to 255: a mask"),
         ("\n".join(f"{i % 16} {i // 16} 0 c{i}" for i in range(256)), "names 256 classes"),
         ("0 0 0 \udcff", "is not UTF-8 text"),
         ("", "is empty"),

@@ -1,0 +1,129 @@
+"""A split whose images and labels are files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.image_files import fingerprint_of, read_image, stored_size
+from dabnet.data.label_files import LabelCoding, read_label
+from dabnet.data.labels import LabelSet
+from dabnet.data.lists import Pair
+from dabnet.errors import InputError
+from dabnet.files import existing_directory
+
+TRAINVAL = "trainval"
+"""The split that is train, then val."""
+
+
+class NoSuchSplit(InputError):
+    """A data set has no such split, or not here."""
+
+
+class WrongSize(InputError):
+    """A label image has another size than its image."""
+
+
+class FilePairs:
+    """A split whose images and labels are files, read at each access.
+
+    A subclass defines ``name``, ``labels``, ``coding``, ``splits``, ``layout``, ``present`` and
+    ``find``, and may override ``root``, ``read_label`` and ``name_of``.
+
+    Attributes:
+        directory: of the data set.
+        split: one of ``splits``.
+        pairs: the files.
+    """
+
+    name: str
+    labels: LabelSet
+    coding: LabelCoding
+    splits: tuple[str, ...]
+    layout: str
+    """What the folder should hold, for messages."""
+
+    def __init__(
+        self, directory: str | Path, split: str, faults: list[InputError] | None = None
+    ) -> None:
+        """Find the files of a split.
+
+        Args:
+            directory: of the data set.
+            split: one of ``splits``.
+            faults: collects what is wrong with single pairs, which are left out; None raises it.
+
+        Raises:
+            NoSuchSplit: the split is unknown or not there.
+            InputError: a folder is missing, a list is damaged, an image or a label lacks the other.
+        """
+        self.directory, self._faults = self.root(Path(directory)), faults
+        self.split = split
+        if split not in self.splits:
+            raise NoSuchSplit(f"unknown split {split!r}", "one of " + ", ".join(self.splits))
+        present = self.present()
+        if split not in present:
+            raise NoSuchSplit(
+                f"the {split} split is not in {str(directory)!r}",
+                self.layout,
+                f"splits that are there: {', '.join(present) or 'none'}",
+            )
+        self.pairs: list[Pair] = self.find(split)
+        if not self.pairs and not faults:
+            raise InputError(
+                f"the {split} split in {str(directory)!r} holds no images", self.layout
+            )
+
+    def root(self, directory: Path) -> Path:
+        """Return the folder of the data set where ``directory`` may be one above it."""
+        return existing_directory(directory, f"the folder of {self.name}")
+
+    def present(self) -> list[str]:
+        """Return those of ``splits`` that are there."""
+        raise NotImplementedError
+
+    def find(self, split: str) -> list[Pair]:
+        """Return the files of a split that is there."""
+        raise NotImplementedError
+
+    def with_trainval(self, found: Iterable[str]) -> list[str]:
+        """Return the splits found, in the order of ``splits``, with the union of two of them."""
+        present = set(found)
+        if {"train", "val"} <= present:
+            present.add(TRAINVAL)
+        return [split for split in self.splits if split in present]
+
+    def fault(self, error: InputError) -> None:
+        """Raise the error, or keep it where faults are collected."""
+        if self._faults is None:
+            raise error
+        self._faults.append(error)
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(path for pair in self.pairs for path in pair)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        image_path, label_path = self.pairs[index]
+        image, label = read_image(image_path), self.read_label(label_path)
+        if image.shape[:2] != label.shape:
+            height, width = image.shape[:2]
+            turned = stored_size(image_path) == label.shape
+            raise WrongSize(
+                f"{str(label_path)!r} is {label.shape[0]}x{label.shape[1]}",
+                f"the size of its image, {height}x{width}"
+                + (", which an EXIF tag turns upright" if turned else ""),
+                "label the picture as viewers show it" if turned else "",
+            )
+        return LabelledImage(self.name_of(image_path), image, label)
+
+    def read_label(self, path: Path) -> Uint8Array:
+        """Return a label image, uint8 (H, W), whose values are classes or ignore."""
+        return read_label(path, self.coding)
+
+    def name_of(self, image: Path) -> str:
+        """Return the name of an image."""
+        return image.stem
