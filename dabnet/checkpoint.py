@@ -1,4 +1,4 @@
-"""Checkpoints: ours, and those published with DABNet.
+"""Checkpoints: ours, and those of other trainers (``dabnet.public_checkpoint``).
 
 Ours is a dictionary that ``torch.load(weights_only=True)`` reads, since it holds only tensors,
 strings and numbers. The keys ``epoch`` and ``model`` are those of the public files, so that a
@@ -8,29 +8,40 @@ checkpoint of ours loads in the original code too.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import re
 import warnings
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dabnet import __version__
-from dabnet.data.labels import LabelSet
-from dabnet.data.registry import label_set
+from dabnet.data.labels import Category, LabelSet
+from dabnet.data.registry import DATASETS, label_set
 from dabnet.errors import ArtifactError, InputError
 from dabnet.file_kind import CHECKPOINT, refuse_other
 from dabnet.files import existing_file, replacing
-from dabnet.models import NETWORKS, build_model, network_named
+from dabnet.given import Given
+from dabnet.models import build_model, network_named
 from dabnet.preprocessing import Preprocessing, Triple
+from dabnet.public_checkpoint import (
+    Fit,
+    add_counters,
+    form_of,
+    misfits,
+    network_in,
+    read_public,
+)
+
+__all__ = ["Checkpoint", "Given", "carries_its_own", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +77,20 @@ class Checkpoint:
     dilations: tuple[int, ...] = ()
 
     def network(self) -> nn.Module:
-        """Return the network with these weights, in evaluation mode, on the CPU."""
+        """Return the network with these weights, in evaluation mode, on the CPU.
+
+        Raises:
+            InputError: its encoder alone has been trained.
+        """
+        if self.recipe.get("stage") == "encoder":
+            raise InputError(
+                f"a checkpoint of {self.model} whose encoder alone is trained",
+                "a trained network",
+                "train the rest with: dabnet-train --stage decoder --encoder CHECKPOINT",
+            )
         network = build_model(self.model, len(self.labels.classes), self.dilations)
         network.load_state_dict(self.state)
         return network.eval()
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What a user says of a checkpoint that carries neither its network nor its classes.
-
-    Attributes:
-        dataset: whose classes and published preprocessing it has.
-        model: name of its network; None: the one whose tensors it has.
-        classes: a file of its classes (``dabnet.data.labels.read_labels``).
-        void: ``first`` or ``last``: it has one output more, which stands for no class and is
-            dropped.
-        dilations: of its network; none: the published ones.
-        mean, scale: its preprocessing, ``(image - mean) * scale``, image 0…255.
-    """
-
-    dataset: str | None = None
-    model: str | None = None
-    classes: Path | None = None
-    void: str | None = None
-    dilations: tuple[int, ...] = ()
-    mean: Triple | None = None
-    scale: Triple | None = None
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -112,6 +110,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "metrics": checkpoint.metrics,
         "recipe": checkpoint.recipe,
         "training": checkpoint.training,
+        "dilations": list(checkpoint.dilations),
     }
     if checkpoint.activation_ranges:
         content["activation_ranges"] = checkpoint.activation_ranges
@@ -122,32 +121,98 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path, given: Given | None = None) -> Checkpoint:
-    """Read a checkpoint of ours or a public one.
+    """Read a checkpoint of ours or of another trainer.
 
     Args:
         path: the file.
-        given: what a file lacks. A file of ours keeps its own; naming another dataset than its own
-            is an error.
+        given: what a file of another trainer does not say. One of ours carries its own.
+
+    Raises:
+        ArtifactError: the file is damaged, or no checkpoint of a network of ours.
+        InputError: there is none, or what was given does not fit.
     """
-    dataset = given.dataset if given else None
+    given = given or Given()
     file = existing_file(path, "a checkpoint (a .pth file)")
     content = _read(file)
-    if content.get("format") is None:
-        return _public(content, file, dataset)
+    if not _is_ours(content):
+        return _public(content, file, given)
     _require_sums(file)
     checkpoint = _ours(content, file)
-    if dataset not in (None, checkpoint.dataset):
+    _refuse_given(checkpoint, file, given)
+    return checkpoint
+
+
+def load_weights(path: str | Path, model: str | None = None) -> Checkpoint | Fit:
+    """Read a checkpoint of which the weights alone are wanted, so that nothing need be given.
+
+    Args:
+        model: the network that it must be of; None: any of ours.
+
+    Raises:
+        ArtifactError: the file is damaged, or no checkpoint of a network of ours.
+        InputError: there is none, or it is of another network.
+    """
+    file = existing_file(path, "a checkpoint (a .pth file)")
+    content = _read(file)
+    if not _is_ours(content):
+        return network_in(content, file, model)
+    checkpoint = load_checkpoint(file)
+    if model not in (None, checkpoint.model):
         raise InputError(
-            f"--dataset {dataset}, but {str(file)!r} was trained on {checkpoint.dataset}",
-            "the dataset of the checkpoint",
-            f"leave --dataset out or give {checkpoint.dataset}",
+            f"--model {model}, but {str(file)!r} is a {checkpoint.model} checkpoint",
+            "the network that it is of",
+            f"give --model {checkpoint.model}",
         )
     return checkpoint
 
 
+def carries_its_own(path: str | Path) -> bool:
+    """Tell whether a checkpoint is of ours, which needs nothing to be ``Given``."""
+    return _is_ours(_read(existing_file(path, "a checkpoint (a .pth file)")))
+
+
+def _is_ours(content: dict[str, Any]) -> bool:
+    return isinstance(content.get("format"), int)
+
+
+def _refuse_given(checkpoint: Checkpoint, file: Path, given: Given) -> None:
+    if given.dataset not in (None, checkpoint.dataset):
+        raise InputError(
+            f"--dataset {given.dataset}, but {str(file)!r} was trained on {checkpoint.dataset}",
+            "the dataset of the checkpoint",
+            f"leave --dataset out or give {checkpoint.dataset}",
+        )
+    same = {"--dataset"} | ({"--model"} if given.model == checkpoint.model else set())
+    if foreign := [name for name in given.named() if name not in same]:
+        raise InputError(
+            f"{', '.join(foreign)} for {str(file)!r}",
+            "a checkpoint of another trainer",
+            "this one carries its own; leave them out",
+        )
+
+
+_NUMPY: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
+    *(
+        (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")  # "core" of numpy 1
+        for value, name in ((np.float64(), "scalar"), (np.zeros(1), "_reconstruct"))
+        for core in ("core", "_core")
+    ),
+]
+"""What a pickled numpy value consists of, such as the mIoU that a trainer keeps: data alone."""
+
+
+def _allowed() -> AbstractContextManager[None]:
+    """Let ``torch.load(weights_only=True)`` read numpy values (names of another module: 2.6)."""
+    known = torch.__version__ >= "2.6"
+    return torch.serialization.safe_globals(_NUMPY) if known else nullcontext()
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _allowed():
             # Torch warns of pickle protocols and foreign archives: the error below says it all.
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -159,6 +224,11 @@ def _read(file: Path) -> dict[str, Any]:
                 f"{str(file)!r} is not a checkpoint that loads safely (it holds {refused[1]})",
                 "tensors, strings and numbers only",
                 "if you trust the file, save its state dict alone with torch.save",
+            ) from error
+        what, fix = form_of(file)
+        if what:
+            raise ArtifactError(
+                f"{str(file)!r} is {what}", "a state dict of torch.save", fix
             ) from error
         raise ArtifactError(
             f"{str(file)!r} cannot be read as a checkpoint (truncated or another format)",
@@ -205,7 +275,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
                 tuple(content["classes"]),
                 tuple(map(tuple, content["palette"])),
                 content["ignore"],
-                label_set(content["dataset"]).categories,
+                _categories(content["dataset"], tuple(content["classes"])),
             ),
             Preprocessing(_triple(content["mean_rgb"]), _triple(content["scale"])),
             content["epoch"],
@@ -213,6 +283,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
             content["recipe"],
             content["training"],
             dict(content.get("activation_ranges", {})),
+            tuple(map(int, content.get("dilations", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
@@ -229,31 +300,36 @@ def _triple(values: Any) -> Triple:
     return red, green, blue
 
 
-def _public(content: dict[str, Any], file: Path, dataset: str | None) -> Checkpoint:
-    found = content.get("model", content.get("state_dict", content))
-    state = _state_dict(found, content, file)
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if dataset is None:
-        raise InputError(
-            f"{str(file)!r} does not say which classes and preprocessing it was trained with",
-            "a checkpoint of dabnet-train, or the dataset's name",
-            "add --dataset camvid or --dataset cityscapes",
-        )
+def _categories(dataset: str, classes: tuple[str, ...]) -> tuple[Category, ...]:
+    """Groups of classes that the data set scores too; () of a data set with other classes."""
+    if dataset not in DATASETS or not DATASETS[dataset].has_classes:
+        return ()
     labels = label_set(dataset)
-    # It does not say its network either: the one of which it has the most tensors.
-    model = max(NETWORKS, key=lambda name: len(state.keys() & _shapes(name, 2).keys()))
-    preprocessing = network_named(model).published_preprocessing(dataset)
+    return labels.categories if labels.classes == classes else ()
+
+
+def _public(content: dict[str, Any], file: Path, given: Given) -> Checkpoint:
+    found = read_public(content, file, given)
+    network = network_named(found.model)
+    published = network.published_preprocessing(given.labels_from)
+    preprocessing = given.preprocessing() or published
     if preprocessing is None:
         raise InputError(
-            f"{str(file)!r} does not say its preprocessing, and none was published with {model}"
-            f" for {dataset}",
-            "a checkpoint of dabnet-train",
+            f"{str(file)!r} does not say its preprocessing, and none was published with"
+            f" {found.model} for {given.labels_from}",
+            "the mean that it subtracts",
+            "add --mean R,G,B (0…255), and --scale R,G,B if it multiplies too",
         )
     epoch = content.get("epoch")
     checkpoint = Checkpoint(
-        model, state, dataset, labels, preprocessing, epoch if isinstance(epoch, int) else 0
+        found.model,
+        found.state,
+        given.labels_from,
+        found.labels,
+        preprocessing,
+        epoch if isinstance(epoch, int) else 0,
+        dilations=network.checked_dilations(given.dilations) if given.dilations else (),
     )
-    _check_fit(checkpoint, file)
     _check_finite(checkpoint, file)
     return checkpoint
 
@@ -270,50 +346,19 @@ def _state_dict(value: Any, content: dict[str, Any], file: Path) -> dict[str, Te
 
 
 def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise if the weights are not those of the named network.
-
-    Counters of batches, which checkpoints of PyTorch 0.4 lack and evaluation does not need, are
-    added.
-    """
-    model, state, classes = checkpoint.model, checkpoint.state, len(checkpoint.labels.classes)
-    wrong = _misfits(model, classes, state)
-    for name in [name for name in wrong if name.endswith(COUNTER) and name not in state]:
-        state[name] = torch.tensor(0)
-        del wrong[name]
-    # Where nothing but sides of K differ, and in one way, it predicts other classes.
-    sides = {
-        pair
-        for name, expected in wrong.items()
-        for pair in itertools.zip_longest(expected, state.get(name, torch.empty(0)).shape)
-        if pair[0] != pair[1]
-    }
-    if len(sides) == 1 and (pair := sides.pop())[0] == classes:
-        raise InputError(
-            f"{str(file)!r} predicts {pair[1]} classes",
-            f"{classes}, the classes of {checkpoint.dataset}",
-            "name the dataset that it was trained on",
-        )
+    """Raise if the weights or the dilations are not those of the named network."""
+    model, classes = checkpoint.model, len(checkpoint.labels.classes)
+    add_counters(model, checkpoint.state)
+    wrong = misfits(model, classes, checkpoint.state)
+    try:
+        network_named(model).checked_dilations(checkpoint.dilations)
+    except InputError as error:
+        wrong = str(error).removeprefix("--")
     if wrong:
         raise ArtifactError(
-            f"{str(file)!r} is not a {model} checkpoint"
-            f" ({len(wrong)} tensors differ, such as {min(wrong)!r})",
-            f"the state dict of {model}",
+            f"{str(file)!r} is no {model} checkpoint of {classes} classes: {wrong}",
+            f"the tensors of {model}",
         )
-
-
-def _misfits(model: str, classes: int, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Tensors in which ``state`` differs: name → shape in the network, () if it has none."""
-    expected = _shapes(model, classes)
-    return {
-        name: expected.get(name, ())
-        for name in expected.keys() | state.keys()
-        if name not in expected or name not in state or expected[name] != tuple(state[name].shape)
-    }
-
-
-def _shapes(model: str, classes: int) -> dict[str, tuple[int, ...]]:
-    state = build_model(model, classes).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _check_finite(checkpoint: Checkpoint, file: Path) -> None:
@@ -333,8 +378,11 @@ def _check_finite(checkpoint: Checkpoint, file: Path) -> None:
 
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:
     """Raise if only some convolutions have a range, or a range is no finite number >= 0."""
-    ranges, state = checkpoint.activation_ranges, checkpoint.state
-    convolutions = {n.removesuffix(".weight") for n in state if state[n].ndim == 4}
+    ranges = checkpoint.activation_ranges
+    network = build_model(checkpoint.model, len(checkpoint.labels.classes), checkpoint.dilations)
+    # One that takes no gradient is not used (an encoder's own outputs), and needs no range.
+    used = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)} if ranges else {}
+    convolutions = {n for n, m in used.items() if m.weight.requires_grad}
     given = expected = ""
     if ranges and (wrong := sorted(convolutions ^ set(ranges), key=str)):
         given = (

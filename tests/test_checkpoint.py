@@ -20,9 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dabnet.checkpoint import Checkpoint, Given, load_checkpoint, save_checkpoint
+from dabnet.checkpoint import (
+    Checkpoint,
+    Given,
+    carries_its_own,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dabnet.data.camvid import CAMVID
 from dabnet.data.cityscapes import CITYSCAPES
+from dabnet.data.labels import LabelSet
 from dabnet.errors import ArtifactError, DabnetError, InputError
 from dabnet.models import build_model
 from dabnet.preprocessing import Preprocessing
@@ -53,6 +60,7 @@ CHECKPOINT = Checkpoint(
     metrics={"val_miou": 0.61},
     recipe={"lr": 1e-3, "input_size": [32, 64]},
     training={"iteration": 14, "best": None, "optimiser": {"step": torch.tensor(3.0)}},
+    dilations=(2, 2, 2, 2, 2, 4, 4, 8, 8),
 )
 
 
@@ -89,8 +97,11 @@ def test_ours_round_trips_and_needs_no_trust(tmp_path: Path) -> None:
     assert replace(loaded, state={}) == replace(CHECKPOINT, state={})
     assert loaded.state.keys() == STATE.keys()
     assert all(torch.equal(loaded.state[name], STATE[name]) for name in STATE)
+    dilated = build_model("dabnet", 11, CHECKPOINT.dilations)
+    dilated.load_state_dict(STATE)
     with torch.no_grad():
-        assert torch.equal(loaded.network()(IMAGE), logits(STATE))
+        assert torch.equal(loaded.network()(IMAGE), dilated.eval()(IMAGE))
+        assert not torch.equal(loaded.network()(IMAGE), logits(STATE))
     # The original code reads the same file: these two keys are its own.
     content = torch.load(path, weights_only=True)
     assert content["epoch"] == 7
@@ -104,7 +115,7 @@ def test_ranges_of_activations_are_kept_and_only_where_there_are_any(tmp_path: P
     assert load_checkpoint(path).activation_ranges == {}
     names = [name.removesuffix(".weight") for name in STATE if STATE[name].ndim == 4]
     ranges = {name: 0.1 * (1 + number) for number, name in enumerate(names)}
-    save_checkpoint(replace(CHECKPOINT, activation_ranges=ranges), path)
+    save_checkpoint(replace(CHECKPOINT, activation_ranges=ranges, dilations=()), path)
     loaded = load_checkpoint(path)
     assert loaded.activation_ranges == ranges
     # It is the float network, as before, and the original code reads it, too.
@@ -156,14 +167,30 @@ def test_a_public_cityscapes_checkpoint(tmp_path: Path) -> None:
     assert "predicts 19 classes; expected 11" in message
 
 
-def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "public.pth"
-    torch.save({"epoch": 1, "model": STATE}, path)
-    assert "add --dataset camvid" in one_line(lambda: load_checkpoint(path), InputError)
+def test_ours_carries_its_own(tmp_path: Path) -> None:
+    """Nothing may be said of it, but what it says itself; its classes may be of any data set."""
+    path = tmp_path / "last.pth"
+    own = LabelSet(CAMVID.classes[:3], CAMVID.palette[:3], 255)
+    state = STATE | {"classifier.0.conv.weight": STATE["classifier.0.conv.weight"][:3]}
+    for dataset in ("folder", "data of a plug-in", "cityscapes"):
+        save_checkpoint(replace(CHECKPOINT, state=state, dataset=dataset, labels=own), path)
+        assert load_checkpoint(path, Given(dataset, "dabnet")).labels == own
+    assert carries_its_own(path)
+    message = one_line(lambda: load_checkpoint(path, Given("camvid")), InputError)
+    assert "--dataset camvid, but" in message and "was trained on cityscapes" in message
+    said = Given(None, "enet", Path("c.txt"), "last", (1,), (1.0, 2.0, 3.0))
+    message = one_line(lambda: load_checkpoint(path, said), InputError)
+    assert message.startswith("--model, --classes, --void, --dilations, --mean for ")
+    assert message.endswith("this one carries its own; leave them out")
+
+
+def test_an_older_file_of_ours_has_the_published_dilations(tmp_path: Path) -> None:
+    path = tmp_path / "last.pth"
     save_checkpoint(CHECKPOINT, path)
-    message = one_line(lambda: load_checkpoint(path, Given("toy-street")), InputError)
-    assert "--dataset toy-street" in message
-    assert "was trained on camvid" in message
+    content = torch.load(path, weights_only=True)
+    del content["dilations"]
+    torch.save(content, path)
+    assert load_checkpoint(path).dilations == ()
 
 
 class Dangerous:
@@ -209,7 +236,10 @@ BAD_FILES = {
     "foreign-zip": (_zip_of("report.txt"), "cannot be read as a checkpoint"),
     "list": (saved([1, 2]), "holds a list"),
     "no-state": (saved({"epoch": 3, "lr": 0.1}), r"no state dict \(its keys: epoch, lr\)"),
-    "foreign-state": (saved({"fc.weight": torch.zeros(2, 2)}), "not a dabnet checkpoint"),
+    "foreign-state": (
+        saved({"fc.weight": torch.zeros(2, 2)}),
+        "not ours: it has tensors such as 'fc.weight'",
+    ),
     "later-format": (saved({"format": 2}), "of format 2; expected format 1"),
     "bare-format": (saved({"format": 1}), "lacks or garbles 'model_name'"),
 }
@@ -236,7 +266,8 @@ def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
     [
         ("model", None),
         ("model", {"classifier.0.conv.weight": 3}),
-        ("dataset", "kitti"),
+        ("dilations", [2, 2]),
+        ("dilations", "wide"),
         ("classes", 11),
         ("classes", ["sky"]),
         ("palette", [1, 2]),
