@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dabnet.data.dataset import Uint8Array
+from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.labels import LabelSet
 
 CAPTION_HEIGHT = 22
@@ -41,4 +41,38 @@ def panel(pictures: Sequence[tuple[str, Uint8Array]], columns: int | None = None
         x, y = column * width, row * (height + CAPTION_HEIGHT)
         draw.text((x + 6, y + 3), caption, fill="black", font=font)
         sheet.paste(Image.fromarray(picture), (x, y + CAPTION_HEIGHT))
+    return sheet
+
+
+def legend(labels: LabelSet, width: int) -> Image.Image:
+    """Name the classes beside their colours, in columns over ``width`` pixels."""
+    cell = 240
+    columns = max(1, width // cell)
+    rows = -(-len(labels.classes) // columns)
+    sheet = Image.new("RGB", (width, rows * CAPTION_HEIGHT), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for index, (name, colour) in enumerate(zip(labels.classes, labels.palette, strict=True)):
+        row, column = divmod(index, columns)
+        x, y = column * cell + 6, row * CAPTION_HEIGHT
+        draw.rectangle((x, y + 4, x + 14, y + 18), fill=colour, outline="black")
+        draw.text((x + 22, y + 3), f"{index} {name}"[:30], fill="black", font=font)
+    return sheet
+
+
+def labelled_sheet(items: Sequence[LabelledImage], labels: LabelSet) -> Image.Image:
+    """Show images under their labels, whatever their sizes, over a legend of the classes."""
+    height, width = 180, 240
+    tiles = []
+    for item in items:
+        shown = Image.fromarray(overlay(item.image, item.label, labels))
+        shown.thumbnail((width, height))
+        tile = Image.new("RGB", (width, height), "white")
+        tile.paste(shown, ((width - shown.width) // 2, (height - shown.height) // 2))
+        tiles.append((item.name[-32:], np.asarray(tile)))
+    pictures = panel(tiles, columns=4)
+    names = legend(labels, pictures.width)
+    sheet = Image.new("RGB", (pictures.width, pictures.height + names.height), "white")
+    sheet.paste(pictures, (0, 0))
+    sheet.paste(names, (0, pictures.height))
     return sheet

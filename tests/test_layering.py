@@ -19,7 +19,7 @@ HEAVY = {
     *("torch", "onnx", "onnx_ir", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
     *("matplotlib", "scipy", "pydantic", "jinja2", "torchinfo"),
 }
-LIGHT_AT_THE_TOP = ("dabnet.cli", "dabnet.console", "export.cli", "bench.cli")
+LIGHT_AT_THE_TOP = ("dabnet.cli", "dabnet.data_cli", "dabnet.console", "export.cli", "bench.cli")
 FORBIDDEN_NAMES = {"onnx.py", "tensorrt.py", "utils.py"}
 LONGEST = 600
 SMALL_FOLDERS = ("export", "bench", "dabnet.runtime")

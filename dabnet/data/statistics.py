@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.data.dataset import Dataset
+from dabnet.data.dataset import Dataset, LabelledImage
+from dabnet.data.labels import LabelSet
 from dabnet.data.memory import read_ahead
-from dabnet.errors import DabnetError
+from dabnet.errors import DabnetError, InputError
 from dabnet.files import writable_directory
 from dabnet.preprocessing import Triple
 from dabnet.records import Codec
@@ -47,20 +48,66 @@ class SplitCounts:
         return red, green, blue
 
 
+class PixelCounter:
+    """Adds up the pixels of images one by one.
+
+    Args:
+        classes: number of classes K.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._class_pixels = np.zeros(classes, np.int64)
+        self._colour_sum = np.zeros(3, np.int64)
+        self._pixels = 0
+
+    def add(self, item: LabelledImage) -> None:
+        values = np.bincount(item.label.reshape(-1), minlength=256)
+        self._class_pixels += values[: len(self._class_pixels)]
+        self._colour_sum += item.image.sum((0, 1), dtype=np.int64)
+        self._pixels += item.label.size
+
+    def counts(self) -> SplitCounts:
+        """Return the sums over what was added."""
+        class_pixels, colour_sum = self._class_pixels.tolist(), self._colour_sum.tolist()
+        return SplitCounts(tuple(class_pixels), tuple(colour_sum), self._pixels)
+
+
 def count_pixels(
     dataset: Dataset, indices: Sequence[int], progress: Callable[[], None] = lambda: None
 ) -> SplitCounts:
     """Read the images of ``indices`` once; ``progress`` is called after each."""
-    classes = len(dataset.labels.classes)
-    class_pixels = np.zeros(classes, np.int64)
-    colour_sum = np.zeros(3, np.int64)
-    pixels = 0
+    counter = PixelCounter(len(dataset.labels.classes))
     for item in read_ahead(dataset.__getitem__, indices):
-        class_pixels += np.bincount(item.label.reshape(-1), minlength=256)[:classes]
-        colour_sum += item.image.sum((0, 1), dtype=np.int64)
-        pixels += item.label.size
+        counter.add(item)
         progress()
-    return SplitCounts(tuple(class_pixels.tolist()), tuple(colour_sum.tolist()), pixels)
+    return counter.counts()
+
+
+def check_classes_occur(counts: SplitCounts, labels: LabelSet, split: str) -> list[str]:
+    """Return the names of the classes that no pixel of a split has.
+
+    Raises:
+        InputError: fewer than two classes occur: there is nothing to learn.
+    """
+    pairs = list(zip(labels.classes, counts.class_pixels, strict=True))
+    present = [name for name, pixels in pairs if pixels]
+    expected = f"at least two of the {len(pairs)} classes"
+    if not present:
+        raise InputError(
+            f"the labels of the {split} split hold no class at all: every pixel is ignored",
+            expected,
+            "see what the masks hold, and for Cityscapes whether labelTrainIds are named labelIds",
+        )
+    if len(present) == 1:
+        ignored = 1 - sum(counts.class_pixels) / max(1, counts.pixels)
+        raise InputError(
+            f"the labels of the {split} split hold one class alone, {present[0]!r}, and"
+            f" {100 * ignored:.1f} % of the pixels are ignored",
+            expected,
+            "for masks of 0 and 255, write a file of classes with '0 0 0 NAME' and"
+            " '255 255 255 NAME' (--dataset folder)",
+        )
+    return [name for name, pixels in pairs if not pixels]
 
 
 COUNTS = Codec(SplitCounts, "file of pixel counts", "dabnet-train", "delete it")
