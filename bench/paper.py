@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dabnet.errors import BackendUnavailable
+from dabnet.given import Given
 
 WARM_UP = 50
 TIMED = 100
@@ -23,21 +24,21 @@ class PaperProtocol:
     """The protocol as a service of ``bench.isolation.Isolated``.
 
     Args:
-        dataset: of a checkpoint that does not carry its classes.
+        given: what the checkpoint does not say.
         shape: (N, H, W, 3), as of an artifact's images; the network gets (N, 3, H, W).
     """
 
     def __init__(
         self,
         checkpoint: Path,
-        dataset: str | None,
+        given: Given,
         shape: tuple[int, int, int, int],
         device: str,
         threads: int | None = None,
     ) -> None:
         import torch
 
-        from dabnet.checkpoint import Given, load_checkpoint
+        from dabnet.checkpoint import load_checkpoint
 
         chosen = torch.device(device)
         if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -47,7 +48,7 @@ class PaperProtocol:
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         batch, height, width, _ = shape
-        self._network = load_checkpoint(checkpoint, Given(dataset)).network().to(device)
+        self._network = load_checkpoint(checkpoint, given).network().to(device)
         wait = partial(torch.cuda.synchronize, chosen)
         self._synchronize: Callable[[], None] = wait if chosen.type == "cuda" else lambda: None
         self._input = torch.randn(batch, 3, height, width, device=device)

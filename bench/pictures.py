@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bench.measure.accuracy import mask_path
-from bench.record import REFERENCE, Picture
+from bench.record import Picture
 from dabnet.data.images import SizedImages
 from dabnet.files import replacing, writable_directory
 from dabnet.pictures import overlay
@@ -20,19 +21,24 @@ DIFFERENT = np.array((213, 94, 0), np.uint8)
 
 
 def save_pictures(
-    images: SizedImages, kept: list[int], masks: Mapping[str, Path], folder: Path
+    images: SizedImages,
+    kept: list[int],
+    masks: Mapping[str, Path],
+    references: Mapping[str, str],
+    folder: Path,
 ) -> tuple[Picture, ...]:
     """Write the pictures as JPEG into ``folder / FOLDER``; return them with paths from ``folder``.
 
     Args:
         images: at the size of the masks.
         kept: numbers of the images to show.
-        masks: row → folder of its masks.
+        masks: row → folder of its masks; without any there are no pictures.
+        references: row → the one whose masks its own are compared with.
     """
     labels = images.dataset.labels
     writable_directory(folder / FOLDER)
     written = []
-    for number in kept:
+    for number in kept if masks else ():
         item = images[number]
         files = {row: mask_path(path, number) for row, path in masks.items()}
         found = {row: np.load(file) for row, file in files.items() if file.is_file()}
@@ -41,13 +47,13 @@ def save_pictures(
             shown.append(("truth", overlay(item.image, item.label, labels)))
         for row, mask in found.items():
             shown.append((row, overlay(item.image, mask, labels)))
-            if row != REFERENCE and REFERENCE in found:
+            if (reference := references.get(row, "")) in found:
                 # The image in pale grey, with the pixels that differ in a strong colour.
                 grey = (item.image.mean(axis=2, keepdims=True) / 2 + 127).astype(np.uint8)
-                differs = (mask != found[REFERENCE])[..., None]
+                differs = (mask != found[reference])[..., None]
                 shown.append((f"{row} differs", np.where(differs, DIFFERENT, grey)))
         for what, pixels in shown:
-            path = Path(FOLDER) / f"{number:05d}_{what.replace(' ', '_')}.jpg"
+            path = Path(FOLDER) / f"{number:05d}_{re.sub('[ /]', '_', what)}.jpg"
             with replacing(folder / path) as temporary:
                 Image.fromarray(pixels).save(temporary, quality=88)
             written.append(Picture(item.name, what, path.as_posix()))

@@ -25,15 +25,14 @@ from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
 from bench.measure.timer import Timer, harness_ns
 from bench.pictures import save_pictures
-from bench.record import PAPER, REFERENCE, Footprint, Peaks, Report, Turn
+from bench.record import PAPER, Footprint, Peaks, Picture, Report, Turn
 from bench.record.file import read_record, write_record
 from bench.state import RowState, State
-from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import evenly_spaced
 from dabnet.data.images import SizedImages
 from dabnet.errors import BackendUnavailable, InputError
-from dabnet.files import sha256_of_file, writable_directory
+from dabnet.files import writable_directory
 from dabnet.runtime.cuda import open_device_memory
 
 RECORD = "bench.json"
@@ -55,11 +54,9 @@ class Session:
 
     def __init__(self, request: Request, progress: ProgressBar, restart: bool = False) -> None:
         self._request, self._progress = request, progress
-        self._checkpoint = load_checkpoint(request.checkpoint, Given(request.dataset))
-        self._sha256 = sha256_of_file(request.checkpoint)
         self._environment = describe_environment(request.device.index)
-        self._key = request.key(self._sha256, self._environment)
-        self._states = [State.of(setting, request.names) for setting in request.settings]
+        self._key = request.key(self._environment)
+        self._states = [State.of(s, request.candidates, request.names) for s in request.settings]
         self._rows = [row for state in self._states for row in state.rows.values()]
         self._overlaps: Overlaps = {}
         self._peaks: Peaks | None = None
@@ -82,21 +79,26 @@ class Session:
         self._peaks = self._measure_machine()
         self._harness = harness_ns(self._request.settings[0].size, self._logs)
         for state in self._states:
-            for row in state.runnable:
+            for row in state.scorable:
                 self._score(state, row)
                 self._write()
             self._time(state)
             for row in state.of_paper:
                 self._repeat_paper(row)
-        rows = self._states[0].rows.values()
-        masks = {row.name: self._masks(row) for row in rows if row.scored}
-        pictures = save_pictures(self._request.images, self._shown, masks, self._request.output)
+        pictures = self._pictures(self._states[0])
         report = replace(self._report(complete=True), pictures=pictures)
         write_record(report, self._request.output / RECORD)
         self._clear()
         if not any(self._logs.iterdir()):
             self._logs.rmdir()
         return report
+
+    def _pictures(self, state: State) -> tuple[Picture, ...]:
+        scored = [row for row in state.rows.values() if row.scored]
+        masks = {row.name: self._masks(row) for row in scored}
+        references = {row.name: r.name for row in scored if (r := state.own_reference(row))}
+        request = self._request
+        return save_pictures(request.images, self._shown, masks, references, request.output)
 
     def _clear(self) -> None:
         """Remove masks and scores, also those of an earlier run."""
@@ -126,7 +128,7 @@ class Session:
 
     def _prepare(self) -> None:
         rows = self._rows
-        asked = [(row.name, row.setting) for row in rows]
+        asked = [(row.file_name, row.candidate, row.on, row.setting) for row in rows]
         found = prepared(self._request, asked, self._logs, self._progress)
         for row, recipe in zip(rows, found, strict=True):
             if isinstance(recipe, str):
@@ -163,25 +165,25 @@ class Session:
     def _masks(self, row: RowState) -> Path:
         """Folder of a row's masks and scores; what it holds is not scored again."""
         height, width = row.setting.size
-        return self._work / f"{height}x{width}-{row.setting.batch}" / row.name
+        return self._work / f"{height}x{width}-{row.setting.batch}" / row.file_name
 
     def _score(self, state: State, row: RowState) -> None:
         """Score one row in a process of its own, or take what was kept of it."""
         request, timeout = self._request, self._request.scenario.timeout_s
         images, masks = request.images, writable_directory(self._masks(row))
-        reference = state.reference
-        if reference is row or (reference and reference.scored is None):
+        reference = state.own_reference(row)
+        if reference and reference.scored is None:
             reference = None
         kept = masks / "scores.npz"
         if kept.is_file():
             row.scored = Scored.load(kept)
         else:
             # All of the reference's masks are kept: others are compared with them.
-            numbers = range(len(images)) if row.name == REFERENCE else self._shown
+            numbers = range(len(images)) if row.is_reference else self._shown
             theirs = self._masks(reference) if reference else None
             sized = replace(images, size=row.setting.size)
             arguments = (row.recipe, sized, row.setting.batch, masks, numbers, theirs)
-            log = self._logs / f"{row.name}-accuracy.log"
+            log = self._logs / f"{row.file_name}-accuracy.log"
             try:
                 with Isolated(row.name, Scorer, arguments, log, self._progress, timeout) as scorer:
                     scored: Scored = scorer.call("score", timeout_s=timeout)
@@ -190,8 +192,8 @@ class Session:
                 return
             row.scored = scored
             scored.save(kept)
-        categories, overlap = self._checkpoint.labels.categories, self._overlaps.get(row.name, ())
-        row.summarise(reference, images.labelled, categories, overlap)
+        categories = images.dataset.labels.categories
+        row.summarise(reference, images.labelled, categories, self._overlaps.get(row.name, ()))
 
     def _time(self, state: State) -> None:
         """Warm up every row, do the rounds that are left, and see what each row cost beside time.
@@ -236,7 +238,7 @@ class Session:
         timers: dict[str, Isolated] = {}
         for row in state.runnable:
             arguments = (row.recipe, inputs, setting.streams)
-            log = self._logs / f"{row.name}-timing.log"
+            log = self._logs / f"{row.file_name}-timing.log"
             try:
                 timer = Isolated(row.name, Timer, arguments, log, timeout_s=timeout)
                 row.opened = stack.enter_context(timer).call("opened")
@@ -266,7 +268,7 @@ class Session:
         """Time the published protocol, a few times for its interval."""
         if row.recipe is None:
             return
-        log = self._logs / f"{row.name}.log"
+        log = self._logs / f"{row.file_name}.log"
         try:
             with Isolated(row.name, row.recipe.opened, (), log) as paper:
                 times = [paper.call("run") for _ in range(PAPER_RUNS)]
@@ -280,12 +282,11 @@ class Session:
         write_record(self._report(complete=False), self._request.output / RECORD)
 
     def _report(self, complete: bool) -> Report:
-        request, labels, images = self._request, self._checkpoint.labels, self._request.images
+        request, images = self._request, self._request.images
+        labels = images.dataset.labels
         kept = ("name", "rounds", "min_time_s", "most_repeats")
         return Report(
-            model=self._checkpoint.model,
-            checkpoint=request.checkpoint.name,
-            checkpoint_sha256=self._sha256,
+            subjects=tuple(candidate.subject for candidate in request.candidates),
             dataset=images.dataset.name,
             split=images.dataset.split if images.labelled else "",
             images=next((row.scored.names for row in self._rows if row.scored), ()),

@@ -9,11 +9,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bench.backends.base import Recipe
+from bench.candidates import Candidate
 from bench.machine.limit import limit_of
 from bench.measure.accuracy import Scored
 from bench.measure.overlap import calibrated_on
 from bench.measure.timer import Opened
-from bench.record import PAPER, REFERENCE, Accuracy, Footprint, Limit, Peaks, Row, Score
+from bench.record import (
+    PAPER,
+    REFERENCE,
+    Accuracy,
+    Footprint,
+    Limit,
+    Peaks,
+    Row,
+    Score,
+    first_reference,
+)
 from bench.record.timing import Setting, Timing, Turn
 from dabnet import metrics
 from dabnet.data.labels import Category
@@ -29,6 +40,9 @@ class RowState:
 
     name: str
     setting: Setting
+    candidate: Candidate
+    on: str  # backend and variant
+    of: str = ""  # label of its subject; "" where the run has one
     recipe: Recipe | None = None  # None until it is prepared
     reason: str = ""  # why it cannot run or did not finish
     scored: Scored | None = None
@@ -43,7 +57,17 @@ class RowState:
     @property
     def of_paper(self) -> bool:
         """Whether it is timed by the published protocol, and not scored."""
-        return self.name.endswith(f"-{PAPER}")
+        return self.on.endswith(f"-{PAPER}")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the masks of its subject are compared with its own."""
+        return self.on == REFERENCE
+
+    @property
+    def file_name(self) -> str:
+        """Its name in names of files."""
+        return self.name.replace("/", "_")
 
     def find_limit(self, peaks: Peaks | None) -> None:
         """Count the work of the graph; a foreign backend's graph may be of any kind."""
@@ -91,7 +115,7 @@ class RowState:
         )
 
     def record(self, reference: RowState | None) -> Row:
-        """The row as the record holds it; ``reference``: the reference row of its setting."""
+        """The row as the record holds it; ``reference``: of the speed of its setting."""
         recipe, info, batch = self.recipe, None, self.setting.batch
         if self.opened:
             notes = (self.note,) if self.note else ()
@@ -115,6 +139,7 @@ class RowState:
             self.footprint,
             limit,
             self.layers,
+            self.of,
         )
 
 
@@ -126,17 +151,35 @@ class State:
     rows: dict[str, RowState]
 
     @classmethod
-    def of(cls, setting: Setting, names: Sequence[str]) -> State:
-        return cls(setting, {name: RowState(name, setting) for name in names})
+    def of(cls, setting: Setting, candidates: Sequence[Candidate], names: Sequence[str]) -> State:
+        """The rows of each candidate: of a network those of ``names``, backend and variant."""
+        rows = []
+        for candidate in candidates:
+            label = candidate.subject.label if len(candidates) > 1 else ""
+            for on in candidate.rows(names):
+                name = f"{label}/{on}" if label else on
+                rows.append(RowState(name, setting, candidate, on, label))
+        return cls(setting, {row.name: row for row in rows})
 
     @property
     def reference(self) -> RowState | None:
-        return self.rows.get(REFERENCE)
+        """The row that the speed of all others is compared with."""
+        return first_reference(self.rows.values())
+
+    def own_reference(self, row: RowState) -> RowState | None:
+        """The row that the masks of another are compared with; None for itself."""
+        found = first_reference(each for each in self.rows.values() if each.of == row.of)
+        return None if found is row else found
 
     @property
     def runnable(self) -> list[RowState]:
         """Rows of the artifact contract that nothing has stopped yet."""
         return [row for row in self.rows.values() if not row.reason and not row.of_paper]
+
+    @property
+    def scorable(self) -> list[RowState]:
+        """Those of them whose masks mean something."""
+        return [row for row in self.runnable if not row.candidate.subject.untrained]
 
     @property
     def of_paper(self) -> list[RowState]:

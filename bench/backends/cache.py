@@ -20,6 +20,7 @@ from dabnet.console import ProgressBar
 from dabnet.device import Device
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import sha256_of_file
+from dabnet.given import Given
 from dabnet.runtime.cuda import open_device_memory
 from dabnet.runtime.manifest import Manifest
 
@@ -34,7 +35,7 @@ class Workshop:
     """What there is to measure, and the means to prepare it."""
 
     checkpoint_path: Path
-    dataset: str | None  # of a checkpoint that does not carry its classes and preprocessing
+    given: Given  # what the checkpoint does not say
     data_dir: Path | None  # folder of the data set; None for one that is drawn
     # Calibration and checks of every export; size, batch, precision and target are replaced.
     spec: ExportSpec
@@ -73,7 +74,7 @@ class Workshop:
         spec = replace(self.spec, size=setting.size, batch=setting.batch, **asked)
         path = self.cache / f"{self._stem(spec)}.onnx"
         if _manifest_in_cache(path) is None:
-            data: Any = {"dataset": self.dataset, "data_dir": self.data_dir}
+            data: Any = {"given": self.given, "data_dir": self.data_dir}
             export_onnx(self.checkpoint_path, path, spec, progress=self.progress, **data)
         return path
 
@@ -115,10 +116,13 @@ class Workshop:
 
     def _stem(self, spec: ExportSpec) -> str:
         """A name that differs if the content of the artifact may differ."""
-        checkpoint = _checkpoint(self.checkpoint_path, self.dataset)
+        checkpoint = _checkpoint(self.checkpoint_path, self.given)
         asked = {
             "checkpoint": sha256_of_file(self.checkpoint_path),
-            "dataset": checkpoint.dataset,
+            "read as": [
+                *(checkpoint.model, checkpoint.dataset, checkpoint.labels),
+                *(checkpoint.preprocessing, checkpoint.dilations),
+            ],
             "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
             "spec": asdict(spec),
             "tool": __version__,
@@ -130,10 +134,10 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def _checkpoint(path: Path, dataset: str | None) -> Checkpoint:
-    from dabnet.checkpoint import Given, load_checkpoint
+def _checkpoint(path: Path, given: Given) -> Checkpoint:
+    from dabnet.checkpoint import load_checkpoint
 
-    return load_checkpoint(path, Given(dataset))
+    return load_checkpoint(path, given)
 
 
 def _manifest_in_cache(path: Path) -> Manifest | None:

@@ -31,7 +31,7 @@ class PyTorchBackend:
         device = workshop.device
         arguments = {
             "checkpoint": workshop.checkpoint_path,
-            "dataset": workshop.dataset,
+            "given": workshop.given,
             "shape": (setting.batch, *setting.size, 3),
             "device": str(device),
             "threads": workshop.threads_of(setting),

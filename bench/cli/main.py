@@ -11,6 +11,10 @@ from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
 from dabnet.console import CONTEXT, FILE, Finite, Size, device_option, run
 from dabnet.data.registry import DATASETS
+from dabnet.errors import InputError
+from dabnet.given import Given
+from dabnet.models import NETWORKS
+from export.cli.options import described_options, refuse_typed
 
 if TYPE_CHECKING:
     from bench.measure.request import Request
@@ -20,13 +24,26 @@ _COUNT = click.IntRange(1)
 
 
 @click.command("run", context_settings=SHOWN)
-@click.argument("checkpoint", type=FILE)
+@click.argument("files", nargs=-1, type=FILE, metavar="[FILE]...")
+@click.option(
+    "--model",
+    "networks",
+    multiple=True,
+    metavar="NAME",
+    help="Also a network with random weights, repeatable: its speed. One of " + ", ".join(NETWORKS),
+)
+@click.option(
+    "--onnx",
+    multiple=True,
+    type=FILE,
+    help="Also an ONNX file of any tool, repeatable; --mean describes one that takes floats.",
+)
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    help="What to measure, repeatable: a row (onnxruntime-int8), a backend (pytorch) or all."
-    "  [default: each backend's usual rows]",
+    help="What to measure of checkpoints and networks, repeatable: a row (onnxruntime-int8),"
+    " a backend (pytorch) or all.  [default: each backend's usual rows]",
 )
 @click.option("--size", "sizes", type=Size(), multiple=True, help="[default: 512x1024]")
 @click.option(
@@ -42,8 +59,9 @@ _COUNT = click.IntRange(1)
 @click.option(
     "--dataset",
     type=click.Choice(list(DATASETS)),
-    help="Images to score and time.  [default: the checkpoint's]",
+    help="Images to score and time.  [default: the first checkpoint's]",
 )
+@described_options
 @click.option(
     "--data-dir", type=FILE, help="Folder of the data set; its training images calibrate INT8."
 )
@@ -85,11 +103,13 @@ _COUNT = click.IntRange(1)
 @click.option("--output", type=FILE, default="runs/bench", help="Folder of the record.")
 @click.option("--restart", is_flag=True, help="Do not continue a run that was stopped.")
 def run_command(restart: bool, **asked: Any) -> None:
-    """Measure accuracy and speed of CHECKPOINT on every backend, in one table.
+    """Measure accuracy and speed of each FILE on every backend, in one table.
 
-    What is missing is exported into the cache folder. A backend that cannot run here is a row
-    that says why. The record and its reports are written as bench.json, bench.csv, bench.md and
-    bench.html. The same command continues a run that was stopped.
+    A FILE is a checkpoint, of any network, or an ONNX file or an engine, which are measured as
+    they are. All have the same classes. What is missing is exported into the cache folder. A
+    backend that cannot run here is a row that says why. The record and its reports are written as
+    bench.json, bench.csv, bench.md and bench.html. The same command continues a run that was
+    stopped.
     """
     from bench.report.text import print_report
     from bench.report.write import write_report
@@ -109,39 +129,43 @@ def _request(asked: dict[str, Any]) -> Request:
     import torch
 
     from bench.backends import backends, row_names
+    from bench.candidates import Asked, candidates, dataset_of
     from bench.measure.request import Request, Scenario
-    from dabnet.checkpoint import Given, load_checkpoint
     from dabnet.data.images import ImageFolder, SizedImages
-    from dabnet.data.registry import label_set, open_dataset
+    from dabnet.data.registry import open_dataset
     from dabnet.device import available_device
     from dabnet.files import writable_directory
 
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
-    checkpoint = load_checkpoint(asked["checkpoint"], Given(asked["dataset"]))
-    settings = _settings(checkpoint.model, asked)
-    size, dataset = settings[0].size, checkpoint.dataset
+    settings, given = _settings(asked), Given(**_of(Given, asked))
+    size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
+    if not (asked["files"] or asked["networks"] or asked["onnx"]):
+        raise InputError("nothing to measure", "a FILE, --onnx FILE or --model NAME")
+    found = candidates(Asked(asked["files"], asked["onnx"], asked["networks"], given, sizes))
+    dataset, labels = dataset_of(found, given), found[0].labels
     if asked["folder"] is not None:
         _refuse_what_a_folder_replaces(asked, dataset)
     # Faults of the images are told before any folder is made.
     opened = (
-        ImageFolder(asked["folder"], label_set(dataset))
+        ImageFolder(asked["folder"], labels)
         if asked["folder"] is not None
-        else open_dataset(dataset, asked["split"], asked["data_dir"], size)
+        else open_dataset(dataset, asked["split"], asked["data_dir"], size, labels)
     )
-    found = {
-        "dataset": dataset,
+    cache = writable_directory(asked["cache"])
+    known = {
+        "candidates": tuple(candidate.drawn(cache) for candidate in found),
         "names": names,
         "settings": settings,
         "images": SizedImages.first(opened, size, asked["max_images"]),
         "scenario": scenario,
         "device": device,
         "threads": asked["threads"] or torch.get_num_threads(),
-        "cache": writable_directory(asked["cache"]),
+        "cache": cache,
         "output": writable_directory(asked["output"]),
     }
-    return Request(**_of(Request, asked) | found)
+    return Request(**_of(Request, asked) | known)
 
 
 def _refuse_what_a_folder_replaces(asked: dict[str, Any], dataset: str) -> None:
@@ -149,9 +173,6 @@ def _refuse_what_a_folder_replaces(asked: dict[str, Any], dataset: str) -> None:
 
     The training images of any other data set still calibrate INT8.
     """
-    from dabnet.errors import InputError
-    from export.cli.options import refuse_typed
-
     refuse_typed(["split"], "--images", "a data set", "leave one of them out")
     if asked["data_dir"] is not None and not DATASETS[dataset].folder:
         given = f"--data-dir {asked['data_dir']} with --images and a checkpoint of {dataset}"
@@ -163,10 +184,8 @@ def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:
     return {field.name: asked[field.name] for field in fields(kind) if field.name in asked}
 
 
-def _settings(model: str, asked: dict[str, Any]) -> tuple[Setting, ...]:
+def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     from bench.record import Setting
-    from dabnet.errors import InputError
-    from dabnet.models import network_named
 
     streams = asked["streams"]
     if asked["scenario"] == "latency" and streams not in (None, 1):
@@ -174,14 +193,12 @@ def _settings(model: str, asked: dict[str, Any]) -> tuple[Setting, ...]:
         raise InputError(given, "one call at a time", "add --scenario throughput")
     streams = streams or (2 if asked["scenario"] == "throughput" else 1)
     sizes = dict.fromkeys(asked["sizes"] or ((512, 1024),))
-    for size in sizes:
-        network_named(model).check_size(*size)
     batches = dict.fromkeys(asked["batches"] or (1,))
     return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)
 
 
 class _RunByDefault(click.Group):
-    """``dabnet-bench CHECKPOINT`` is ``dabnet-bench run CHECKPOINT``."""
+    """``dabnet-bench FILE`` is ``dabnet-bench run FILE``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = (*self.commands, "-h", "--help", "--version")
@@ -197,7 +214,7 @@ class _RunByDefault(click.Group):
 def bench_command() -> None:
     """Accuracy beside speed for every backend, in one table that decides what ships.
 
-    dabnet-bench CHECKPOINT is short for dabnet-bench run CHECKPOINT.
+    dabnet-bench FILE is short for dabnet-bench run FILE.
     """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,9 @@ class Comparison:
 
 
 def compare(old: Report, new: Report, limits: Limits) -> Comparison:
-    """Compare rows of the same name and setting.
+    """Compare rows of the same subject, name and setting.
+
+    The subjects of two records of one each are the same, whatever their labels.
 
     On the same machine times are judged as they are, unless the reference row of their setting
     slowed down as much. On another machine they are judged relative to that row, so that a slower
@@ -92,23 +94,35 @@ def compare(old: Report, new: Report, limits: Limits) -> Comparison:
     Raises:
         InputError: the records have no row in common.
     """
-    before = {(row.name, row.setting): row for row in old.rows}
-    after = {(row.name, row.setting): row for row in new.rows}
+    several = max(len(old.subjects), len(new.subjects)) > 1
+    before, after = (
+        {(_name(report, row, several), row.setting): row for row in report.rows}
+        for report in (old, new)
+    )
     if not before.keys() & after:
         theirs, ours = ("; ".join(map(str, r.settings)) or "no rows" for r in (old, new))
         raise InputError(
             f"the records have no row in common ({theirs} and {ours})",
-            "runs of the same backends at the same size, batch and streams",
+            "runs of the same models and backends at the same size, batch and streams",
             "measure both with the same --backend, --size, --batch and --streams",
         )
     basis = DIRECT if _machine(old) == _machine(new) else NORMALISED
-    judge = _Judge(old, new, limits, basis)
+    bases: dict[Setting, tuple[Row, Row]] = {}
+    for key, old_row in before.items():
+        if old_row.on == REFERENCE and key in after:
+            bases.setdefault(old_row.setting, (old_row, after[key]))
+    judge = _Judge(old, new, limits, basis, bases)
     findings = [f for key, row in before.items() for f in judge.findings(row, after.get(key))]
     new_rows = (row for key, row in after.items() if key not in before)
     findings += [Finding(row.name, row.setting, "row", NEW, note=row.reason) for row in new_rows]
-    told = [*_differences(old, new), *(_drift(findings) if basis == DIRECT else ())]
+    names = {base.name for base, _ in bases.values()}
+    told = [*_differences(old, new), *(_drift(findings, names) if basis == DIRECT else ())]
     findings.sort(key=lambda finding: OUTCOMES.index(finding.outcome))
     return Comparison(tuple(findings), tuple(told), basis)
+
+
+def _name(report: Report, row: Row, several: bool) -> str:
+    return f"{report.subject(row).label}/{row.on}" if several else row.name
 
 
 def miou_change(old: Score, new: Score, paired: bool) -> Interval:
@@ -136,6 +150,8 @@ class _Judge:
     new: Report
     limits: Limits
     basis: str
+    # The first PyTorch FP32 of each setting that both records have: the reference of speed.
+    bases: Mapping[Setting, tuple[Row, Row]]
 
     def findings(self, row: Row, now: Row | None) -> Iterator[Finding]:
         """The findings of a row of the old record and the same one of the new record."""
@@ -166,9 +182,10 @@ class _Judge:
             return
         times = [list(seconds_by_round(each.turns).values()) for each in (before, after)]
         change = ratio_of_runs(*(-np.log(seconds) for seconds in times))
-        relative = None if row.name == REFERENCE else self._relative(row, before, after)
+        is_base = any(row is base for base, _ in self.bases.values())
+        relative = None if is_base else self._relative(row, before, after)
         marks = sorted({*before.marks, *after.marks})
-        outcome, note = self._judged(row.name, change, relative, bool(marks))
+        outcome, note = self._judged(row, change, relative, bool(marks), is_base)
         note = "; ".join(filter(None, (note, ", ".join(marks))))
         found = replace(found, outcome=outcome, new=after.latency.p50_ms, note=note)
         yield replace(found, change=change, normalised=relative)
@@ -176,17 +193,22 @@ class _Judge:
     def _relative(self, row: Row, before: Timing, after: Timing) -> Interval | None:
         """The change of a row's speed over that of the reference in the same rounds."""
         logs = []
-        for report, timing in ((self.old, before), (self.new, after)):
-            reference = report.reference(row.setting)
-            timed = reference.timing(timing.scope) if reference else None
+        bases = self.bases.get(row.setting, ())
+        for reference, timing in zip(bases, (before, after), strict=False):
+            timed = reference.timing(timing.scope)
             if timed is None:
                 return None
             theirs, ours = seconds_by_round(timed.turns), seconds_by_round(timing.turns)
             logs.append(np.log([theirs[n] / ours[n] for n in ours if n in theirs]))
-        return ratio_of_runs(*logs)
+        return ratio_of_runs(*logs) if logs else None
 
     def _judged(
-        self, name: str, direct: Interval | None, relative: Interval | None, marked: bool
+        self,
+        row: Row,
+        direct: Interval | None,
+        relative: Interval | None,
+        marked: bool,
+        is_base: bool,
     ) -> tuple[str, str]:
         """Outcome of a speed, and why if that is not plain.
 
@@ -195,17 +217,18 @@ class _Judge:
         so is the reference itself if something disturbed it.
         """
         least = 1 / (1 + self.limits.slowdown)
+        base = self.bases[row.setting][0].name if row.setting in self.bases else REFERENCE
         if direct is None:
             return NOT_JUDGED, "fewer than two rounds: no interval"
-        if self.basis == NORMALISED and name == REFERENCE:
+        if self.basis == NORMALISED and is_base:
             return NOT_JUDGED, "the reference, on another machine"
         if self.basis == NORMALISED:
-            why = f"another machine, and no {REFERENCE} in this scope of both records"
+            why = f"another machine, and no {base} in this scope of both records"
             return (_outcome(relative, least, 1), "") if relative else (NOT_JUDGED, why)
         outcome = _outcome(direct, least, 1)
         if outcome == REGRESSION and relative is not None and relative.value >= least:
-            return SUSPECT, f"{REFERENCE} slowed down as much"
-        if outcome == REGRESSION and name == REFERENCE and marked:
+            return SUSPECT, f"{base} slowed down as much"
+        if outcome == REGRESSION and is_base and marked:
             return SUSPECT, "nothing to compare it with"
         return outcome, ""
 
@@ -266,8 +289,13 @@ def _differences(old: Report, new: Report) -> Iterator[str]:
 
 def _facts(report: Report) -> dict[str, Any]:
     return {
-        "model": report.model,
-        "checkpoint": f"{report.checkpoint} ({report.checkpoint_sha256[:12]})",
+        "model": report.title,
+        **{
+            f"file of {s.label}"
+            if len(report.subjects) > 1
+            else "file": f"{s.file} ({s.sha256[:12]})"
+            for s in report.subjects
+        },
         "data set": f"{report.dataset} {report.split}",
         "classes": len(report.classes),
         **lasting_facts(report.environment),
@@ -275,12 +303,12 @@ def _facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _drift(findings: Sequence[Finding]) -> Iterator[str]:
+def _drift(findings: Sequence[Finding], names: Collection[str]) -> Iterator[str]:
     """Changes of the reference itself, which may be of the machine."""
-    for found in (f for f in findings if f.name == REFERENCE and f.what.endswith(" speed")):
+    for found in (f for f in findings if f.name in names and f.what.endswith(" speed")):
         if found.change and verdict(found.change) != "indistinguishable":
             yield (
-                f"{REFERENCE} itself is {found.change.value:.2f} times as fast at {found.setting}"
+                f"{found.name} itself is {found.change.value:.2f} times as fast at {found.setting}"
                 f" ({found.what.removesuffix(' speed')}): if its code is the same, the machine has"
                 " changed, and the normalised ratio tells more than the direct one"
             )

@@ -47,7 +47,9 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
     lines, excluded = [], []
     for row in rows:
         timing = timings[row.name]
-        if is_broken(row):
+        if report.subject(row).untrained:
+            excluded.append(f"  not considered: {row.name}: its weights are random")
+        elif is_broken(row):
             excluded.append(f"  not considered: {broken(row)}")
         elif is_marked(row):
             excluded.append(f"  not considered: {calibration(report, row)}")

@@ -9,11 +9,16 @@ from pathlib import Path
 from bench.backends import backends
 from bench.backends.base import Recipe
 from bench.backends.cache import Workshop
+from bench.backends.file_backend import file_recipe
+from bench.candidates import Candidate
 from bench.isolation import Isolated, ProcessFailed, remote_progress
 from bench.measure.request import Request
 from bench.record import Setting
 from dabnet.console import ProgressBar
 from export.spec import ExportSpec
+
+Row = tuple[str, Candidate, str, Setting]
+"""Its name in names of files, and the arguments of ``Preparer.prepare``."""
 
 
 class Preparer:
@@ -22,16 +27,30 @@ class Preparer:
     def __init__(self, request: Request) -> None:
         self._request, self._backends = request, backends()
 
-    def prepare(self, name: str, setting: Setting) -> Recipe:
-        """Prepare one row; the message of a DabnetError is why the row cannot run."""
+    def prepare(self, candidate: Candidate, on: str, setting: Setting) -> Recipe:
+        """Prepare one row; the message of a DabnetError is why the row cannot run.
+
+        Args:
+            on: backend and variant.
+        """
         request = self._request
-        backend, _, variant = name.partition("-")
-        images = request.calibration_images
+        if candidate.manifest is not None:
+            threads = max(1, request.threads // setting.streams)
+            asked = (candidate.path, candidate.manifest, setting, request.device, threads)
+            return file_recipe(*asked)
+        backend, _, variant = on.partition("-")
+        spec = ExportSpec(
+            setting.size,
+            batch=setting.batch,
+            calibration_images=request.calibration_images,
+            # Masks of random weights are close calls: any rounding turns some.
+            minimum_agreement=0.0 if candidate.subject.untrained else None,
+        )
         workshop = Workshop(
-            request.checkpoint,
-            request.dataset,
+            candidate.path,
+            candidate.given,
             request.data_dir,
-            ExportSpec(setting.size, batch=setting.batch, calibration_images=images),
+            spec,
             request.cache,
             request.device,
             request.threads,
@@ -41,7 +60,7 @@ class Preparer:
 
 
 def prepared(
-    request: Request, rows: Sequence[tuple[str, Setting]], logs: Path, progress: ProgressBar
+    request: Request, rows: Sequence[Row], logs: Path, progress: ProgressBar
 ) -> Iterator[Recipe | str]:
     """Yield the recipe of each row, or the reason why it cannot run.
 
@@ -49,13 +68,13 @@ def prepared(
     """
     helper: Isolated | None = None
     with contextlib.ExitStack() as stack, progress("preparing", len(rows), "rows") as step:
-        for name, setting in rows:
+        for name, *asked in rows:
             try:
                 if helper is None or not helper.alive:
                     log = logs / f"preparation-{name}.log"
                     made = Isolated("preparation", Preparer, (request,), log, progress)
                     helper = stack.enter_context(made)
-                yield helper.call("prepare", name, setting)
+                yield helper.call("prepare", *asked)
             except ProcessFailed as error:
                 yield str(error)
             step()

@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.candidates import Candidate
 from bench.machine.environment import lasting_facts
 from bench.record import Setting
 from dabnet.data.images import SizedImages
@@ -51,9 +52,8 @@ class Scenario:
 class Request:
     """Everything that decides what a run measures, and where it leaves it."""
 
-    checkpoint: Path
-    dataset: str | None  # of a checkpoint that does not name its own
-    names: tuple[str, ...]  # rows, the reference first
+    candidates: tuple[Candidate, ...]
+    names: tuple[str, ...]  # rows of each network, the reference first
     settings: tuple[Setting, ...]  # one table each
     images: SizedImages  # scored, at the first setting's size; of their data set some are timed
     data_dir: Path | None  # folder of the data set, whose training images calibrate
@@ -67,10 +67,10 @@ class Request:
     layers: bool = False  # take each row's profile by layer
     pictures: int = 0  # number of images to show
 
-    def key(self, checkpoint_sha256: str, environment: Mapping[str, str]) -> str:
+    def key(self, environment: Mapping[str, str]) -> str:
         """A number that only a run of the same request on the same machine has."""
         asked = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "checkpoint": checkpoint_sha256,
+            "candidates": [replace(c, path=Path()) for c in self.candidates],
             "images": (self.images.description, self.images.size),
             "fingerprint": str(self.images.dataset.fingerprint()),
             "cache": "",

@@ -7,8 +7,9 @@ stands for a value that was not measured. ``bench.record.file`` writes and reads
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bench.record.timing import Latency as Latency
 from bench.record.timing import Setting as Setting
@@ -18,11 +19,25 @@ from bench.record.timing import Turn as Turn
 from dabnet.intervals import Interval
 from dabnet.runtime.runner import LayerTime, RunnerInfo
 
-FORMAT = 3
-REFERENCE = "pytorch-fp32"  # the row that others are compared with
+FORMAT = 4
+REFERENCE = "pytorch-fp32"  # the row that others of its subject are compared with
 PAPER = "paper"  # scope and variant of the published protocol (``bench.paper``)
 UNKNOWN = "unknown images"
 """``Accuracy.calibrated_on`` where the images cannot be compared with those that are scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured on the backends: a checkpoint, a network with random weights, or a file."""
+
+    label: str  # unique; begins the names of its rows where there are several subjects
+    model: str  # name of the network; ``unknown`` of a file that does not say it
+    file: str  # file name
+    sha256: str  # of the file
+    dataset: str  # that it was trained on; "" if unknown
+    parameters: int | None  # of a file: of its layers with weights; None of an engine
+    multiply_adds: dict[str, int]  # per frame, by the size of the image, such as ``512x1024``
+    untrained: bool = False  # random weights: it has speed alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +118,9 @@ class Limit:
 class Row:
     """One artifact on one backend in one setting."""
 
-    name: str  # backend and variant, such as ``onnxruntime-int8``
+    # Backend and variant, such as ``onnxruntime-int8``, behind the label of the subject where there
+    # are several: ``lednet/onnxruntime-int8``.
+    name: str
     setting: Setting
     reason: str = ""  # why it could not run or did not finish; "" for a sound row
     info: RunnerInfo | None = None  # of the timed runner
@@ -114,6 +131,12 @@ class Row:
     footprint: Footprint = field(default_factory=Footprint)
     limit: Limit | None = None
     layers: tuple[LayerTime, ...] = ()  # the longest first, if they were asked for
+    of: str = ""  # label of its subject; "" where the record has one
+
+    @property
+    def on(self) -> str:
+        """Backend and variant, whatever the subject."""
+        return self.name.removeprefix(f"{self.of}/")
 
     @property
     def score(self) -> Score | None:
@@ -138,9 +161,7 @@ class Picture:
 class Report:
     """A whole run."""
 
-    model: str
-    checkpoint: str  # file name
-    checkpoint_sha256: str
+    subjects: tuple[Subject, ...]  # in the order of their rows
     dataset: str  # of the scored images; for a folder of images its name
     split: str  # "" for a folder
     images: tuple[str, ...]  # names of the scored images
@@ -150,7 +171,7 @@ class Report:
     categories: tuple[str, ...]  # in the order of each ``category_iou``
     scenario: dict[str, Any]  # by the names of ``bench.measure.request.Scenario``
     environment: dict[str, str]  # machine and library versions, by name
-    rows: tuple[Row, ...]  # by setting, and within it in the order in which they were asked for
+    rows: tuple[Row, ...]  # by setting, then by subject, in the order in which they were asked for
     peaks: Peaks | None = None  # of the device that computed
     pictures: tuple[Picture, ...] = ()
     harness_ns: float | None = None  # what the timer adds to a call (median of the null runner)
@@ -163,6 +184,38 @@ class Report:
     def settings(self) -> tuple[Setting, ...]:
         return tuple(dict.fromkeys(row.setting for row in self.rows))
 
+    @property
+    def title(self) -> str:
+        """Such as ``dabnet and lednet``."""
+        *others, last = (subject.label for subject in self.subjects)
+        return f"{', '.join(others)} and {last}" if others else self.subjects[0].model
+
+    def subject(self, row: Row) -> Subject:
+        """What a row is of."""
+        return next(s for s in self.subjects if row.of in ("", s.label))
+
     def reference(self, setting: Setting) -> Row | None:
-        rows = (row for row in self.rows if row.setting == setting and row.name == REFERENCE)
-        return next(rows, None)
+        """The row of a setting that the speed of all others is compared with."""
+        return first_reference(row for row in self.rows if row.setting == setting)
+
+    def own_reference(self, row: Row) -> Row | None:
+        """The row that the masks and the accuracy of a row are compared with."""
+        mates = (r for r in self.rows if (r.setting, r.of) == (row.setting, row.of))
+        return first_reference(mates)
+
+
+class _Named(Protocol):
+    @property
+    def on(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=_Named)
+
+
+def first_reference(rows: Iterable[AnyRow]) -> AnyRow | None:
+    """The first row called ``REFERENCE`` that ran, else the first that did not; None without."""
+    found = [row for row in rows if row.on == REFERENCE]
+    return next((row for row in found if not row.reason), found[0] if found else None)

@@ -16,7 +16,7 @@ CODEC = Codec(
     "dabnet-bench",
     "measure again with: dabnet-bench CHECKPOINT",
     version=("format", FORMAT),
-    one_line_each=("turns", "layers", "pictures", "hits", "unions"),
+    one_line_each=("subjects", "turns", "layers", "pictures", "hits", "unions"),
 )
 record_text = CODEC.dump
 write_record = CODEC.write
@@ -41,6 +41,11 @@ def _contradictions(report: Report) -> Iterator[str]:
     for (name, setting), count in names.items():
         if count > 1:
             yield f"{count} rows {name!r} at {setting}"
+    labels = Counter(subject.label for subject in report.subjects)
+    if not labels or max(labels.values()) > 1:
+        yield f"{len(report.subjects)} subjects of {len(labels)} labels"
+    known = set(labels) if len(labels) > 1 else {""}
+    yield from (f"{row.name} of {row.of!r}" for row in report.rows if row.of not in known)
     for row in report.rows:
         for fault in _row_contradictions(row, report):
             yield f"{row.name} at {row.setting}: {fault}"

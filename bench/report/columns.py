@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Timing, Turn
+from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Subject, Timing, Turn
 from bench.record.timing import counted_turns
 from bench.report import figures
 from bench.report.figures import NONE, milliseconds, number, parts, percent
@@ -27,13 +27,19 @@ TIMING_MARK = "‡"
 BROKEN = "BROKEN"
 """Beside the name of a row whose masks are not those of the network."""
 
-SPEED, COST, MORE, LIMIT = "speed", "cost", "more", "limit"
-"""Tables: accuracy beside speed; what a row costs; more (the page only); the machine's limit."""
+OF, SPEED, COST, MORE, LIMIT = "of", "speed", "cost", "more", "limit"
+"""Tables: the subject (of ``SPEED``, where there are several); accuracy beside speed; what a row
+costs; more (the page only); the machine's limit."""
 
 _COMPARED = ("miou_difference", "speed_ratio")
 """Attributes that compare a row with the reference, which lacks them."""
 _OF_PAPER = ("FPS", "p50")
 """Headings of ``SPEED`` that hold in the scope ``paper``: its samples are means of 100 calls."""
+
+
+def named_subjects(report: Report) -> bool:
+    """Whether rows are told apart by their subject, too."""
+    return len(report.subjects) > 1 or report.subjects[0].untrained
 
 
 def rows_of(report: Report, setting: Setting) -> list[Row]:
@@ -63,6 +69,11 @@ def is_broken(row: Row) -> bool:
     return share is not None and known is not None and share < known.sound_agreement
 
 
+def is_sound(report: Report, row: Row) -> bool:
+    """Whether it may be shipped: neither broken nor of random weights."""
+    return not is_broken(row) and not report.subject(row).untrained
+
+
 def agreement(row: Row) -> float | None:
     """Mean share of pixels equal to the reference's; None where they were not compared."""
     shares = row.accuracy.agreement if row.accuracy else None
@@ -83,7 +94,9 @@ class Line:
     """One line of a table: a row in one of its scopes, or with None a row that was not timed."""
 
     row: Row
+    subject: Subject
     timing: Timing | None = None
+    is_base: bool = False  # whether the speed of others is compared with it
 
     @property
     def is_paper(self) -> bool:
@@ -92,10 +105,20 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The row's name, with the scope unless it is ``host``, and whether it is broken."""
+        """Backend and variant, with the scope unless it is ``host``, and whether it is broken."""
         scope = self.timing.scope if self.timing else "host"
         mark = f" {BROKEN}" if is_broken(self.row) else ""
-        return self.row.name + mark + ("" if scope == "host" else f" ({scope})")
+        return self.row.on + mark + ("" if scope == "host" else f" ({scope})")
+
+    @property
+    def model(self) -> str:
+        """Label of the subject, and whether its weights are random."""
+        return f"{self.subject.label}{' (untrained)' if self.subject.untrained else ''}"
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Of the subject's network, per frame."""
+        return self.subject.multiply_adds.get("{}x{}".format(*self.row.setting.size))
 
     @property
     def device(self) -> Timing | None:
@@ -163,8 +186,8 @@ class Column:
             text = parts(self.text(value))[0] if brief and self.brief else self.text(value)
             return f"{text} {self.mark}" if holds.get(self.mark) else text
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
-        is_base = name in _COMPARED and line.row.name == REFERENCE and line.at(of) is not None
-        return "reference" if is_base else NONE
+        is_base = line.is_base if name == "speed_ratio" else line.row.on == REFERENCE
+        return "reference" if name in _COMPARED and is_base and line.at(of) is not None else NONE
 
 
 def _agreement_text(share: float) -> str:
@@ -229,10 +252,14 @@ def _csv(key: str, value: str | Value) -> Column:
 _MB, _DIFFERENCE = _number(0, 1e-6), "row.score.miou_difference"
 _NATIVE, _COST = "row.accuracy.native_score", "row.footprint"
 
+MODEL = Column("", "model", "", "model")
+"""The first column of every table of several subjects."""
 NAME = Column("", "artifact", "", "name")
-"""The first column of every table."""
+"""The first column of every table, or the second."""
 COLUMNS: tuple[Column, ...] = (
     _csv("name", "row.name"),
+    _csv("model", "subject.label"),
+    _csv("untrained", "subject.untrained"),
     _csv("height", lambda line: line.row.setting.size[0]),
     _csv("width", lambda line: line.row.setting.size[1]),
     _csv("batch", "row.setting.batch"),
@@ -244,6 +271,9 @@ COLUMNS: tuple[Column, ...] = (
     _csv("precision", "row.info.precision"),
     _csv("artifact", "row.artifact"),
     _csv("scope", lambda line: line.timing.scope if line.timing else ""),
+    # The subject.
+    Column("parameters", "params", "M", "subject.parameters", _number(2, 1e-6), OF),
+    Column("multiply_adds", "work", "GMAC", "multiply_adds", _number(2, 1e-9), OF),
     # Accuracy.
     Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, CALIBRATION_MARK),
     Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),
@@ -304,6 +334,7 @@ class Grid:
         lines: cells, as many in each line as there are headings.
         left: headings of the columns that hold words; the others hold figures.
         rows: what each line is of, for a table of ``COLUMNS``.
+        of: label of the subject of all columns, where the record has several.
     """
 
     title: str
@@ -311,29 +342,33 @@ class Grid:
     lines: tuple[tuple[str, ...], ...]
     left: tuple[str, ...]
     rows: tuple[Line, ...] = ()
+    of: str = ""
 
 
 def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> Grid:
     """The rows of one setting that ran, with the columns of the tables of those names.
 
+    With several subjects each line begins with its own, and ``SPEED`` has the columns of ``OF``.
     ``SPEED`` has all its columns but the optional ones, and a line more for the scope ``paper`` of
     a row that has others too. Other tables leave out columns and rows of which the record holds
     nothing. Columns that are ``brief`` show their intervals if ``brief`` is False.
     """
-    columns = [column for column in COLUMNS if column.table in names]
+    several, base = named_subjects(report), report.reference(setting)
+    wanted = (*names, OF) if several and SPEED in names else names
+    columns = [column for column in COLUMNS if column.table in wanted]
     lines = []
     for row in rows_of(report, setting):
         usual, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
         if usual or paper or row.accuracy or not row.reason:
-            lines.append(Line(row, usual or paper))
+            lines.append(Line(row, report.subject(row), usual or paper, row is base))
         if usual and paper and SPEED in names:
-            lines.append(Line(row, paper))
+            lines.append(Line(row, report.subject(row), paper))
     if SPEED not in names:
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
     else:
         columns = [c for c in columns if not c.optional or any(map(c.of, lines))]
-    columns = [NAME, *columns]
+    columns = [*([MODEL] if several else []), NAME, *columns]
     return Grid(
         str(setting) if SPEED in names else f"{names[0]}: {setting}",
         headings=tuple(column.title for column in columns),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from bench.record import PAPER, Report, Row, Telemetry, Timing
+from bench.record import PAPER, Report, Row, Subject, Telemetry, Timing
 from bench.record.timing import speed_ratio
 from bench.report.columns import (
     BROKEN,
@@ -57,10 +57,21 @@ def notes(report: Report) -> list[str]:
 def _run(report: Report) -> Iterator[str]:
     if not report.complete:
         yield "INCOMPLETE: the run was stopped; the same command continues it."
+    subjects = "; ".join(map(subject_text, report.subjects))
     yield (
-        f"{report.model}, {report.checkpoint} ({report.checkpoint_sha256[:12]}); scenario"
-        f" {report.scenario.get('name', 'unknown')}; started {report.started or 'unknown'}."
+        f"{subjects}; scenario {report.scenario.get('name', 'unknown')};"
+        f" started {report.started or 'unknown'}."
     )
+    if len(report.subjects) > 1:
+        bases = dict.fromkeys(r.name for s in report.settings if (r := report.reference(s)))
+        yield (
+            f"Speed ratios are to {' and '.join(bases) or 'no row, without PyTorch FP32'};"
+            " differences of mIoU and agreement are to PyTorch FP32 of the same model."
+        )
+    if any(subject.untrained for subject in report.subjects):
+        yield "Untrained: random weights, which cost the time of trained ones; no accuracy."
+    if not report.images:
+        return
     of = f"{len(report.images)} images of {report.dataset} {report.split}".rstrip()
     if report.labelled:
         yield (
@@ -69,6 +80,15 @@ def _run(report: Report) -> Iterator[str]:
         )
     else:
         yield f"Agreement with the reference on {of}, which have no labels."
+
+
+def subject_text(subject: Subject) -> str:
+    """Network, file and what it was trained on."""
+    named = f"{subject.label}: " if subject.label != subject.model else ""
+    trained = f", trained on {subject.dataset}" if subject.dataset else ""
+    if subject.untrained:
+        return f"{named}{subject.model} (untrained)"
+    return f"{named}{subject.model}, {subject.file} ({subject.sha256[:12]}){trained}"
 
 
 def _speed(report: Report, timings: list[tuple[Row, Timing]]) -> Iterator[str]:
@@ -237,11 +257,11 @@ def int8_worth(report: Report) -> list[str]:
 
 def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
     """The fastest float row beside an INT8 row, and how many times faster INT8 is."""
-    before, is_int8, after = row.name.partition(f"-{INT8}")
+    before, is_int8, after = row.on.partition(f"-{INT8}")
     suffix = "" if after.removeprefix("-") in PRECISIONS else after  # what int8 leaves in float
     others = PRECISIONS if is_int8 else ()
     names = {f"{before}-{name}{suffix}" for name in others if name != INT8}
-    rows = [other for other in rows_of(report, row.setting) if other.name in names]
+    rows = [r for r in rows_of(report, row.setting) if r.of == row.of and r.on in names]
     floats = [other for other in rows if not is_broken(other)]
     for scope in SCOPES:
         timings = [(other.name, other.timing(scope)) for other in floats]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from rich.console import Console
 
@@ -23,7 +24,11 @@ def csv_text(report: Report) -> str:
     Shares are in 0…1, times in seconds, energy in joules; what was not measured is empty. A row
     without a timing has one line whose ``scope`` is empty.
     """
-    lines = [Line(row, timing) for row in report.rows for timing in (row.timings or (None,))]
+    lines = [
+        Line(row, report.subject(row), timing)
+        for row in report.rows
+        for timing in (row.timings or (None,))
+    ]
     cells: dict[str, list[object]] = {}
     for column in (column for column in columns.COLUMNS if column.key):
         values = [column.of(line) for line in lines]
@@ -36,21 +41,36 @@ def csv_text(report: Report) -> str:
     return text.getvalue()
 
 
-def accuracy_grids(report: Report) -> dict[Setting, Grid]:
-    """IoU of each class and category with its difference to FP32; settings of equal scores once."""
-    grids: dict[Setting, Grid] = {}
+def accuracy_grids(report: Report) -> dict[Setting, list[Grid]]:
+    """IoU of each class and category with its difference to FP32, a grid for each subject.
+
+    Settings of equal scores have one.
+    """
+    grids: dict[Setting, list[Grid]] = {}
+    known: list[Grid] = []
     for setting in report.settings:
-        scores = {row.name: _shares(report, row) for row in rows_of(report, setting) if row.score}
-        reference = scores.get(REFERENCE, {})
-        lines = tuple(
-            (name, *(_beside(of.get(name), reference.get(name), row) for row, of in scores.items()))
-            for name in dict.fromkeys(name for of in scores.values() for name in of)
-        )
-        title = "accuracy at {}x{}, %".format(*setting.size)
-        made = Grid(title, ("IoU of", *scores), lines, left=("IoU of",))
-        if lines and made not in grids.values():
-            grids[setting] = made
+        rows = [row for row in rows_of(report, setting) if row.score]
+        made = [
+            _accuracy_grid(report, [row for row in rows if row.of == of])
+            for of in dict.fromkeys(row.of for row in rows)
+        ]
+        if new := [grid for grid in made if grid not in known]:
+            grids[setting] = new
+            known += new
     return grids
+
+
+def _accuracy_grid(report: Report, rows: Sequence[Row]) -> Grid:
+    """The grid of the rows of one subject."""
+    scores = {row.on: _shares(report, row) for row in rows}
+    reference = scores.get(REFERENCE, {})
+    lines = tuple(
+        (name, *(_beside(of.get(name), reference.get(name), row) for row, of in scores.items()))
+        for name in dict.fromkeys(name for of in scores.values() for name in of)
+    )
+    of = f" of {rows[0].of}" if rows[0].of else ""
+    title = f"accuracy{of} at {'{}x{}'.format(*rows[0].setting.size)}, %"
+    return Grid(title, ("IoU of", *scores), lines, left=("IoU of",), of=rows[0].of)
 
 
 def _shares(report: Report, row: Row) -> dict[str, float | None]:
@@ -95,12 +115,12 @@ def layer_grid(report: Report) -> Grid:
 def _more_grids(report: Report) -> Iterator[Grid]:
     """The tables below the notes."""
     yield from (table(report, setting, COST) for setting in report.settings)
-    yield from (*accuracy_grids(report).values(), layer_grid(report))
+    yield from (*chain(*accuracy_grids(report).values()), layer_grid(report))
 
 
 def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
-    parts = [f"# {report.model} on {report.dataset} {report.split}".rstrip()]
+    parts = [f"# {report.title} on {report.dataset} {report.split}".rstrip()]
     for setting in report.settings:
         parts += [_section(table(report, setting, SPEED)), _bullets(reasons(report, setting))]
     parts += [_bullets(notes(report)), *map(_section, _more_grids(report))]

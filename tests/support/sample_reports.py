@@ -16,6 +16,7 @@ from bench.record import (
     Row,
     Score,
     Setting,
+    Subject,
     Telemetry,
     Timing,
     Turn,
@@ -28,6 +29,11 @@ PALETTE = ((128, 64, 128), (0, 0, 142), (220, 20, 60))
 SETTING = Setting((512, 1024))
 IMAGES = tuple(f"street_{number:03d}" for number in range(8))
 FORMATS = {name: name for name in ("fp32", "fp16", "bf16", "int8")}
+
+SUBJECT = Subject(
+    *("dabnet", "dabnet", "dabnet_toy_street.pth", "0123456789abcdef" * 4, "toy-street"),
+    *(754_571, {"512x1024": 10_165_000_000}),
+)
 
 # name → (median milliseconds on the host, mIoU, megabytes); None is a row that could not run.
 ROWS: dict[str, tuple[float, float, float] | None] = {
@@ -55,9 +61,7 @@ def sample_report(
             if name == REFERENCE:
                 reference = made[-1]
     values: dict[str, Any] = {
-        "model": "dabnet",
-        "checkpoint": "dabnet_toy_street.pth",
-        "checkpoint_sha256": "0123456789abcdef" * 4,
+        "subjects": (SUBJECT,),
         "dataset": "toy-street",
         "split": "val",
         "images": IMAGES,

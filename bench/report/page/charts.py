@@ -2,7 +2,7 @@
 
 Each shows one scope of one setting, or is "" where there is nothing to draw. matplotlib draws it;
 font, ink and palette come from the style sheet of the page. Colour and shape of a mark stand for
-the backend, its filling for the variant.
+the backend, its filling for the variant; with several subjects the colour stands for the subject.
 """
 
 from __future__ import annotations
@@ -81,13 +81,18 @@ class Look:
 
 def looks(report: Report) -> dict[str, Look]:
     """Row name → look."""
-    parts = [row.name.partition("-") for row in report.rows]
-    backends, variants = (list(dict.fromkeys(part[n] for part in parts)) for n in (0, 2))
-    return {"".join(p): _look(backends.index(p[0]), variants.index(p[2])) for p in parts}
+    parts = [(row.of, *row.on.partition("-")[::2]) for row in report.rows]
+    kinds = [list(dict.fromkeys(column)) for column in zip(*parts, strict=True)]
+    places = ([k.index(p) for k, p in zip(kinds, part, strict=True)] for part in parts)
+    several = len(report.subjects) > 1
+    return {
+        row.name: _look(of if several else backend, backend, variant)
+        for row, (of, backend, variant) in zip(report.rows, places, strict=True)
+    }
 
 
-def _look(backend: int, variant: int) -> Look:
-    colour, shape = PALETTE[backend % len(PALETTE)], _SHAPES[backend % len(_SHAPES)]
+def _look(hue: int, backend: int, variant: int) -> Look:
+    colour, shape = PALETTE[hue % len(PALETTE)], _SHAPES[backend % len(_SHAPES)]
     filling = _FILLINGS[variant % len(_FILLINGS)]
     on_page = ON_PAGE[colour]
     inner = "" if filling == "none" else f'<path fill="{on_page}" d="{_path(shape, filling)}"/>'

@@ -20,12 +20,12 @@ from bench.report.columns import (
     CALIBRATION_MARK,
     TIMING_MARK,
     Line,
-    is_broken,
     is_marked,
+    is_sound,
     marked,
     rows_of,
 )
-from bench.report.notes import notes
+from bench.report.notes import notes, subject_text
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
 from dabnet.runtime.runner import SCOPES
@@ -50,7 +50,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
     loader = PackageLoader("bench.report", "page")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.filters["parts"] = figures.parts
+    environment.filters.update(parts=figures.parts, subject_text=subject_text)
     environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = notes(report)
     return environment.get_template("page.html.j2").render(
@@ -100,38 +100,41 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
     """The fastest row of a setting, the most accurate and the smallest.
 
     A row whose difference to the reference may be chance (its interval holds 0) is not called the
-    most accurate; a broken one is called nothing.
+    most accurate; a broken one, or one of random weights, is called nothing.
 
     Yields:
         What a row excels in, its name, its figure, and what else to know.
     """
     scope = charts.chart_scope(report, setting)
     speeds = {r.name: t.fps for r in rows_of(report, setting) if (t := r.timing(scope)) and t.fps}
-    rows = [r for r in rows_of(report, setting) if r.name in speeds and not is_broken(r)]
+    rows = [r for r in rows_of(report, setting) if r.name in speeds and is_sound(report, r)]
     rows.sort(key=lambda row: -speeds[row.name].value)
     for row in rows[:1]:
         figure = f"{figures.rates(speeds[row.name])} FPS"
-        yield f"Fastest, scope {scope}", row.name, figure, _more(row, scope)
+        yield f"Fastest, scope {scope}", row.name, figure, _more(report, row, scope)
     scored = [(row, row.score) for row in rows if row.score]
     changes = ((row, score.miou_difference) for row, score in scored)
     ties = [row for row, change in changes if change and change.low <= 0 <= change.high]
     if told := [(row, score.miou) for row, score in scored if row not in ties]:
         best, miou = max(told, key=lambda pair: pair[1].value)
-        tied = f"; {len(ties)} rows do not differ from it beyond chance; fastest: " if ties else ""
-        more = tied + ties[0].name if ties and best.name == REFERENCE else ""
-        yield "Highest mIoU", best.name, f"{figures.shares(miou)} %", _more(best, scope) + more
+        equal = [row for row in ties if row.of == best.of]
+        tied = f"; {len(equal)} rows do not differ from it beyond chance; fastest: "
+        more = tied + equal[0].name if equal and best.on == REFERENCE else ""
+        figure = f"{figures.shares(miou)} %"
+        yield "Highest mIoU", best.name, figure, _more(report, best, scope) + more
     if sized := [row for row in rows if row.footprint.artifact_bytes]:
         small = min(sized, key=lambda row: row.footprint.artifact_bytes)
         size = figures.megabytes(small.footprint.artifact_bytes, 2)
-        yield "Smallest file", small.name, f"{size} MB", _more(small, scope)
+        yield "Smallest file", small.name, f"{size} MB", _more(report, small, scope)
 
 
-def _more(row: Row, scope: str) -> str:
+def _more(report: Report, row: Row, scope: str) -> str:
     """How a row compares with the reference, and what is wrong with it."""
-    timing = row.timing(scope)
-    parts = ["the reference of this setting"] if row.name == REFERENCE else []
-    if timing and timing.speed_ratio:
-        parts.append(f"{figures.ratio(timing.speed_ratio)} the speed of PyTorch: {timing.verdict}")
+    timing, base = row.timing(scope), report.reference(row.setting)
+    parts = ["the reference of this setting"] if row is base else []
+    if timing and timing.speed_ratio and base:
+        name = base.name if base.of else "PyTorch"
+        parts.append(f"{figures.ratio(timing.speed_ratio)} the speed of {name}: {timing.verdict}")
     if row.score and row.score.miou_difference:
         parts.append(f"mIoU {figures.points(row.score.miou_difference)} points to FP32")
     if timing and marked(timing):

@@ -28,6 +28,7 @@ from bench.measure.timer import Timer
 from bench.record import REFERENCE, Setting
 from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, InputError
+from dabnet.given import Given
 from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.providers import OF_TENSORRT, RTX_PLUGIN
 from export.spec import ExportSpec
@@ -50,7 +51,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     folder = tmp_path_factory.mktemp("workshop")
     spec = ExportSpec(SIZE, calibration_images=2, check_images=1, minimum_agreement=0.5)
     path = write_checkpoint(folder)
-    return Workshop(path, None, None, spec, folder, Device(), 1, no_bar)
+    return Workshop(path, Given(), None, spec, folder, Device(), 1, no_bar)
 
 
 def prepared(row: str, workshop: Workshop, setting: Setting = SETTING) -> Recipe:

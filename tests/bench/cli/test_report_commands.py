@@ -94,7 +94,7 @@ BAD_INPUTS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "absent": (("report", "absent.json"), "no file at 'absent.json'; expected a record"),
     "older": (
         ("report", "old.json"),
-        "of format 2; expected format 3; measure again",
+        "of format 2; expected format 4; measure again",
     ),
     "older to compare": (("compare", BENCH, "old.json"), "holds a record of format 2"),
     "overwritten": (("compare", BENCH, "slow.json", "--json", "slow.json"), "is the input itself"),

@@ -28,7 +28,7 @@ from bench.record import REFERENCE, Report, Score, Setting
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts
-from tests.support.sample_reports import ROWS, SETTING, sample_report
+from tests.support.sample_reports import ROWS, SETTING, SUBJECT, sample_report
 
 FP32, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
 OTHER = {"processor": "another one", "gpu": "none"}
@@ -229,11 +229,12 @@ def test_a_scope_that_the_new_run_did_not_ask_for_is_no_regression() -> None:
 def test_differences_of_the_runs_are_a_line_each() -> None:
     large = Setting((512, 1024), batch=8)
     old = sample_report(settings=(SETTING, large))
-    new = sample_report(model="lednet", checkpoint_sha256="f" * 64, complete=False)
+    other = dataclasses.replace(SUBJECT, label="lednet", model="lednet", sha256="f" * 64)
+    new = sample_report(subjects=(other,), complete=False)
     told = found(old, new).differences
     assert "model: dabnet → lednet" in told
     assert f"{large}: only in the old record" in told
-    assert any(line.startswith("checkpoint: ") for line in told)
+    assert any(line.startswith("file: ") for line in told)
     assert "the new record is of a run that was stopped before its end" in told
 
 

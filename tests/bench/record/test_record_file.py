@@ -133,11 +133,11 @@ def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any]], Any]
 DAMAGES: dict[str, tuple[Change, str]] = {
-    "older": (lambda r: r.update(format=2), "a record of format 2; expected format 3; measure"),
-    "newer": (lambda r: r.update(format=4), "of format 4; expected format 3; install"),
-    "no format": (lambda r: r.pop("format"), "no valid record: format: expected 3, got null"),
-    "format of text": (lambda r: r.update(format="3"), 'format: expected 3, got "3"'),
-    "format of truth": (lambda r: r.update(format=True), "format: expected 3, got true"),
+    "older": (lambda r: r.update(format=2), "a record of format 2; expected format 4; measure"),
+    "newer": (lambda r: r.update(format=5), "of format 5; expected format 4; install"),
+    "no format": (lambda r: r.pop("format"), "no valid record: format: expected 4, got null"),
+    "format of text": (lambda r: r.update(format="4"), 'format: expected 4, got "4"'),
+    "format of truth": (lambda r: r.update(format=True), "format: expected 4, got true"),
     "unknown key": (lambda r: r.update(fps=1), "fps: unknown key"),
     "unknown key within": (
         lambda r: r["rows"][0]["setting"].update(depth=1),
@@ -200,12 +200,18 @@ DAMAGES: dict[str, tuple[Change, str]] = {
         lambda r: r["scenario"].update(x=[-math.inf]),
         "not JSON: Out of range float",
     ),
-    "half a character": (lambda r: r.update(model="\ud800"), "surrogates not allowed"),
+    "half a character": (lambda r: r.update(key="\ud800"), "surrogates not allowed"),
     "half a character in a key": (
         lambda r: r["scenario"].update({"\ud800": 1}),
         "surrogates not allowed",
     ),
-    "two faults": (lambda r: r.update(model=1, fps=1), "got 1 (and 1 more)"),
+    "two faults": (lambda r: r.update(key=1, fps=1), "got 1 (and 1 more)"),
+    "no subject": (lambda r: r.update(subjects=[]), "0 subjects of 0 labels"),
+    "a subject twice": (lambda r: r["subjects"].append(r["subjects"][0]), "2 subjects of 1 labels"),
+    "a row of another subject": (
+        lambda r: r["rows"][0].update(of="enet"),
+        "pytorch-fp32 of 'enet'",
+    ),
 }
 
 
@@ -229,11 +235,11 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, case: str) -> None:
         (b"{", "holds no valid record: not JSON"),
         (b"\xff\xfe{}", "not JSON: 'utf-8' codec"),
         (b"[" * 100_000, "not JSON: maximum recursion"),
-        (b'{"format": 3, "scenario": ' + b"[" * 400 + b"]" * 400 + b"}", "recursion limit"),
+        (b'{"format": 4, "scenario": ' + b"[" * 400 + b"]" * 400 + b"}", "recursion limit"),
         (b"[1, 2]", "at its top: expected an object, got [1, 2]"),
         (b"null", "at its top: expected an object, got null"),
-        (b'{"format": 3, "harness_ns": 1e999}', "not JSON: Out of range float"),
-        (b'{"format": 3, "format": 3}', "not JSON: the key 'format' occurs twice"),
+        (b'{"format": 4, "harness_ns": 1e999}', "not JSON: Out of range float"),
+        (b'{"format": 4, "format": 4}', "not JSON: the key 'format' occurs twice"),
         (b'{"format": ' + b"9" * 5000 + b"}", "999 exceeds 64 bits"),
         (b'{"rows": [], "model": "dabnet", "format": 1}', "holds a record of format 1"),
         (b'{"a": "b", "format": 1}', 'none of its keys, such as "a", is known'),

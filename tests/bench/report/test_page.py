@@ -18,6 +18,7 @@ from bench.record import (
     Report,
     Row,
     Setting,
+    Subject,
     Telemetry,
     Timing,
 )
@@ -206,7 +207,8 @@ def test_text_of_the_record_cannot_become_markup() -> None:
     rows += [replace(row, name=evil, reason=evil if row.reason else "") for row in plain.rows[1:]]
     hurt = replace(
         plain,
-        **dict.fromkeys(("model", "checkpoint", "dataset", "split", "started", "key"), evil),
+        subjects=(Subject(evil, evil, evil, evil, evil, 1, {evil: 1}),),
+        **dict.fromkeys(("dataset", "split", "started", "key"), evil),
         classes=(evil, "car", "person"),
         images=(evil,),
         environment={evil: evil},
