@@ -86,7 +86,7 @@ def _dense_only(nodes: Sequence[ir.Node]) -> _Inputs:
         if is_conv(node) or behind.intersection(node.inputs):
             behind.update(node.outputs)  # a convolution, or computed from one
     for node in reversed(nodes):
-        if is_conv(node) or ahead.intersection(node.outputs):
+        if is_op(node, "Conv", "ConvTranspose") or ahead.intersection(node.outputs):
             ahead.update(node.inputs)  # read by a convolution, or needed for that
     return [
         (node, 0)

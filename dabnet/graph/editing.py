@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
-from dabnet.graph.facts import FloatArray, array
+from dabnet.graph.facts import FloatArray, array, inferred, is_op, static_shape
 
 SLICE_END = np.iinfo(np.int64).max
 """End of a Slice that takes all that is left."""
+
+# Operators by which exporters compute sizes, pads and the like.
+_OF_SHAPES = (
+    *("Add", "Cast", "Concat", "ConstantOfShape", "Div", "Gather", "Mul", "Reshape", "Slice"),
+    *("Squeeze", "Sub", "Transpose", "Unsqueeze"),
+)
 
 
 class Names:
@@ -122,6 +129,39 @@ def tidy(model: ir.Model) -> ir.Model:
     for value in [v for node in model.graph for v in node.outputs if not v.is_graph_output()]:
         value.shape = None  # inferred from the graph as it is now
     return common.ShapeInferencePass()(model).model
+
+
+def fold_shapes(model: ir.Model) -> ir.Model:
+    """Return a copy in which what constants and known sizes decide, such as ``sizes``, is constant.
+
+    Exporters compute it by nodes, behind which shape inference may know no shape.
+    """
+    decided = True
+    while decided:  # what was decided lets inference know further shapes
+        model, decided = inferred(model), False
+        names = Names(model.graph)
+        for node in list(model.graph):
+            values = _decided(node)
+            if values is not None:
+                name = names.fresh(f"{node.outputs[0].name}/known")
+                node.outputs[0].replace_all_uses_with(add_constant(model.graph, name, values))
+                decided = True
+        common.RemoveUnusedNodesPass()(model)
+    return tidy(model)
+
+
+def _decided(node: ir.Node) -> NDArray[Any] | None:
+    """The integers that a node computes if they are the same in each call; else None."""
+    if is_op(node, "Shape"):
+        shape, how = static_shape(node.inputs[0]), node.attributes
+        return None if shape is None else np.array(shape)[how.get_int("start", 0) :]
+    if not is_op(node, *_OF_SHAPES) or node.outputs[0].is_graph_output():
+        return None
+    given = {str(value.name): array(value) for value in node.inputs if value is not None}
+    if not all(values is not None and values.dtype == np.int64 for values in given.values()):
+        return None
+    (result,) = ReferenceEvaluator(ir.to_proto(node)).run(None, given)
+    return np.asarray(result)
 
 
 def scale_and_shift(norm: ir.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

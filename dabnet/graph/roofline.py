@@ -35,6 +35,7 @@ _POINTWISE = {
     *("BatchNormalization", "PRelu", "Relu", "LeakyRelu", "Elu", "Clip", "Sigmoid", "HardSigmoid"),
     *("HardSwish", "Tanh", "Gelu", "Erf", "Exp", "Sqrt", "Abs", "Neg", "Reciprocal", "Dropout"),
     *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Where", "Equal", "Greater", "Less"),
+    *("GreaterOrEqual", "LessOrEqual", "And", "Or", "Not"),
     *("Cast", "QuantizeLinear", "DequantizeLinear"),
 }
 _VIEWS = {

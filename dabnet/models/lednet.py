@@ -42,7 +42,7 @@ class SplitShuffleUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
-        half = channels // 2
+        self.channels, half = channels, channels // 2
 
         def column(rate: int = 1) -> nn.Conv2d:
             return nn.Conv2d(half, half, (3, 1), padding=(rate, 0), dilation=(rate, 1))
@@ -67,7 +67,8 @@ class SplitShuffleUnit(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x_l, x_r = x.chunk(2, 1)  # 2 x [C/2, s]
+        half = self.channels // 2
+        x_l, x_r = x[:, :half], x[:, half:]  # [C/2, s] each
 
         left = self.conv1x3_1_l(F.relu(self.conv3x1_1_l(x_l)))  # [C/2, s]
         left = F.relu(self.bn1_l(left))

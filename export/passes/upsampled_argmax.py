@@ -11,7 +11,8 @@ from dabnet.graph.editing import Insertion, remove, replace
 from dabnet.graph.facts import array, channels, is_op, nodes_of, only_reader
 
 # Both put pixel r at (r + 1/2) / s - 1/2, but on a side of one pixel.
-COORDINATES = ("half_pixel", "pytorch_half_pixel")
+HALF_PIXEL = ("half_pixel", "pytorch_half_pixel")
+ALIGNED = "align_corners"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class UpsampledArgmax:
         logits: (N, K, h, w), K known.
         argmax, resize: the nodes.
         scales: rows and columns of output for each of the input.
+        aligned: whether pixel r of n lies at r (n / s - 1) / (n - 1), and not at
+            (r + 1/2) / s - 1/2.
         mask: (N, h·s, w·s), behind a Cast if there is one.
     """
 
@@ -29,6 +32,7 @@ class UpsampledArgmax:
     argmax: ir.Node
     resize: ir.Node
     scales: tuple[int, int]
+    aligned: bool
     mask: ir.Value
 
     @property
@@ -57,7 +61,8 @@ def upsampled_argmaxes(model: ir.Model) -> list[UpsampledArgmax]:
             continue
         cast = only_reader(argmax.outputs[0])
         last = cast if cast is not None and is_op(cast, "Cast") else argmax
-        found.append(UpsampledArgmax(logits, argmax, resize, scales, last.outputs[0]))
+        aligned = _coordinates(resize) == ALIGNED
+        found.append(UpsampledArgmax(logits, argmax, resize, scales, aligned, last.outputs[0]))
     return found
 
 
@@ -67,7 +72,7 @@ def _scales(argmax: ir.Node, resize: ir.Node) -> tuple[int, int] | None:
     fits = (
         is_op(resize, "Resize")
         and how.get_string("mode", "nearest") == "linear"
-        and how.get_string("coordinate_transformation_mode", "half_pixel") in COORDINATES
+        and _coordinates(resize) in (*HALF_PIXEL, ALIGNED)
         and "axes" not in how
         and only_reader(resize.outputs[0]) is argmax
         and argmax.attributes.get_int("axis", 0) == 1
@@ -77,3 +82,7 @@ def _scales(argmax: ir.Node, resize: ir.Node) -> tuple[int, int] | None:
     if not fits or scales is None or scales.shape != (4,) or (scales != np.rint(scales)).any():
         return None
     return (int(scales[2]), int(scales[3])) if (scales[:2] == 1).all() else None
+
+
+def _coordinates(resize: ir.Node) -> str:
+    return resize.attributes.get_string("coordinate_transformation_mode", "half_pixel")

@@ -1,4 +1,4 @@
-"""A small DABNet checkpoint with seeded random weights, and what is exported from it."""
+"""A checkpoint of a network with seeded random weights, and what is exported from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dabnet.checkpoint import Checkpoint, save_checkpoint
 from dabnet.data.registry import label_set
-from dabnet.models import build_model
+from dabnet.models import build_model, network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 
@@ -21,8 +21,17 @@ SIZE = (64, 96)
 PREPROCESSING = Preprocessing((99.5, 103.25, 105.75))
 
 
-def seeded_network(classes: int = 11) -> torch.nn.Module:
-    """DABNet in evaluation mode; BatchNorms and PReLUs are far from their initial values.
+# What computes the logits of each class: its tensors and the axis of the classes.
+_OF_CLASSES = {
+    "dabnet": {"classifier.0.conv.weight": 0},
+    "lednet": {f"decoder.apn.mid.0.conv.1.{what}": 0 for what in ("weight", "bias")},
+    "erfnet": {"decoder.output_conv.weight": 1, "decoder.output_conv.bias": 0},
+    "enet": {"transposed_conv.weight": 1},
+}
+
+
+def seeded_network(classes: int = 11, model: str = "dabnet") -> torch.nn.Module:
+    """A network in evaluation mode; BatchNorms and PReLUs are far from their initial values.
 
     The running statistics are those of noise images, so that every class occurs in the masks.
     """
@@ -30,7 +39,7 @@ def seeded_network(classes: int = 11) -> torch.nn.Module:
     random = torch.Generator().manual_seed(3)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = build_model("dabnet", classes)
+        network = build_model(model, classes)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -39,23 +48,33 @@ def seeded_network(classes: int = 11) -> torch.nn.Module:
                 module.bias.copy_(torch.randn(module.bias.shape, generator=random) * 0.2)
             elif isinstance(module, torch.nn.PReLU):
                 module.weight.copy_(torch.rand(module.weight.shape, generator=random) * 0.5)
-        ImageToMask(network.train(), PREPROCESSING)(torch.from_numpy(noise((4, *SIZE, 3), 0)))
+        for module in network.train().modules():
+            if isinstance(module, torch.nn.Dropout2d):
+                module.eval()
+        ImageToMask(network, preprocessing_of(model))(torch.from_numpy(noise((4, *SIZE, 3), 0)))
     return network.eval()
 
 
-def write_checkpoint(folder: Path, decisive: bool = False) -> Path:
+def preprocessing_of(model: str) -> Preprocessing:
+    """That of a network whose training subtracts a mean, or its own."""
+    return network_named(model).training_preprocessing(PREPROCESSING.mean_rgb)
+
+
+def write_checkpoint(folder: Path, decisive: bool = False, model: str = "dabnet") -> Path:
     """Write a toy-street checkpoint of ours and return its path.
 
     ``decisive`` lets one class win or lose by far, so that the rounding of INT8 moves few pixels:
     as drawn, some 94 % of them stay.
     """
-    state = seeded_network().state_dict()
+    state = seeded_network(model=model).state_dict()
     if decisive:
-        others = [index for index in range(11) if index != 3]
-        state["classifier.0.conv.weight"][others] *= 0.02
+        others = torch.tensor([index for index in range(11) if index != 3])
+        for name, axis in _OF_CLASSES[model].items():
+            state[name].index_copy_(axis, others, 0.02 * state[name].index_select(axis, others))
     path = folder / "seeded.pth"
     labels = label_set("toy-street")
-    save_checkpoint(Checkpoint("dabnet", state, "toy-street", labels, PREPROCESSING), path)
+    of_model = (state, "toy-street", labels, preprocessing_of(model))
+    save_checkpoint(Checkpoint(model, *of_model), path)
     return path
 
 

@@ -35,12 +35,14 @@ def patches(random: np.random.Generator, shape: tuple[int, ...], smooth: int) ->
     return (random.normal(size=shape) + lead).astype(np.float32)
 
 
-def assert_same_mask(x: Array, scales: tuple[int, int], found: Array, expected: Array) -> None:
+def assert_same_mask(
+    x: Array, scales: tuple[int, int], found: Array, expected: Array, **resize: str
+) -> None:
     """The same class at each pixel, or two whose logits there are equal but for rounding."""
     assert found.shape == expected.shape and found.dtype == expected.dtype
     graph = GraphOf(x.shape)
     factors = graph.constant(np.array([1, 1, *scales], np.float32))
-    graph.node("Resize", ["x", "", factors], "y", mode="linear")
+    graph.node("Resize", ["x", "", factors], "y", **{"mode": "linear", **resize})
     (large,) = run(graph.model("y"), x)
     chosen, best = (
         np.take_along_axis(large, mask[:, None].astype(np.int64), 1) for mask in (found, expected)

@@ -37,6 +37,8 @@ def argmax_by_cell(model: ir.Model) -> tuple[ir.Model, list[str]]:
     """Rewrite each linear Resize by whole numbers whose only reader is an ArgMax over classes."""
     changed = []
     for head in upsampled_argmaxes(model):
+        if head.aligned:
+            continue  # its cells are of different sizes
         rows, columns = head.scales
         changed.append(f"{head.mask.name}: upsampled by {rows}x{columns} where classes meet")
         head.replace(_mask(head.insertion("by_cell"), head))

@@ -31,7 +31,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dabnet.graph.editing import Insertion, conv_constants, remove, replace, scale_and_shift
-from dabnet.graph.facts import FloatArray, array, is_conv, nodes_of, only_reader
+from dabnet.graph.facts import FloatArray, array, channels, is_conv, nodes_of, only_reader
 
 BLOCK = 8  # channels of a block on CPUs with AVX2; 16 with AVX-512, where a multiple of 8 is padded
 
@@ -80,7 +80,9 @@ def _two_rows(before: Insertion, linear: _Depthwise, slopes: FloatArray) -> ir.V
 
 def _slopes(node: ir.Node) -> FloatArray | None:
     """(C,) slopes of a PRelu over channels; None if they are anything else."""
-    slopes = array(node.inputs[1])
+    slopes, count = array(node.inputs[1]), channels(node.outputs[0])
+    if slopes is not None and slopes.size == 1 and count is not None:
+        return np.full(count, float(slopes.reshape(())))
     if slopes is None or slopes.size < BLOCK or slopes.shape[-2:] != (1, 1):
         return None
     return slopes.reshape(-1).astype(np.float64) if slopes.size == slopes.shape[-3] else None

@@ -43,7 +43,7 @@ def argmax_by_class(model: ir.Model) -> tuple[ir.Model, list[str]]:
 def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
     logits = head.logits
     rows, columns = (
-        _Taps(before, size, scale, axis)
+        _Taps(before, size, scale, axis, head.aligned)
         for size, scale, axis in zip(sides(logits), head.scales, (2, 3), strict=True)
     )
 
@@ -67,10 +67,12 @@ def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
 
 
 class _Taps:
-    """Linear interpolation along one axis: pixel r lies at (r + 1/2) / scale - 1/2."""
+    """Linear interpolation along one axis; ``aligned``: see ``UpsampledArgmax``."""
 
-    def __init__(self, before: Insertion, size: int, scale: int, axis: int) -> None:
-        at = (np.arange(size * scale) + 0.5) / scale - 0.5
+    def __init__(self, before: Insertion, size: int, scale: int, axis: int, aligned: bool) -> None:
+        pixels = np.arange(size * scale)
+        step = (size - 1) / max(1, size * scale - 1) if aligned else 1 / scale
+        at = step * pixels if aligned else step * (pixels + 0.5) - 0.5
         first = np.floor(at)
         shape = [1, 1, 1, 1]
         shape[axis] = -1

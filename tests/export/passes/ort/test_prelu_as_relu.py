@@ -55,10 +55,21 @@ def test_what_else_reads_the_input_still_can() -> None:
     assert kinds(result).count("BatchNormalization") == 1 and "alone" in changed[0]
 
 
-@pytest.mark.parametrize("slopes", [(3, 1, 1), (1, 1, 1), (16, 1, 7)])
+def test_one_slope_of_all_channels() -> None:
+    """As ENet has it."""
+    graph = GraphOf(SHAPE)
+    graph.conv("x", "y", (16, 16, 3, 3), pads=[1, 1, 1, 1])
+    graph.prelu("y", "z", np.array([0.3]))
+    model = graph.model("z")
+    result, changed = applied(prelu_as_relu, model)
+    assert_equal(model, result, graph.random.normal(size=SHAPE).astype(np.float32), 1e-6)
+    assert "PRelu" not in kinds(result) and "16 channels" in changed[0]
+
+
+@pytest.mark.parametrize("slopes", [(3, 1, 1), (16, 1, 7)])
 def test_others_stay(slopes: tuple[int, ...]) -> None:
     """3 channels leave the blocked layout anyway; a slope of each column is no channel's weight."""
-    shape = (1, slopes[0] if slopes[0] > 1 else 16, 6, 7)
+    shape = (1, slopes[0], 6, 7)
     graph = GraphOf(shape)
     graph.node("PRelu", ["x", graph.constant(np.full(slopes, 0.3))], "z")
     result, changed = applied(prelu_as_relu, graph.model("z"))

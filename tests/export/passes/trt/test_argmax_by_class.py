@@ -20,6 +20,7 @@ from tests.support.upsampled_logits import assert_same_mask, patches, upsampled
     sides=st.tuples(st.integers(2, 9), st.integers(2, 9)),
     scales=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     smooth=st.integers(1, 9),
+    coordinates=st.sampled_from(["half_pixel", "align_corners"]),
     seed=st.integers(0, 2**31),
 )
 def test_mask_is_that_of_the_full_interpolation(
@@ -28,16 +29,18 @@ def test_mask_is_that_of_the_full_interpolation(
     sides: tuple[int, int],
     scales: tuple[int, int],
     smooth: int,
+    coordinates: str,
     seed: int,
 ) -> None:
     shape = (batch, classes, *sides)
-    model = upsampled(shape, scales, TensorProto.UINT8)
+    how = {"coordinate_transformation_mode": coordinates}
+    model = upsampled(shape, scales, TensorProto.UINT8, **how)
     result, changed = applied(argmax_by_class, model)
     assert len(changed) == 1 and not {"Resize", "ArgMax"} & set(kinds(result))
     x = patches(np.random.default_rng(seed), shape, smooth)
     expected, found = run(model, x)[0], run(result, x)[0]
     assert found.dtype == np.uint8
-    assert_same_mask(x, scales, found, expected)
+    assert_same_mask(x, scales, found, expected, **how)
 
 
 def test_the_first_of_equal_classes_wins() -> None:
