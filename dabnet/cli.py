@@ -20,13 +20,14 @@ from dabnet.console import (
 )
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
-from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS
+from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS, STAGES
 from dabnet.training.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
     from dabnet.data.labels import LabelSet
     from dabnet.training.processes import Processes
+    from dabnet.training.recipes import Extent, Recipe
     from dabnet.training.spec import TrainingResult, TrainingSpec
 
 # Applied in the command, since an option that --resume leaves out keeps the value of the run.
@@ -40,20 +41,46 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+class Dilations(Factors):
+    """Whole numbers separated by commas."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        numbers = super().convert(value, param, ctx)
+        if any(number != int(number) for number in numbers):
+            self.fail(f"{value!r} is not a list of whole numbers; expected such as 2,2,2")
+        return tuple(map(int, numbers))
+
+
 @click.command(context_settings=CONTEXT)
 @click.version_option(__version__)
 @click.option("--dataset", type=click.Choice(list(DATASETS)), help="[default: camvid]")
 @click.option("--data-dir", type=FILE, help="Folder of the data set.")
 @click.option("--model", type=click.Choice(list(NETWORKS)), help="[default: dabnet]")
 @click.option(
+    "--dilations",
+    type=Dilations(),
+    help="Of the network's dilated convolutions.  [default: the published ones]",
+)
+@click.option(
+    "--classes", type=FILE, help="File of the classes of a --dataset folder that has none."
+)
+@click.option(
     "--train-type",
-    type=click.Choice(["train", "trainval"]),
+    type=click.Choice(["train", "trainval", "trainaug"]),
     help="Split to train on; trainval leaves no fair validation score.  [default: train]",
 )
 @click.option(
     "--output",
     type=FILE,
-    help="Folder of checkpoints, log and curves.  [default: runs/DATASET, runs/DATASET-qat]",
+    help="Folder of checkpoints, log and curves.  [default: in runs, by data set and network]",
+)
+@click.option(
+    "--init",
+    type=FILE,
+    help="Start from the weights of this checkpoint, ours or public, of any classes. The network is"
+    " then that of the checkpoint.",
 )
 @click.option(
     "--resume",
@@ -67,6 +94,11 @@ _DEFAULTS: dict[str, Any] = {
     " recipe, but 5 epochs at a hundredth of its --lr.",
 )
 @click.option(
+    "--encoder",
+    type=FILE,
+    help="With --stage: start from the encoder of this checkpoint, also of a classifier.",
+)
+@click.option(
     "--max-minutes",
     type=Finite(0, min_open=True),
     help="End within this time: as many epochs as fit, at most --max-epochs. On a GPU, --amp is"
@@ -76,7 +108,7 @@ _DEFAULTS: dict[str, Any] = {
     "--max-epochs",
     type=Finite(),
     callback=lambda _, __, value: int(value) if value is not None and value.is_integer() else value,
-    help="This and the options down to --sync-bn override the recipe.",
+    help="This and the options down to --stage override the recipe.",
 )
 @click.option("--input-size", type=Size(), help="Size of the training crops.")
 @click.option("--batch-size", type=int)
@@ -85,6 +117,10 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--momentum", type=Finite(0), help="Momentum of SGD.")
 @click.option("--weight-decay", type=Finite(0))
 @click.option("--loss", type=click.Choice(LOSSES))
+@click.option("--label-smoothing", type=Finite(0), help="Of --loss ce.")
+@click.option(
+    "--rarity", type=Finite(1), help="c of the class weights 1 / ln(c + share of the class)."
+)
 @click.option("--poly-power", type=Finite(0), help="Exponent of the learning-rate decay.")
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
@@ -98,6 +134,12 @@ _DEFAULTS: dict[str, Any] = {
     "--sync-bn/--no-sync-bn",
     default=None,
     help="Under torchrun, normalise over the batch of all processes.  [default: no]",
+)
+@click.option(
+    "--stage",
+    type=click.Choice(STAGES),
+    help="Of LEDNet and ERFNet: the encoder alone, on labels at 1/8 of the size; then, from"
+    " --encoder, with its decoder.  [default: whole]",
 )
 @click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
 @device_option()
@@ -125,6 +167,9 @@ _DEFAULTS: dict[str, Any] = {
     help="Write event files.  [default: if TensorBoard is installed]",
 )
 @click.option(
+    "--visdom", is_flag=True, help="Send the same to a visdom server at http://localhost:8097."
+)
+@click.option(
     "--cache-dir",
     type=FILE,
     default=".dabnet-cache",
@@ -143,12 +188,11 @@ def train_command(
 ) -> int:
     """Train a network and write checkpoints, a log and curves.
 
-    The recipe is the published one of the data set; each value can be overridden. Ctrl-C stops
-    after the current iteration and writes a last.pth that --resume continues exactly. On several
-    GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
+    The recipe is the published one of network and data set; each value can be overridden. Ctrl-C
+    stops after the current iteration and writes a last.pth that --resume continues exactly. On
+    several GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
     limit = TimeLimit(max_minutes) if max_minutes else None  # before imports that take seconds
-    from dabnet.data.registry import open_dataset
     from dabnet.training.folder import newest_state
     from dabnet.training.loop import train
     from dabnet.training.processes import processes_of_torchrun
@@ -158,81 +202,104 @@ def train_command(
         resume, warning = newest_state(resume)
         if warning and processes.first:
             click.echo(f"warning: {warning}", err=True)
-    # Values not given are those of the run that is continued; given ones must equal them.
-    kept = _DEFAULTS | (_values_of_run(resume, options["dataset"]) if resume else {})
-    if qat:
-        kept |= _values_of_start(qat, resume, options["dataset"], options["model"])
+    options |= {"resume": resume, "qat": qat, "labels": None}
+    # Values not given are those of the run or the checkpoint that is continued.
+    kept = _DEFAULTS | _values_of_start(options)
     values: dict[str, Any] = {
         name: kept.get(name) if value is None else value for name, value in options.items()
     }
-    spec = _spec(values, resume, qat, limit, processes)
-    dataset = values["dataset"]
     if summary:
-        _print_summary(spec.model, dataset, spec.recipe.input_size)
+        _print_summary(values)
         return 0
-    train_set, val_set = (
-        open_dataset(dataset, split, data_dir) for split in (values["train_type"], "val")
-    )
+    train_set, val_set = _open_splits(values, data_dir)
+    spec = _spec(values, train_set, limit, processes)
     _keep_other_runs(spec.output, resume)
     if processes.first:
-        _print_start(spec, dataset, processes.size, train_set, val_set)
+        _print_start(spec, processes.size, train_set, val_set)
     result = train(spec, train_set, val_set, processes)
     if processes.first:
         _print_end(spec, result, train_set.labels)
     return 0 if result.finished else EXIT_INTERRUPTED
 
 
+def _open_splits(values: dict[str, Any], data_dir: Path | None) -> tuple[Dataset, Dataset]:
+    """Return the splits to train and to validate on."""
+    from dabnet.data.labels import read_labels
+    from dabnet.data.registry import open_dataset
+
+    labels = read_labels(values["classes"]) if values["classes"] else values["labels"]
+    train_set, val_set = (
+        open_dataset(values["dataset"], split, data_dir, labels=labels)
+        for split in (values["train_type"], "val")
+    )
+    return train_set, val_set
+
+
 def _spec(
-    values: dict[str, Any],
-    resume: Path | None,
-    qat: Path | None,
-    limit: TimeLimit | None,
-    processes: Processes,
+    values: dict[str, Any], train_set: Dataset, limit: TimeLimit | None, processes: Processes
 ) -> TrainingSpec:
     """Return the request of the options ``values``; None is an option that was not given."""
-    from dataclasses import fields
-
     from dabnet.device import torch_device
     from dabnet.training.learner import fastest_amp
     from dabnet.training.log import tensorboard_is_installed
-    from dabnet.training.recipes import Recipe, recipe_for
+    from dabnet.training.recipes import WHOLE, Extent
     from dabnet.training.spec import TrainingSpec
 
-    dataset, workers, tensorboard = (
-        values[name] for name in ("dataset", "num_workers", "tensorboard")
-    )
-    overrides = {field.name: values[field.name] for field in fields(Recipe)}
+    tensorboard, workers = values["tensorboard"], values["num_workers"]
     local_rank = processes.local_rank if processes.size > 1 else None
     device = torch_device(values["device"], local_rank)
-    if limit and qat is None and overrides["amp"] is None:
-        overrides["amp"] = fastest_amp(device)
-    recipe = recipe_for(dataset, qat=qat is not None, **overrides)
+    if limit and values["qat"] is None and values["amp"] is None:
+        values = values | {"amp": fastest_amp(device)}
+    extent = Extent(len(train_set), train_set[0].label.shape, processes.size)
+    recipe = _recipe(values, extent)
     if workers is None:
         workers = 4 if device.type == "cuda" else 0
-    name = f"{dataset}-qat" if qat else dataset
-    same = ("model", "seed", "eval_every", "data_path", "channels_last", "compile", "cache_dir")
+    parts = [values["dataset"], values["model"], recipe.stage, "qat" if values["qat"] else ""]
+    name = "-".join(part for part in parts if part not in ("", "dabnet", WHOLE))
+    resume = values["resume"]
+    same = (
+        *("model", "seed", "eval_every", "data_path", "channels_last", "compile", "cache_dir"),
+        *("resume", "qat", "init", "encoder", "visdom"),
+    )
     return TrainingSpec(
         recipe=recipe,
         output=values["output"] or (resume.parent if resume else Path("runs") / name),
         device=device,
         workers=workers,
-        resume=resume,
-        qat=qat,
+        dilations=values["dilations"] or (),
         limit=limit,
         tensorboard=tensorboard_is_installed() if tensorboard is None else tensorboard,
         **{name: values[name] for name in same},
     )
 
 
-def _print_start(
-    spec: TrainingSpec, dataset: str, processes: int, train_set: Dataset, val_set: Dataset
-) -> None:
-    recipe = spec.recipe
+def _recipe(values: dict[str, Any], extent: Extent | None = None) -> Recipe:
+    from dataclasses import fields
+
+    from dabnet.training.recipes import Recipe, recipe_for
+
+    overrides = {field.name: values[field.name] for field in fields(Recipe)}
+    qat = values["qat"] is not None
+    return recipe_for(values["model"], values["dataset"], extent, qat=qat, **overrides)
+
+
+def _print_start(spec: TrainingSpec, processes: int, train_set: Dataset, val_set: Dataset) -> None:
+    from dabnet.training.recipes import ENCODER
+
+    recipe, data = spec.recipe, f"{train_set.name} {train_set.split}"
     where = f"{processes} processes, {spec.device.type}" if processes > 1 else str(spec.device)
-    click.echo(f"dabnet-train {__version__}: {spec.model} on {dataset} {train_set.split}, {where}")
+    click.echo(f"dabnet-train {__version__}: {spec.model} on {data}, {where}")
     click.echo(f"  {len(train_set)} training images, {len(val_set)} validation images")
     if spec.qat:
         click.echo(f"  fine-tunes {spec.qat} with fake quantisation to int8")
+    if spec.init or spec.encoder:
+        click.echo(
+            f"  starts from {'the encoder of ' * (not spec.init)}{spec.init or spec.encoder}"
+        )
+    if recipe.stage == ENCODER:
+        click.echo(
+            "  trains and scores the encoder alone, on every 8th row and column of the labels"
+        )
     for name, value in recipe.to_dict().items():
         click.echo(f"  {name}: {value}")
     total = max(1, round(len(train_set) // recipe.batch_size * recipe.max_epochs))
@@ -273,17 +340,29 @@ def _keep_other_runs(output: Path, resume: Path | None) -> None:
         )
 
 
-def _values_of_start(
-    qat: Path, resume: Path | None, dataset: str | None, model: str | None
-) -> dict[str, Any]:
-    """Return the data set and the network of the checkpoint that is fine-tuned."""
+def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options, by name, that a run or a checkpoint has which is continued.
+
+    ``labels`` are its classes: the data set must have the same. None: any will do.
+    """
+    from dabnet.checkpoint import load_weights
     from dabnet.errors import InputError
     from dabnet.training.qat import load_float_checkpoint
 
-    if resume:
-        raise InputError(f"--qat {qat} and --resume {resume}", "one of them", "leave --qat out")
-    start = load_float_checkpoint(qat, dataset, model)
-    return {"dataset": start.dataset, "model": start.model}
+    starts = {name: options[name] for name in ("resume", "qat", "init", "encoder")}
+    given = [f"--{name} {path}" for name, path in starts.items() if path]
+    if len(given) > 1:
+        raise InputError(" and ".join(given), "one of them")
+    if options["resume"]:
+        return _values_of_run(options["resume"], options["dataset"])
+    if options["qat"]:
+        start = load_float_checkpoint(options["qat"], options["dataset"], options["model"])
+        names = ("dataset", "model", "labels", "dilations")
+        return {name: getattr(start, name) for name in names}
+    kept: dict[str, Any] = {"labels": None}
+    if path := options["init"] or options["encoder"]:
+        kept["model"] = load_weights(path, options["model"]).model
+    return kept
 
 
 def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
@@ -297,19 +376,25 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     stored = load_checkpoint(resume, Given(dataset))
     run = state_of(stored, resume)
     kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
-    of_run = {"dataset": stored.dataset, "model": stored.model, "train_type": run.split}
+    names = ("dataset", "model", "labels", "dilations")
+    of_run = {name: getattr(stored, name) for name in names} | {"train_type": run.split}
     return asdict(Recipe.from_dict(stored.recipe)) | of_run | kept
 
 
-def _print_summary(model: str, dataset: str, size: tuple[int, int]) -> None:
+def _print_summary(values: dict[str, Any]) -> None:
     import re
 
     import torchinfo
 
+    from dabnet.data.labels import read_labels
     from dabnet.data.registry import label_set
 
+    model, dataset, size = values["model"], values["dataset"], _recipe(values).input_size
+    labels = values["labels"]
+    if labels is None:
+        labels = read_labels(values["classes"]) if values["classes"] else label_set(dataset)
     found = torchinfo.summary(
-        build_model(model, len(label_set(dataset).classes)),
+        build_model(model, len(labels.classes), values["dilations"] or ()),
         (1, 3, *size),
         col_names=("output_size", "num_params", "mult_adds"),
         depth=9,

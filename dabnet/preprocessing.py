@@ -17,3 +17,9 @@ class Preprocessing:
 
     mean_rgb: Triple
     scale: Triple = (1.0, 1.0, 1.0)
+
+    @property
+    def fill_rgb(self) -> tuple[int, int, int]:
+        """The colour, 0…255, that becomes 0: of the padding of an image."""
+        red, green, blue = (round(value) for value in self.mean_rgb)
+        return red, green, blue

@@ -181,7 +181,7 @@ def main(
     on_gpu = chosen.type == "cuda"
     spec = TrainingSpec(
         model="dabnet",
-        recipe=recipe_for(dataset, **options),
+        recipe=recipe_for("dabnet", dataset, **options),
         output=Path(),
         device=chosen,
         seed=0,

@@ -145,3 +145,8 @@ class ERFNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.decoder(self.encoder(image))
         return logits
+
+    def encoder_logits(self, image: Tensor) -> Tensor:
+        """Return the encoder's own logits, of the first stage: (N, 3, H, W) → (N, K, H/8, W/8)."""
+        logits: Tensor = self.encoder.output_conv(self.encoder(image))
+        return logits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -40,6 +42,20 @@ class RunFolder:
 
     def save_best(self, checkpoint: Checkpoint) -> None:
         save_checkpoint(checkpoint, self.path / BEST)
+
+
+@contextmanager
+def left_only_if_written(path: Path) -> Iterator[None]:
+    """Remove the folders that the block made on the way to ``path`` if it fails before it writes
+    into them."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # absent, or not empty
+                folder.rmdir()
+        raise
 
 
 def holds_a_run(folder: Path) -> bool:

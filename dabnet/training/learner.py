@@ -14,15 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.checkpoint import Checkpoint
+from dabnet.data.augmentation import whole_image
+from dabnet.data.dataset import Uint8Array
+from dabnet.data.images import resize_label
+from dabnet.errors import InputError
 from dabnet.interrupt import Stop
-from dabnet.models import build_model
+from dabnet.models import NETWORKS, build_model, network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes, synchronised
 from dabnet.training.qat import fake_quantized
+from dabnet.training.recipes import ENCODER
 from dabnet.training.spec import TrainingSpec
+from dabnet.training.start import RANDOM, Start
 
 WARMUP_FACTOR = 1 / 3
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -101,10 +106,18 @@ class Learner:
         class_weights: float32 (K,).
         iterations: of the whole run.
         processes: those that train together.
-        start: the network to continue from; None starts from random weights. If it has ranges of
-            activations, it is trained in int8 with these ranges and its BatchNorm statistics.
+        start: the network to start from. If it has ranges of activations, it is trained in int8
+            with these ranges and its BatchNorm statistics.
+
+    Raises:
+        InputError: the encoder is to be trained alone, and the network has no outputs there.
 
     Attributes:
+        kept: the network that is validated and saved: of averaged weights, if there are some.
+        segmenter: it with its preprocessing; its masks are ``label_stride`` times smaller than the
+            image.
+        label_stride: every how many rows and columns a label is taken: 1, or the stride of an
+            encoder that is trained alone.
         lag: how many steps later the outcome of a step is best read.
     """
 
@@ -117,33 +130,40 @@ class Learner:
         class_weights: Tensor,
         iterations: int,
         processes: Processes,
-        start: Checkpoint | None = None,
+        start: Start = RANDOM,
     ) -> None:
         self.recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
+        self.stride, self.fill_rgb = network_named(spec.model).stride, preprocessing.fill_rgb
         recipe, self.processes = spec.recipe, processes
         # A GPU works on while the outcome of the step before is read.
         self.lag = 1 if self.device.type == "cuda" else 0
-        self.criterion = build_loss(recipe.loss, class_weights, ignore, processes.size)
+        self.criterion = build_loss(
+            recipe.loss, class_weights, ignore, processes.size, recipe.label_smoothing
+        )
         self.criterion.to(self.device)
 
         torch.manual_seed(spec.seed)
-        network = build_model(spec.model, classes).to(self.device)
+        network = build_model(spec.model, classes, start.dilations).to(self.device)
         self.memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
         # mypy: torch's own stub of Module.to lacks this overload.
         network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-        if start is not None:
-            network.load_state_dict(start.state)
-        self.activation_ranges = start.activation_ranges if start else {}
+        network.load_state_dict(start.state, strict=False)
+        self.label_stride = 1
+        if recipe.stage == ENCODER:
+            self.label_stride = self.stride
+            _leave_only_the_encoder(network, spec.model)
+        self.activation_ranges = start.activation_ranges
         if self.activation_ranges:
             network = fake_quantized(network, self.activation_ranges)
         elif recipe.sync_bn and processes.size > 1:
             network = synchronised(network, self.device)
         self.network = network
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
         decay: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         self.optimiser: Optimizer = (
-            SGD(network.parameters(), momentum=recipe.momentum, **decay)
+            SGD(trained, momentum=recipe.momentum, **decay)
             if recipe.optimizer == "sgd"
-            else Adam(network.parameters(), **decay)
+            else Adam(trained, **decay)
         )
         self.schedule = warmup_poly(
             self.optimiser, iterations, recipe.warmup_of(iterations), recipe.poly_power
@@ -152,12 +172,14 @@ class Learner:
         self.amp = AMP_TYPES.get(recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         kept = self.average.network if self.average else network
-        self.segmenter = ImageToMask(kept, preprocessing).to(self.device)
+        self.kept = kept
+        seen = _EncoderAlone(kept) if recipe.stage == ENCODER else kept
+        self.segmenter = ImageToMask(seen, preprocessing).to(self.device)
         self._forward = self._prepared(spec)
 
     def _prepared(self, spec: TrainingSpec) -> nn.Module:
         """Return the network as a step calls it: distributed and compiled, if the run is."""
-        forward = self.network
+        forward = _EncoderAlone(self.network) if self.label_stride > 1 else self.network
         if self.processes.size > 1:
             # Of depth-wise kernels: their strides differ where a side is 1, which costs nothing.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -198,7 +220,8 @@ class Learner:
         self._reseed(iteration)
         self.network.train()
         pixels = pixels.to(self.device, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True).long()
+        middle = slice(self.label_stride // 2, None, self.label_stride)
+        labels = labels[:, middle, middle].to(self.device, non_blocking=True).long()
         # An input in (N, H, W, C) order would make all of the network compute in it.
         image = self.segmenter.preprocess(pixels).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
@@ -229,13 +252,27 @@ class Learner:
         np.random.seed(number)  # noqa: NPY002  # networks and their libraries may draw from it
         torch.manual_seed(number)
 
+    @torch.inference_mode()
+    def segment(self, image: Uint8Array) -> Uint8Array:
+        """Return the mask of an image of any size, uint8 (H, W, 3) → uint8 (H, W).
+
+        An encoder alone decides once for each square of ``label_stride`` pixels a side.
+        """
+        pixels, (height, width) = whole_image(
+            image, self.recipe.validation_scale, self.stride, self.fill_rgb
+        )
+        # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
+        mask = self.segmenter(torch.tensor(pixels[None], device=self.device))[0].cpu().numpy()
+        mask = mask.repeat(self.label_stride, 0).repeat(self.label_stride, 1)
+        return resize_label(mask[:height, :width], image.shape[:2])
+
     def align(self) -> None:
         """Give all processes the running statistics of the first, whose weights are kept."""
-        self.processes.take_from_first_(list(self.segmenter.network.buffers()))
+        self.processes.take_from_first_(list(self.kept.buffers()))
 
     def is_finite(self) -> bool:
         """Whether all weights are finite: the loss depends on those before the last step only."""
-        networks = {self.network, self.segmenter.network}
+        networks = {self.network, self.kept}
         return all(
             bool(tensor.isfinite().all())
             for network in networks
@@ -244,7 +281,7 @@ class Learner:
 
     def kept_weights(self) -> dict[str, Tensor]:
         """Return the state dict that is validated and used: the averaged one, if there is one."""
-        state = self.segmenter.network.state_dict()
+        state = self.kept.state_dict()
         return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
     def state(self) -> dict[str, Any]:
@@ -260,10 +297,35 @@ class Learner:
 
     def restore(self, kept_weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from what ``kept_weights`` and ``state`` returned."""
-        self.segmenter.network.load_state_dict(kept_weights)
+        self.kept.load_state_dict(kept_weights)
         if self.average is not None:
             self.network.load_state_dict(state["network"])
             self.average.updates = state["averaged"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+class _EncoderAlone(nn.Module):
+    """The encoder of a network with its own outputs: (N, 3, H, W) → (N, K, H/stride, W/stride)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        # mypy: a module's methods of its own are unknown to it.
+        logits: Tensor = self.network.encoder_logits(image)  # type: ignore[operator]
+        return logits
+
+
+def _leave_only_the_encoder(network: nn.Module, model: str) -> None:
+    """Let gradients reach the encoder with its outputs, and nothing else."""
+    if not hasattr(network, "encoder_logits"):
+        has = [name for name in NETWORKS if hasattr(build_model(name, 2), "encoder_logits")]
+        raise InputError(
+            f"--stage encoder for {model}, whose encoder has no outputs",
+            f"--model {' or '.join(has)}",
+        )
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name.startswith("encoder."))

@@ -1,4 +1,4 @@
-"""The log of a training run: a CSV file, curves, predictions, TensorBoard files."""
+"""The log of a training run: a CSV file, curves, predictions, TensorBoard files, visdom."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from PIL import Image
 from dabnet.data.labels import LabelSet
 from dabnet.errors import MissingPackage
 from dabnet.files import replacing, write_text
-from dabnet.metrics import Counts, class_iou
+from dabnet.metrics import Counts, class_iou, mean_iou, pixel_accuracy
 from dabnet.training.spec import Epoch
+from dabnet.training.visdom_board import VisdomBoard
 
 LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
 
@@ -44,29 +45,44 @@ class RunLog:
         iteration: where the run continues; TensorBoard's values of later ones are dropped.
         tensorboard: whether event files are written.
         writes: whether this process writes at all.
+        visdom: whether a visdom server gets the same, in an environment named as the folder.
+
+    Raises:
+        BackendUnavailable: TensorBoard or visdom is missing, or no visdom server answers.
     """
 
     def __init__(
-        self, folder: Path, labels: LabelSet, iteration: int, tensorboard: bool, writes: bool
+        self,
+        folder: Path,
+        labels: LabelSet,
+        iteration: int,
+        tensorboard: bool,
+        writes: bool,
+        visdom: bool = False,
     ) -> None:
         self.folder, self.labels, self.writes = folder, labels, writes
-        self.events: SummaryWriter | None = None
+        self.boards: list[SummaryWriter | VisdomBoard] = []
+        if visdom and writes:
+            self.boards.append(VisdomBoard(folder.resolve().name, fresh=iteration == 0))
         if tensorboard and writes:
             if not tensorboard_is_installed():
                 raise MissingPackage("tensorboard", "tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
-            self.events = SummaryWriter(str(folder / TENSORBOARD), purge_step=iteration + 1)
+            self.boards.append(SummaryWriter(str(folder / TENSORBOARD), purge_step=iteration + 1))
 
     def close(self) -> None:
-        if self.events:
-            self.events.close()
+        for board in self.boards:
+            board.close()
 
     def iteration(self, number: int, loss: float, lr: float) -> None:
         """Log one step; ``number`` counts from 1."""
-        if self.events:
-            self.events.add_scalar("train/loss", loss, number)
-            self.events.add_scalar("train/lr", lr, number)
+        self._add("train/loss", loss, number)
+        self._add("train/lr", lr, number)
+
+    def _add(self, tag: str, value: float, step: int) -> None:
+        for board in self.boards:
+            board.add_scalar(tag, value, step)
 
     def epoch(self, history: Sequence[Epoch]) -> None:
         """Log the epoch that ended, the last row of ``history``."""
@@ -74,27 +90,25 @@ class RunLog:
             return
         # The whole log again, so that a resumed run writes no row twice.
         write_csv(history, self.folder / LOG)
-        if self.events:
-            row = history[-1]
-            for name, value in (("epoch", row.epoch), ("images_per_s", row.images_per_s)):
-                if value is not None:
-                    self.events.add_scalar(f"train/{name}", value, row.iteration)
+        row = history[-1]
+        for name, value in (("epoch", row.epoch), ("images_per_s", row.images_per_s)):
+            if value is not None:
+                self._add(f"train/{name}", value, row.iteration)
 
     def validation(self, history: Sequence[Epoch], confusion: Counts, samples: Image.Image) -> None:
         """Log the validation whose scores are in the last row of ``history``."""
         write_curves(history, self.folder / CURVES)
         with replacing(self.folder / PREDICTIONS) as temporary:
             samples.save(temporary)
-        if not self.events:
-            return
-        row, number = history[-1], history[-1].iteration
-        self.events.add_scalar("val/miou", row.val_miou, number)
-        self.events.add_scalar("val/pixel_accuracy", row.val_pixel_accuracy, number)
+        number = history[-1].iteration
+        self._add("val/miou", float(mean_iou(confusion)), number)
+        self._add("val/pixel_accuracy", pixel_accuracy(confusion), number)
         for name, iou in zip(self.labels.classes, class_iou(confusion), strict=True):
             if iou == iou:  # a class that does not occur has none
-                self.events.add_scalar(f"val_iou/{name}", iou, number)
-        self.events.add_image("predictions", np.asarray(samples), number, dataformats="HWC")
-        self.events.flush()
+                self._add(f"val_iou/{name}", float(iou), number)
+        for board in self.boards:
+            board.add_image("predictions", np.asarray(samples), number, dataformats="HWC")
+            board.flush()
 
 
 def write_csv(history: Sequence[Epoch], path: Path) -> None:

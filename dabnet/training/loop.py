@@ -24,14 +24,14 @@ from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
-from dabnet.data.statistics import CountsCache, SplitCounts, count_pixels
-from dabnet.errors import DabnetError
+from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
+from dabnet.errors import DabnetError, InputError
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
 from dabnet.training.faults import told_as_one_line
-from dabnet.training.folder import LAST, RunFolder
+from dabnet.training.folder import LAST, RunFolder, left_only_if_written
 from dabnet.training.learner import Learner
 from dabnet.training.log import CURVES, RunLog, write_curves
 from dabnet.training.losses import rarity_weights
@@ -40,6 +40,7 @@ from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
 from dabnet.training.recipes import eval_interval
 from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
+from dabnet.training.start import Start, new_start
 from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ def train(
 
     Every process of a run calls this with equal arguments; that of rank 0 prints and writes.
     """
-    with told_as_one_line(spec, processes), processes.joined(spec.device):
+    with (
+        left_only_if_written(spec.output),
+        told_as_one_line(spec, processes),
+        processes.joined(spec.device),
+    ):
         run = _Run(spec, train_set, val_set, processes)
         with stop_on_signal() as stop:
             return run.loop(stop)
@@ -75,9 +80,14 @@ class _Run:
         self.train_set, self.val_set = (on_host_if_small(d, budget) for d in (train_set, val_set))
         resumed = load_checkpoint(spec.resume, Given(train_set.name)) if spec.resume else None
         state = resumable_state(resumed, spec, train_set) if resumed else None
-        start = resumed
-        if start is None and spec.qat is not None:
-            start = qat_start(spec.qat, spec, self.train_set, processes)
+        if resumed:
+            start = Start.of(resumed)
+        elif spec.qat:
+            start = Start.of(qat_start(spec.qat, spec, self.train_set, processes))
+        else:
+            start = new_start(spec, self.labels)
+        self.notes = [start.note] if start.note else []
+        self.dilations = start.dilations
         self.order = BatchOrder(
             len(train_set),
             self.recipe.batch_size,
@@ -89,13 +99,13 @@ class _Run:
         self.folder = RunFolder(spec.output, spec.resume)
         self.counts = state.counts if state else self._count()
         fresh = network_named(spec.model).training_preprocessing(self.counts.mean_rgb)
-        self.preprocessing = start.preprocessing if start else fresh
+        self.preprocessing = start.preprocessing or fresh
         self.learner = Learner(
             spec,
             len(self.labels.classes),
             self.labels.ignore,
             self.preprocessing,
-            rarity_weights(self.counts.class_share),
+            rarity_weights(self.counts.class_share, self.recipe.rarity),
             self.order.total,
             processes,
             start,
@@ -115,7 +125,7 @@ class _Run:
         self.source = self._batches()
         self.watch = self._fit(spec.limit) if spec.limit else None
         self.log = RunLog(
-            spec.output, self.labels, self.iteration, spec.tensorboard, processes.first
+            spec.output, self.labels, self.iteration, spec.tensorboard, processes.first, spec.visdom
         )
 
     def _count(self) -> SplitCounts:
@@ -124,7 +134,12 @@ class _Run:
         Both splits are read, unless the cache has them: a bad file is found now, not epochs later.
         """
         counts = self._counts_of(self.train_set, "reading the training split")
-        self._counts_of(self.val_set, "reading the validation split")
+        split = self.train_set.split
+        for name in check_classes_occur(counts, self.labels, split):
+            self.notes.append(f"no label of the {split} split holds the class {name}")
+        scored = self._counts_of(self.val_set, "reading the validation split")
+        if not any(scored.class_pixels):
+            raise _nothing_to_score()
         return counts
 
     def _counts_of(self, dataset: Dataset, what: str) -> SplitCounts:
@@ -225,6 +240,8 @@ class _Run:
             task = bar.add_task(
                 "training", total=self.order.total, completed=self.iteration, text=""
             )
+            for note in self.notes:
+                self._show(bar, note)
             if self.learner.activation_ranges and not self.history:
                 self._show(bar, self._score_start())
             started, seen = time.monotonic(), 0
@@ -259,9 +276,8 @@ class _Run:
 
     def _batches(self) -> Iterable[Batch]:
         spec, recipe = self.spec, self.recipe
-        red, green, blue = (round(value) for value in self.preprocessing.mean_rgb)
         augmentation = Augmentation(
-            recipe.input_size, recipe.scales, (red, green, blue), self.labels.ignore
+            recipe.input_size, recipe.scales, self.preprocessing.fill_rgb, self.labels.ignore
         )
         self.order.start = self.iteration
         how = (self.train_set, augmentation, self.order, spec.device, spec.workers)
@@ -319,6 +335,8 @@ class _Run:
         started = time.monotonic()
         self._require_finite()
         matrix = self.confusion = self._score()
+        if not matrix.any():
+            raise _nothing_to_score()
         miou, accuracy = float(mean_iou(matrix)), pixel_accuracy(matrix)
         self.history[-1] = replace(self.history[-1], val_miou=miou, val_pixel_accuracy=accuracy)
         if self.best is None or miou > self.best:
@@ -346,8 +364,10 @@ class _Run:
     def _confusion_of(self, indices: Sequence[int]) -> Counts:
         classes = len(self.labels.classes)
         matrix = np.zeros((classes, classes), np.int64)
+        every = self.learner.label_stride
+        taken = (slice(every // 2, None, every),) * 2
         for item in read_ahead(self.val_set.__getitem__, indices):
-            matrix += confusion(self._segment(item.image), item.label, classes)
+            matrix += confusion(self._segment(item.image)[taken], item.label[taken], classes)
         return matrix
 
     def _samples(self) -> Image.Image:
@@ -364,12 +384,8 @@ class _Run:
                 pictures.append((caption, overlay(image, resize_label(mask, size), self.labels)))
         return panel(pictures, columns=3)
 
-    @torch.inference_mode()
     def _segment(self, image: Uint8Array) -> Uint8Array:
-        # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
-        mask = self.learner.segmenter(torch.tensor(image[None], device=self.learner.device))
-        array: Uint8Array = mask[0].cpu().numpy()
-        return array
+        return self.learner.segment(image)
 
     def _show(self, bar: Progress, line: str) -> None:
         if line and self.processes.first:
@@ -396,6 +412,7 @@ class _Run:
             self.recipe.to_dict(),
             training,
             self.learner.activation_ranges,
+            self.dilations,
         )
 
     def _save_last(self) -> None:
@@ -420,3 +437,11 @@ class _Run:
             channels_last=self.spec.channels_last,
         )
         self.folder.save_last(self._checkpoint(self.learner.state() | asdict(state)))
+
+
+def _nothing_to_score() -> InputError:
+    return InputError(
+        "no pixel of the validation split has a class: there is no mIoU of it",
+        "labels that hold classes",
+        "see what they hold with: dabnet-data check DIR",
+    )

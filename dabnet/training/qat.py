@@ -25,8 +25,10 @@ from torch.nn import functional as F
 
 from dabnet.checkpoint import Checkpoint, Given, load_checkpoint
 from dabnet.console import progress_bar
+from dabnet.data.augmentation import whole_image
 from dabnet.data.dataset import Dataset, evenly_spaced
 from dabnet.errors import ArtifactError, InputError
+from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
@@ -76,13 +78,16 @@ def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
 def fake_quantized(network: nn.Module, activation_ranges: Mapping[str, float]) -> nn.Module:
     """Return ``network``, changed in place: it computes in int8, and its statistics are frozen.
 
-    The names of its state dict stay the same.
+    The names of its state dict stay the same. Transposed convolutions stay float, as in the export.
 
     Args:
         activation_ranges: threshold t > 0 of the input of each convolution, by its module's name.
+            One that the network does not use has none.
     """
-    for name, convolution in convolutions(network).items():
-        threshold = torch.tensor(activation_ranges[name], device=convolution.weight.device)
+    found = convolutions(network)
+    for name, threshold_value in activation_ranges.items():
+        convolution = found[name]
+        threshold = torch.tensor(threshold_value, device=convolution.weight.device)
         convolution.__class__ = FakeQuantConv2d
         convolution.register_buffer("input_range", threshold, persistent=False)
     for module in network.modules():
@@ -248,7 +253,7 @@ def qat_start(
 ) -> Checkpoint:
     """Return the checkpoint at ``path`` with the ranges of its activations on training images.
 
-    The images are spread evenly over the split and are neither resized nor augmented.
+    The images are spread evenly over the split, and are seen as in validation.
     """
     checkpoint = load_float_checkpoint(path, train_set.name, spec.model)
     if checkpoint.labels.classes != train_set.labels.classes:
@@ -256,13 +261,16 @@ def qat_start(
             f"{str(path)!r} has the classes {', '.join(checkpoint.labels.classes)}",
             f"those of {train_set.name}: {', '.join(train_set.labels.classes)}",
         )
-    indices = evenly_spaced(len(train_set), RANGE_IMAGES)
+    indices, stride = evenly_spaced(len(train_set), RANGE_IMAGES), network_named(spec.model).stride
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).to(spec.device).eval()
 
     def image(number: int) -> Tensor:
+        item = train_set[indices[number]]
+        pixels, _ = whole_image(
+            item.image, spec.recipe.validation_scale, stride, checkpoint.preprocessing.fill_rgb
+        )
         # A copy: arrays that Pillow gives are read-only, which tensors cannot be.
-        pixels = torch.tensor(train_set[indices[number]].image[None], device=spec.device)
-        return module.preprocess(pixels)
+        return module.preprocess(torch.tensor(pixels[None], device=spec.device))
 
     names = [train_set[index].name for index in indices]
     with progress_bar("ranges of activations", 2 * len(indices), shown=processes.first) as step:

@@ -1,17 +1,21 @@
-"""Training recipes by data set: the published values, each of which a user may override."""
+"""Training recipes by network and data set: published values, each of which a user may override."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from dabnet.errors import InputError
 
 OPTIMIZERS = ("adam", "sgd")
-LOSSES = ("ce", "ohem")
+LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
+WHOLE, ENCODER, DECODER = "whole", "encoder", "decoder"
+STAGES = (WHOLE, ENCODER, DECODER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,10 @@ class Recipe:
         lr: peak learning rate.
         momentum: of SGD; Adam takes its usual 0.9 and 0.999.
         weight_decay: L2 penalty inside the optimiser, as published (not decoupled).
-        loss: ``ce``, weighted cross-entropy, or ``ohem``, the same over the hardest pixels.
+        loss: ``ce``, cross-entropy, ``ohem``, the same over the hardest pixels, ``focal`` or
+            ``lovasz``; see ``dabnet.training.losses``. All but the last weigh the classes.
+        label_smoothing: share of the truth that ``ce`` spreads over all classes.
+        rarity: the constant c of the class weights 1 / ln(c + share).
         poly_power: exponent of the learning-rate decay.
         warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
         scales: factors of the random resize.
@@ -35,6 +42,8 @@ class Recipe:
         ema: decay of an exponential moving average of the weights, which is then what is validated
             and kept; 0 keeps the weights themselves.
         sync_bn: whether BatchNorm sees the batch of all processes, not each its own part.
+        stage: ``whole``, the whole network from its start; ``encoder``, the encoder alone on labels
+            at the size of its features; ``decoder``, the whole network from a trained encoder.
 
     Raises:
         InputError: a value is out of its range.
@@ -48,21 +57,25 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 2e-4
     loss: str = "ce"
+    label_smoothing: float = 0.0
+    rarity: float = 1.10
     poly_power: float = 0.9
     warmup_iterations: int = 500
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     amp: str = "off"
     ema: float = 0.0
     sync_bn: bool = False
+    stage: str = WHOLE
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP}
-        below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1}
+        choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP, "stage": STAGES}
+        below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1, "label_smoothing": 1}
         limits = {
             "batch_size": (self.batch_size >= 2, "at least 2 (batch normalisation)"),
             "max_epochs": (0 < self.max_epochs < math.inf, "a number above 0"),
             "warmup_iterations": (self.warmup_iterations >= 0, "0 or more"),
             "lr": (0 < self.lr < 10, "a learning rate between 0 and 10"),
+            "rarity": (1 < self.rarity <= 10, "a number above 1, at most 10"),
             "scales": (
                 len(self.scales) > 0 and all(0.1 <= scale <= 10 for scale in self.scales),
                 "factors between 0.1 and 10",
@@ -76,6 +89,16 @@ class Recipe:
         for name, (fits, expected) in limits.items():
             if not fits:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}", expected)
+        if self.label_smoothing and self.loss != "ce":
+            raise InputError(
+                f"--label-smoothing {self.label_smoothing} with --loss {self.loss}", "--loss ce"
+            )
+
+    @property
+    def validation_scale(self) -> float:
+        """Factor of the resize of a validated image: 1, or the median of the training's where it
+        sees images only reduced."""
+        return 1.0 if max(self.scales) >= 1 else median(self.scales)
 
     def warmup_of(self, total: int) -> int:
         """Warm-up of a run of ``total`` iterations: a tenth of it where the recipe's is longer."""
@@ -111,7 +134,38 @@ RECIPES = {
     "toy-street": Recipe(
         input_size=(192, 384), batch_size=4, max_epochs=6, lr=2e-3, scales=(0.75, 1.0, 1.25)
     ),
+    # No network of ours was published with these: the optimiser of CamVid, crops as others take.
+    "voc": Recipe(input_size=(512, 512), batch_size=16, max_epochs=200),
+    "ade20k": Recipe(input_size=(512, 512), batch_size=16, max_epochs=120),
+    "folder": Recipe(input_size=(512, 512), batch_size=8, max_epochs=300),
 }
+"""Of DABNet, by data set."""
+
+_ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 5e-4, "loss": "ce", "warmup_iterations": 0}
+
+# Eromera/erfnet_pytorch and xiaoyufenfei/LEDNet, train/main.py: class weights with 1.10, in the
+# first stage with 1.20, and images of Cityscapes resized to 512x1024 as a whole.
+_ERFNET = _ADAM | {"weight_decay": 1e-4}
+
+_OPTIMISERS: Mapping[str, Mapping[str, Any]] = {
+    "lednet": _ERFNET,
+    "erfnet": _ERFNET,
+    # davidtvs/PyTorch-ENet, args.py; class weights of the paper's section 4.
+    "enet": _ADAM | {"weight_decay": 2e-4, "rarity": 1.02},
+}
+"""What the recipe of a network changes on every data set."""
+
+_LENGTHS: Mapping[str, Mapping[str, Any]] = {
+    "lednet": {"batch_size": 5, "max_epochs": 300},
+    "erfnet": {"batch_size": 6, "max_epochs": 150},
+    "enet": {"batch_size": 10, "max_epochs": 300},
+}
+"""What it changes as well on CamVid and Cityscapes."""
+
+ENCODER_RARITY = 1.20
+
+MOST_SIDE = 1024
+"""A larger image of a user's own is trained with its longer side reduced to this, in pixels."""
 
 
 def eval_interval(epochs: float) -> int:
@@ -124,14 +178,56 @@ QAT_LR_SHARE = 100
 """Fine-tuning with fake quantisation begins with this part of the recipe's rate."""
 
 
-def recipe_for(dataset: str, qat: bool = False, **overrides: Any) -> Recipe:
-    """Return the data set's recipe with every override that is not None.
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a recipe is fitted to where its values were not asked for.
+
+    Attributes:
+        images: number of training images.
+        size: (height, width) of a usual one in pixels.
+        processes: how many share a batch.
+    """
+
+    images: int
+    size: tuple[int, int]
+    processes: int = 1
+
+
+def recipe_for(
+    model: str, dataset: str, extent: Extent | None = None, *, qat: bool = False, **overrides: Any
+) -> Recipe:
+    """Return the recipe of a network on a data set with every override that is not None.
 
     Args:
+        extent: of the data. Its own batch is no larger than the data, and a multiple of the
+            processes. Large images of a user's own are reduced, and crops are no larger than them.
         qat: whether it is for fine-tuning with fake quantisation: fewer epochs, a lower rate.
     """
-    recipe = RECIPES.get(dataset, RECIPES["camvid"])
+    changes = dict(_OPTIMISERS.get(model, {}))
+    if changes and dataset in ("camvid", "cityscapes"):
+        changes |= _LENGTHS[model]
+        if dataset == "cityscapes":
+            changes["scales"] = (0.5,)
+    if overrides.get("stage") == ENCODER:
+        changes["rarity"] = ENCODER_RARITY
+    recipe = dataclasses.replace(RECIPES.get(dataset, RECIPES["camvid"]), **changes)
     if qat:
         recipe = dataclasses.replace(recipe, max_epochs=QAT_EPOCHS, lr=recipe.lr / QAT_LR_SHARE)
+    if extent:
+        recipe = _fitted(recipe, extent, dataset == "folder")
     given = {name: value for name, value in overrides.items() if value is not None}
     return dataclasses.replace(recipe, **given)
+
+
+def _fitted(recipe: Recipe, extent: Extent, own_images: bool) -> Recipe:
+    shared = min(recipe.batch_size, extent.images) // extent.processes * extent.processes
+    recipe = dataclasses.replace(recipe, batch_size=max(2, extent.processes, shared))
+    if not own_images:
+        return recipe
+    reduced = min(1.0, MOST_SIDE / max(extent.size))
+    height, width = (
+        min(crop, 8 * math.ceil(side * reduced / 8))
+        for crop, side in zip(recipe.input_size, extent.size, strict=True)
+    )
+    scales = tuple(round(reduced * scale, 4) for scale in recipe.scales)
+    return dataclasses.replace(recipe, input_size=(height, width), scales=scales)

@@ -15,7 +15,7 @@ from dabnet.errors import InputError
 from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Codec
-from dabnet.training.recipes import Recipe
+from dabnet.training.recipes import DECODER, WHOLE, Recipe
 from dabnet.training.time_limit import TimeLimit
 
 
@@ -34,17 +34,22 @@ class TrainingSpec:
         workers: processes that augment images; 0 does it in the training process.
         data_path: ``auto``, ``device`` or ``workers``; see ``dabnet.data.batches``.
         resume: a ``last.pth`` to continue from.
-        qat: a checkpoint to fine-tune with fake quantisation; None trains from random weights.
+        qat: a checkpoint to fine-tune with fake quantisation.
+        init: a checkpoint of the network to start from, of any classes.
+        encoder: a checkpoint whose encoder to start from. Without any of these four, a run starts
+            from random weights.
+        dilations: of the network; none: the published ones, or those of the checkpoint.
         channels_last: whether the network computes in (N, H, W, C) order.
         compile: whether ``torch.compile`` makes its kernels.
         tensorboard: whether event files are written.
+        visdom: whether curves and predictions are sent to a visdom server.
         cache_dir: where pixel counts of data sets are kept; None keeps none.
         save_seconds: the longest time between two saves of ``last.pth``.
         limit: the time that a new run may take: ``max_epochs`` becomes what fits.
 
     Raises:
-        InputError: the network cannot take crops of the recipe's size, or a continued run, which
-            has its epochs, has a limit.
+        InputError: the network cannot take crops of the recipe's size, or options exclude or need
+            each other.
     """
 
     model: str
@@ -57,15 +62,36 @@ class TrainingSpec:
     data_path: str = "auto"
     resume: Path | None = None
     qat: Path | None = None
+    init: Path | None = None
+    encoder: Path | None = None
+    dilations: tuple[int, ...] = ()
     channels_last: bool = True
     compile: bool = False
     tensorboard: bool = False
+    visdom: bool = False
     cache_dir: Path | None = None
     save_seconds: float = 60.0
     limit: TimeLimit | None = None
 
     def __post_init__(self) -> None:
-        network_named(self.model).check_size(*self.recipe.input_size)
+        network = network_named(self.model)
+        network.check_size(*self.recipe.input_size)
+        network.checked_dilations(self.dilations)
+        starts = {n: getattr(self, n) for n in ("resume", "qat", "init", "encoder")}
+        given = [f"--{name} {path}" for name, path in starts.items() if path]
+        if len(given) > 1:
+            raise InputError(" and ".join(given), "one of them")
+        stage = self.recipe.stage
+        if self.encoder and stage == WHOLE:
+            raise InputError(
+                f"--encoder {self.encoder} alone", "--stage decoder or --stage encoder"
+            )
+        if stage == DECODER and not (self.encoder or self.resume):
+            raise InputError(
+                "--stage decoder alone", "--encoder CHECKPOINT, the result of --stage encoder"
+            )
+        if stage != WHOLE and self.qat:
+            raise InputError(f"--stage {stage} with --qat", "one of them")
         if self.limit and self.resume:
             raise InputError(
                 f"--max-minutes {self.limit.minutes:g} and --resume {self.resume}",
@@ -167,11 +193,13 @@ def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Datas
     """Return the state of the very run that ``spec`` describes, or raise ``InputError``."""
     state = state_of(checkpoint, spec.resume)
     recipe = Recipe.from_dict(checkpoint.recipe)
+    own, given = checkpoint.dilations, spec.dilations or checkpoint.dilations
     before, asked = (
-        recipe.to_dict() | {"model": model, "seed": seed, "train_type": split}
-        for recipe, model, seed, split in (
-            (recipe, checkpoint.model, state.seed, state.split),
-            (spec.recipe, spec.model, spec.seed, train_set.split),
+        recipe.to_dict()
+        | {"model": model, "seed": seed, "train_type": split, "dilations": dilations}
+        for recipe, model, seed, split, dilations in (
+            (recipe, checkpoint.model, state.seed, state.split, own),
+            (spec.recipe, spec.model, spec.seed, train_set.split, given),
         )
     )
     for name, value in asked.items():
