@@ -19,7 +19,7 @@ from dabnet.data.file_pairs import TRAINVAL, FilePairs
 from dabnet.data.image_files import SUFFIXES, is_image
 from dabnet.data.label_files import LabelCoding
 from dabnet.data.labels import LabelSet, read_class_file
-from dabnet.data.lists import Pair, read_pairs
+from dabnet.data.lists import GAP, Pair, read_pairs
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 
@@ -138,7 +138,7 @@ class Folder(FilePairs):
 def drawn_for_validation(stems: Iterable[str], share: float, seed: int) -> set[str]:
     """Return the stems that are validation: ``share`` of them by a hash, so that each one stays.
 
-    Of at least two stems, both parts get one.
+    Of at least two stems both parts get one, which of very few is all that may change later.
     """
 
     def place(stem: str) -> float:
@@ -159,6 +159,8 @@ class _Stems:
     def __call__(self, line: str) -> Pair | None:
         parts = PurePosixPath(line.strip("\"'").replace("\\", "/")).parts
         for start in range(len(parts)):
+            if GAP.search("/".join(parts[:start])):  # it may end another name
+                return None
             path = PurePosixPath(*parts[start:])
             short = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
             for stem in (str(path), str(short)):

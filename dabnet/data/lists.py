@@ -24,7 +24,8 @@ Stems = Callable[[str], "Pair | None"]
 
 PAIR = "'image label', two paths, per line"
 _QUOTED = re.compile(r'"([^"]*)"|\'([^\']*)\'|([^\s,;"\']+)')
-_BETWEEN = re.compile(r"\s*[,;\t]\s*|\s+")
+GAP = re.compile(r"\s*[,;\t]\s*|\s+")
+"""What may be between two names of a line."""
 
 
 def read_text(path: str | Path, expected: str) -> str:
@@ -112,5 +113,5 @@ def _splits(line: str) -> Iterator[tuple[str, str]]:
         if len(names) == 2:
             yield names[0], names[1]
             return
-    for gap in _BETWEEN.finditer(line):
+    for gap in GAP.finditer(line):
         yield line[: gap.start()], line[gap.end() :]

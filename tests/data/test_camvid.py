@@ -64,6 +64,12 @@ def test_every_label_value_is_kept_and_colours_are_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(CamVid(tmp_path, "val")[0].image, red)
 
 
+def test_without_a_list_of_its_own_trainval_is_both(tree: Path) -> None:
+    before = CamVid(tree, "trainval").pairs
+    (tree / "camvid_trainval_list.txt").unlink()
+    assert CamVid(tree, "trainval").pairs == before
+
+
 def test_a_missing_split_names_those_that_are_there(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the test split is not in .*: train, val, trainval$"):
         CamVid(tree, "test")

@@ -119,6 +119,15 @@ def test_missing_folders_and_splits_are_named(tree: Path, tmp_path: Path) -> Non
     assert len(Cityscapes(tree, "train")) == 3
 
 
+def test_photos_may_be_jpegs(tree: Path) -> None:
+    for name in NAMES["val"]:
+        path = image_of(tree, "val", name)
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    dataset = Cityscapes(tree, "val")
+    assert [dataset[i].name for i in range(2)] == list(NAMES["val"])
+
+
 def test_a_split_without_images_is_named(tree: Path) -> None:
     for name in NAMES["val"]:
         image_of(tree, "val", name).unlink()

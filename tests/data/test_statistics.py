@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from dabnet.data.camvid import CamVid
-from dabnet.data.statistics import CountsCache, SplitCounts, count_pixels
+from dabnet.data.statistics import (
+    CountsCache,
+    SplitCounts,
+    check_classes_occur,
+    count_pixels,
+)
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
+from dabnet.errors import InputError
+from tests.support.fake_dataset import LABELS
 
 
 def test_statistics_of_a_split_equal_those_of_its_pixels() -> None:
@@ -73,3 +80,17 @@ def test_a_cache_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     cache, dataset = CountsCache(tmp_path / "file"), CamVid(tree, "train")
     cache.store(dataset, count_pixels(dataset, range(3)))
     assert cache.load(dataset) is None
+
+
+def test_classes_that_never_occur_are_named_and_one_alone_is_refused() -> None:
+    def counts(*pixels: int) -> SplitCounts:
+        return SplitCounts(pixels, (0, 0, 0), 200)
+
+    assert check_classes_occur(counts(1, 2, 3), LABELS, "train") == []
+    assert check_classes_occur(counts(1, 0, 3), LABELS, "train") == ["b"]
+    with pytest.raises(
+        InputError, match="train split hold one class alone, 'a', and 50.0 % of the"
+    ):
+        check_classes_occur(counts(100, 0, 0), LABELS, "train")
+    with pytest.raises(InputError, match="train split hold no class at all: every pixel is ignor"):
+        check_classes_occur(counts(0, 0, 0), LABELS, "train")
