@@ -147,8 +147,12 @@ def test_cityscapes_trains_by_its_own_recipe(
     words = ["--dataset", "cityscapes", "--data-dir", tree, "--output", tmp_path / "run"]
     small = ["--input-size", "32x64", "--batch-size", "2", "--max-epochs", "1"]
     assert command(monkeypatch, *words, *small) == 0
-    shown = capfd.readouterr().out
+    shown, told = capfd.readouterr()
     assert "by category, %:" in shown
+    told_of = "no label of the train split holds the class "
+    absent = [line.removeprefix(told_of) for line in told.splitlines() if line.startswith(told_of)]
+    assert {"train", "motorcycle", "bicycle"} <= {*absent}
+    assert "road" not in absent
     for line in ("optimizer: sgd", "lr: 0.045", "weight_decay: 0.0001", "loss: ohem"):
         assert line in shown
     trained = load_checkpoint(tmp_path / "run" / "best.pth")
@@ -158,3 +162,22 @@ def test_cityscapes_trains_by_its_own_recipe(
         255,
     )
     assert len(trained.labels.categories) == 7
+
+
+def test_classes_that_no_label_holds_are_told_before_the_first_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = cityscapes_tree(tmp_path / "cityscapes")
+    words = ["--dataset", "cityscapes", "--data-dir", tree, "--output", tmp_path / "runs" / "new"]
+    words += ["--input-size", "32x64", "--max-epochs", "1", "--cache-dir", tmp_path / "cache"]
+    for split, message in (
+        ("val", "no pixel of the validation split has a class: there is no mIoU of it; expected"),
+        ("train", "the labels of the train split hold no class at all"),
+    ):
+        for path in (tree / "gtFine" / split / "aachen").iterdir():
+            Image.new("L", (128, 64), 255).save(path)
+        assert command(monkeypatch, *words) == 2
+        shown = capfd.readouterr().err
+        assert shown.startswith(f"error: {message}")
+        assert shown.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
