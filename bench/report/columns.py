@@ -273,7 +273,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("scope", lambda line: line.timing.scope if line.timing else ""),
     # The subject.
     Column("parameters", "params", "M", "subject.parameters", _number(2, 1e-6), OF),
-    Column("multiply_adds", "work", "GMAC", "multiply_adds", _number(2, 1e-9), OF),
+    Column("multiply_adds", "MACs", "G", "multiply_adds", _number(2, 1e-9), OF),
     # Accuracy.
     Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, CALIBRATION_MARK),
     Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),

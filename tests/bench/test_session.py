@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.support import ROOT
 from tests.support.hostile import install
-from tests.support.processes import write_known_peaks
+from tests.support.processes import DABNET_BENCH, write_known_peaks
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
 
 SMALL = (
@@ -37,14 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(ROOT), str(folder / "packages")])
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from bench.cli.main import main; main()",
-            "seeded.pth",
-            *SMALL,
-            *words,
-        ],
+        [sys.executable, "-c", DABNET_BENCH, "seeded.pth", *SMALL, *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -57,6 +54,23 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+def write_foreign(path: Path, classes: int) -> None:
+    """Float planes (1, 3, H, W) in, logits out, without a manifest: what other tools write."""
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(classes, 3, 1, 1)).astype(np.float32)
+    shapes = {"x": [1, 3, *SIZE], "y": [1, classes, *SIZE]}
+    tensors = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()}
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "foreign",
+        [tensors["x"]],
+        [tensors["y"]],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
 
 
 def rows_of(folder: Path, output: str) -> dict[str, dict[str, Any]]:
@@ -188,3 +202,37 @@ def test_sweeps_streams_and_a_folder_without_labels(folder: Path) -> None:
                 assert sum(turn["samples_ns"]) / 1e9 > 1.5 * turn["wall_s"]
     one, three = record["rows"][0]["timings"][0], record["rows"][2]["timings"][0]
     assert three["fps"]["value"] > 2 * one["fps"]["value"]
+
+
+def test_two_networks_and_a_file_of_another_tool_stand_in_one_table(
+    folder: Path, hostile: tuple[Path, str]
+) -> None:
+    state = torch.load(folder / "seeded.pth", weights_only=True)
+    for name in ("classifier.0.conv.weight", "init_conv.0.conv.weight"):
+        state["model"][name] = state["model"][name].flip(0)
+    torch.save(state, folder / "flipped.pth")
+    write_foreign(folder / "foreign.onnx", classes=11)
+    words = ("flipped.pth", "--onnx", "foreign.onnx", "--mean", "0,0,0", "--output", "several")
+    code, out, err = finished(started(folder, *words, *backends("pytorch-fp32", "hostile-steady")))
+    assert code == 0, err
+    record = json.loads((folder / "several/bench.json").read_text(encoding="utf-8"))
+    assert [subject["label"] for subject in record["subjects"]] == ["seeded", "flipped", "foreign"]
+    rows = {row["name"]: row for row in record["rows"]}
+    ran = [
+        f"{of}/{on}" for of in ("seeded", "flipped") for on in ("pytorch-fp32", "hostile-steady")
+    ]
+    assert list(rows) == [*ran, "foreign/onnxruntime-file"]
+    assert {row["reason"] for row in rows.values()} == {""}
+    # Each network has its own masks and reference; a file has a score alone.
+    seeded, steady, flipped, _, foreign = (row["accuracy"] for row in rows.values())
+    assert seeded["score"]["hits"] != flipped["score"]["hits"]
+    assert [seeded["agreement"], flipped["agreement"], foreign["agreement"]] == [None] * 3
+    assert steady["agreement"] and steady["score"]["miou_difference"]
+    assert foreign["score"]["miou_difference"] is None and foreign["score"]["miou"]["value"] >= 0
+    # Speed has one reference, in the same rounds.
+    ratios = {name: row["timings"][0]["speed_ratio"] for name, row in rows.items()}
+    assert [name for name, ratio in ratios.items() if ratio is None] == ["seeded/pytorch-fp32"]
+    shown = {picture["shows"] for picture in record["pictures"]}
+    assert "flipped/hostile-steady differs" in shown and "flipped/pytorch-fp32 differs" not in shown
+    assert "foreign" in out and "Speed ratios are to seeded/pytorch-fp32" in out.replace("\n", " ")
+    assert not (folder / "several/logs").exists()

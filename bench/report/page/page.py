@@ -118,10 +118,12 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
     if told := [(row, score.miou) for row, score in scored if row not in ties]:
         best, miou = max(told, key=lambda pair: pair[1].value)
         equal = [row for row in ties if row.of == best.of]
-        tied = f"; {len(equal)} rows do not differ from it beyond chance; fastest: "
-        more = tied + equal[0].name if equal and best.on == REFERENCE else ""
+        more = [_more(report, best, scope)]
+        if equal and best.on == REFERENCE:
+            more.append(f"{len(equal)} rows do not differ from it beyond chance")
+            more.append(f"fastest: {equal[0].name}")
         figure = f"{figures.shares(miou)} %"
-        yield "Highest mIoU", best.name, figure, _more(report, best, scope) + more
+        yield "Highest mIoU", best.name, figure, "; ".join(filter(None, more))
     if sized := [row for row in rows if row.footprint.artifact_bytes]:
         small = min(sized, key=lambda row: row.footprint.artifact_bytes)
         size = figures.megabytes(small.footprint.artifact_bytes, 2)
