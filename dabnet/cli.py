@@ -12,6 +12,7 @@ from dabnet.console import (
     CONTEXT,
     EXIT_INTERRUPTED,
     FILE,
+    Dilations,
     Factors,
     Finite,
     Size,
@@ -39,18 +40,6 @@ _DEFAULTS: dict[str, Any] = {
     "channels_last": True,
     "compile": False,
 }
-
-
-class Dilations(Factors):
-    """Whole numbers separated by commas."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        numbers = super().convert(value, param, ctx)
-        if any(number != int(number) for number in numbers):
-            self.fail(f"{value!r} is not a list of whole numbers; expected such as 2,2,2")
-        return tuple(map(int, numbers))
 
 
 @click.command(context_settings=CONTEXT)

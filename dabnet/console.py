@@ -132,6 +132,19 @@ class Factors(click.ParamType):  # type: ignore[type-arg]
         return factors
 
 
+class Dilations(click.ParamType):  # type: ignore[type-arg]
+    """Whole numbers separated by commas."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
+            self.fail(f"{value!r} is not a list of whole numbers; expected such as 2,2,2,4,4,8")
+        return tuple(map(int, value.split(",")))
+
+
 def console() -> Console:
     """Return a console on stderr: tables and results go to stdout, progress does not."""
     from rich.console import Console

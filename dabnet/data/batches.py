@@ -46,6 +46,8 @@ class BatchOrder:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
+        if images < 2:
+            raise InputError(f"{images} training image", "at least 2 (batch normalisation)")
         if images < batch_size:
             raise InputError(
                 f"--batch-size {batch_size} with {images} training images", f"at most {images}"
