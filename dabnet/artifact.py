@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from dabnet.device import Device
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.file_kind import CHECKPOINT, ENGINE, ONNX, UNKNOWN, kind_of, refuse_other
-from dabnet.preprocessing import Preprocessing, Triple
+from dabnet.given import Given
+from dabnet.preprocessing import Triple
 from dabnet.runtime import manifest as manifests
 from dabnet.runtime.description import CLASSES, Description, lowest_precision, undescribed
 
@@ -110,28 +111,22 @@ def describe(
         InputError: the data set is unknown, the file cannot be read, or two of them exclude each
             other.
     """
-    from dabnet.data.labels import NO_LABELS, read_labels
-    from dabnet.data.registry import label_set
+    from dabnet.data.labels import NO_LABELS
     from dabnet.models import NETWORKS
 
-    if dataset and classes:
-        raise InputError(f"--dataset {dataset} and --classes {str(classes)!r}", "one of them")
-    if scale and not mean:
-        raise InputError("--scale without --mean", "both, of (image - mean) * scale")
-    labels, preprocessing = NO_LABELS, None
-    if classes:
-        labels = read_labels(classes)
-    elif dataset:
-        labels = label_set(dataset)
-        # Of a file that names no network: DABNet's, which every other network's would contradict.
-        preprocessing = NETWORKS["dabnet"].published.get(dataset)
-    if scale and 0 in scale:
-        raise InputError(f"--scale {','.join(map(str, scale))}", "factors other than 0")
-    if mean:
-        preprocessing = Preprocessing(mean, scale or (1.0, 1.0, 1.0))
-    name = dataset or (Path(classes).name if classes else UNKNOWN)
-    given = (labels.classes, labels.palette, size, preprocessing)
-    return Description(*given, dataset=name, ignore=labels.ignore, takes_floats=bool(mean))
+    given = Given(dataset, classes=Path(classes) if classes else None, mean=mean, scale=scale)
+    labels = given.labels() or NO_LABELS
+    # Of a file that names no network: DABNet's, which every other network's would contradict.
+    published = NETWORKS["dabnet"].published.get(given.labels_from)
+    return Description(
+        labels.classes,
+        labels.palette,
+        size,
+        given.preprocessing() or published,
+        dataset=given.labels_from or UNKNOWN,
+        ignore=labels.ignore,
+        takes_floats=bool(mean),
+    )
 
 
 def as_input(manifest: manifests.Manifest, images: HostArray) -> HostArray:
@@ -280,7 +275,7 @@ def _tensor(value: Any) -> manifests.TensorInfo:
 
 def open_checkpoint(
     checkpoint: Path,
-    dataset: str | None,
+    given: Given | None,
     shape: tuple[int, int, int, int],
     device: str = "cpu",
     threads: int | None = None,
@@ -288,16 +283,16 @@ def open_checkpoint(
 ) -> TorchRunner:
     """Load a checkpoint for PyTorch, as ``TorchRunner`` explains; DabnetError if that fails.
 
-    ``dataset`` is needed by a checkpoint that does not carry classes and preprocessing.
+    ``given`` is what the checkpoint of another trainer does not say.
     """
     import torch
 
-    from dabnet.checkpoint import Given, load_checkpoint
+    from dabnet.checkpoint import load_checkpoint
     from dabnet.models.image_to_mask import ImageToMask
     from dabnet.runtime.torch_runner import TorchRunner
 
     if Device.parse(device).is_gpu and not torch.cuda.is_available():
         raise BackendUnavailable("PyTorch sees no NVIDIA GPU", fix="check nvidia-smi")
-    loaded = load_checkpoint(checkpoint, Given(dataset))
+    loaded = load_checkpoint(checkpoint, given)
     module = ImageToMask(loaded.network(), loaded.preprocessing)
     return TorchRunner(module, shape, torch.device(device), threads, mode)

@@ -212,7 +212,8 @@ def _counted(model: str) -> Collection[str]:
 @lru_cache(maxsize=32)
 def shapes(model: str, classes: int) -> dict[str, Shape]:
     """Name → shape of every tensor of a network."""
-    with torch.device("meta"):  # nothing is allocated or drawn
+    # Not on the device "meta", whose initialisers import torch._dynamo, which takes seconds.
+    with torch.random.fork_rng(devices=[]):
         state = build_model(model, classes).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 

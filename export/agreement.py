@@ -1,4 +1,8 @@
-"""The check of an artifact before it is written: the share of mask pixels that equal PyTorch's."""
+"""The check of an artifact before it is written: the share of mask pixels that equal PyTorch's.
+
+Where the images have labels, the mIoU of both tells a wrong preprocessing or dilation, which the
+agreement cannot: it is the same in both.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import images_or_scenes, resize_image
 from dabnet.errors import BuildError
 from dabnet.graph.execution import Stepwise, cpu_session, has_half_tensors
+from dabnet.metrics import Counts, confusion, mean_iou
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.precision import INT8
@@ -50,18 +55,26 @@ def required_agreement(
     Raises:
         BuildError: they agree on fewer pixels than ``spec`` requires.
     """
-    images = images_or_scenes(checkpoint.dataset, "val", data_dir, spec.check_images, spec.size)
+    labels, count = checkpoint.labels, spec.check_images
+    images = images_or_scenes(checkpoint.dataset, "val", data_dir, count, spec.size, labels)
     reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
-    run, stride, shares = exact_runner(model), network_named(checkpoint.model).stride, []
+    run, stride = exact_runner(model), network_named(checkpoint.model).stride
+    classes, shares = len(labels.classes), []
+    scored = images.origin[0] == checkpoint.dataset and images.labelled
+    matrices: Counts = np.zeros((2, classes, classes), np.int64)  # of PyTorch and of the artifact
     with progress("comparing with PyTorch", len(images)) as step:
-        for number, image in enumerate(item.image for item in images):
-            shares.append(_share(run, reference, spec, image, spec.batch))
+        for number, item in enumerate(images):
+            image, trials = item.image, [(item.image, spec.batch)]
             if number == 0 and spec.dynamic_size:
-                shares.append(_share(run, reference, spec, _resized(image, stride), spec.batch))
+                trials.append((_resized(image, stride), spec.batch))
             if number == 0 and spec.dynamic_batch:
-                shares.append(_share(run, reference, spec, image, spec.batch + 1))
+                trials.append((image, spec.batch + 1))
+            masks = [_masks(run, reference, spec, *trial) for trial in trials]
+            shares += [float((found == expected).mean()) for expected, found in masks]
+            matrices += [confusion(mask[0], item.label, classes) for mask in masks[0]]
             step()
-    agreement = Agreement(images.description, float(np.mean(shares)), float(min(shares)))
+    mious = map(float, mean_iou(matrices)) if scored and matrices.any() else ()
+    agreement = Agreement(images.description, float(np.mean(shares)), min(shares), *mious)
     if agreement.mean < spec.required_agreement:
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:
@@ -88,15 +101,17 @@ def exact_runner(model: ir.Model) -> Run:
 
 
 @torch.inference_mode()
-def _share(run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int) -> float:
-    """Share of equal mask pixels on one image (H, W, 3), repeated to fill the batch."""
+def _masks(
+    run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int
+) -> tuple[Uint8Array, Uint8Array]:
+    """Masks (N, H, W) of one image (H, W, 3), repeated to fill the batch: PyTorch's, ``run``'s."""
     images = torch.from_numpy(np.repeat(image[None], batch, axis=0))
     expected = module(images).numpy()
     given = images if spec.input == "uint8" else module.preprocess(images)
     found = run(given.contiguous().numpy())
     if spec.head == "logits":
         found = found.argmax(axis=1)
-    return float((found == expected).mean())
+    return expected.astype(np.uint8, copy=False), found.astype(np.uint8, copy=False)
 
 
 def _resized(image: Uint8Array, stride: int) -> Uint8Array:

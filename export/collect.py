@@ -38,7 +38,7 @@ def collected(
     partial: Path,
     spec: ExportSpec,
     *,
-    dataset: str | None,
+    given: Given | None,
     data_dir: Path | None,
     folder: Path | None,
     unreadable: Unreadable,
@@ -47,7 +47,7 @@ def collected(
     """Collect the statistics of the FP32 graph that ``spec`` asks for.
 
     Args:
-        checkpoint_path, dataset, data_dir: as for ``export.onnx_export.export_onnx``.
+        checkpoint_path, given, data_dir: as for ``export.onnx_export.export_onnx``.
         partial: file that keeps the statistics so far; a run that finds that of the same graph and
             images goes on from it. It is left to the caller.
         spec: the graph, and how many images.
@@ -56,7 +56,7 @@ def collected(
     """
     if folder is not None and data_dir is not None:
         raise InputError("--images and --data-dir", "one of them")
-    checkpoint = load_checkpoint(checkpoint_path, Given(dataset))
+    checkpoint = load_checkpoint(checkpoint_path, given)
     network_named(checkpoint.model).check_size(*spec.size)
     graph = float_graph(checkpoint, spec)
     source = (checkpoint, sha256_of_file(checkpoint_path), data_dir)

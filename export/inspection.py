@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from calibration.ranges import METHODS
 from dabnet.artifact import CHECKPOINT, ENGINE, ONNX, Artifact
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError
 from dabnet.files import sha256_of_file
+from dabnet.given import Given
 from dabnet.graph.facts import inferred, layers_of
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.manifest import (
@@ -67,13 +68,13 @@ class Inspection:
 
 
 def inspect_file(
-    path: Path, dataset: str | None = None, *, plan: bool = False, target: str | None = None
+    path: Path, given: Given | None = None, *, plan: bool = False, target: str | None = None
 ) -> Inspection:
     """Read what ``path`` is. Only an engine of another tool needs TensorRT and a GPU for that.
 
     Args:
         path: the file.
-        dataset: that of a checkpoint which names none.
+        given: what the checkpoint of another trainer does not say.
         plan: whether to describe the plan: of an engine the one in its manifest, of an ONNX file
             the one that TensorRT-RTX makes for ``target``, for which it is built (``sm86``).
         target: a compute capability such as ``sm86``; None for an engine.
@@ -86,7 +87,7 @@ def inspect_file(
     if kind == "calibration":
         facts = _calibration(path)
     elif kind == CHECKPOINT:
-        facts = _checkpoint(path, dataset)
+        facts = _checkpoint(path, given)
     else:
         facts = _onnx(path) if kind == ONNX else _engine(path)
     if layers := facts.get("layers"):
@@ -122,18 +123,19 @@ def _calibration(path: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path, dataset: str | None) -> dict[str, Any]:
+def _checkpoint(path: Path, given: Given | None) -> dict[str, Any]:
     from torch import nn  # the other kinds are read without torch
 
-    from dabnet.checkpoint import Given, load_checkpoint
+    from dabnet.checkpoint import load_checkpoint
 
-    found = load_checkpoint(path, Given(dataset))
+    found = load_checkpoint(path, given)
     classes = found.labels.classes
-    names = ("model", "dataset", "epoch", "metrics", "recipe")
+    names = ("model", "dataset", "epoch", "metrics", "recipe", "preprocessing", "dilations")
+    values = dataclasses.asdict(replace(found, state={}, training={}))
     shape = {"image": ("N", 3, "H", "W"), "logits": ("N", len(classes), "H", "W")}
     image, logits = ({"name": n, "dtype": "float32", "shape": s} for n, s in shape.items())
     return {
-        "manifest": {**{name: getattr(found, name) for name in names}, "classes": classes},
+        "manifest": {**{name: values[name] for name in names}, "classes": classes},
         "inputs": (image,),
         "outputs": (logits,),
         "layers": tuple(

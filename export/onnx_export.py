@@ -21,6 +21,7 @@ from dabnet.console import ProgressBar
 from dabnet.data.images import images_or_scenes
 from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
+from dabnet.graph.editing import fold_shapes
 from dabnet.graph.facts import nodes_of
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask, node_scope
@@ -44,7 +45,7 @@ def export_onnx(
     output: Path,
     spec: ExportSpec,
     *,
-    dataset: str | None = None,
+    given: Given | None = None,
     data_dir: Path | None = None,
     reports: Path | None = None,
     progress: ProgressBar,
@@ -54,7 +55,7 @@ def export_onnx(
     Args:
         checkpoint_path: a checkpoint of ours or a public one.
         output: file to write; left as it was if anything fails.
-        dataset: needed by a checkpoint that does not carry classes and preprocessing.
+        given: what the checkpoint of another trainer does not say.
         data_dir: folder of the data set: calibration images from ``train``, check images from
             ``val``. Without it the check uses toy street scenes and INT8 is refused.
         reports: the file beside which the tables of an accuracy budget go; None: ``output``.
@@ -64,7 +65,7 @@ def export_onnx(
             with PyTorch.
     """
     output = writable_target(output, checkpoint_path, *spec.files_read)
-    checkpoint = load_checkpoint(checkpoint_path, Given(dataset))
+    checkpoint = load_checkpoint(checkpoint_path, given)
     network_named(checkpoint.model).check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
     graph = float_graph(checkpoint, spec)  # trace → passes
@@ -78,7 +79,7 @@ def export_onnx(
         calibration, largest = ranges.info, ranges.largest
     passes = graph.passes
     if spec.precision == FP16:
-        largest = _largest_activations(model, checkpoint.dataset, data_dir, spec, progress)
+        largest = _largest_activations(model, checkpoint, data_dir, spec, progress)
     if FP16 in (spec.precision, spec.int8_rest):
         model, halved = half(model, largest)
         passes = (*passes, halved)
@@ -157,8 +158,7 @@ def contract_graph(module: ImageToMask, spec: ExportSpec) -> ir.Model:
             opset_version=OPSET,
             dynamo=False,
         )
-        model: ir.Model = ir.from_proto(onnx.load(traced))
-        return model
+        return fold_shapes(ir.from_proto(onnx.load(traced)))
 
 
 def _free_sides(tensor: TensorInfo) -> dict[int, str]:
@@ -185,7 +185,7 @@ def coarse_logits(model: ir.Model, module: str) -> str:
 
 def _largest_activations(
     model: ir.Model,
-    dataset: str,
+    checkpoint: Checkpoint,
     data_dir: Path | None,
     spec: ExportSpec,
     progress: ProgressBar,
@@ -196,7 +196,8 @@ def _largest_activations(
     if spec.input != "uint8":
         return None
     count = min(spec.calibration_images, RANGE_IMAGES)
-    images = images_or_scenes(dataset, "train", data_dir, count, spec.size)
+    source = (checkpoint.dataset, "train", data_dir, count, spec.size, checkpoint.labels)
+    images = images_or_scenes(*source)
     with progress("looking for overflow", len(images)) as step:
         return largest_activations(model, ((item.name, item.image) for item in images), step)
 

@@ -71,6 +71,10 @@ class Agreement:
     images: str  # where they came from, and how many, in words
     mean: float  # share of equal pixels over all images, 0…1
     worst: float  # the share on the worst image, 0…1
+    # On the labels of the same images, 0…1, at the size of the artifact; None where they have none
+    # of these classes.
+    checkpoint_miou: float | None = None
+    artifact_miou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,15 @@ import click
 
 from dabnet.console import CONTEXT, progress_bar
 from dabnet.errors import InputError
-from export.cli.options import FILE, output_option, refuse_typed, request_options, source_options
+from export.cli.options import (
+    FILE,
+    data_option,
+    given_of,
+    output_option,
+    refuse_typed,
+    request_options,
+    source_options,
+)
 from export.engine.spec import CALIBRATORS
 from export.spec import ExportSpec
 
@@ -23,6 +31,7 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
 @click.argument("sources", nargs=-1, required=True, type=FILE)
 @output_option
 @source_options
+@data_option
 @request_options(ExportSpec, only=("size", "optimize_for", "mask_dtype", "batch"))
 @click.option(
     "--images",
@@ -114,10 +123,10 @@ def _collected(
     from export.collect import collected
 
     unreadable = Unreadable(skip_unreadable)
-    data = {name: asked.pop(name) for name in ("dataset", "data_dir", "folder")}
+    data = {"given": given_of(asked)} | {name: asked.pop(name) for name in ("data_dir", "folder")}
     spec = ExportSpec(precision="int8", calibration_images=count, **asked)
-    given = {**data, "unreadable": unreadable, "progress": progress_bar}
-    calibration = collected(checkpoint, partial, spec, **given)
+    data |= {"unreadable": unreadable, "progress": progress_bar}
+    calibration = collected(checkpoint, partial, spec, **data)
     for reason in unreadable.reasons:
         click.echo(f"passed over: {reason}", err=True)
     return calibration

@@ -15,23 +15,28 @@ from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.options import (
-    DESCRIBED,
     FILE,
+    GIVEN,
+    OF_CHECKPOINTS,
     building_gpu,
-    described_options,
+    data_option,
     description_of,
+    given_of,
     output_option,
     refuse_typed,
     request_options,
     source_options,
-    unnamed_dataset_option,
 )
 from export.cli.verify import verify_command
 from export.engine.spec import BuildSpec
 from export.spec import ExportSpec, options_of
 
 if TYPE_CHECKING:
-    from dabnet.runtime.manifest import Manifest
+    from dabnet.given import Given
+    from dabnet.runtime.manifest import Agreement, Manifest
+
+LOW_MIOU = 0.15
+"""Below it a network has not learned these classes, or sees other images than in its training."""
 
 
 @click.group(context_settings=CONTEXT, no_args_is_help=False)
@@ -44,25 +49,25 @@ def export_group() -> None:
 @click.argument("checkpoint", type=FILE)
 @output_option
 @source_options
+@data_option
 @request_options(ExportSpec)
-def onnx_command(
-    checkpoint: Path, output: Path, dataset: str | None, data_dir: Path | None, **spec: Any
-) -> None:
+def onnx_command(checkpoint: Path, output: Path, data_dir: Path | None, **values: Any) -> None:
     """Write CHECKPOINT as one ONNX file (opset 17; 19 for --rest fp16), its manifest inside.
 
     The file is compared with PyTorch on real images before it is written.
     """
     from export.onnx_export import export_onnx
 
+    given = given_of(values)
     manifest = export_onnx(
         checkpoint,
         output,
-        ExportSpec(**spec),
-        dataset=dataset,
+        ExportSpec(**values),
+        given=given,
         data_dir=data_dir,
         progress=progress_bar,
     )
-    _print_manifest(manifest, output)
+    _print_manifest(manifest, output, given)
 
 
 @export_group.command("trt", context_settings=CONTEXT)
@@ -78,7 +83,7 @@ def onnx_command(
     "--print-trtexec", is_flag=True, help="Print the equal line of trtexec, and build nothing."
 )
 @source_options
-@described_options
+@data_option
 @request_options(ExportSpec, without=("size", "precision", "optimize_for"))
 def trt_command(
     source: Path,
@@ -93,19 +98,18 @@ def trt_command(
 
     An ONNX file of another tool is described with --dataset or --classes.
     """
-    from dabnet.artifact import ONNX, Artifact
+    from dabnet.artifact import CHECKPOINT, ONNX, Artifact
     from export.engine.trtexec import trtexec_line
 
-    described = {name: values.pop(name) for name in DESCRIBED}
-    artifact = Artifact.open(source, description_of(size, values["dataset"], **described))
+    given = given_of(values)
+    of_ours = Artifact.open(source).kind == CHECKPOINT
+    artifact = Artifact.open(source, None if of_ours else description_of(size, given))
     carried = artifact.manifest if artifact.kind == ONNX else None
     if precision is None:
         found = carried.precision if carried else FP32
         precision = INT8 if values["calibrator"] else found
     asked = {name: values.pop(name) for name in options_of(BuildSpec)}
     build = BuildSpec(precision, device=building_gpu(device, asked["target"]), **asked)
-    if carried is None or not carried.is_described:
-        refuse_typed(DESCRIBED, f"{str(source)!r}", "a file without a manifest", "leave them out")
     if carried:
         _refuse_for_onnx(source, carried, size, build, values)
     if print_trtexec:
@@ -119,7 +123,8 @@ def trt_command(
     elif carried:
         _print_manifest(_built(source, output, carried, build, values), output)
     else:
-        _print_manifest(_exported_and_built(source, output, size, build, values), output)
+        manifest = _exported_and_built(source, output, size, build, given, values)
+        _print_manifest(manifest, output, given)
 
 
 def _refuse_for_onnx(
@@ -130,10 +135,14 @@ def _refuse_for_onnx(
     values: dict[str, Any],
 ) -> None:
     """Raise InputError for what only the export of a checkpoint reads, and for another size."""
-    used = ["dataset"] if carried.is_described else []
-    used += ["calibration_images", "data_dir"] if build.calibrator else []
+    used = ["calibration_images", "data_dir"] if build.calibrator else []
+    if carried.is_described:
+        used += [name for name in GIVEN if name not in OF_CHECKPOINTS]
+    else:
+        described, expected = ("classes", "mean", "scale"), "a file without a manifest"
+        refuse_typed(described, repr(str(source)), expected, "leave them out")
     refuse_typed(
-        [name for name in values if name not in used],
+        [name for name in (*GIVEN, *values) if name not in used],
         f"the ONNX file {str(source)!r}",
         "a checkpoint, which is exported with them",
         "leave them out, or export the ONNX file again with: dabnet-export onnx",
@@ -151,7 +160,7 @@ def _built(
     from export.engine.progress import phase_bars
 
     count = values["calibration_images"]
-    images = calibrator_images(build, carried.dataset, values["data_dir"], count)
+    images = calibrator_images(build, carried, values["data_dir"], count)
     given = carried if carried.is_described else None
     return build_engine(
         source, output, build, _tell, phases=phase_bars, images=images, manifest=given
@@ -163,18 +172,19 @@ def _exported_and_built(
     output: Path,
     size: tuple[int, int] | None,
     build: BuildSpec,
+    given: Given,
     values: dict[str, Any],
 ) -> Manifest:
     from export.engine.engine import engine_from_checkpoint
     from export.engine.progress import phase_bars
 
-    dataset, data_dir = values.pop("dataset"), values.pop("data_dir")
+    data_dir = values.pop("data_dir")
     return engine_from_checkpoint(
         source,
         output,
         ExportSpec(size=size or (512, 1024), precision=build.onnx_precision, **values),
         build,
-        dataset=dataset,
+        given=given,
         data_dir=data_dir,
         progress=progress_bar,
         tell=_tell,
@@ -189,10 +199,10 @@ def _exported_and_built(
 @click.option(
     "--target", help="GPU that the plan of an ONNX file is for, such as sm89.  [default: sm86]"
 )
-@unnamed_dataset_option
+@source_options
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
 def inspect_command(
-    file: Path, layers: bool, plan: bool, target: str | None, dataset: str | None, as_json: bool
+    file: Path, layers: bool, plan: bool, target: str | None, as_json: bool, **values: Any
 ) -> None:
     """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.
 
@@ -204,7 +214,9 @@ def inspect_command(
 
     if target and not plan:
         raise InputError(f"--target {target} without --plan", "--plan with it")
-    found = inspect_file(file, dataset, plan=plan, target=target)
+    found = inspect_file(file, given_of(values), plan=plan, target=target)
+    if found.kind != "checkpoint":
+        refuse_typed(GIVEN, f"the {found.kind} {str(file)!r}", "a checkpoint", "leave them out")
     if as_json:
         values = dataclasses.asdict(found)
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
@@ -220,7 +232,7 @@ def _tell(what: str) -> None:
     click.echo(f"  {what}", err=True)
 
 
-def _print_manifest(manifest: Any, output: Path) -> None:
+def _print_manifest(manifest: Manifest, output: Path, given: Given | None = None) -> None:
     height, width = manifest.size
     batch = manifest.input.shape[0] if manifest.input.shape[0] > 0 else "any"
     click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
@@ -228,6 +240,9 @@ def _print_manifest(manifest: Any, output: Path) -> None:
         f"  {manifest.model} on {manifest.dataset}, {manifest.precision}, {height}x{width},"
         f" batch {batch}, opset {manifest.opset}"
     )
+    if given and given.void:
+        classes = len(manifest.classes)
+        click.echo(f"  {given.void} of {classes + 1} outputs dropped: it stands for no class")
     for applied in manifest.passes:
         note = f" ({applied.note})" if applied.note else ""
         click.echo(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
@@ -246,6 +261,7 @@ def _print_manifest(manifest: Any, output: Path) -> None:
             f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
             f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
         )
+        _print_miou(agreement, "its ONNX file" if manifest.engine else "artifact")
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
@@ -255,6 +271,18 @@ def _print_manifest(manifest: Any, output: Path) -> None:
         if engine.profile:
             shapes = ["x".join(map(str, shape)) for shape in engine.profile]
             click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
+
+
+def _print_miou(agreement: Agreement, subject: str) -> None:
+    """Print the accuracy on the labels of the check images, if they have any."""
+    scores = agreement.checkpoint_miou, agreement.artifact_miou
+    if scores[0] is None or scores[1] is None:
+        return
+    checkpoint, artifact = (f"{100 * score:.1f} %" for score in scores if score is not None)
+    said = f"mIoU on {agreement.images}: checkpoint {checkpoint}, {subject} {artifact}"
+    click.echo(f"  {said}")
+    if scores[0] < LOW_MIOU:
+        click.echo("  so low an mIoU is often a wrong --mean, --scale, --dilations or --classes")
 
 
 def main() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dabnet.console import Command, Factors, Finite, Size, options
+from dabnet.console import Command, Dilations, Factors, Finite, Size, options
 from dabnet.data.registry import DATASETS
 from dabnet.device import AUTO, CUDA, Device
 from dabnet.errors import InputError
+from dabnet.given import VOID, Given
+from dabnet.models import NETWORKS
 from export.spec import options_of
 
 if TYPE_CHECKING:
@@ -21,21 +24,11 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 
-unnamed_dataset_option = click.option(
-    "--dataset", type=click.Choice(list(DATASETS)), help="Of a checkpoint that names none."
-)
 output_option = click.option("-o", "--output", type=FILE, required=True, help="File to write.")
-source_options = options(
-    click.option(
-        "--dataset",
-        type=click.Choice(list(DATASETS)),
-        help="Classes, palette and preprocessing of a file that carries none.",
-    ),
-    click.option(
-        "--data-dir",
-        type=FILE,
-        help="Folder of the data set: images to calibrate on (train) and to check with (val).",
-    ),
+data_option = click.option(
+    "--data-dir",
+    type=FILE,
+    help="Folder of the data set: images to calibrate on (train) and to check with (val).",
 )
 
 
@@ -51,32 +44,57 @@ class Channels(Factors):
         return numbers
 
 
-# What ``--dataset`` and ``--size`` do not say of an ONNX file or an engine of another tool.
-DESCRIBED = ("classes", "mean", "scale")
+# What ``--dataset`` and ``--model`` do not say of a file (``dabnet.given``).
 described_options = options(
     click.option(
         "--classes",
         type=FILE,
-        help="File of the classes of a file without a manifest: a line 'R G B name' for each.",
+        help="File of its classes instead: a line 'name' or 'R G B name' for each.",
     ),
+    click.option(
+        "--void",
+        type=click.Choice(VOID),
+        help="The output of a checkpoint that stands for no class, and is dropped.",
+    ),
+    click.option("--dilations", type=Dilations(), help="Of a checkpoint.  [default: published]"),
     click.option(
         "--mean",
         type=Channels(),
-        help="Preprocessing of one that takes floats: (image - mean) * scale, image 0…255.",
+        help="Preprocessing (image - mean) * scale, image 0…255.  [default: published]",
     ),
     click.option("--scale", type=Channels(), help="[default: 1,1,1]"),
 )
+source_options = options(
+    click.option(
+        "--dataset",
+        type=click.Choice(list(DATASETS)),
+        help="Classes, palette and preprocessing of a file that carries none: a public checkpoint,"
+        " an ONNX file of another tool.",
+    ),
+    click.option(
+        "--model",
+        type=click.Choice(list(NETWORKS)),
+        help="Network of a public checkpoint.  [default: the one whose tensors it has]",
+    ),
+    described_options,
+)
+
+OF_CHECKPOINTS = ("model", "void", "dilations")
+"""Options that mean nothing for an ONNX file or an engine."""
+GIVEN = tuple(item.name for item in fields(Given))
 
 
-def description_of(
-    size: tuple[int, int] | None, dataset: str | None, **given: Any
-) -> Description | None:
+def given_of(values: dict[str, Any]) -> Given:
+    """Take the ``source_options`` out of a command's parameters."""
+    return Given(**{name: values.pop(name) for name in GIVEN})
+
+
+def description_of(size: tuple[int, int] | None, given: Given) -> Description | None:
     """The description of a file without a manifest; None if none of its options was given."""
     from dabnet.artifact import describe
 
-    if not (dataset or any(given.values())):
-        return None
-    return describe(size=size, dataset=dataset, **given)
+    said = {name: getattr(given, name) for name in GIVEN if name not in OF_CHECKPOINTS}
+    return describe(size=size, **said) if any(said.values()) else None
 
 
 def building_gpu(device: str, target: str | None) -> int:

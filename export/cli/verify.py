@@ -14,10 +14,12 @@ from dabnet.device import AUTO
 from dabnet.errors import InputError
 from export.cli.options import (
     FILE,
-    described_options,
+    GIVEN,
+    OF_CHECKPOINTS,
     description_of,
+    given_of,
     refuse_typed,
-    unnamed_dataset_option,
+    source_options,
 )
 
 if TYPE_CHECKING:
@@ -44,8 +46,7 @@ DEFAULT_SCENES = 8
     "--limit", type=click.IntRange(1), help="Maximum number of images.  [default: all; scenes 8]"
 )
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
-@unnamed_dataset_option
-@described_options
+@source_options
 @device_option("[auto: an engine on the first GPU, all else on the CPU]")
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
@@ -70,7 +71,6 @@ def verify_command(
     folder: Path | None,
     limit: int | None,
     size: tuple[int, int] | None,
-    dataset: str | None,
     device: str,
     layers: bool,
     tolerance: float,
@@ -78,21 +78,21 @@ def verify_command(
     worst: int | None,
     minimum: float | None,
     record: Path | None,
-    **described: Any,
+    **values: Any,
 ) -> int:
     """Compare artifact B with A, the reference, on the same images.
 
     Each is a checkpoint, an ONNX file or an engine. The command counts equal pixels of their masks,
     the IoU of the masks for each class, and the difference of their logits where both have them.
 
-    --dataset or --classes describes a file of another tool.
+    --dataset or --classes describes a file of another tool, or a public checkpoint.
 
     Exit code: 0; 1 where the agreement is below --min-agreement; 2 for bad input.
     """
     if worst is not None and output is None:
         expected = "a folder for the pictures"
         raise InputError("--worst without --output", expected, "add --output DIR")
-    from dabnet.artifact import Artifact
+    from dabnet.artifact import CHECKPOINT, Artifact
     from dabnet.files import writable_directory, writable_target
     from export.verify.masks import verify
     from export.verify.report import save_worst
@@ -101,11 +101,17 @@ def verify_command(
     inputs = [file for path in (a, b) for file in Artifact.open(path).files]
     if record is not None:
         writable_target(record, *inputs)
-    description = description_of(size, dataset, **described)
+    given = given_of(values)
+    kinds = {Artifact.open(path).kind for path in (a, b)}
+    description = None if kinds == {CHECKPOINT} else description_of(size, given)
     chosen = None if device == AUTO else device
-    sides = Side(a, dataset, description, chosen), Side(b, dataset, description, chosen)
-    if not any(side.manifest and side.manifest.is_described for side in sides):
-        refuse_typed(described, "these files", "a file without a manifest", "leave them out")
+    sides = Side(a, given, description, chosen), Side(b, given, description, chosen)
+    described = [side.kind for side in sides if side.is_described]
+    if not described:
+        named = [name for name in GIVEN if name != "dataset"]
+        refuse_typed(named, "these files", "a file without a manifest", "leave them out")
+    if CHECKPOINT not in described:
+        refuse_typed(OF_CHECKPOINTS, "these files", "a public checkpoint", "leave them out")
     if layers:
         _require_onnx(*sides)
     images = _images(folder, limit, common_size(*sides, size))

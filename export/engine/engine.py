@@ -16,6 +16,7 @@ from calibration.calibration_file import graph_sha256
 from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
+from dabnet.data.labels import LabelSet
 from dabnet.errors import BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
 from dabnet.graph.facts import node_name
@@ -103,7 +104,7 @@ def engine_from_checkpoint(
     spec: ExportSpec,
     build: BuildSpec,
     *,
-    dataset: str | None,
+    given: Given | None,
     data_dir: Path | None,
     progress: ProgressBar,
     tell: Tell | None = None,
@@ -122,7 +123,7 @@ def engine_from_checkpoint(
     card = building_card(build)
     mask_dtype = spec.mask_dtype if spec.head == "mask" else ""
     refuse_early(build, product, card.compute_capability, mask_dtype)
-    stride = network_named(load_checkpoint(checkpoint, Given(dataset)).model).stride
+    stride = network_named(load_checkpoint(checkpoint, given).model).stride
     profile_of(spec.input_tensor, (spec.batch, *spec.size), stride, build)
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "model.onnx"
@@ -130,25 +131,32 @@ def engine_from_checkpoint(
             checkpoint,
             onnx_path,
             spec,
-            dataset=dataset,
+            given=given,
             data_dir=data_dir,
             reports=output,
             progress=progress,
         )
-        images = calibrator_images(build, manifest.dataset, data_dir, spec.calibration_images)
+        images = calibrator_images(build, manifest, data_dir, spec.calibration_images)
         return build_engine(onnx_path, output, build, tell, phases=phases, images=images)
 
 
 def calibrator_images(
-    build: BuildSpec, dataset: str, data_dir: Path | None, count: int
+    build: BuildSpec, manifest: Manifest, data_dir: Path | None, count: int
 ) -> ImagesOfSize | None:
-    """Training images for an INT8 calibrator; None where there is none, or its cache must do."""
+    """Training images for an INT8 calibrator; None where there is none, or its cache must do.
+
+    ``manifest`` is of the ONNX file.
+    """
+    dataset, labels = (
+        manifest.dataset,
+        LabelSet(manifest.classes, manifest.palette, manifest.ignore),
+    )
     if build.calibrator is None:
         return None
     cached = build.calibration_cache is not None and build.calibration_cache.exists()
     if cached and data_dir is None and dataset != "toy-street":
         return None
-    return lambda size: calibration_source(dataset, data_dir, count, size)
+    return lambda size: calibration_source(dataset, data_dir, count, size, labels)
 
 
 def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:

@@ -142,7 +142,8 @@ class Int8Export:
 
     def images(self, count: int) -> SizedImages:
         """Training images of the data set, evenly spaced."""
-        return calibration_source(self.checkpoint.dataset, self.data_dir, count, self.spec.size)
+        dataset, labels = self.checkpoint.dataset, self.checkpoint.labels
+        return calibration_source(dataset, self.data_dir, count, self.spec.size, labels)
 
     def _calibration(self) -> Calibration:
         if self.spec.calibration_file is None:

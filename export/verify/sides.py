@@ -13,6 +13,7 @@ from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact, Description, as_input
 from dabnet.data.dataset import Uint8Array
 from dabnet.device import CPU, Device, torch_device
 from dabnet.errors import ArtifactError, InputError
+from dabnet.given import Given
 from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
 from dabnet.models import check_size, network_named
 from dabnet.precision import FP16, FP32
@@ -30,13 +31,14 @@ class Side:
     """One artifact: its own description, and after ``load`` its masks and logits.
 
     Args:
-        dataset: that of a checkpoint which names none.
+        given: what the checkpoint of another trainer does not say; ours carry it.
         description: of an ONNX file or an engine that carries no manifest.
         device: where it runs; None runs an engine on the first GPU and all else on the CPU.
 
     Attributes:
         shape: (N, H, W) of its images, -1 for a side that each call chooses.
         size: (height, width) of its example; None for a checkpoint.
+        is_described: whether it is what was given, and not what the file itself says.
 
     Raises:
         DabnetError: the file is missing or damaged, or nothing says what its classes are.
@@ -45,7 +47,7 @@ class Side:
     def __init__(
         self,
         path: Path,
-        dataset: str | None = None,
+        given: Given | None = None,
         description: Description | None = None,
         device: str | None = None,
     ) -> None:
@@ -58,10 +60,14 @@ class Side:
             self.precision = self.manifest.precision
             self.classes, self.palette = self.manifest.classes, self.manifest.palette
             self.shape, self.stride = self.manifest.input.sides, self.manifest.stride
+            self.is_described = self.manifest.is_described
             return
-        from dabnet.checkpoint import Given, load_checkpoint  # two ONNX files need no torch
+        from dabnet.checkpoint import carries_its_own, load_checkpoint  # ONNX needs no torch
 
-        self._checkpoint = load_checkpoint(path, Given(dataset))
+        given = given or Given()
+        self.is_described = not carries_its_own(path)
+        said = given if self.is_described else Given(given.dataset)
+        self._checkpoint = load_checkpoint(path, said)
         self.precision, self.shape = FP32, (DYNAMIC, DYNAMIC, DYNAMIC)
         self.classes = self._checkpoint.labels.classes
         self.palette = self._checkpoint.labels.palette

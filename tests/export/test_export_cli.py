@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dabnet.files import sha256_of_file
+from dabnet.models import build_model
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
@@ -38,6 +39,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"model": {"backbone.weight": torch.zeros(3)}}, folder / "foreign.pth")
     state = torch.load(good, weights_only=True)["model"]
     torch.save({"epoch": 1000, "model": state}, folder / "public.pth")
+    (folder / "classes.txt").write_text("".join(f"class {n}\n" for n in range(11)))
     export_onnx(good, folder / "good.onnx", ExportSpec(SIZE, check_images=1), progress=no_bar)
     bare = onnx.load(folder / "good.onnx")
     del bare.metadata_props[:]
@@ -50,7 +52,17 @@ BAD_INPUTS = {
     "missing file": (["onnx", "nowhere.pth"], r"no file at .*nowhere\.pth"),
     "directory": (["onnx", "folder.pth"], r"folder\.pth' is a directory"),
     "truncated": (["onnx", "truncated.pth", *SMALL], r"truncated\.pth' cannot be read as a check"),
-    "foreign": (["onnx", "foreign.pth", "--dataset", "camvid"], "is not a dabnet checkpoint"),
+    "foreign": (["onnx", "foreign.pth", "--dataset", "camvid"], "is not ours: it has tensors such"),
+    "own classes of ours": (
+        ["onnx", "seeded.pth", "--classes", "classes.txt", "--dilations", "2,4"],
+        "--classes, --dilations for 'seeded.pth'; expected a checkpoint of another trainer; this",
+    ),
+    "no mean": (["onnx", "public.pth", "--classes", "classes.txt"], "add --mean R,G,B"),
+    "no list": (["onnx", "public.pth", "--dilations", "2;2"], "'2;2' is not a list of whole n"),
+    "void of an ONNX file": (
+        ["trt", "bare.onnx", "--dataset", "camvid", "--void", "last", "--target", "sm86"],
+        "--void for the ONNX file 'bare.onnx'; expected a checkpoint",
+    ),
     "no size": (["onnx", "seeded.pth", "--size", "large"], "'large' is not a size; .* 512x1024"),
     "odd size": (
         ["onnx", "seeded.pth", "--size", "100x96"],
@@ -191,14 +203,40 @@ def test_an_export_says_what_it_wrote(
     path, done = exported
     assert list(path.parent.iterdir()) == [path]
     agreement = manifest_of(load_onnx(path), "model.onnx").agreement
-    assert agreement is not None
+    assert agreement is not None and agreement.checkpoint_miou is not None
+    miou = f"{100 * agreement.checkpoint_miou:.1f} %"
     assert done.stdout.splitlines() == [
         f"model.onnx  ({path.stat().st_size / 1e6:.1f} MB)",
         "  dabnet on toy-street, fp32, 64x96, batch 1, opset 17",
         "  scale_image for portable: 1",
         f"  agrees with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
         f" (worst image {100 * agreement.worst:.3f} %; 8 images of toy-street val)",
+        f"  mIoU on 8 images of toy-street val: checkpoint {miou}, artifact {miou}",
+        "  so low an mIoU is often a wrong --mean, --scale, --dilations or --classes",
     ]
+    assert agreement.artifact_miou is not None
+    assert agreement.artifact_miou == pytest.approx(agreement.checkpoint_miou, abs=1e-4)
+
+
+def test_a_public_checkpoint_with_own_classes(tmp_path: Path) -> None:
+    """As another trainer writes it: a prefix, and an output that stands for no class."""
+    (tmp_path / "classes.txt").write_text("road\ntree\nsky\n")
+    torch.manual_seed(5)
+    network = build_model("lednet", 4)
+    with torch.no_grad():
+        network(torch.rand(2, 3, *SIZE))  # BatchNorms that see data
+    state = {f"module.{name}": x for name, x in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "public.pth")
+    given = ["--model", "lednet", "--classes", "classes.txt", "--void", "first"]
+    done = dabnet_export("onnx", "public.pth", "-o", "m.onnx", *SMALL, *given, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "  lednet on folder, fp32, 64x96" in done.stdout
+    assert "  first of 4 outputs dropped: it stands for no class" in done.stdout
+    assert "mIoU" not in done.stdout  # drawn scenes have other classes
+    manifest = manifest_of(load_onnx(tmp_path / "m.onnx"), "m")
+    assert (manifest.model, manifest.classes) == ("lednet", ("road", "tree", "sky"))
+    assert manifest.preprocessing.scale == (1 / 255, 1 / 255, 1 / 255)
+    assert manifest.agreement is not None and manifest.agreement.checkpoint_miou is None
 
 
 def test_an_engine_of_an_onnx_file(

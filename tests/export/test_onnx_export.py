@@ -13,6 +13,7 @@ import torch
 from dabnet.checkpoint import load_checkpoint
 from dabnet.data.registry import label_set
 from dabnet.errors import InputError
+from dabnet.given import Given
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
@@ -142,7 +143,7 @@ def test_a_public_checkpoint_gets_the_constants_of_its_dataset(tmp_path: Path) -
     torch.save({"epoch": 7, "model": state}, path)
     output = tmp_path / "m.onnx"
     spec = ExportSpec(SIZE, check_images=1)
-    manifest = export_onnx(path, output, spec, dataset="cityscapes", progress=no_bar)
+    manifest = export_onnx(path, output, spec, given=Given("cityscapes"), progress=no_bar)
     assert (manifest.dataset, len(manifest.classes), manifest.ignore) == ("cityscapes", 19, 255)
     assert manifest.preprocessing.mean_rgb == (73.158325, 82.90902, 72.3924)
     assert manifest.agreement is not None
@@ -160,7 +161,7 @@ def test_a_public_checkpoint_needs_a_fitting_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="add --dataset camvid"):
         export_onnx(path, tmp_path / "m.onnx", FP32, progress=no_bar)
     with pytest.raises(InputError, match="predicts 11 classes; expected 19"):
-        export_onnx(path, tmp_path / "m.onnx", FP32, dataset="cityscapes", progress=no_bar)
+        export_onnx(path, tmp_path / "m.onnx", FP32, given=Given("cityscapes"), progress=no_bar)
     assert list(tmp_path.iterdir()) == [path]
 
 

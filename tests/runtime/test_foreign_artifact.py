@@ -191,7 +191,7 @@ def test_a_description_from_a_data_set_or_a_file(tmp_path: Path) -> None:
     assert (own.classes, own.palette, own.dataset) == (
         ("road", "rest"),
         ((0, 0, 0), (9, 9, 9)),
-        "own.txt",
+        "folder",
     )
     assert own.preprocessing == Preprocessing((1.0, 2.0, 3.0), (0.5, 0.5, 0.5))
     for wrong in (

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import export.engine.engine as trt_export
+from dabnet.data.registry import label_set
 from dabnet.errors import ArtifactError, BuildError, DabnetError, InputError
 from dabnet.runtime.manifest import Manifest
 from export.cli.main import export_group
@@ -33,7 +34,7 @@ class Exported:
         self.specs.append(spec)
         write_contract(output.parent, spec.precision, spec.mask_dtype).rename(output)
         manifest = contract_manifest(spec.precision, spec.mask_dtype)
-        return replace(manifest, dataset="toy-street")
+        return of_dataset("toy-street", manifest)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def from_checkpoint(folder: Path, build: BuildSpec) -> Manifest:
         folder / "model.engine",
         ExportSpec(SIZE, build.onnx_precision, calibration_images=2),
         build,
-        dataset=None,
+        given=None,
         data_dir=None,
         progress=no_bar,
     )
@@ -123,19 +124,25 @@ def test_each_product_gets_the_graph_that_it_builds_best(
     assert (spec.optimize_for, spec.int8_placement, spec.int8_rest) == (target, "dense-only", rest)
 
 
+def of_dataset(name: str, manifest: Manifest | None = None) -> Manifest:
+    labels = label_set(name)
+    manifest = replace(manifest or contract_manifest(), dataset=name, ignore=labels.ignore)
+    return replace(manifest, classes=labels.classes, palette=labels.palette)
+
+
 def test_which_images_a_calibrator_gets(tmp_path: Path) -> None:
     cache = tmp_path / "ranges"
     build = BuildSpec("int8", calibrator="entropy", calibration_cache=cache)
-    images = trt_export.calibrator_images(build, "camvid", None, 5)
+    images = trt_export.calibrator_images(build, of_dataset("camvid"), None, 5)
     assert images is not None
     with pytest.raises(InputError, match="INT8 needs images of camvid.*--data-dir"):
         images(SIZE)
     cache.write_bytes(b"ranges")
-    assert trt_export.calibrator_images(build, "camvid", None, 5) is None
-    toy = trt_export.calibrator_images(build, "toy-street", None, 5)
+    assert trt_export.calibrator_images(build, of_dataset("camvid"), None, 5) is None
+    toy = trt_export.calibrator_images(build, of_dataset("toy-street"), None, 5)
     assert toy is not None
     assert toy(SIZE).description == "5 images of toy-street train"
-    assert trt_export.calibrator_images(BuildSpec("int8"), "camvid", None, 5) is None
+    assert trt_export.calibrator_images(BuildSpec("int8"), of_dataset("camvid"), None, 5) is None
 
 
 # --- the command ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dabnet.data.dataset import LabelledImage
 from dabnet.data.image_files import image_sha256
 from dabnet.data.registry import open_dataset
 from dabnet.errors import InputError
+from dabnet.given import Given
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
@@ -149,5 +150,5 @@ def test_int8_without_images_of_its_dataset_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "public.pth"
     torch.save(seeded_network().state_dict(), path)
     with pytest.raises(InputError, match="INT8 needs images of camvid.*--data-dir"):
-        export_onnx(path, tmp_path / "m.onnx", SPEC, dataset="camvid", progress=no_bar)
+        export_onnx(path, tmp_path / "m.onnx", SPEC, given=Given("camvid"), progress=no_bar)
     assert list(tmp_path.iterdir()) == [path]
