@@ -21,8 +21,8 @@ EXTRAS_OF = {
     "pascal": {"pascal", "pycuda", "tensorboard"},
 }
 """By constraints file, the extras whose packages it pins."""
-UNPINNED = {"dev", "reference"}
-"""Tools of development: the newest that fit."""
+UNPINNED = {"dev", "reference", "visdom"}
+"""Tools beside the product: the newest that fit."""
 NVIDIA_INDEX = "--extra-index-url https://pypi.nvidia.com"
 SOURCES = {"tensorrt", "tensorrt-rtx", "pycuda"}
 """PyPI has no wheels of these: NVIDIA's index has them, or a compiler builds them."""
