@@ -20,7 +20,7 @@ from dabnet.data.toy_street import write_camvid_tree
 from export.cli.main import export_group
 from tests.support.processes import run_python
 
-COMMANDS = ("dabnet.cli", "export.cli.main", "bench.cli.main")
+COMMANDS = ("dabnet.cli", "dabnet.data_cli", "export.cli.main", "bench.cli.main")
 
 
 def python(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -85,9 +85,9 @@ BAD = {
         ["calibration", "m.pth", "-o", "x", "--images", "pictures", *SMALL],
         "broken.png' cannot be read as an image",
     ),
-    "sixteen bits": (
+    "floats": (
         ["calibration", "m.pth", "-o", "x", "--images", "deep", *SMALL],
-        "deep/1.png' has mode I;16; expected 8 bits per channel",
+        "deep/1.tif' has mode F; expected 8 or 16 bits per channel",
     ),
     "too many unreadable": (
         [
@@ -174,7 +174,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(image).save(folder / ("one", "two/one")[number - 1] / f"{number}.png")
         (folder / "broken" / f"{number}.png").write_bytes(b"no picture")
     (folder / "pictures" / "broken.png").write_bytes(b"no picture")
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep" / "1.png")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(folder / "deep" / "1.tif")
     return folder
 
 
