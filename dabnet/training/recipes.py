@@ -96,9 +96,8 @@ class Recipe:
 
     @property
     def validation_scale(self) -> float:
-        """Factor of the resize of a validated image: 1, or the median of the training's where it
-        sees images only reduced."""
-        return 1.0 if max(self.scales) >= 1 else median(self.scales)
+        """Factor of the resize of a validated image: the median of the training's, at most 1."""
+        return min(1.0, median(self.scales))
 
     def warmup_of(self, total: int) -> int:
         """Warm-up of a run of ``total`` iterations: a tenth of it where the recipe's is longer."""
