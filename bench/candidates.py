@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench.record import Subject
 from dabnet import __version__
-from dabnet.artifact import CHECKPOINT, ENGINE, ONNX, Artifact
+from dabnet.artifact import CHECKPOINT, DEFAULT_SIZE, ENGINE, ONNX, Artifact
 from dabnet.checkpoint import Checkpoint, carries_its_own, load_checkpoint, save_checkpoint
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.registry import DATASETS, label_set
@@ -131,6 +131,14 @@ def candidates(asked: Asked) -> tuple[Candidate, ...]:
     return _labelled(found)
 
 
+def default_size(files: Sequence[Path]) -> Size:
+    """Return the size of the first ONNX file or engine of ours, else the usual one."""
+    for path in files:
+        if manifest := _carried(Artifact.open(path)):
+            return manifest.size
+    return DEFAULT_SIZE
+
+
 def dataset_of(found: Sequence[Candidate], given: Given) -> str:
     """Name of the data set to score: the given one, or the first that a candidate was trained on.
 
@@ -173,7 +181,7 @@ def _given(
 
 
 def _carried(artifact: Artifact) -> Manifest | None:
-    """The manifest that a file carries; None of a file of another tool."""
+    """The manifest that a file carries; None of a file of another tool, and of a checkpoint."""
     try:
         return artifact.manifest
     except NoManifest:

@@ -29,13 +29,16 @@ def file_recipe(
     """
     stride = manifest.stride
     asked, steps = (setting.batch, *setting.size), (1, stride, stride)
-    sides = zip(manifest.input.sides, asked, steps, strict=True)
-    if any(side % step if own == DYNAMIC else own != side for own, side, step in sides):
-        takes = "x".join("?" if side == DYNAMIC else str(side) for side in manifest.input.sides)
-        multiples = f", multiples of {stride}" if "?" in takes else ""
+    pairs = zip(manifest.input.sides, asked, steps, strict=True)
+    if any(side % step if own == DYNAMIC else own != side for own, side, step in pairs):
+        sides = [*manifest.input.sides]
+        takes = "x".join("?" if side == DYNAMIC else str(side) for side in sides)
+        is_fixed = DYNAMIC not in sides
+        multiples = "" if is_fixed else f", multiples of {stride}"
         raise BackendUnavailable(
             f"it takes images of {takes} (batch x height x width{multiples}), not"
-            f" {'x'.join(map(str, asked))}"
+            f" {'x'.join(map(str, asked))}",
+            fix="add --size {}x{}".format(*manifest.size) if is_fixed else "",
         )
     said = manifest if manifest.is_described else None
     arguments: dict[str, Any] = {"path": path, "device": str(device), "manifest": said}

@@ -17,8 +17,11 @@ from dabnet.models import NETWORKS
 from export.cli.options import described_options, refuse_typed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.measure.request import Request
     from bench.record import Setting
+    from dabnet.data.dataset import Dataset
 
 _COUNT = click.IntRange(1)
 
@@ -45,7 +48,13 @@ _COUNT = click.IntRange(1)
     help="What to measure of checkpoints and networks, repeatable: a row (onnxruntime-int8),"
     " a backend (pytorch) or all.  [default: each backend's usual rows]",
 )
-@click.option("--size", "sizes", type=Size(), multiple=True, help="[default: 512x1024]")
+@click.option(
+    "--size",
+    "sizes",
+    type=Size(),
+    multiple=True,
+    help="[default: that of an ONNX file or an engine of ours, or 512x1024]",
+)
 @click.option(
     "--batch",
     "batches",
@@ -139,20 +148,22 @@ def _request(asked: dict[str, Any]) -> Request:
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
-    settings, given = _settings(asked), Given(**_of(Given, asked))
-    size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
     if not (asked["files"] or asked["networks"] or asked["onnx"]):
         raise InputError("nothing to measure", "a FILE, --onnx FILE or --model NAME")
+    settings, given = _settings(asked), Given(**_of(Given, asked))
+    size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
     found = candidates(Asked(asked["files"], asked["onnx"], asked["networks"], given, sizes))
-    dataset, labels = dataset_of(found, given), found[0].labels
-    if asked["folder"] is not None:
-        _refuse_what_a_folder_replaces(asked, dataset)
+    labels = found[0].labels
     # Faults of the images are told before any folder is made.
-    opened = (
-        ImageFolder(asked["folder"], labels)
-        if asked["folder"] is not None
-        else open_dataset(dataset, asked["split"], asked["data_dir"], size, labels)
-    )
+    opened: Dataset
+    if asked["folder"] is not None:
+        refuse_typed(["split"], "--images", "a data set", "leave one of them out")
+        if asked["data_dir"] is not None:
+            _refuse_folder_of_drawn(asked["data_dir"], dataset_of(found, given))
+        opened = ImageFolder(asked["folder"], labels)
+    else:
+        dataset = dataset_of(found, given)
+        opened = open_dataset(dataset, asked["split"], asked["data_dir"], size, labels)
     cache = writable_directory(asked["cache"])
     known = {
         "candidates": tuple(candidate.drawn(cache) for candidate in found),
@@ -168,14 +179,13 @@ def _request(asked: dict[str, Any]) -> Request:
     return Request(**_of(Request, asked) | known)
 
 
-def _refuse_what_a_folder_replaces(asked: dict[str, Any], dataset: str) -> None:
-    """Raise where ``--images`` leaves no use for ``--split``, or for the folder of a drawn set.
+def _refuse_folder_of_drawn(data_dir: Path, dataset: str) -> None:
+    """Raise where ``--images`` leaves no use for the folder of a drawn data set.
 
     The training images of any other data set still calibrate INT8.
     """
-    refuse_typed(["split"], "--images", "a data set", "leave one of them out")
-    if asked["data_dir"] is not None and not DATASETS[dataset].folder:
-        given = f"--data-dir {asked['data_dir']} with --images and a checkpoint of {dataset}"
+    if not DATASETS[dataset].folder:
+        given = f"--data-dir {data_dir} with --images and a checkpoint of {dataset}"
         raise InputError(given, "no folder: its images are drawn", "leave --data-dir out")
 
 
@@ -185,6 +195,7 @@ def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
+    from bench.candidates import default_size
     from bench.record import Setting
 
     streams = asked["streams"]
@@ -192,7 +203,7 @@ def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
         given = f"--streams {streams} in the scenario latency"
         raise InputError(given, "one call at a time", "add --scenario throughput")
     streams = streams or (2 if asked["scenario"] == "throughput" else 1)
-    sizes = dict.fromkeys(asked["sizes"] or ((512, 1024),))
+    sizes = dict.fromkeys(asked["sizes"] or [default_size([*asked["files"], *asked["onnx"]])])
     batches = dict.fromkeys(asked["batches"] or (1,))
     return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)
 

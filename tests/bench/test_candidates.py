@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.backends.file_backend import file_recipe
-from bench.candidates import Asked, Candidate, candidates, dataset_of
+from bench.candidates import Asked, Candidate, candidates, dataset_of, default_size
 from bench.cli.main import bench_command
 from bench.record import Setting
 from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -88,6 +88,7 @@ def test_each_has_a_label_its_size_and_its_work(folder: Path) -> None:
     assert [c.rows(("pytorch-fp32",))[0] for c in every[1:4]] == [
         *("pytorch-fp32", "onnxruntime-file", "onnxruntime-file")
     ]
+    assert default_size([folder / "a/best.pth", folder / "own.onnx"]) == SIZE
     assert dataset_of(every, Given()) == "folder" and dataset_of(every, Given("voc")) == "voc"
     (alone,) = found("a/best.pth")
     assert alone.subject.label == "tiny"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,44 @@ def sample_report(
         "key": "k",
     }
     return Report(**(values | changes))
+
+
+SEVERAL = {
+    # label: network, how many times slower than ``ROWS``, higher mIoU, 10⁹ multiply-adds
+    "dabnet": ("dabnet", 1.0, 0.0, 10),
+    "lednet": ("lednet", 1.2, 0.02, 11),
+    "enet": ("enet", 0.4, 0.0, 4),
+    "mine": ("unknown", 0.9, 0.03, 55),
+}
+
+
+def several_report() -> Report:
+    """A record of two networks, one with random weights, which is the fastest, and a file."""
+    ran = {name: figures for name, figures in ROWS.items() if figures}
+    subjects, rows = [], list[Row]()
+    for seed, (label, (model, slower, better, work)) in enumerate(SEVERAL.items()):
+        untrained, file = label == "enet", "" if label == "enet" else f"{label}.pth"
+        facts = (10**5 * work, {"512x1024": 10**9 * work}, untrained)
+        subjects.append(Subject(label, model, file, str(seed) * 64, "", *facts))
+        figures = {"onnxruntime-file": (86.0, 0.66, 30.0)} if label == "mine" else ran
+        own = {name: (slower * ms, miou + better, mb) for name, (ms, miou, mb) in figures.items()}
+        for row in sample_report(dict(own), seed=seed).rows:
+            rows.append(
+                replace(
+                    row,
+                    name=f"{label}/{row.name}",
+                    of=label,
+                    timings=tuple(_to(rows[0] if rows else None, t) for t in row.timings),
+                    accuracy=None if untrained else row.accuracy,
+                )
+            )
+    return replace(sample_report(), subjects=tuple(subjects), rows=tuple(rows))
+
+
+def _to(base: Row | None, timing: Timing) -> Timing:
+    """The timing with its ratio to ``base``; None for that row itself."""
+    other = base.timing(timing.scope) if base else None
+    return Timing.of(timing.scope, timing.turns, 1, other.turns if other else None)
 
 
 def _row(
