@@ -75,6 +75,9 @@ class Folder(FilePairs):
             )
         super().__init__(root, split, faults)
 
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()}\n{self.coding}"  # other classes, other labels
+
     def present(self) -> list[str]:
         lists = [split for split in SPLIT_FOLDERS if self._list(split).is_file()]
         images = self._folder(IMAGE_FOLDERS, "images", needed=not lists)

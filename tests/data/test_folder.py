@@ -183,6 +183,13 @@ def test_the_classes_come_from_the_folder_or_from_a_checkpoint(flat: Path) -> No
         label_set("folder")
 
 
+def test_other_classes_are_another_fingerprint(flat: Path) -> None:
+    before = open_dataset("folder", "train", flat).fingerprint()
+    assert open_dataset("folder", "train", flat).fingerprint() == before
+    (flat / "classes.txt").write_text("tree\n0 128 0 road\nsky\n")
+    assert open_dataset("folder", "train", flat).fingerprint() != before
+
+
 def test_values_of_masks_that_begin_at_1(flat: Path) -> None:
     (flat / "classes.txt").unlink()
     (flat / "classes.yaml").write_text("names: {1: road, 2: tree}\nignore: 0")
