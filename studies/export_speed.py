@@ -61,7 +61,7 @@ def recipes(
     """Export into ``folder`` what the rows run; return them by name, in the order of the table."""
 
     def of_pytorch(mode: str) -> Recipe:
-        arguments = {"checkpoint": inputs.checkpoint, "dataset": None, "mode": mode}
+        arguments = {"checkpoint": inputs.checkpoint, "given": None, "mode": mode}
         shape = (1, *inputs.size, 3)
         return Recipe(
             open_checkpoint, {**arguments, "shape": shape, "threads": threads}, inputs.checkpoint

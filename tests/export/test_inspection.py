@@ -107,6 +107,7 @@ def test_a_checkpoint(tmp_path: Path) -> None:
     assert found.manifest is not None
     assert found.manifest["model"] == "dabnet"
     assert "dataset                     toy-street" in printed(found)
+    assert "preprocessing.mean_rgb      99.5, 103.25, 105.75" in printed(found)
 
 
 def test_a_calibration(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.data.registry import label_set
 from dabnet.errors import InputError
 from dabnet.given import Given
+from dabnet.metrics import confusion, mean_iou
 from dabnet.runtime.manifest import Manifest
 from export.onnx_export import export_onnx
 from export.onnx_file import load_onnx, manifest_of
@@ -117,12 +118,20 @@ def test_the_agreement_is_the_one_recomputed_by_hand(
     count = int(agreement.images.split()[0])
     assert count == {"fp32": 8, "int8": 4}[name]
     assert agreement.images == f"{count} images of toy-street val"
-    images = [scene.image[None] for scene in evenly_spaced("val", count)]
-    shares = [float((masks_of(path, i) == expected_masks(i)).mean()) for i in images]
+    scenes = evenly_spaced("val", count)
+    pairs = [(expected_masks(s.image[None]), masks_of(path, s.image[None])) for s in scenes]
+    shares = [float((expected == found).mean()) for expected, found in pairs]
+    matrices = sum(
+        np.stack([confusion(mask[0], scene.label, 11) for mask in masks])
+        for scene, masks in zip(scenes, pairs, strict=True)
+    )
+    scores = agreement.checkpoint_miou, agreement.artifact_miou
+    assert scores == pytest.approx(mean_iou(matrices), abs=5e-4)
     assert agreement.mean == pytest.approx(np.mean(shares), abs=5e-4)
     assert agreement.worst == pytest.approx(min(shares), abs=5e-4)
     if name == "int8":  # or the check above would hold for a constant
         assert agreement.worst < agreement.mean < 0.999
+        assert scores[0] != scores[1]
 
 
 @pytest.mark.parametrize("name", ["fp32", "batch"])

@@ -17,6 +17,7 @@ from dabnet.checkpoint import load_checkpoint
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import ImageFolder, SizedImages
 from dabnet.errors import ArtifactError, InputError
+from dabnet.given import Given
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import ONNX_KEY, Manifest
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
@@ -27,7 +28,13 @@ from export.verify.report import DIFFERENT, differing, save_worst
 from export.verify.sides import Side, common_size
 from tests.support.contract_graph import CLASSES, contract_manifest, write_contract
 from tests.support.listed_images import sized_images
-from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
+from tests.support.seeded_checkpoint import (
+    PREPROCESSING,
+    SIZE,
+    no_bar,
+    noise,
+    write_checkpoint,
+)
 
 
 class Told(Side):
@@ -147,6 +154,24 @@ def opened(path: Path, size: tuple[int, int] = SIZE) -> Side:
     side = Side(path)
     side.load(size)
     return side
+
+
+def test_what_is_said_of_a_public_checkpoint_is_not_said_of_ours(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    """One set of options speaks for the file that needs it; the other side carries its own."""
+    ours, public = artifacts["checkpoint"], tmp_path / "public.pth"
+    state = load_checkpoint(ours).state
+    torch.save({"state_dict": {f"net.{name}": x for name, x in state.items()}}, public)
+    given = Given("toy-street", mean=PREPROCESSING.mean_rgb)
+    sides = Side(public, given), Side(ours, given)
+    assert [side.is_described for side in sides] == [True, False]
+    for side in sides:
+        side.load(SIZE)
+    images = sized_images([("noise", noise((1, *SIZE, 3), 1)[0])])
+    assert verify(*sides, images)[0].agreement == 1
+    with pytest.raises(InputError, match="was trained on toy-street"):
+        Side(ours, Given("camvid"))
 
 
 def test_a_checkpoint_and_its_onnx_file(artifacts: dict[str, Path]) -> None:

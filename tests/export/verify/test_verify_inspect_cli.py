@@ -74,6 +74,14 @@ BAD_INPUTS = {
         ["verify", FP32, INT8, "--classes", "classes.txt"],
         "--classes for these files; expected a file without a manifest; leave them out",
     ),
+    "void of files without outputs to drop": (
+        ["verify", FP32, "bare.onnx", "--classes", "classes.txt", "--void", "last"],
+        "--void for these files; expected a public checkpoint; leave them out",
+    ),
+    "inspect what says it itself": (
+        ["inspect", FP32, "--dataset", "camvid"],
+        "--dataset for the onnx 'contract-fp32-uint8.onnx'; expected a checkpoint; leave",
+    ),
     "classes twice": (
         ["verify", FP32, "bare.onnx", "--classes", "classes.txt", "--dataset", "camvid"],
         "--dataset camvid and --classes 'classes.txt'; expected one of them",
