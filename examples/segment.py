@@ -25,14 +25,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
 from dabnet.artifact import describe, open_artifact, predict
 from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
+from dabnet.data.image_files import SUFFIXES, is_image, read_image
 from dabnet.errors import BackendUnavailable, DabnetError, InputError
 from dabnet.files import existing_file, replacing, writable_directory, writable_target
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OVERLAY, INDICES, LABEL_IDS = "overlay", "indices", "label-ids"
 """What is written: classes over the frame, class indices, or the ids of Cityscapes."""
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
@@ -101,18 +101,19 @@ def label_ids(classes: tuple[str, ...]) -> np.ndarray:
     return np.array([CITYSCAPES_ID_TO_TRAIN_ID.index(k) for k in range(len(classes))], np.uint8)
 
 
-def read_frames(path: Path) -> list[Image.Image]:
-    """The frames, upright, as RGB: one, or those of an animation."""
+def read_animation(path: Path) -> list[Image.Image]:
+    """The frames of a GIF as RGB."""
     try:
-        with Image.open(path) as image:
-            frames = ImageSequence.Iterator(image)
-            return [ImageOps.exif_transpose(frame).convert("RGB") for frame in frames]
-    except (OSError, SyntaxError) as error:  # Pillow raises the second for a broken PNG
-        raise InputError(f"{str(path)!r} is not a complete image ({error})", "an image") from error
+        with Image.open(path, formats=("GIF",)) as image:
+            return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+    except (OSError, SyntaxError) as error:
+        raise InputError(
+            f"{str(path)!r} is not a complete GIF ({error})", "an animation"
+        ) from error
 
 
 def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path]) -> None:
-    pictures = segmenter.pictures(read_frames(path)[0] for path in sources)
+    pictures = segmenter.pictures(Image.fromarray(read_image(path)) for path in sources)
     for picture, source, target in zip(pictures, sources, targets, strict=True):
         writable_directory(target.parent)
         with replacing(writable_target(target, source)) as temporary:
@@ -120,7 +121,7 @@ def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path
 
 
 def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
-    frames = read_frames(source)
+    frames = read_animation(source)
     times = [frame.info.get("duration", 100) for frame in frames]
     first, *others = segmenter.pictures(frames)
     with replacing(target) as temporary:
@@ -179,14 +180,10 @@ def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
 def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
     if source.is_dir():
         within = writable_directory(target).resolve()  # its pictures are no frames
-        found = (p for p in source.rglob("*") if p.suffix.lower() in IMAGES)
-        paths = sorted(
-            path
-            for path in found
-            if not path.name.startswith(".") and within not in path.resolve().parents
-        )
+        found = (p for p in source.rglob("*") if is_image(p))
+        paths = sorted(path for path in found if within not in path.resolve().parents)
         if not paths:
-            raise InputError(f"no images in {str(source)!r}", ", ".join(IMAGES))
+            raise InputError(f"no images in {str(source)!r}", ", ".join(SUFFIXES))
         targets = [target / path.relative_to(source) for path in paths]
         if segmenter.write != OVERLAY:
             targets = [path.with_suffix(".png") for path in targets]
@@ -200,13 +197,13 @@ def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
     if segmenter.write != OVERLAY and (target.suffix.lower() != ".png" or source.suffix in VIDEOS):
         given = f"--write {segmenter.write} to {str(target)!r}"
         raise InputError(given, "a .png of one image, or a folder of images")
-    if pair <= set(IMAGES):
+    if pair <= set(SUFFIXES):
         return segment_images(segmenter, [source], [target])
     if pair <= set(VIDEOS):
         return segment_video(segmenter, source, target)
     if pair == {".gif"}:
         return segment_animation(segmenter, source, target)
-    kinds = f"two images ({', '.join(IMAGES)}), two .gif or two videos ({', '.join(VIDEOS)})"
+    kinds = f"two images ({', '.join(SUFFIXES)}), two .gif or two videos ({', '.join(VIDEOS)})"
     raise InputError(f"{str(source)!r} to {str(target)!r}", kinds)
 
 

@@ -257,7 +257,7 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([bare, image, out, "--dataset", "camvid"], "expected logits of 11 classes"),
         ([artifact, folder / "none.png", out], "no file at"),
         ([artifact, empty, folder / "o"], "no images in"),
-        ([artifact, broken, out], "is not a complete image"),
+        ([artifact, broken, out], "cannot be read as an image"),
         ([artifact, folder / "a.txt", out], "two images"),
         ([artifact, image, folder / "out.mp4"], "two images"),
         ([artifact, image, image], "is the input itself"),
