@@ -77,21 +77,20 @@ class Candidate:
             return names
         return (("tensorrt" if _kind(self.path) == ENGINE else "onnxruntime") + "-file",)
 
-    def drawn(self, cache: Path) -> Candidate:
-        """Itself; a network without weights with those that are drawn for it, and kept in a file.
+    def drawn(self, cache: Path, dataset: str) -> Candidate:
+        """Draw the weights of a network, and keep them: a stopped run continues with them.
 
-        Equal weights make a stopped run continue.
+        Args:
+            dataset: whose images calibrate it.
         """
         subject = self.subject
-        if not subject.untrained:
-            return self
-        text = f"{subject.model} {self.labels} {__version__}"
+        text = f"{subject.model} {self.labels} {dataset} {__version__}"
         path = cache / f"untrained-{subject.model}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         path = path.with_name(f"{path.name}.pth")
         try:
             load_checkpoint(path)
         except DabnetError:  # none yet, or damaged
-            save_checkpoint(_random_checkpoint(subject.model, self.labels), path)
+            save_checkpoint(_random_checkpoint(subject.model, self.labels, dataset), path)
         subject = replace(subject, file=path.name, sha256=sha256_of_file(path))
         return replace(self, subject=subject, path=path)
 
@@ -352,7 +351,7 @@ def _kind(path: Path) -> str:
     return Artifact.open(path).kind
 
 
-def _random_checkpoint(model: str, labels: LabelSet) -> Checkpoint:
+def _random_checkpoint(model: str, labels: LabelSet, dataset: str) -> Checkpoint:
     """A network with random weights.
 
     Its BatchNorms have the statistics of noise, so that activations are as large as those of a
@@ -374,4 +373,4 @@ def _random_checkpoint(model: str, labels: LabelSet) -> Checkpoint:
             for values in (preprocessing.mean_rgb, preprocessing.scale)
         )
         network.train()((images - mean) * scale)
-    return Checkpoint(model, network.state_dict(), DRAWN, labels, preprocessing)
+    return Checkpoint(model, network.state_dict(), dataset, labels, preprocessing)

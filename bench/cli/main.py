@@ -153,20 +153,25 @@ def _request(asked: dict[str, Any]) -> Request:
     settings, given = _settings(asked), Given(**_of(Given, asked))
     size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
     found = candidates(Asked(asked["files"], asked["onnx"], asked["networks"], given, sizes))
-    labels = found[0].labels
+    labels, folder, data_dir = found[0].labels, asked["folder"], asked["data_dir"]
+    untrained = any(candidate.subject.untrained for candidate in found)
+    needed = folder is None or data_dir is not None or untrained
+    dataset = dataset_of(found, given) if needed else ""
     # Faults of the images are told before any folder is made.
     opened: Dataset
-    if asked["folder"] is not None:
+    if folder is not None:
         refuse_typed(["split"], "--images", "a data set", "leave one of them out")
-        if asked["data_dir"] is not None:
-            _refuse_folder_of_drawn(asked["data_dir"], dataset_of(found, given))
-        opened = ImageFolder(asked["folder"], labels)
+        if data_dir is not None:
+            _refuse_folder_of_drawn(data_dir, dataset)
+        opened = ImageFolder(folder, labels)
     else:
-        dataset = dataset_of(found, given)
-        opened = open_dataset(dataset, asked["split"], asked["data_dir"], size, labels)
+        opened = open_dataset(dataset, asked["split"], data_dir, size, labels)
     cache = writable_directory(asked["cache"])
     known = {
-        "candidates": tuple(candidate.drawn(cache) for candidate in found),
+        "candidates": tuple(
+            candidate.drawn(cache, dataset) if candidate.subject.untrained else candidate
+            for candidate in found
+        ),
         "names": names,
         "settings": settings,
         "images": SizedImages.first(opened, size, asked["max_images"]),

@@ -97,11 +97,12 @@ def test_each_has_a_label_its_size_and_its_work(folder: Path) -> None:
 def test_random_weights_are_drawn_once(folder: Path) -> None:
     (candidate,) = found(networks=("enet",))
     assert len(candidate.labels.classes) == 11 and dataset_of([candidate], Given()) == "toy-street"
-    drawn = candidate.drawn(folder)
-    assert drawn == candidate.drawn(folder) and drawn.subject.untrained
+    drawn = candidate.drawn(folder, "voc")
+    assert drawn == candidate.drawn(folder, "voc") and drawn.subject.untrained
     assert drawn.subject.sha256 == sha256_of_file(drawn.path)
     drawn.path.write_bytes(drawn.path.read_bytes()[:-100])
-    checkpoint = load_checkpoint(candidate.drawn(folder).path)
+    checkpoint = load_checkpoint(candidate.drawn(folder, "voc").path)
+    assert checkpoint.dataset == "voc"  # its images calibrate INT8
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         logits = checkpoint.network()(image)
