@@ -100,7 +100,8 @@ class Fit:
     def __str__(self) -> str:
         outputs = f" of {self.outputs} classes" if self.outputs else ""
         dropped = f" (prefix {self.prefix!r} dropped)" if self.prefix else ""
-        return f"a {self.model} checkpoint{outputs}{dropped}"
+        article = "an" if self.model[0] in "aeiou" else "a"
+        return f"{article} {self.model} checkpoint{outputs}{dropped}"
 
 
 def read_public(content: dict[Any, Any], file: Path, given: Given) -> Public:
@@ -248,7 +249,7 @@ def _real_outputs(fit: Fit, file: Path, given: Given, labels: LabelSet) -> State
     """Return the tensors with as many outputs as there are classes, float32."""
     state = {name: x.float() if x.is_floating_point() else x for name, x in fit.state.items()}
     classes, outputs, where = len(labels.classes), fit.outputs, repr(str(file))
-    of = f"the classes of {given.labels_from}"
+    of = f"the classes of {given.dataset or repr(str(given.classes))}"
     if outputs is None or (outputs == classes and given.void is None):
         return state
     if outputs == classes:

@@ -261,7 +261,7 @@ def _print_manifest(manifest: Manifest, output: Path, given: Given | None = None
             f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
             f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
         )
-        _print_miou(agreement, "its ONNX file" if manifest.engine else "artifact")
+        _print_miou(agreement, "its ONNX file" if manifest.engine else "artifact", given)
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
         click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
@@ -273,7 +273,7 @@ def _print_manifest(manifest: Manifest, output: Path, given: Given | None = None
             click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
 
 
-def _print_miou(agreement: Agreement, subject: str) -> None:
+def _print_miou(agreement: Agreement, subject: str, given: Given | None) -> None:
     """Print the accuracy on the labels of the check images, if they have any."""
     scores = agreement.checkpoint_miou, agreement.artifact_miou
     if scores[0] is None or scores[1] is None:
@@ -281,7 +281,7 @@ def _print_miou(agreement: Agreement, subject: str) -> None:
     checkpoint, artifact = (f"{100 * score:.1f} %" for score in scores if score is not None)
     said = f"mIoU on {agreement.images}: checkpoint {checkpoint}, {subject} {artifact}"
     click.echo(f"  {said}")
-    if scores[0] < LOW_MIOU:
+    if scores[0] < LOW_MIOU and given and any(given.named()):
         click.echo("  so low an mIoU is often a wrong --mean, --scale, --dilations or --classes")
 
 

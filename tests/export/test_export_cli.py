@@ -190,9 +190,8 @@ def exported(
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """An ONNX file alone in its folder, and what the command said."""
     folder = tmp_path_factory.mktemp("exported")
-    done = dabnet_export(
-        "onnx", str(workplace / "seeded.pth"), "-o", "model.onnx", *SMALL, folder=folder
-    )
+    words = ["onnx", str(workplace / "public.pth"), "--dataset", "toy-street", "-o", "model.onnx"]
+    done = dabnet_export(*words, *SMALL, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder / "model.onnx", done
 
@@ -252,7 +251,7 @@ def test_an_engine_of_an_onnx_file(
     assert engine.stat().st_size > 500_000
     stored = Manifest.from_json(beside.read_text(encoding="utf-8"), "beside")
     assert stored.onnx_sha256 == sha256_of_file(exported[0])
-    assert stored.checkpoint_sha256 == sha256_of_file(workplace / "seeded.pth")
+    assert stored.checkpoint_sha256 == sha256_of_file(workplace / "public.pth")
     assert stored.engine is not None and stored.agreement is not None
     assert (stored.engine.product, stored.engine.target) == ("tensorrt_rtx", "sm86")
     assert stored.engine.layers_by_type.get("Float", 0) >= 60  # at least the convolutions
