@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,22 @@ from dabnet.console import (
 )
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model
-from dabnet.training.recipes import AMP, LOSSES, OPTIMIZERS, STAGES
+from dabnet.training.recipes import (
+    AMP,
+    CLASSIFIER,
+    LOSSES,
+    OPTIMIZERS,
+    PICTURES,
+    STAGES,
+    Extent,
+)
 from dabnet.training.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
     from dabnet.data.labels import LabelSet
     from dabnet.training.processes import Processes
-    from dabnet.training.recipes import Extent, Recipe
+    from dabnet.training.recipes import Recipe
     from dabnet.training.spec import TrainingResult, TrainingSpec
 
 # Applied in the command, since an option that --resume leaves out keeps the value of the run.
@@ -127,7 +136,8 @@ _DEFAULTS: dict[str, Any] = {
 @click.option(
     "--stage",
     type=click.Choice(STAGES),
-    help="Of LEDNet and ERFNet: the encoder alone, on labels at 1/8 of the size; then, from"
+    help="Of LEDNet and ERFNet: the encoder as a classifier of the pictures in"
+    " DIR/{train,val}/CLASS; the encoder alone, on labels at 1/8 of the size; then, from"
     " --encoder, with its decoder.  [default: whole]",
 )
 @click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
@@ -187,6 +197,8 @@ def train_command(
     from dabnet.training.processes import processes_of_torchrun
 
     processes = processes_of_torchrun()
+    if options["stage"] == CLASSIFIER:
+        return _pretrain(options | {"resume": resume, "qat": qat}, data_dir, limit, processes)
     if resume:
         resume, warning = newest_state(resume)
         if warning and processes.first:
@@ -201,13 +213,49 @@ def train_command(
         _print_summary(values)
         return 0
     train_set, val_set = _open_splits(values, data_dir)
-    spec = _spec(values, train_set, limit, processes)
+    extent = Extent(len(train_set), train_set[0].label.shape, processes.size)
+    spec = _spec(values, extent, limit, processes)
     _keep_other_runs(spec.output, resume)
     if processes.first:
         _print_start(spec, processes.size, train_set, val_set)
     result = train(spec, train_set, val_set, processes)
     if processes.first:
         _print_end(spec, result, train_set.labels)
+    return 0 if result.finished else EXIT_INTERRUPTED
+
+
+def _pretrain(
+    options: dict[str, Any], data_dir: Path | None, limit: TimeLimit | None, processes: Processes
+) -> int:
+    """Train an encoder as a classifier."""
+    from dabnet.errors import InputError
+    from dabnet.training.pretraining import Pictures, pretrain, read_state
+    from dabnet.training.recipes import Recipe
+
+    if options["dataset"] or options["classes"] or data_dir is None:
+        raise InputError(
+            "--stage classifier" + " with --dataset or --classes" * (data_dir is not None),
+            "--data-dir DIR alone, with DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg",
+        )
+    kept = _DEFAULTS | {"dataset": PICTURES}
+    resume = options["resume"]
+    if resume:
+        options["resume"] = resume = resume / "last.pth" if resume.is_dir() else resume
+        before = read_state(resume)["pretraining"]
+        kept |= {"model": before["model"], "seed": before["seed"]}
+        kept |= asdict(Recipe.from_dict(before["recipe"]))
+    values = {name: kept.get(name) if value is None else value for name, value in options.items()}
+    images = len(Pictures(data_dir, "train", (8, 8)))
+    spec = _spec(values, Extent(images, (0, 0), processes.size), limit, processes)
+    _keep_other_runs(spec.output, resume)
+    if processes.first:
+        click.echo(f"dabnet-train {__version__}: encoder of {spec.model}, {images} pictures")
+        _print_recipe(spec.recipe)
+    result = pretrain(spec, data_dir, processes)
+    if processes.first:
+        best = f"{100 * (result.best_miou or 0):.2f} %"
+        click.echo(f"best validation accuracy {best}: --encoder {spec.output / 'best.pth'}")
+        _print_stop(result)
     return 0 if result.finished else EXIT_INTERRUPTED
 
 
@@ -225,13 +273,13 @@ def _open_splits(values: dict[str, Any], data_dir: Path | None) -> tuple[Dataset
 
 
 def _spec(
-    values: dict[str, Any], train_set: Dataset, limit: TimeLimit | None, processes: Processes
+    values: dict[str, Any], extent: Extent, limit: TimeLimit | None, processes: Processes
 ) -> TrainingSpec:
     """Return the request of the options ``values``; None is an option that was not given."""
     from dabnet.device import torch_device
     from dabnet.training.learner import fastest_amp
     from dabnet.training.log import tensorboard_is_installed
-    from dabnet.training.recipes import WHOLE, Extent
+    from dabnet.training.recipes import WHOLE
     from dabnet.training.spec import TrainingSpec
 
     tensorboard, workers = values["tensorboard"], values["num_workers"]
@@ -239,7 +287,6 @@ def _spec(
     device = torch_device(values["device"], local_rank)
     if limit and values["qat"] is None and values["amp"] is None:
         values = values | {"amp": fastest_amp(device)}
-    extent = Extent(len(train_set), train_set[0].label.shape, processes.size)
     recipe = _recipe(values, extent)
     if workers is None:
         workers = 4 if device.type == "cuda" else 0
@@ -289,8 +336,7 @@ def _print_start(spec: TrainingSpec, processes: int, train_set: Dataset, val_set
         click.echo(
             "  trains and scores the encoder alone, on every 8th row and column of the labels"
         )
-    for name, value in recipe.to_dict().items():
-        click.echo(f"  {name}: {value}")
+    _print_recipe(recipe)
     total = max(1, round(len(train_set) // recipe.batch_size * recipe.max_epochs))
     if spec.limit:
         click.echo(f"  at most {total} iterations, as many as fit into {spec.limit.minutes:g} min")
@@ -312,6 +358,15 @@ def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> 
     if result.best_miou is not None:
         best = f"{100 * result.best_miou:.2f} %"
         click.echo(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
+    _print_stop(result)
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    for name, value in recipe.to_dict().items():
+        click.echo(f"  {name}: {value}")
+
+
+def _print_stop(result: TrainingResult) -> None:
     if not result.finished:
         click.echo(f"stopped; continue with: --resume {result.last}", err=True)
 
@@ -356,8 +411,6 @@ def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:
 
 def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     """Return the options that a run was started with, by name."""
-    from dataclasses import asdict
-
     from dabnet.checkpoint import Given, load_checkpoint
     from dabnet.training.recipes import Recipe
     from dabnet.training.spec import state_of

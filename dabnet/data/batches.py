@@ -127,7 +127,7 @@ def batches(
         batch_sampler=order,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
     )
 
 
@@ -165,7 +165,7 @@ def _generator_of(seed: int, key: Key) -> np.random.Generator:
     return np.random.default_rng([seed, *key])
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def leave_signals_to_the_parent(worker: int) -> None:
     """Give a worker a process group of its own.
 
     Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, reach a whole group; a worker

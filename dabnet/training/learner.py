@@ -17,19 +17,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from dabnet.data.augmentation import whole_image
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import resize_label
-from dabnet.errors import InputError
 from dabnet.interrupt import Stop
-from dabnet.models import NETWORKS, build_model, network_named
+from dabnet.models import MOST_CLASSES, build_model, network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes, synchronised
 from dabnet.training.qat import fake_quantized
-from dabnet.training.recipes import ENCODER
+from dabnet.training.recipes import CLASSIFIER, ENCODER
 from dabnet.training.spec import TrainingSpec
+from dabnet.training.stages import EncoderAlone, encoder_alone, encoder_classifier
 from dabnet.training.start import RANDOM, Start
 
 WARMUP_FACTOR = 1 / 3
+_BUILD = {ENCODER: encoder_alone, CLASSIFIER: encoder_classifier}
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -110,7 +111,7 @@ class Learner:
             with these ranges and its BatchNorm statistics.
 
     Raises:
-        InputError: the encoder is to be trained alone, and the network has no outputs there.
+        InputError: the encoder is to be trained alone, and the network has none with outputs.
 
     Attributes:
         kept: the network that is validated and saved: of averaged weights, if there are some.
@@ -143,15 +144,13 @@ class Learner:
         self.criterion.to(self.device)
 
         torch.manual_seed(spec.seed)
-        network = build_model(spec.model, classes, start.dilations).to(self.device)
+        network = _BUILD.get(recipe.stage, build_model)(spec.model, classes, start.dilations)
+        network = network.to(self.device)
         self.memory_format = torch.channels_last if spec.channels_last else torch.contiguous_format
         # mypy: torch's own stub of Module.to lacks this overload.
         network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         network.load_state_dict(start.state, strict=False)
-        self.label_stride = 1
-        if recipe.stage == ENCODER:
-            self.label_stride = self.stride
-            _leave_only_the_encoder(network, spec.model)
+        self.label_stride = self.stride if recipe.stage == ENCODER else 1
         self.activation_ranges = start.activation_ranges
         if self.activation_ranges:
             network = fake_quantized(network, self.activation_ranges)
@@ -173,13 +172,14 @@ class Learner:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         kept = self.average.network if self.average else network
         self.kept = kept
-        seen = _EncoderAlone(kept) if recipe.stage == ENCODER else kept
-        self.segmenter = ImageToMask(seen, preprocessing).to(self.device)
+        seen = EncoderAlone(kept) if recipe.stage == ENCODER else kept
+        mask = torch.uint8 if classes <= MOST_CLASSES else torch.int32
+        self.segmenter = ImageToMask(seen, preprocessing, mask).to(self.device)
         self._forward = self._prepared(spec)
 
     def _prepared(self, spec: TrainingSpec) -> nn.Module:
         """Return the network as a step calls it: distributed and compiled, if the run is."""
-        forward = _EncoderAlone(self.network) if self.label_stride > 1 else self.network
+        forward = EncoderAlone(self.network) if self.label_stride > 1 else self.network
         if self.processes.size > 1:
             # Of depth-wise kernels: their strides differ where a side is 1, which costs nothing.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -304,28 +304,3 @@ class Learner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-class _EncoderAlone(nn.Module):
-    """The encoder of a network with its own outputs: (N, 3, H, W) → (N, K, H/stride, W/stride)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        # mypy: a module's methods of its own are unknown to it.
-        logits: Tensor = self.network.encoder_logits(image)  # type: ignore[operator]
-        return logits
-
-
-def _leave_only_the_encoder(network: nn.Module, model: str) -> None:
-    """Let gradients reach the encoder with its outputs, and nothing else."""
-    if not hasattr(network, "encoder_logits"):
-        has = [name for name in NETWORKS if hasattr(build_model(name, 2), "encoder_logits")]
-        raise InputError(
-            f"--stage encoder for {model}, whose encoder has no outputs",
-            f"--model {' or '.join(has)}",
-        )
-    for name, weight in network.named_parameters():
-        weight.requires_grad_(name.startswith("encoder."))

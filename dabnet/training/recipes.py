@@ -14,8 +14,8 @@ from dabnet.errors import InputError
 OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
-WHOLE, ENCODER, DECODER = "whole", "encoder", "decoder"
-STAGES = (WHOLE, ENCODER, DECODER)
+WHOLE, CLASSIFIER, ENCODER, DECODER = "whole", "classifier", "encoder", "decoder"
+STAGES = (WHOLE, CLASSIFIER, ENCODER, DECODER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,9 @@ class Recipe:
         ema: decay of an exponential moving average of the weights, which is then what is validated
             and kept; 0 keeps the weights themselves.
         sync_bn: whether BatchNorm sees the batch of all processes, not each its own part.
-        stage: ``whole``, the whole network from its start; ``encoder``, the encoder alone on labels
-            at the size of its features; ``decoder``, the whole network from a trained encoder.
+        stage: ``whole``, the whole network from its start; ``classifier``, the encoder as a
+            classifier of pictures; ``encoder``, the encoder alone on labels at the size of its
+            features; ``decoder``, the whole network from a trained encoder.
 
     Raises:
         InputError: a value is out of its range.
@@ -117,6 +118,7 @@ class Recipe:
         return cls(**plain)
 
 
+PICTURES = "pictures"
 RECIPES = {
     # DABNet (BMVC 2019), section 4.1, and the defaults of its published training code.
     "camvid": Recipe(input_size=(360, 480), batch_size=16, max_epochs=1000),
@@ -137,8 +139,18 @@ RECIPES = {
     "voc": Recipe(input_size=(512, 512), batch_size=16, max_epochs=200),
     "ade20k": Recipe(input_size=(512, 512), batch_size=16, max_epochs=120),
     "folder": Recipe(input_size=(512, 512), batch_size=8, max_epochs=300),
+    # Eromera/erfnet_pytorch, imagenet/main.py.
+    PICTURES: Recipe(
+        input_size=(224, 224),
+        batch_size=256,
+        max_epochs=90,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=1e-4,
+        stage=CLASSIFIER,
+    ),
 }
-"""Of DABNet, by data set."""
+"""Of DABNet, by data set; ``pictures`` is that of an encoder as a classifier."""
 
 _ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 5e-4, "loss": "ce", "warmup_iterations": 0}
 
@@ -202,7 +214,7 @@ def recipe_for(
             processes. Large images of a user's own are reduced, and crops are no larger than them.
         qat: whether it is for fine-tuning with fake quantisation: fewer epochs, a lower rate.
     """
-    changes = dict(_OPTIMISERS.get(model, {}))
+    changes = dict(_OPTIMISERS.get(model, {})) if dataset != PICTURES else {}
     if changes and dataset in ("camvid", "cityscapes"):
         changes |= _LENGTHS[model]
         if dataset == "cityscapes":

@@ -15,7 +15,7 @@ from dabnet.errors import InputError
 from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Codec
-from dabnet.training.recipes import DECODER, WHOLE, Recipe
+from dabnet.training.recipes import CLASSIFIER, DECODER, WHOLE, Recipe
 from dabnet.training.time_limit import TimeLimit
 
 
@@ -90,8 +90,12 @@ class TrainingSpec:
             raise InputError(
                 "--stage decoder alone", "--encoder CHECKPOINT, the result of --stage encoder"
             )
-        if stage != WHOLE and self.qat:
-            raise InputError(f"--stage {stage} with --qat", "one of them")
+        excluded = ["qat"] if stage != WHOLE else []
+        excluded += ["init", "encoder", "limit"] if stage == CLASSIFIER else []
+        for name in excluded:
+            if getattr(self, name):
+                option = "max-minutes" if name == "limit" else name
+                raise InputError(f"--stage {stage} and --{option}", "one of them")
         if self.limit and self.resume:
             raise InputError(
                 f"--max-minutes {self.limit.minutes:g} and --resume {self.resume}",

@@ -14,9 +14,7 @@ from dabnet.models import MOST_CLASSES, network_named
 from dabnet.preprocessing import Preprocessing
 from dabnet.public_checkpoint import add_counters, shapes, varying_sides
 from dabnet.training.spec import TrainingSpec
-
-ENCODER = "encoder."
-"""Begins the names of an encoder's tensors."""
+from dabnet.training.stages import ENCODER
 
 
 @dataclass(frozen=True, slots=True)
