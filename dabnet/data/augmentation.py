@@ -1,7 +1,7 @@
 """Random scale, mirror and crop with padding: drawn once, applied to one image or to a batch; and
 whole images, as they are validated.
 
-Both ways of the first show the same pixels. ``crop_one`` is faster on a CPU and in worker processes;
+Both ways of a crop show the same pixels. ``crop_one`` is faster on a CPU and in worker processes;
 ``crop_batch`` works on tensors wherever they lie, so that a GPU which holds the data set augments
 without a copy from the host.
 """
