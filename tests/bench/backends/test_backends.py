@@ -186,7 +186,7 @@ def test_a_file_is_opened_twice_where_onnxruntime_fuses_it(
 
 
 def test_artifacts_are_made_once_and_again_when_damaged(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import export.onnx_export
 
@@ -209,9 +209,11 @@ def test_artifacts_are_made_once_and_again_when_damaged(
         workshop.onnx(small, "fp32", "portable", "int32"),
         workshop.onnx(Setting((64, 64), batch=2), "fp32", "portable"),
         workshop.onnx(Setting((64, 72)), "fp32", "portable"),
-        dataclasses.replace(workshop, dataset="toy-street").onnx(small, "fp32", "portable"),
+        dataclasses.replace(workshop, given=Given("toy-street")).onnx(small, "fp32", "portable"),
     }
     assert len({path, *others}) == 5  # the last names what the checkpoint says itself
+    other = dataclasses.replace(workshop, checkpoint_path=write_checkpoint(tmp_path, True))
+    assert other._stem(workshop.spec) != workshop._stem(workshop.spec)
 
 
 def test_rows_that_need_a_gpu_say_so(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

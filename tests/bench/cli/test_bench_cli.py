@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_record_names_the_run(run: Run) -> None:
     record = run.record
     assert tuple(run.rows) == NAMES and record["complete"]
-    assert record["checkpoint_sha256"] == sha256_of_file(run.folder / "seeded.pth")
+    assert record["subjects"][0]["sha256"] == sha256_of_file(run.folder / "seeded.pth")
     assert (record["dataset"], record["split"]) == ("toy-street", "val")
     assert len(record["images"]) == 2 and record["labelled"]
     assert record["scenario"]["rounds"] == 3 and record["scenario"]["cpu_threads"] == 1
