@@ -84,8 +84,8 @@ def open_dataset(
         opened = source.load()(data_dir, split, faults, labels)
     if labels and labels.classes and labels.classes != opened.labels.classes:
         raise InputError(
-            f"the classes of {name} are {_names(opened.labels)}, and those of the checkpoint"
-            f" {_names(labels)}",
+            f"the classes of {name} are {_names(opened.labels)}, and those of the checkpoint or of"
+            f" --classes {_names(labels)}",
             "the same classes in the same order",
             "take the data set that the checkpoint was trained on",
         )
