@@ -121,7 +121,7 @@ class Workshop:
             "checkpoint": sha256_of_file(self.checkpoint_path),
             "read as": [
                 *(checkpoint.model, checkpoint.dataset, checkpoint.labels),
-                *(checkpoint.preprocessing, checkpoint.dilations),
+                *(checkpoint.preprocessing, checkpoint.dilations, self.given.void),
             ],
             "data_dir": str(self.data_dir.resolve()) if self.data_dir else "",
             "spec": asdict(spec),

@@ -28,7 +28,8 @@ from bench.measure.timer import Timer
 from bench.record import REFERENCE, Setting
 from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, InputError
-from dabnet.given import Given
+from dabnet.given import VOID, Given
+from dabnet.models import build_model
 from dabnet.runtime.ort import gpu as onnxruntime_gpu
 from dabnet.runtime.ort.providers import OF_TENSORRT, RTX_PLUGIN
 from export.spec import ExportSpec
@@ -214,6 +215,16 @@ def test_artifacts_are_made_once_and_again_when_damaged(
     assert len({path, *others}) == 5  # the last names what the checkpoint says itself
     other = dataclasses.replace(workshop, checkpoint_path=write_checkpoint(tmp_path, True))
     assert other._stem(workshop.spec) != workshop._stem(workshop.spec)
+
+
+def test_what_is_said_of_a_public_checkpoint_is_part_of_its_name(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    path = tmp_path / "public.pth"
+    torch.save(build_model("enet", 12).state_dict(), path)
+    said = [Given("camvid", void=void, mean=mean) for void in VOID for mean in (None, (1, 2, 3))]
+    public = [dataclasses.replace(workshop, checkpoint_path=path, given=given) for given in said]
+    assert len({each._stem(workshop.spec) for each in public}) == 4
 
 
 def test_rows_that_need_a_gpu_say_so(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
