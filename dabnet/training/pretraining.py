@@ -33,6 +33,7 @@ from dabnet.training.folder import BEST, LAST, left_only_if_written
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingResult, TrainingSpec
+from dabnet.training.start import Start
 
 LEAST_AREA, MOST_STRETCH, TRIES = 0.08, 4 / 3, 10
 CENTRE = 224 / 256
@@ -160,6 +161,9 @@ class _Pretraining:
             rank=processes.rank,
             processes=processes.size,
         )
+        content = read_state(spec.resume) if spec.resume else {}
+        before = content.get("pretraining", {})
+        self.dilations = spec.dilations or tuple(before.get("dilations", ()))
         self.learner = Learner(
             spec,
             len(self.train_set.classes),
@@ -168,19 +172,19 @@ class _Pretraining:
             torch.ones(len(self.train_set.classes)),
             self.order.total,
             processes,
+            Start(dilations=self.dilations),
         )
         self.best = -1.0
-        if spec.resume:
-            self._restore(spec.resume)
+        if content:
+            self._restore(content)
         self.folder = writable_directory(spec.output)
 
-    def _restore(self, path: Path) -> None:
-        content = read_state(path)
+    def _restore(self, content: dict[str, Any]) -> None:
         before, now = content["pretraining"], self._progress()
-        for name in ("model", "recipe", "seed", "classes"):
+        for name in ("model", "recipe", "seed", "classes", "dilations"):
             if before[name] != now[name]:
                 raise InputError(
-                    f"another {name} than that of the run --resume {path}",
+                    f"--resume {self.spec.resume}, whose run differs in {name}",
                     "the same to continue it",
                 )
         self.learner.restore(content["state_dict"], content["training"])
@@ -192,6 +196,7 @@ class _Pretraining:
             "recipe": self.spec.recipe.to_dict(),
             "seed": self.spec.seed,
             "classes": list(self.train_set.classes),
+            "dilations": list(self.dilations),
             "iteration": self.order.start,
             "best": self.best,
         }

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from dabnet.checkpoint import load_checkpoint
+from dabnet.training import pretraining
+from dabnet.training.learner import Learner
 from dabnet.training.pretraining import Pictures
 from dabnet.training.stages import encoder_classifier
 from tests.support.training_runs import command, in_call, sends
@@ -88,6 +92,32 @@ def test_an_encoder_learns_pictures_continues_exactly_and_serves_the_next_stage(
     best = torch.load(tmp_path / "a/best.pth")["state_dict"]["features." + name]
     trained = load_checkpoint(tmp_path / "next/last.pth").state[name]
     assert 0 < float((trained - best).abs().max()) < 1e-4
+
+
+def test_dilations_are_those_of_the_run(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    made: list[Learner] = []
+
+    def seen(*given: Any) -> Learner:
+        made.append(Learner(*given))
+        return made[-1]
+
+    monkeypatch.setattr(pretraining, "Learner", seen)
+    stage = ["--stage", "classifier", "--data-dir", pictures]
+    words = [*stage, "--model", "erfnet", "--input-size", "16x16", "--max-epochs", 1]
+    words += ["--dilations", "1,1,2,3,1,1,2,3", "--output", tmp_path / "run"]
+    assert command(monkeypatch, *words) == 0
+    assert command(monkeypatch, *stage, "--resume", tmp_path / "run") == 0
+    for learner in made:
+        found = {m.dilation[0] for m in learner.network.modules() if isinstance(m, nn.Conv2d)}
+        assert found == {1, 2, 3}
+    again = [*stage, "--resume", tmp_path / "run", "--dilations", "2,4,8,16,2,4,8,16"]
+    assert command(monkeypatch, *again) == 2
+    assert "whose run differs in dilations" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
