@@ -8,18 +8,28 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import DistError
 
-from dabnet.errors import DabnetError, first_line
+from dabnet.errors import DabnetError, InputError, first_line
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
 
 
 @contextmanager
 def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]:
-    """Turn a lack of memory, a lost process or a failed compilation into a ``DabnetError``."""
+    """Turn a lack of memory, too small a batch, a lost process or a failed compilation into a
+    ``DabnetError``."""
     try:
         yield
     except MemoryError as error:
         raise _out_of_memory(spec, processes) from error
+    except ValueError as error:
+        # BatchNorm behind a global mean, as LEDNet has it, sees one value for each image.
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"--batch-size {spec.recipe.batch_size} over {processes.size} processes",
+            f"2 images or more in each for {spec.model} (batch normalisation)",
+            "raise it, or add --sync-bn",
+        ) from error
     except RuntimeError as error:
         text = str(error)
         # The CPU's allocator raises a plain RuntimeError.

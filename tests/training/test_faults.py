@@ -16,6 +16,7 @@ from dabnet.data.batches import BatchOrder
 from dabnet.data.camvid import CamVid
 from dabnet.data.toy_street import write_camvid_tree
 from dabnet.errors import DabnetError, InputError
+from dabnet.models import build_model
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
@@ -128,6 +129,15 @@ def test_a_gpu_out_of_memory_may_also_compute_in_half_precision(tmp_path: Path) 
         told_as_one_line(spec, Processes(1, 2, 1)),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_batch_of_one_image_behind_a_global_mean_is_told(tmp_path: Path) -> None:
+    network = build_model("lednet", 3).train()
+    with (
+        pytest.raises(InputError, match=r"^--batch-size 2 over 2 processes; .*add --sync-bn$"),
+        told_as_one_line(spec_for(tmp_path, model="lednet"), Processes(0, 2)),
+    ):
+        network(torch.zeros(1, 3, 16, 16))
 
 
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
