@@ -69,7 +69,7 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
         ("dabnet.cli", ["--resume", "notes.txt"], "cannot be read as a checkpoint"),
         ("export.cli.main", [], "Missing command"),
         ("export.cli.main", ["onnx"], "Missing argument 'CHECKPOINT'"),
-        ("bench.cli.main", [], "Missing argument 'CHECKPOINT'"),
+        ("bench.cli.main", [], "nothing to measure; expected a FILE"),
     ],
 )
 def test_bad_input_of_a_real_process_is_one_line_and_code_2(
