@@ -100,7 +100,8 @@ def candidates(asked: Asked) -> tuple[Candidate, ...]:
 
     Raises:
         InputError: a file or a network is named twice, a network is unknown or cannot take a size,
-            two classes differ, or a file that is no ONNX file is named as one.
+            two classes differ, a file that is no ONNX file is named as one, or something is said
+            that no file lacks.
         ArtifactError: a file is damaged, or its tensors are no image and mask; ``NoManifest`` asks
             for what an ONNX file does not say.
     """
@@ -173,10 +174,22 @@ def _given(
     A preprocessing is that of ONNX files, where there are any that do not say it.
     """
     of_files = None in manifests.values()
-    said = replace(asked.given, mean=None, scale=None) if of_files else asked.given
     own = [path for path in checkpoints if carries_its_own(path)]
+    if len(own) == len(checkpoints):
+        _refuse_unread(asked, ("mean", "scale") if of_files else ())
+    said = replace(asked.given, mean=None, scale=None) if of_files else asked.given
     of_ours = Given() if of_files or len(own) < len(checkpoints) else said
     return {path: of_ours if path in own else said for path in checkpoints}
+
+
+def _refuse_unread(asked: Asked, read: Sequence[str]) -> None:
+    """Raise for what is said of no file: all but the images to score and ``read``."""
+    known = {f"--{name}" for name in ("dataset", "classes", *read)}
+    if unread := [name for name in asked.given.named() if name not in known]:
+        first = next((repr(str(path)) for path in (*asked.files, *asked.onnx)), "a network")
+        raise InputError(
+            f"{', '.join(unread)} for {first}", "a file that does not say it", "leave it out"
+        )
 
 
 def _carried(artifact: Artifact) -> Manifest | None:

@@ -152,6 +152,16 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         "--mean for 'bytes.onnx', which takes uint8 images",
     ),
     "a mean for ours": (("a/best.pth", "b/best.pth"), {"given": FLOATS}, "--mean for 'a/best.pth'"),
+    "dilations of a file": (
+        ("a/best.pth", "raw.onnx"),
+        {"given": replace(FLOATS, dilations=(2, 2))},
+        "--dilations for 'a/best.pth'; expected a file that does not say it",
+    ),
+    "a void output of a network": (
+        (),
+        {"networks": ("tiny",), "given": Given(void="last")},
+        "--void for a network",
+    ),
     "a size": (("a/best.pth",), {"sizes": ((34, 64),)}, "image size 34x64; expected .* of 4"),
 }
 
