@@ -156,9 +156,6 @@ def build_model(name: str, classes: int, dilations: Sequence[int] = ()) -> nn.Mo
     if not 2 <= classes <= MOST_CLASSES:
         raise InputError(f"{classes} classes", f"2 to {MOST_CLASSES}")
     build = getattr(importlib.import_module(module), factory)
-    built: nn.Module = (
-        build(classes, network.checked_dilations(dilations))
-        if network.dilations
-        else build(classes)
-    )
+    checked = network.checked_dilations(dilations)
+    built: nn.Module = build(classes, checked) if checked else build(classes)
     return built

@@ -197,7 +197,11 @@ def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Datas
     """Return the state of the very run that ``spec`` describes, or raise ``InputError``."""
     state = state_of(checkpoint, spec.resume)
     recipe = Recipe.from_dict(checkpoint.recipe)
-    own, given = checkpoint.dilations, spec.dilations or checkpoint.dilations
+    checked = network_named(checkpoint.model).checked_dilations
+    own, given = (
+        ",".join(map(str, checked(dilations)))
+        for dilations in (checkpoint.dilations, spec.dilations or checkpoint.dilations)
+    )
     before, asked = (
         recipe.to_dict()
         | {"model": model, "seed": seed, "train_type": split, "dilations": dilations}

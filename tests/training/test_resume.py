@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 import dabnet.training.learner
 from dabnet.checkpoint import load_checkpoint, save_checkpoint
+from dabnet.data.camvid import CamVid
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
 from dabnet.errors import ArtifactError, InputError
+from dabnet.models import NETWORKS
 from dabnet.training.folder import newest_state
 from dabnet.training.loop import train
+from dabnet.training.spec import resumable_state
 from tests.support import ROOT
 from tests.support.training_runs import (
     PER_EPOCH,
@@ -108,6 +111,7 @@ def test_the_second_ctrl_c_stops_at_once(
         ({"recipe": replace(RECIPE, lr=3e-3)}, "train", "--lr 0.003 .* started with 0.002"),
         ({"recipe": replace(RECIPE, max_epochs=9)}, "train", "--max-epochs 9 .* with 3"),
         ({"recipe": replace(RECIPE, input_size=(32, 64))}, "train", r"--input-size \[32, 64\]"),
+        ({"dilations": (1,) * 9}, "train", "--dilations 1,1,.* with 2,2,2,4,4,8,8,16,16; expected"),
         ({"seed": 6}, "train", "--seed 6 for a run that was started with 5"),
         ({}, "trainval", "--train-type trainval for a run that was started with train"),
     ],
@@ -118,6 +122,13 @@ def test_another_run_is_not_continued(
     with pytest.raises(InputError, match=message):
         run(tree, spec_for(tmp_path / "new", resume=whole / "last.pth", **changes), split)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_published_dilations_by_name_are_those_of_a_run_without_them(
+    tree: Path, whole: Path
+) -> None:
+    same = spec_for(whole, resume=whole / "last.pth", dilations=NETWORKS["dabnet"].dilations)
+    resumable_state(load_checkpoint(whole / "last.pth"), same, CamVid(tree, "train"))
 
 
 def test_other_data_and_bare_weights_are_not_continued(
