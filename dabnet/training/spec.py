@@ -91,7 +91,7 @@ class TrainingSpec:
                 "--stage decoder alone", "--encoder CHECKPOINT, the result of --stage encoder"
             )
         excluded = ["qat"] if stage != WHOLE else []
-        excluded += ["init", "encoder", "limit"] if stage == CLASSIFIER else []
+        excluded += ["init", "encoder", "limit", "visdom"] if stage == CLASSIFIER else []
         for name in excluded:
             if getattr(self, name):
                 option = "max-minutes" if name == "limit" else name

@@ -126,6 +126,7 @@ def test_dilations_are_those_of_the_run(
         ([], "--stage classifier for dabnet, whose encoder has no outputs; expected --model"),
         (["--dataset", "camvid"], "--stage classifier with --dataset or --classes; expected"),
         (["--model", "lednet", "--max-minutes", "1"], "--stage classifier and --max-minutes;"),
+        (["--model", "lednet", "--visdom"], "--stage classifier and --visdom;"),
     ],
 )
 def test_what_does_not_fit_a_classifier_is_one_line(
