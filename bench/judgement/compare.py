@@ -288,14 +288,14 @@ def _differences(old: Report, new: Report) -> Iterator[str]:
 
 
 def _facts(report: Report) -> dict[str, Any]:
+    several = len(report.subjects) > 1
+    files = {
+        f"file of {subject.label}" if several else "file": f"{subject.file} ({subject.sha256[:12]})"
+        for subject in report.subjects
+    }
     return {
         "model": report.title,
-        **{
-            f"file of {s.label}"
-            if len(report.subjects) > 1
-            else "file": f"{s.file} ({s.sha256[:12]})"
-            for s in report.subjects
-        },
+        **files,
         "data set": f"{report.dataset} {report.split}",
         "classes": len(report.classes),
         **lasting_facts(report.environment),
