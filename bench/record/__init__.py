@@ -198,11 +198,6 @@ class Report:
         """The row of a setting that the speed of all others is compared with."""
         return first_reference(row for row in self.rows if row.setting == setting)
 
-    def own_reference(self, row: Row) -> Row | None:
-        """The row that the masks and the accuracy of a row are compared with."""
-        mates = (r for r in self.rows if (r.setting, r.of) == (row.setting, row.of))
-        return first_reference(mates)
-
 
 class _Named(Protocol):
     @property
