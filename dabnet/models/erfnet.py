@@ -83,21 +83,17 @@ class Encoder(nn.Module):
     def __init__(self, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.initial_block = Downsampler(3, 16)
-        self.layers = nn.ModuleList(
-            [
-                Downsampler(16, 64),
-                *(NonBottleneck1d(64, dropout=0.03) for _ in range(5)),
-                Downsampler(64, 128),
-                *(NonBottleneck1d(128, dilation, dropout=0.3) for dilation in dilations),
-            ]
+        self.layers = nn.Sequential(
+            Downsampler(16, 64),  # [64, /4]
+            *(NonBottleneck1d(64, dropout=0.03) for _ in range(5)),
+            Downsampler(64, 128),  # [128, /8]
+            *(NonBottleneck1d(128, dilation, dropout=0.3) for dilation in dilations),
         )
         self.output_conv = nn.Conv2d(128, classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x: Tensor = self.initial_block(image)  # [16, /2]
-        for layer in self.layers:
-            x = layer(x)  # [64, /4] → [128, /8]
-        return x
+        features: Tensor = self.layers(self.initial_block(image))  # [16, /2] → [128, /8]
+        return features
 
 
 class Decoder(nn.Module):
@@ -105,20 +101,16 @@ class Decoder(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                Upsampler(128, 64),
-                *(NonBottleneck1d(64) for _ in range(2)),
-                Upsampler(64, 16),
-                *(NonBottleneck1d(16) for _ in range(2)),
-            ]
+        self.layers = nn.Sequential(
+            Upsampler(128, 64),  # [64, /4]
+            *(NonBottleneck1d(64) for _ in range(2)),
+            Upsampler(64, 16),  # [16, /2]
+            *(NonBottleneck1d(16) for _ in range(2)),
         )
         self.output_conv = nn.ConvTranspose2d(16, classes, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)  # [64, /4] → [16, /2]
-        logits: Tensor = self.output_conv(x)  # [K, 1]
+        logits: Tensor = self.output_conv(self.layers(x))  # [16, /2] → [K, 1]
         return logits
 
 

@@ -96,22 +96,18 @@ class Encoder(nn.Module):
     def __init__(self, classes: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.initial_block = DownsamplerBlock(3, 32)
-        self.layers = nn.ModuleList(
-            [
-                *(SplitShuffleUnit(32, 1, dropout=0.03) for _ in range(3)),
-                DownsamplerBlock(32, 64),
-                *(SplitShuffleUnit(64, 1, dropout=0.03) for _ in range(2)),
-                DownsamplerBlock(64, 128),
-                *(SplitShuffleUnit(128, dilation, dropout=0.3) for dilation in dilations),
-            ]
+        self.layers = nn.Sequential(
+            *(SplitShuffleUnit(32, 1, dropout=0.03) for _ in range(3)),  # [32, /2]
+            DownsamplerBlock(32, 64),  # [64, /4]
+            *(SplitShuffleUnit(64, 1, dropout=0.03) for _ in range(2)),
+            DownsamplerBlock(64, 128),  # [128, /8]
+            *(SplitShuffleUnit(128, dilation, dropout=0.3) for dilation in dilations),
         )
         self.output_conv = nn.Conv2d(128, classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        x: Tensor = self.initial_block(image)  # [32, /2]
-        for layer in self.layers:
-            x = layer(x)  # [32, /2] → [64, /4] → [128, /8]
-        return x
+        features: Tensor = self.layers(self.initial_block(image))  # [32, /2] → [128, /8]
+        return features
 
 
 class ConvBnRelu(nn.Module):

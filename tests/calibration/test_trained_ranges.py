@@ -20,7 +20,13 @@ from export.onnx_export import contract_graph
 from export.passes.targets import optimize
 from export.spec import ExportSpec
 from tests.support.protobuf_graphs import insert_qdq, on_protobuf
-from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, noise, seeded_network
+from tests.support.seeded_checkpoint import (
+    PREPROCESSING,
+    SIZE,
+    noise,
+    preprocessing_of,
+    seeded_network,
+)
 
 contract_graph = on_protobuf(contract_graph)
 optimize = on_protobuf(optimize)
@@ -65,6 +71,16 @@ def outputs(model: onnx.ModelProto, extra: list[str]) -> dict[str, NDArray[Any]]
 def readers(graph: onnx.ModelProto) -> dict[str, str]:
     """Convolution's node → the tensor that it reads."""
     return {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Conv"}
+
+
+@pytest.mark.parametrize("model", ["lednet", "erfnet", "enet"])
+def test_ranges_of_each_network_reach_the_graph(model: str) -> None:
+    """By the names that the exporter makes of its modules, of lists of them too."""
+    module = ImageToMask(seeded_network(model=model), preprocessing_of(model)).eval()
+    image = module.preprocess(torch.from_numpy(IMAGES[:1]))
+    ranges = observed_ranges(module.network, ["one"], lambda _: image)
+    graph = contract_graph(module, ExportSpec(size=SIZE))
+    assert ranges_by_tensor(graph, ranges).keys() == {*readers(graph).values()}
 
 
 def test_each_convolution_of_the_graph_computes_what_was_trained(
