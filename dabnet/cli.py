@@ -21,7 +21,7 @@ from dabnet.console import (
     run,
 )
 from dabnet.data.registry import DATASETS
-from dabnet.models import NETWORKS, build_model
+from dabnet.models import NETWORKS, build_model, network_named
 from dabnet.training.recipes import (
     AMP,
     CLASSIFIER,
@@ -432,6 +432,7 @@ def _print_summary(values: dict[str, Any]) -> None:
     from dabnet.data.registry import label_set
 
     model, dataset, size = values["model"], values["dataset"], _recipe(values).input_size
+    network_named(model).check_size(*size)
     labels = values["labels"]
     if labels is None:
         labels = read_labels(values["classes"]) if values["classes"] else label_set(dataset)

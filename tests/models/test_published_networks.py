@@ -191,13 +191,13 @@ def test_the_state_has_the_public_names_and_the_network_the_public_parameters(na
 @pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("size", [(64, 96), (72, 40)])  # of odd sides at 1/8, too
 def test_logits_equal_the_papers_description(name: str, size: tuple[int, int]) -> None:
-    network = seeded_network(7, name)
+    # In float64: where ENet's maxima are nearly equal, rounding to float32 would choose.
+    network, image = seeded_network(7, name).double(), image_with_ties(2, 3, *size).double()
     eps, reference = REFERENCES[name]
-    image = image_with_ties(2, 3, *size)
     found, expected = network(image), reference(Weights(network.state_dict(), eps), image)
     assert found.shape == (2, 7, *size)
     expected = expected[:, :7]  # LEDNet's pyramid has 20 outputs for any number of classes
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", REFERENCES)
