@@ -62,7 +62,8 @@ def node_scope(module: str) -> str:
     """Return how ``torch.onnx.export`` names a module of the network: ``a.0`` → ``/network/a/a.0``.
 
     Args:
-        module: dotted name of the submodule; an index keeps the name of its list.
+        module: dotted name of the submodule; an index keeps the name of its list, which is one that
+            is called (``nn.Sequential``, not ``nn.ModuleList``).
     """
     parts = ["network"]
     for part in module.split("."):

@@ -204,6 +204,7 @@ def test_sweeps_streams_and_a_folder_without_labels(folder: Path) -> None:
     assert three["fps"]["value"] > 2 * one["fps"]["value"]
 
 
+@pytest.mark.slow
 def test_two_networks_and_a_file_of_another_tool_stand_in_one_table(
     folder: Path, hostile: tuple[Path, str]
 ) -> None:

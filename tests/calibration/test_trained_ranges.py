@@ -73,7 +73,10 @@ def readers(graph: onnx.ModelProto) -> dict[str, str]:
     return {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Conv"}
 
 
-@pytest.mark.parametrize("model", ["lednet", "erfnet", "enet"])
+@pytest.mark.parametrize(
+    "model",
+    ["erfnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lednet", "enet"))],
+)
 def test_ranges_of_each_network_reach_the_graph(model: str) -> None:
     """By the names that the exporter makes of its modules, of lists of them too."""
     module = ImageToMask(seeded_network(model=model), preprocessing_of(model)).eval()
