@@ -55,10 +55,14 @@ def test_from_photos_to_a_benchmarked_artifact(tmp_path: Path) -> None:
     mask = runner.infer(image[None])[0]
     assert set(np.unique(mask)) <= set(range(4))
 
-    rows = ("--backend", "pytorch-fp32", "--backend", "onnxruntime-int8")
     brief = ("--rounds", 2, "--min-time", 0.05, "--threads", 1, "--pictures", 0)
-    run(DABNET_BENCH, checkpoint, *size, *rows, *brief)
+    run(DABNET_BENCH, checkpoint, "net.onnx", *size, "--backend", "pytorch-fp32", *brief)
     record = json.loads((tmp_path / "runs" / "bench" / "bench.json").read_text("utf-8"))
     assert record["classes"] == list(CLASSES)
-    assert [row["reason"] for row in record["rows"]] == ["", ""]
-    assert all(0 < row["accuracy"]["score"]["miou"]["value"] <= 1 for row in record["rows"])
+    rows = {row["name"]: row for row in record["rows"]}
+    assert list(rows) == ["dabnet/pytorch-fp32", "net/onnxruntime-file"]
+    assert [row["reason"] for row in rows.values()] == ["", ""]
+    assert all(0 < row["accuracy"]["score"]["miou"]["value"] <= 1 for row in rows.values())
+    # Speed has one reference, in the same rounds.
+    ratios = [row["timings"][0]["speed_ratio"] for row in rows.values()]
+    assert ratios[0] is None and ratios[1]["value"] > 0
