@@ -134,6 +134,13 @@ def load_checkpoint(path: str | Path, given: Given | None = None) -> Checkpoint:
     given = given or Given()
     file = existing_file(path, "a checkpoint (a .pth file)")
     content = _read(file)
+    if "pretraining" in content:
+        raise InputError(
+            f"{str(file)!r} is a classifier of --stage classifier",
+            "a network for segmentation",
+            "continue it with --stage classifier --resume, or start from its encoder with"
+            " --stage decoder --encoder",
+        )
     if not _is_ours(content):
         return _public(content, file, given)
     _require_sums(file)

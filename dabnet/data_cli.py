@@ -100,10 +100,13 @@ def _print_shares(splits: list[CheckedSplit]) -> None:
         counts = [split.counts for split in splits]
         shares = (c.class_share[index] if c.class_pixels[index] else None for c in counts)
         row(made, name, *("–" if share is None else percent(share) for share in shares))
-    ignored = (1 - sum(s.counts.class_pixels) / max(1, s.counts.pixels) for s in splits)
-    row(made, "(ignored, of all pixels)", *map(percent, ignored))
+    ignored = (
+        percent(1 - sum(s.counts.class_pixels) / s.counts.pixels) if s.images else "–"
+        for s in splits
+    )
+    row(made, "(ignored, of all pixels)", *ignored)
     console.print(made)
-    for split in splits:
+    for split in (split for split in splits if split.images):
         pairs = zip(labels.classes, split.counts.class_pixels, strict=True)
         if never := [name for name, pixels in pairs if not pixels]:
             line(console, f"never in {split.split}: {', '.join(never)}")

@@ -78,6 +78,23 @@ def test_every_fault_is_counted_by_kind(tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 of 20 images have no mask, the first is" in out
 
 
+def test_images_of_both_splits_and_a_folder_without_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, sheet = write_folder(tmp_path / "data", 4), str(tmp_path / "sheet.png")
+    (root / "train.txt").write_text("0\n1\n2\n")
+    (root / "val.txt").write_text("2\nimages/3.png masks/3.png\n")
+    code, out, _ = check(capsys, str(root), "--sheet", sheet)
+    assert (code, "1 of 2 images of val are in train too, the first is" in out) == (2, True)
+    for split in ("train", "val"):
+        (root / f"{split}.txt").unlink()
+    for mask in (root / "masks").iterdir():
+        mask.rename(mask.with_stem(f"mask-{mask.stem}"))
+    code, out, _ = check(capsys, str(root), "--sheet", sheet)
+    assert (code, "4 of 4 images have no mask" in out) == (2, True)
+    assert "never in" not in out
+
+
 def test_labels_of_one_class_and_splits_that_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

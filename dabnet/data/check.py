@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dabnet.data.dataset import Dataset, LabelledImage, evenly_spaced
-from dabnet.data.file_pairs import TRAINVAL, NoSuchSplit
+from dabnet.data.file_pairs import TRAINVAL, FilePairs, NoSuchSplit
 from dabnet.data.labels import LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import DATASETS, open_dataset
@@ -62,10 +62,11 @@ def check_dataset(
         progress_bar: (what, images) → a bar whose function is called once per image.
 
     Returns:
-        the splits that can be opened, and why others cannot.
+        the splits that can be opened, and why others cannot or are no splits.
     """
     checked: list[CheckedSplit] = []
     closed: list[InputError] = []
+    files: dict[str, set[Path]] = {}
     # The union of two splits holds nothing that they do not.
     for split in (s for s in DATASETS[name].load().splits if s != TRAINVAL):
         faults: list[InputError] = []
@@ -77,8 +78,19 @@ def check_dataset(
         except InputError as error:
             closed.append(error)
             continue
+        assert isinstance(dataset, FilePairs)
+        files[split] = {image.resolve() for image, _ in dataset.pairs}
         with progress_bar(f"reading {split}", len(dataset)) as step:
             checked.append(_read(dataset, faults, shown, step))
+    trained, validated = (files.get(split, set()) for split in NEEDED)
+    if both := sorted(trained & validated):
+        closed.append(
+            InputError(
+                f"{len(both)} of {len(validated)} images of val are in train too, the first is"
+                f" {str(both[0])!r}",
+                "other images in each: a score on training images says nothing of new ones",
+            )
+        )
     return checked, closed
 
 

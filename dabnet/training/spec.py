@@ -16,6 +16,7 @@ from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Codec
 from dabnet.training.recipes import CLASSIFIER, DECODER, WHOLE, Recipe
+from dabnet.training.stages import check_has_encoder
 from dabnet.training.time_limit import TimeLimit
 
 
@@ -82,6 +83,8 @@ class TrainingSpec:
         if len(given) > 1:
             raise InputError(" and ".join(given), "one of them")
         stage = self.recipe.stage
+        if stage != WHOLE:
+            check_has_encoder(self.model, stage)
         if self.encoder and stage == WHOLE:
             raise InputError(
                 f"--encoder {self.encoder} alone", "--stage decoder or --stage encoder"

@@ -53,7 +53,7 @@ class EncoderClassifier(nn.Module):
 
 def encoder_alone(model: str, classes: int, dilations: Sequence[int] = ()) -> nn.Module:
     """Return a new network of which only the encoder, with its outputs, takes gradients."""
-    network = _with_encoder(model, "encoder", classes, dilations)
+    network = build_model(model, classes, dilations)
     for name, weight in network.named_parameters():
         weight.requires_grad_(name.startswith(ENCODER))
     return network
@@ -61,16 +61,15 @@ def encoder_alone(model: str, classes: int, dilations: Sequence[int] = ()) -> nn
 
 def encoder_classifier(model: str, classes: int, dilations: Sequence[int] = ()) -> nn.Module:
     """Return a new classifier of any number of classes with the encoder of a network."""
-    network = _with_encoder(model, "classifier", 2, dilations)
+    network = build_model(model, 2, dilations)
     return EncoderClassifier(network.get_submodule("encoder"), classes)
 
 
-def _with_encoder(model: str, stage: str, classes: int, dilations: Sequence[int]) -> nn.Module:
-    network = build_model(model, classes, dilations)
-    if not hasattr(network, "encoder_logits"):
-        has = [name for name in NETWORKS if hasattr(build_model(name, 2), "encoder_logits")]
+def check_has_encoder(model: str, stage: str) -> None:
+    """Raise an InputError unless the network can be trained in stages."""
+    has = [name for name in NETWORKS if hasattr(build_model(name, 2), "encoder_logits")]
+    if model not in has:
         raise InputError(
             f"--stage {stage} for {model}, whose encoder has no outputs",
             f"--model {' or '.join(has)}",
         )
-    return network

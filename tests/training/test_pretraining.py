@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from dabnet.checkpoint import load_checkpoint
+from dabnet.errors import InputError
 from dabnet.training import pretraining
 from dabnet.training.learner import Learner
 from dabnet.training.pretraining import Pictures
@@ -84,6 +85,8 @@ def test_an_encoder_learns_pictures_continues_exactly_and_serves_the_next_stage(
     for name, tensor in ours["state_dict"].items():
         assert torch.equal(tensor, theirs["state_dict"][name]), name
 
+    with pytest.raises(InputError, match="is a classifier of --stage classifier; expected"):
+        load_checkpoint(tmp_path / "a/best.pth")
     words = ["--data-dir", tree, "--model", "erfnet", "--stage", "encoder", "--max-epochs", 1]
     words += ["--input-size", "32x32", "--lr", 1e-5, "--no-tensorboard"]
     start = ["--encoder", tmp_path / "a/best.pth", "--output", tmp_path / "next"]

@@ -163,7 +163,14 @@ def test_fine_tuning_on_own_classes_starts_trained_and_continues_exactly(
             ["--init", "a.pth", "--qat", "b.pth"],
             "--qat b.pth and --init a.pth; expected one of them",
         ),
-        (["--stage", "decoder"], "--stage decoder alone; expected --encoder CHECKPOINT"),
+        (
+            ["--stage", "decoder", "--model", "erfnet"],
+            "--stage decoder alone; expected --encoder CHECKPOINT",
+        ),
+        (
+            ["--stage", "decoder", "--encoder", "{whole}"],
+            "--stage decoder for dabnet, whose encoder has no outputs; expected --model lednet",
+        ),
         (["--encoder", "{whole}"], "--encoder {whole} alone; expected --stage"),
         (["--stage", "encoder"], "--stage encoder for dabnet, whose encoder has no outputs"),
         (["--dilations", "2,2"], "--dilations 2,2 for dabnet; expected 9 numbers"),
