@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dabnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dabnet.checkpoint import Checkpoint, carries_its_own, load_checkpoint, save_checkpoint
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import replacing, writable_directory
 
@@ -86,4 +86,10 @@ def newest_state(resume: Path) -> tuple[Path, str]:
             except DabnetError:
                 continue
             return other, f"{error}; continuing from {str(other)!r}"
-        raise
+        if not isinstance(error, InputError) or carries_its_own(resume):
+            raise
+        raise InputError(
+            f"{str(resume)!r} holds no state of a segmentation run",
+            f"the {LAST} of one",
+            "start from its weights with --init, or continue a classifier with --stage classifier",
+        ) from error

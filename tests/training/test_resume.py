@@ -23,7 +23,7 @@ from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.data.camvid import CamVid
 from dabnet.data.toy_street import ToyStreet, write_camvid_tree
 from dabnet.errors import ArtifactError, InputError
-from dabnet.models import NETWORKS
+from dabnet.models import NETWORKS, build_model
 from dabnet.training.folder import newest_state
 from dabnet.training.loop import train
 from dabnet.training.spec import resumable_state
@@ -316,6 +316,9 @@ def test_two_damaged_states_are_not_continued(
     assert command(monkeypatch, "--resume", tmp_path, "--data-dir", tree) == 2
     with pytest.raises(InputError, match="no file at .*nowhere"):
         newest_state(tmp_path / "nowhere.pth")
+    torch.save({"state_dict": build_model("enet", 3).state_dict()}, tmp_path / "public.pth")
+    with pytest.raises(InputError, match="holds no state of a segmentation run; .* with --init"):
+        newest_state(tmp_path / "public.pth")
 
 
 def test_a_run_of_another_version_is_not_continued(tree: Path, whole: Path, tmp_path: Path) -> None:
