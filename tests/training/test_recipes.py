@@ -66,7 +66,7 @@ def test_values_out_of_range_and_options_without_effect_are_refused() -> None:
         ({"rarity": 1.0}, "--rarity 1.0; expected a number above 1"),
         ({"label_smoothing": 1.0}, "--label-smoothing 1.0; expected"),
         ({"label_smoothing": 0.1, "loss": "focal"}, "--label-smoothing 0.1 with --loss focal"),
-        ({"stage": "neck"}, "--stage 'neck'; expected whole or encoder or decoder"),
+        ({"stage": "neck"}, "--stage 'neck'; expected whole or classifier or encoder"),
     ):
         with pytest.raises(InputError, match=message):
             recipe_for("dabnet", "camvid", **wrong)
