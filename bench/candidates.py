@@ -248,6 +248,7 @@ def _described(
 def _of_checkpoint(
     path: Path, checkpoint: Checkpoint, given: Given, sizes: Sequence[Size]
 ) -> Candidate:
+    checkpoint.network()  # a fault of it is told once, and not by each of its rows
     parameters, multiply_adds = _work_of_network(
         checkpoint.model, len(checkpoint.labels.classes), checkpoint.dilations, sizes
     )

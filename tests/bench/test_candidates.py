@@ -35,12 +35,13 @@ NAMES, PALETTE = contract_manifest().classes, contract_manifest().palette
 FLOATS = Given(mean=(0.0, 0.0, 0.0))  # the raw graph subtracts its mean itself
 
 
-def write_tiny(path: Path, classes: int, seed: int) -> Path:
+def write_tiny(path: Path, classes: int, seed: int, stage: str = "whole") -> Path:
     torch.manual_seed(seed)
     labels = LabelSet(NAMES[:classes], PALETTE[:classes], 255)
     state = TinyNet(classes).state_dict()
     path.parent.mkdir(exist_ok=True)
-    save_checkpoint(Checkpoint("tiny", state, "folder", labels, UNIT), path)
+    recipe = {"stage": stage}
+    save_checkpoint(Checkpoint("tiny", state, "folder", labels, UNIT, recipe=recipe), path)
     return path
 
 
@@ -50,6 +51,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     register(monkeypatch)
     for number, name in enumerate(("a/best.pth", "b/best.pth", "other.pth")):
         write_tiny(tmp_path / name, 3 if name == "other.pth" else CLASSES, number)
+    write_tiny(tmp_path / "encoder.pth", CLASSES, 3, "encoder")
     shutil.copy(tmp_path / "a/best.pth", tmp_path / "copy.pth")
     write_contract(tmp_path).rename(tmp_path / "own.onnx")
     for path in (write_raw(tmp_path), write_contract(tmp_path)):
@@ -162,6 +164,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
         {"networks": ("tiny",), "given": Given(void="last")},
         "--void for a network",
     ),
+    "an encoder alone": (("encoder.pth",), {}, "whose encoder alone is trained"),
     "a size": (("a/best.pth",), {"sizes": ((34, 64),)}, "image size 34x64; expected .* of 4"),
 }
 
