@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tests.support.rtx_graphs import write_graph
 from tests.support.seeded_checkpoint import SIZE, no_bar, noise, write_checkpoint
 
 OTHERS = [name for name in NETWORKS if name != "dabnet"]
+FAST = ("erfnet", "fp16", "sm86")
+"""Of the engines; the others are slow tests."""
 LOGITS = {
     "lednet": "/network/decoder/Slice_output_0",
     "erfnet": "/network/decoder/output_conv/ConvTranspose_output_0",
@@ -133,14 +136,12 @@ def test_raw_tensors_and_a_budget(checkpoint: Path, tmp_path: Path) -> None:
 
 
 ENGINES = [
-    pytest.param(precision, target, marks=() if fast else pytest.mark.slow)
-    for precision in ("fp16", "fp32", "int8")
-    for target in ("sm86", "sm75", "sm89", "sm120")
-    for fast in [(precision, target) == ("fp16", "sm86")]
+    pytest.param(*engine, marks=() if engine == FAST else pytest.mark.slow)
+    for engine in product(OTHERS, ("fp16", "fp32", "int8"), ("sm86", "sm75", "sm89", "sm120"))
 ]
 
 
-@pytest.mark.parametrize(("precision", "target"), ENGINES)
+@pytest.mark.parametrize(("checkpoint", "precision", "target"), ENGINES, indirect=["checkpoint"])
 def test_tensorrt_rtx_builds_it(
     checkpoint: Path, tmp_path: Path, precision: str, target: str
 ) -> None:

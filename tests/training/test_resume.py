@@ -226,7 +226,7 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"amp": "bf16", "ema": 0.8},
+        pytest.param({"amp": "bf16", "ema": 0.8}, marks=pytest.mark.slow),
         {"amp": "fp16"},
         {"optimizer": "sgd", "loss": "ohem", "ema": 0.5},
     ],

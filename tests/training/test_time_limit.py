@@ -136,7 +136,9 @@ def test_validations_take_no_more_than_a_fifth_unless_asked_for() -> None:
             {"recipe": replace(LONG, amp="fp16", ema=0.8, loss="ohem"), "data_path": "device"},
             marks=pytest.mark.slow,
         ),
-        {"recipe": replace(LONG, optimizer="sgd"), "workers": 1},
+        pytest.param(
+            {"recipe": replace(LONG, optimizer="sgd"), "workers": 1}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_fitted_run_is_the_run_of_these_epochs(
