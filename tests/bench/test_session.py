@@ -171,6 +171,7 @@ def test_ctrl_c_leaves_a_valid_record_and_the_run_continues(folder: Path) -> Non
     assert [turn["round"] for turn in turns if turn["counted"]] == list(range(20))
 
 
+@pytest.mark.slow
 def test_sweeps_streams_and_a_folder_without_labels(folder: Path) -> None:
     from PIL import Image
 

@@ -52,6 +52,7 @@ def test_crops_are_drawn_by_the_seed_and_validation_sees_the_centre(pictures: Pa
     assert (whole[0, 0][0].numpy() == expected).all()
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_pictures_continues_exactly_and_serves_the_next_stage(
     pictures: Path,
     tree: Path,

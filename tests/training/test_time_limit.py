@@ -245,6 +245,7 @@ def test_a_run_that_slows_down_ends_in_time(
     assert result.last.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_shortened_run_that_was_stopped_continues_exactly(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

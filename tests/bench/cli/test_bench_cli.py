@@ -197,6 +197,7 @@ def test_the_cache_is_reused_and_a_damaged_file_remade(run: Run) -> None:
         assert accuracy["score"]["miou"] == run.rows[row["name"]]["accuracy"]["score"]["miou"]
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_the_row_names_the_extra(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     hidden = tmp_path / "hidden"

@@ -104,6 +104,7 @@ def accuracies(folder: Path, output: str) -> list[dict[str, Any]]:
     return [row["accuracy"] for row in record["rows"]]
 
 
+@pytest.mark.slow
 def test_bench_refuses_an_overlap(overlapping_folder: tuple[Path, CamVid]) -> None:
     folder, train = overlapping_folder
     refused = dabnet_bench(folder, "--output", "refused")
