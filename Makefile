@@ -18,7 +18,7 @@ BIN         := $(VENV)/bin
 CONSTRAINTS := constraints/$(HARDWARE).txt
 INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 
-.PHONY: help install demo test test-slow test-gpu gpu-check clean
+.PHONY: help install demo test test-slow test-faults test-gpu gpu-check clean
 help:
 	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 8 minutes)"
 	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
@@ -63,6 +63,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/faults
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dabnet.device import AUTO, Device
-from dabnet.errors import DabnetError, InputError
+from dabnet.errors import DabnetError, InputError, printable, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def run(command: click.Command) -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + shortened(printable(" ".join(message.split()))), err=True)
     sys.exit(EXIT_BAD_INPUT)
 
 

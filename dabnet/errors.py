@@ -6,10 +6,30 @@ that is not a ``DabnetError`` is a fault of this project and keeps its traceback
 
 from __future__ import annotations
 
+import re
+
 PASCAL_STACK = (
     "pip install --extra-index-url https://pypi.nvidia.com -c constraints/pascal.txt '.[pascal]'"
 )
 """What to install for a GTX 10 card."""
+
+
+# C0 and C1, what turns the direction of text, what ends a line, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
+)
+_LONGEST = 1000  # characters of a message
+
+
+def printable(text: str) -> str:
+    """Names from files and folders as any terminal may show them: ``ESC`` becomes ``\\x1b``."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """``text``, of which the middle is left out if it is longer than ``longest`` characters."""
+    half = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
 
 
 class DabnetError(Exception):
@@ -27,7 +47,7 @@ class DabnetError(Exception):
             parts.append(f"expected {expected}")
         if fix:
             parts.append(fix)
-        super().__init__(" ".join("; ".join(parts).split()))
+        super().__init__(shortened(printable(" ".join("; ".join(parts).split()))))
 
 
 class InputError(DabnetError):

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dabnet.errors import printable
+
 _PIPE_WIDTH = 160
 
 
@@ -32,12 +34,12 @@ def table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
 
 def row(made: Table, *cells: str, style: str | None = None) -> None:
     """Add a row of plain text: ``[cpu]`` is no markup."""
-    made.add_row(*map(escape, cells), style=style)
+    made.add_row(*(escape(printable(cell)) for cell in cells), style=style)
 
 
 def line(console: Console, text: str) -> None:
     """Print one line of plain text, which is never folded."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(printable(text), markup=False, soft_wrap=True)
 
 
 def percent(share: float) -> str:
