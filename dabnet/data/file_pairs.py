@@ -10,7 +10,7 @@ from dabnet.data.image_files import fingerprint_of, read_image, stored_size
 from dabnet.data.label_files import LabelCoding, read_label
 from dabnet.data.labels import LabelSet
 from dabnet.data.lists import Pair
-from dabnet.errors import InputError
+from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
 TRAINVAL = "trainval"
@@ -118,7 +118,7 @@ class FilePairs:
                 + (", which an EXIF tag turns upright" if turned else ""),
                 "label the picture as viewers show it" if turned else "",
             )
-        return LabelledImage(self.name_of(image_path), image, label)
+        return LabelledImage(printable(self.name_of(image_path)), image, label)
 
     def read_label(self, path: Path) -> Uint8Array:
         """Return a label image, uint8 (H, W), whose values are classes or ignore."""

@@ -12,6 +12,7 @@ other usual ones are taken too.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -145,7 +146,7 @@ def drawn_for_validation(stems: Iterable[str], share: float, seed: int) -> set[s
     """
 
     def place(stem: str) -> float:
-        digest = hashlib.sha256(f"{seed}/{stem}".encode()).digest()
+        digest = hashlib.sha256(os.fsencode(f"{seed}/{stem}")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     ordered = sorted(stems, key=place)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,13 +18,23 @@ from dabnet.errors import InputError, first_line
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """By content, whatever the name says. Others may start programs: Pillow runs ghostscript on EPS."""
 
+MOST_PIXELS = 89_478_485
+"""Of an image: Pillow's own limit (``Image.MAX_IMAGE_PIXELS``), 256 MiB of RGB."""
+
+# Of damaged files it warns and logs beside its error, or where these readers refuse.
+warnings.filterwarnings("ignore", module="PIL")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 """Of files that are looked at in a folder."""
 
 _DAMAGES = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error),
-    *(EOFError, Image.DecompressionBombError),
+    *(EOFError, Image.DecompressionBombError, MemoryError, OverflowError),
+    *(IndexError, AttributeError, NotImplementedError, RuntimeError),
 )
+"""What Pillow's readers raise of damaged files."""
 
 
 class UnreadableFile(InputError):
@@ -71,6 +83,8 @@ def open_picture(path: Path, exact: bool = False) -> Image.Image:
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError(f"{picture.height}x{picture.width} pixels")
             scaled = [
                 tile
                 for tile in picture.tile
@@ -81,7 +95,8 @@ def open_picture(path: Path, exact: bool = False) -> Image.Image:
     except _DAMAGES as error:
         raise UnreadableFile(
             f"{str(path)!r} cannot be read as an image ({first_line(error)})",
-            "a whole " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]} file",
+            f"a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file of at most"
+            f" {MOST_PIXELS} pixels",
             "copy the file again",
         ) from error
     if exact and scaled:

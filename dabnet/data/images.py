@@ -24,7 +24,7 @@ from dabnet.data.image_files import (
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
-from dabnet.errors import InputError
+from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
 FOLDER = "folder"
@@ -210,7 +210,8 @@ class ImageFolder:
         path = self.paths[index]
         image = read_image(path)
         label = np.full(image.shape[:2], self.labels.ignore, np.uint8)
-        return LabelledImage(path.relative_to(self.directory).as_posix(), image, label)
+        name = printable(path.relative_to(self.directory).as_posix())
+        return LabelledImage(name, image, label)
 
 
 def calibration_source(

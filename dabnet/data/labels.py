@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dabnet.data.lists import read_lines, read_text
-from dabnet.errors import InputError
+from dabnet.errors import InputError, first_line
 from dabnet.models import MOST_CLASSES
 
 Colour = tuple[int, int, int]
@@ -24,6 +24,9 @@ _CLASS_LINE = re.compile(r"(?:(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+)?(\d*[^\W\d].
 """Perhaps R G B, and a name, which may begin with a number (3d print) but is none."""
 
 YAML_SUFFIXES = (".yaml", ".yml")
+
+LONGEST_NAME = 100  # characters of the name of a class
+MOST_BYTES = 1 << 16  # of a file of classes: 255 names of 100 characters, and colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class LabelSet:
     ) -> LabelSet:
         """Return the label set of a table of class names and their colours."""
         return cls(tuple(colours), tuple(colours.values()), ignore, categories)
+
+
+def is_class_name(name: str) -> bool:
+    """Whether tables and pages can show a name: printable characters, not too many."""
+    return bool(name.strip()) and name.isprintable() and len(name) <= LONGEST_NAME
 
 
 NO_LABELS = LabelSet((), (), 255)
@@ -102,7 +110,7 @@ def read_class_file(path: str | Path) -> ClassFile:
         return _read_yaml(Path(path))
     expected = "one class per line, 'name' or 'R G B name', such as '128 64 128 road'"
     names: dict[str, Colour | None] = {}
-    for number, line in read_lines(path, expected):
+    for number, line in read_lines(path, expected, MOST_BYTES):
         if line.startswith("#"):
             continue
         where = f"{line!r} in line {number} of {str(path)!r}"
@@ -140,6 +148,12 @@ def _label_set(
             f"{str(path)!r} names {len(names)} classes",
             f"2 to {MOST_CLASSES}: a mask has one byte per pixel, and 255 is ignored",
         )
+    for name in names:
+        if not is_class_name(name):
+            raise InputError(
+                f"the class {_short(name)} of {str(path)!r}",
+                f"1 to {LONGEST_NAME} printable characters",
+            )
     usual = voc_palette(256)
     given = [colour for colour in names.values() if colour]
     # What a listed colour takes from another class is made up from the end of the map.
@@ -155,10 +169,14 @@ def _read_yaml(path: Path) -> ClassFile:
     import yaml
 
     form = "YAML with names: [road, tree] or names: {0: road, 1: tree}"
+    text = read_text(path, form, MOST_BYTES)
     try:
-        content = yaml.safe_load(read_text(path, form))
-    except yaml.YAMLError as error:
-        raise InputError(f"{str(path)!r} is not YAML ({error})", form) from error
+        # An alias (*name) repeats what was read before: a few of them make gigabytes.
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise InputError(f"{str(path)!r} has an alias (*)", form, "write its values out")
+        content = yaml.load(text, _one_key_each(yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is not YAML ({first_line(error)})", form) from error
     if not isinstance(content, dict) or "names" not in content:
         raise InputError(f"{str(path)!r} has no key 'names'", form)
     reader = _Keys(content, path)
@@ -168,8 +186,8 @@ def _read_yaml(path: Path) -> ClassFile:
     classes: dict[str, Colour | None] = {}
     for value in values:
         name = names[value]
-        if not isinstance(name, str) or not name.strip() or name in classes:
-            given = f"the class {name!r} of {str(path)!r}"
+        if not isinstance(name, str) or name in classes:
+            given = f"the class {_short(name)} of {str(path)!r}"
             raise InputError(given, "a name that no other class has")
         classes[name] = colours.get(value)
     ignored, ignored_colours = reader.ignore(names, list(colours.values()))
@@ -182,6 +200,19 @@ def _read_yaml(path: Path) -> ClassFile:
         raise InputError(f"seed: {seed!r} in {str(path)!r}", "a whole number ≥ 0")
     labels = _label_set(classes, values, own, path)
     return ClassFile(labels, tuple(values), ignored, ignored_colours, float(share), seed)
+
+
+def _one_key_each(loader: Any) -> Any:
+    """A loader that refuses a key that occurs twice, of which PyYAML takes the last."""
+
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
+        keys = [repr(self.construct_object(key, deep)) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {_short(twice)} occurs twice")
+        return loader.construct_mapping(self, node, deep)
+
+    return type("Loader", (loader,), {"construct_mapping": construct_mapping})
 
 
 class _Keys:

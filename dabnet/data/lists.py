@@ -28,13 +28,25 @@ GAP = re.compile(r"\s*[,;\t]\s*|\s+")
 """What may be between two names of a line."""
 
 
-def read_text(path: str | Path, expected: str) -> str:
+MOST_BYTES = 1 << 26
+"""Of a text file."""
+
+MOST_LINES = 200_000
+"""Of a list of images, which are looked up one by one."""
+
+LONGEST_LINE = 10_000  # characters
+
+
+def read_text(path: str | Path, expected: str, most: int = MOST_BYTES) -> str:
     """Return the text of a file in UTF-8 or, with a byte order mark, UTF-16.
 
     Raises:
-        InputError: there is no such file, or it is no such text.
+        InputError: there is no such file, it is no such text, or it has more than ``most`` bytes.
     """
-    content = existing_file(path, expected).read_bytes()
+    file = existing_file(path, expected)
+    if (size := file.stat().st_size) > most:
+        raise InputError(f"{str(path)!r} has {size} bytes", f"{expected}; at most {most} bytes")
+    content = file.read_bytes()
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
@@ -42,9 +54,11 @@ def read_text(path: str | Path, expected: str) -> str:
         raise InputError(f"{str(path)!r} is not UTF-8 text", expected, "copy it again") from error
 
 
-def read_lines(path: str | Path, expected: str) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: str | Path, expected: str, most: int = MOST_BYTES
+) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, stripped, with their numbers from 1."""
-    for number, line in enumerate(read_text(path, expected).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, expected, most).splitlines(), start=1):
         if stripped := line.strip():
             yield number, stripped
 
@@ -81,6 +95,9 @@ def read_pairs(
     form = f"{PAIR}, or one name" if stems else PAIR
     for number, line in read_lines(file, form):
         where = f"line {number} of {str(file)!r}"
+        if number > MOST_LINES or len(line) > LONGEST_LINE:
+            expected = f"at most {MOST_LINES} lines of at most {LONGEST_LINE} characters"
+            raise InputError(f"{where} is too much", expected)
         pair = stems(line) if stems else None
         splits = [] if pair else list(_splits(line))
         found = [(find_file(a, directory), find_file(b, directory)) for a, b in splits]

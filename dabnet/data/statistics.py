@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -142,5 +143,5 @@ class CountsCache:
         fingerprint = dataset.fingerprint()
         if fingerprint is None:
             return None
-        digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(fingerprint)).hexdigest()[:16]
         return self.folder / "pixel-counts" / f"{dataset.name}-{dataset.split}-{digest}.json"
