@@ -11,26 +11,49 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
-from dabnet.errors import DabnetError, InputError
+from annotated_types import Ge, Gt, Le, MaxLen
+
+from dabnet.errors import DabnetError, InputError, shortened
 from dabnet.files import existing_file, write_text
 
 T = TypeVar("T")
 _SHORT = 96  # characters of a value that is written on one line
+
+# Limits of a file, checked before it is parsed. One at the limit takes seconds and below 4 GB.
+MOST_BYTES = 150_000_000
+MOST_VALUES = 10_000_000  # by their commas
+MOST_NESTS = 1_000_000  # arrays and objects
+
+# Numbers and texts of any file. They are as large as sums and products of them allow.
+Share = Annotated[float, Ge(0), Le(1)]
+Change = Annotated[float, Ge(-1), Le(1)]
+"""A difference of two shares."""
+Count = Annotated[int, Ge(0), Le(2**53)]
+Amount = Annotated[float, Ge(0), Le(1e30)]
+Rate = Annotated[float, Gt(0), Le(1e30)]
+Seconds = Annotated[float, Ge(0), Le(1e9)]
+Side = Annotated[int, Ge(1), Le(2**20)]
+"""Pixels of a height or a width."""
+Byte = Annotated[int, Ge(0), Le(255)]
+Name = Annotated[str, MaxLen(1000)]
+Text = Annotated[str, MaxLen(20_000)]
 
 
 @dataclass(frozen=True)
 class Codec(Generic[T]):
     """One kind of JSON file.
 
-    Refused is what is not UTF-8 or not JSON (NaN and infinity are not), a key that occurs twice, an
-    integer beyond 64 bits, half of a surrogate pair, an unknown key, and a value of another type
-    ("3" is not 3). A whole number is taken for a float, a field's default for a missing key.
+    Refused is what exceeds ``MOST_BYTES``, ``MOST_VALUES`` or ``MOST_NESTS``, what is not UTF-8 or
+    not JSON (NaN and infinity are not), arrays and objects nested 200 deep, a key that occurs
+    twice, an integer beyond 64 bits, half of a surrogate pair, an unknown key, and a value of
+    another type ("3" is not 3). A whole number is taken for a float, a field's default for a
+    missing key.
 
     Attributes:
         kind: what the file holds: a frozen dataclass, or ``dict[str, ...]``. The limits of a value
-            are written there as ``Annotated[int, annotated_types.Ge(1)]``.
+            are written there as ``Share`` or ``Annotated[int, annotated_types.Ge(1)]``.
         noun: what an error calls the file, such as ``record``.
         writer: the command that writes it.
         remake: how to get another one, such as ``measure again with: dabnet-bench CHECKPOINT``.
@@ -57,8 +80,13 @@ class Codec(Generic[T]):
 
     def read(self, path: str | Path) -> T:
         """Read a file that ``write`` wrote, as ``parse`` does; InputError if there is none."""
-        file = existing_file(path, f"a {self.noun} that {self.writer} wrote")
-        return self.parse(file.read_bytes(), repr(str(path)))
+        what = f"a {self.noun} that {self.writer} wrote"
+        try:
+            with existing_file(path, what).open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{str(path)!r} cannot be read ({error.strerror})", what) from error
+        return self.parse(content, repr(str(path)))
 
     def parse(self, text: str | bytes, source: str) -> T:
         """Read what ``dump`` returned (UTF-8); ``source`` names the file in the error.
@@ -69,6 +97,7 @@ class Codec(Generic[T]):
 
         try:
             text = text.decode() if isinstance(text, bytes) else text
+            _check_extent(text)
             raw = json.loads(text, parse_int=_int64, object_pairs_hook=_unique_keys)
             checked = json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
             self._check_version(raw, source)
@@ -77,8 +106,12 @@ class Codec(Generic[T]):
             faults = error.errors(include_url=False)
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             self.refuse(source, _fault(faults[0]) + more, error)
-        except (ValueError, RecursionError) as error:
+        except _TooLarge as error:
+            self.refuse(source, str(error), error)
+        except ValueError as error:
             self.refuse(source, f"not JSON: {error}", error)
+        except RecursionError as error:
+            self.refuse(source, "its arrays and objects are nested too deep", error)
         return parsed
 
     def refuse(self, source: str, fault: str, cause: BaseException | None = None) -> NoReturn:
@@ -122,6 +155,19 @@ class Codec(Generic[T]):
         return f"{line[0]}{newline} {body}{newline}{line[-1]}"
 
 
+class _TooLarge(ValueError):
+    """A file beyond the limits."""
+
+
+def _check_extent(text: str) -> None:
+    if len(text) > MOST_BYTES:
+        raise _TooLarge(f"more than {MOST_BYTES // 1_000_000} MB")
+    if text.count(",") > MOST_VALUES:
+        raise _TooLarge(f"more than {MOST_VALUES:,} values")
+    if text.count("[") + text.count("{") > MOST_NESTS:
+        raise _TooLarge(f"more than {MOST_NESTS:,} arrays and objects")
+
+
 def _int64(text: str) -> int:
     if len(text) <= 20 and -(2**63) <= int(text) < 2**63:
         return int(text)
@@ -129,18 +175,23 @@ def _int64(text: str) -> int:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = Counter(name for name, _ in pairs)
-    if len(names) < len(pairs):
-        raise ValueError(f"the key {names.most_common(1)[0][0]!r} occurs twice")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {shortened(repr(twice), 60)} occurs twice")
+    return found
 
 
 def _fault(error: Any) -> str:
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]]
     where = "".join(parts).removeprefix(".") or "at its top"
-    known = {"unexpected_keyword_argument": "unknown key", "missing": "missing"}
+    where = shortened(where, 100)
+    unknown = "unknown key, perhaps of a later version"
+    known = {"unexpected_keyword_argument": unknown, "missing": "missing"}
     if error["type"] in known:
         return f"{where}: {known[error['type']]}"
+    if "recursion limit" in error["msg"]:
+        return "its arrays and objects are nested too deep"
     said = error["msg"].replace("Input should be ", "expected ").removeprefix("Value error, ")
     return f"{where}: {said}, got {_shown(error['input'])}"
 

@@ -26,6 +26,7 @@ from bench.record import (
 )
 from bench.record.file import read_record, record_text, write_record
 from dabnet.errors import InputError
+from dabnet.records import MOST_BYTES, MOST_NESTS, MOST_VALUES
 from tests.support import ROOT
 from tests.support.sample_reports import ROWS, SETTING, sample_report
 
@@ -234,12 +235,15 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, case: str) -> None:
         (b"", "is empty"),
         (b"{", "holds no valid record: not JSON"),
         (b"\xff\xfe{}", "not JSON: 'utf-8' codec"),
-        (b"[" * 100_000, "not JSON: maximum recursion"),
-        (b'{"format": 4, "scenario": ' + b"[" * 400 + b"]" * 400 + b"}", "recursion limit"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"format": 4, "scenario": ' + b"[" * 400 + b"]" * 400 + b"}", "nested too deep"),
         (b"[1, 2]", "at its top: expected an object, got [1, 2]"),
         (b"null", "at its top: expected an object, got null"),
         (b'{"format": 4, "harness_ns": 1e999}', "not JSON: Out of range float"),
         (b'{"format": 4, "format": 4}', "not JSON: the key 'format' occurs twice"),
+        (b"[" + b"0," * (MOST_VALUES + 1) + b"0]", "more than 10,000,000 values"),
+        (b"[" + b"{}," * MOST_NESTS + b"0]", "more than 1,000,000 arrays and objects"),
+        (b'"' + b"x" * MOST_BYTES + b'"', "more than 150 MB"),
         (b'{"format": ' + b"9" * 5000 + b"}", "999 exceeds 64 bits"),
         (b'{"rows": [], "model": "dabnet", "format": 1}', "holds a record of format 1"),
         (b'{"a": "b", "format": 1}', 'none of its keys, such as "a", is known'),
