@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import io
 import math
-import re
-import warnings
-import zipfile
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,19 +20,18 @@ from dabnet import __version__
 from dabnet.data.labels import Category, LabelSet
 from dabnet.data.registry import DATASETS, label_set
 from dabnet.errors import ArtifactError, InputError
-from dabnet.file_kind import CHECKPOINT, refuse_other
-from dabnet.files import existing_file, replacing
+from dabnet.files import replacing
 from dabnet.given import Given
 from dabnet.models import build_model, network_named
 from dabnet.preprocessing import Preprocessing, Triple
 from dabnet.public_checkpoint import (
     Fit,
     add_counters,
-    form_of,
     misfits,
     network_in,
     read_public,
 )
+from dabnet.torch_file import read_torch_file
 
 __all__ = ["Checkpoint", "Given", "carries_its_own", "load_checkpoint", "save_checkpoint"]
 
@@ -132,8 +126,8 @@ def load_checkpoint(path: str | Path, given: Given | None = None) -> Checkpoint:
         InputError: there is none, or what was given does not fit.
     """
     given = given or Given()
-    file = existing_file(path, "a checkpoint (a .pth file)")
-    content = _read(file)
+    file = Path(path)
+    content = read_torch_file(path)
     if "pretraining" in content:
         raise InputError(
             f"{str(file)!r} is a classifier of --stage classifier",
@@ -143,7 +137,6 @@ def load_checkpoint(path: str | Path, given: Given | None = None) -> Checkpoint:
         )
     if not _is_ours(content):
         return _public(content, file, given)
-    _require_sums(file)
     checkpoint = _ours(content, file)
     _refuse_given(checkpoint, file, given)
     return checkpoint
@@ -159,8 +152,8 @@ def load_weights(path: str | Path, model: str | None = None) -> Checkpoint | Fit
         ArtifactError: the file is damaged, or no checkpoint of a network of ours.
         InputError: there is none, or it is of another network.
     """
-    file = existing_file(path, "a checkpoint (a .pth file)")
-    content = _read(file)
+    file = Path(path)
+    content = read_torch_file(path)
     if not _is_ours(content):
         return network_in(content, file, model)
     checkpoint = load_checkpoint(file)
@@ -175,7 +168,7 @@ def load_weights(path: str | Path, model: str | None = None) -> Checkpoint | Fit
 
 def carries_its_own(path: str | Path) -> bool:
     """Tell whether a checkpoint is of ours, which needs nothing to be ``Given``."""
-    return _is_ours(_read(existing_file(path, "a checkpoint (a .pth file)")))
+    return _is_ours(read_torch_file(path))
 
 
 def _is_ours(content: dict[str, Any]) -> bool:
@@ -195,74 +188,6 @@ def _refuse_given(checkpoint: Checkpoint, file: Path, given: Given) -> None:
             f"{', '.join(foreign)} for {str(file)!r}",
             "a checkpoint of another trainer",
             "this one carries its own; leave them out",
-        )
-
-
-_NUMPY: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
-    *(
-        (value.__reduce__()[0], f"numpy.{core}.multiarray.{name}")  # "core" of numpy 1
-        for value, name in ((np.float64(), "scalar"), (np.zeros(1), "_reconstruct"))
-        for core in ("core", "_core")
-    ),
-]
-"""What a pickled numpy value consists of, such as the mIoU that a trainer keeps: data alone."""
-
-
-def _allowed() -> AbstractContextManager[None]:
-    """Let ``torch.load(weights_only=True)`` read numpy values (names of another module: 2.6)."""
-    known = torch.__version__ >= "2.6"
-    return torch.serialization.safe_globals(_NUMPY) if known else nullcontext()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings(), _allowed():
-            # Torch warns of pickle protocols and foreign archives: the error below says it all.
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
-        refuse_other(file, CHECKPOINT, expected="a checkpoint (a .pth file)")
-        # Torch's message runs over many lines; the name of the refused object is what helps.
-        if refused := re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.I):
-            raise ArtifactError(
-                f"{str(file)!r} is not a checkpoint that loads safely (it holds {refused[1]})",
-                "tensors, strings and numbers only",
-                "if you trust the file, save its state dict alone with torch.save",
-            ) from error
-        what, fix = form_of(file)
-        if what:
-            raise ArtifactError(
-                f"{str(file)!r} is {what}", "a state dict of torch.save", fix
-            ) from error
-        raise ArtifactError(
-            f"{str(file)!r} cannot be read as a checkpoint (truncated or another format)",
-            "a file written by torch.save",
-            "download or train it again",
-        ) from error
-    if not isinstance(content, dict):
-        raise ArtifactError(
-            f"{str(file)!r} holds a {type(content).__name__}",
-            "a state dict or a dictionary with the key 'model'",
-        )
-    return content
-
-
-def _require_sums(file: Path) -> None:
-    """Raise if a part of our file is damaged: torch does not verify its check sums."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            name = archive.testzip()
-        damage = f"the check sum of {name}" if name else ""
-    except Exception as error:  # damage of its index makes zipfile raise nearly anything
-        damage = type(error).__name__
-    if damage:
-        raise ArtifactError(
-            f"{str(file)!r} is damaged ({damage})",
-            "the file as it was written",
-            "copy or train it again",
         )
 
 
