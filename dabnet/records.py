@@ -114,6 +114,14 @@ class Codec(Generic[T]):
             self.refuse(source, "its arrays and objects are nested too deep", error)
         return parsed
 
+    def take(self, value: Any, source: str) -> T:
+        """Read plain values that another file held, as strictly as ``parse`` reads a text."""
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            self.refuse(source, f"other values than texts and numbers: {error}", error)
+        return self.parse(text, source)
+
     def refuse(self, source: str, fault: str, cause: BaseException | None = None) -> NoReturn:
         given = f"{source} holds no valid {self.noun}: {fault}"
         raise self.error(given, f"a {self.noun} that {self.writer} wrote", self.remake) from cause
