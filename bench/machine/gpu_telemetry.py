@@ -113,7 +113,8 @@ class GpuMonitor:
         mhz, memory_mhz, power_mw, temperature = map(_mean, zip(*self._samples, strict=True))
         power = None if power_mw is None else power_mw / 1e3
         if energy_mj is not None and self._energy_mj is not None:  # from Volta on
-            energy: float | None = (energy_mj - self._energy_mj) / 1e3
+            spent = (energy_mj - self._energy_mj) / 1e3
+            energy: float | None = spent if spent >= 0 else None  # the driver was loaded again
         else:
             energy = None if power is None else power * seconds
         reasons = _names(self._reasons)

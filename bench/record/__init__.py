@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
+
+from annotated_types import Ge, Le, MaxLen
 
 from bench.record.timing import Latency as Latency
 from bench.record.timing import Setting as Setting
@@ -17,6 +19,7 @@ from bench.record.timing import Telemetry as Telemetry
 from bench.record.timing import Timing as Timing
 from bench.record.timing import Turn as Turn
 from dabnet.intervals import Interval
+from dabnet.records import Amount, Byte, Count, Name, Rate, Seconds, Share, Text
 from dabnet.runtime.runner import LayerTime, RunnerInfo
 
 FORMAT = 4
@@ -25,18 +28,21 @@ PAPER = "paper"  # scope and variant of the published protocol (``bench.paper``)
 UNKNOWN = "unknown images"
 """``Accuracy.calibrated_on`` where the images cannot be compared with those that are scored."""
 
+Pixels = Annotated[int, Ge(0), Le(2**40)]
+"""Of an image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is measured on the backends: a checkpoint, a network with random weights, or a file."""
 
-    label: str  # unique; begins the names of its rows where there are several subjects
-    model: str  # name of the network; ``unknown`` of a file that does not say it
-    file: str  # file name
-    sha256: str  # of the file
-    dataset: str  # that it was trained on; "" if unknown
-    parameters: int | None  # of a file: of its layers with weights; None of an engine
-    multiply_adds: dict[str, int]  # per frame, by the size of the image, such as ``512x1024``
+    label: Name  # unique; begins the names of its rows where there are several subjects
+    model: Name  # name of the network; ``unknown`` of a file that does not say it
+    file: Name  # file name
+    sha256: Annotated[str, MaxLen(64)]  # of the file
+    dataset: Name  # that it was trained on; "" if unknown
+    parameters: Count | None  # of a file: of its layers with weights; None of an engine
+    multiply_adds: dict[Name, Count]  # per frame, by the size of the image, such as ``512x1024``
     untrained: bool = False  # random weights: it has speed alone
 
 
@@ -46,12 +52,12 @@ class Score:
 
     miou: Interval  # mean of the classes' IoU
     miou_difference: Interval | None  # to the reference, paired by image; None for itself
-    class_iou: tuple[float | None, ...]  # as ``Report.classes``; None: the class does not occur
-    category_iou: tuple[float | None, ...]  # as ``Report.categories``
-    pixel_accuracy: float  # share of labelled pixels that are right
+    class_iou: tuple[Share | None, ...]  # as ``Report.classes``; None: the class does not occur
+    category_iou: tuple[Share | None, ...]  # as ``Report.categories``
+    pixel_accuracy: Share  # share of labelled pixels that are right
     # Pixels per image (outer) and class (inner): their sums give each IoU.
-    hits: tuple[tuple[int, ...], ...]
-    unions: tuple[tuple[int, ...], ...]
+    hits: tuple[tuple[Pixels, ...], ...]
+    unions: tuple[tuple[Pixels, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +67,43 @@ class Accuracy:
     score: Score | None = None  # at the size that is timed; None without labels
     # With the mask enlarged (nearest pixel) to the size of the labels; None if that is the same.
     native_score: Score | None = None
-    agreement: tuple[float, ...] | None = None  # per image: pixels equal to the reference's, 0…1
+    agreement: tuple[Share, ...] | None = None  # per image: pixels equal to the reference's, 0…1
     # Int8 arithmetic of the scored masks (``RunnerInfo.arithmetic``). If other arithmetic was
     # timed: share of pixels on which its masks equal the scored ones, and its mean IoU.
-    arithmetic: str = ""
-    timed_agreement: float | None = None
-    timed_miou: float | None = None
-    calibrated_on: str = ""  # images of the INT8 ranges, in words; "" for none; see ``UNKNOWN``
-    overlap: tuple[str, ...] = ()  # names of the scored images among them
+    arithmetic: Name = ""
+    timed_agreement: Share | None = None
+    timed_miou: Share | None = None
+    calibrated_on: Name = ""  # images of the INT8 ranges, in words; "" for none; see ``UNKNOWN``
+    overlap: tuple[Name, ...] = ()  # names of the scored images among them
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Cost of a row beside time."""
 
-    artifact_bytes: int = 0  # 0 if unknown
-    load_s: float | None = None  # from the file to a runner
-    first_inference_s: float | None = None
-    host_peak_bytes: int | None = None  # maximum memory of its process
-    device_peak_bytes: int | None = None  # the same of the GPU, by NVML
+    artifact_bytes: Count = 0  # 0 if unknown
+    load_s: Seconds | None = None  # from the file to a runner
+    first_inference_s: Seconds | None = None
+    host_peak_bytes: Count | None = None  # maximum memory of its process
+    device_peak_bytes: Count | None = None  # the same of the GPU, by NVML
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
     """The second-level cache of a GPU, which all of its cores share."""
 
-    size_bytes: int
-    bytes_per_s: float  # of tensors that lie in it, reads and writes together
+    size_bytes: Annotated[int, Ge(1), Le(2**53)]
+    bytes_per_s: Rate  # of tensors that lie in it, reads and writes together
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """Peak rates of a device, measured by ``bench.machine.peaks``."""
 
-    device: str
-    bytes_per_s: float  # of its memory, reads and writes together
-    multiply_adds_per_s: dict[str, float]  # by precision, what was measured
-    measured: str  # date and time, ISO 8601
+    device: Name
+    bytes_per_s: Rate  # of its memory, reads and writes together
+    multiply_adds_per_s: dict[Name, Rate]  # by precision, what was measured
+    measured: Name  # date and time, ISO 8601
     cache: Cache | None = None  # None where it was not measured, as on a processor
 
 
@@ -105,13 +111,13 @@ class Peaks:
 class Limit:
     """Minimum time of the graph's own work at the peaks of the machine; all figures per call."""
 
-    seconds: float  # sum over kernels of the longer of arithmetic and memory traffic
-    arithmetic_s: float
-    traffic_s: float
-    multiply_adds: int
-    traffic_bytes: int
-    kernels: int  # operations pixel by pixel belong to the one before
-    share: float | None = None  # ``seconds`` / median of the device scope
+    seconds: Seconds  # sum over kernels of the longer of arithmetic and memory traffic
+    arithmetic_s: Seconds
+    traffic_s: Seconds
+    multiply_adds: Count
+    traffic_bytes: Count
+    kernels: Count  # operations pixel by pixel belong to the one before
+    share: Amount | None = None  # ``seconds`` / median of the device scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +126,18 @@ class Row:
 
     # Backend and variant, such as ``onnxruntime-int8``, behind the label of the subject where there
     # are several: ``lednet/onnxruntime-int8``.
-    name: str
+    name: Name
     setting: Setting
-    reason: str = ""  # why it could not run or did not finish; "" for a sound row
+    reason: Text = ""  # why it could not run or did not finish; "" for a sound row
     info: RunnerInfo | None = None  # of the timed runner
-    artifact: str = ""  # file name
+    artifact: Name = ""  # file name
     manifest: dict[str, Any] = field(default_factory=dict)  # of the artifact, as JSON holds it
     accuracy: Accuracy | None = None
     timings: tuple[Timing, ...] = ()
     footprint: Footprint = field(default_factory=Footprint)
     limit: Limit | None = None
     layers: tuple[LayerTime, ...] = ()  # the longest first, if they were asked for
-    of: str = ""  # label of its subject; "" where the record has one
+    of: Name = ""  # label of its subject; "" where the record has one
 
     @property
     def on(self) -> str:
@@ -152,9 +158,9 @@ class Row:
 class Picture:
     """A picture beside the record."""
 
-    image: str  # its name in the data set
-    shows: str  # ``image``, ``truth``, a row's name, or ``NAME differs`` from the reference
-    file: str  # path from the folder of the record
+    image: Name  # its name in the data set
+    shows: Name  # ``image``, ``truth``, a row's name, or ``NAME differs`` from the reference
+    file: Name  # path from the folder of the record
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +168,21 @@ class Report:
     """A whole run."""
 
     subjects: tuple[Subject, ...]  # in the order of their rows
-    dataset: str  # of the scored images; for a folder of images its name
-    split: str  # "" for a folder
-    images: tuple[str, ...]  # names of the scored images
+    dataset: Name  # of the scored images; for a folder of images its name
+    split: Name  # "" for a folder
+    images: tuple[Name, ...]  # names of the scored images
     labelled: bool
-    classes: tuple[str, ...]  # in the order of each ``class_iou``
-    palette: tuple[tuple[int, int, int], ...]  # RGB, by class
-    categories: tuple[str, ...]  # in the order of each ``category_iou``
+    classes: tuple[Name, ...]  # in the order of each ``class_iou``
+    palette: tuple[tuple[Byte, Byte, Byte], ...]  # RGB, by class
+    categories: tuple[Name, ...]  # in the order of each ``category_iou``
     scenario: dict[str, Any]  # by the names of ``bench.measure.request.Scenario``
-    environment: dict[str, str]  # machine and library versions, by name
+    environment: dict[Name, Name]  # machine and library versions, by name
     rows: tuple[Row, ...]  # by setting, then by subject, in the order in which they were asked for
     peaks: Peaks | None = None  # of the device that computed
     pictures: tuple[Picture, ...] = ()
-    harness_ns: float | None = None  # what the timer adds to a call (median of the null runner)
-    started: str = ""  # date and time, ISO 8601, UTC
-    key: str = ""  # of all that was asked for; a run continues one that stopped with the same key
+    harness_ns: Amount | None = None  # what the timer adds to a call (median of the null runner)
+    started: Name = ""  # date and time, ISO 8601, UTC
+    key: Name = ""  # of all that was asked for; a run continues one that stopped with the same key
     complete: bool = True  # False if the run was stopped before its end
     format: int = FORMAT
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 
-from bench.record import FORMAT, Report, Row, Score
-from bench.record.timing import counted_turns
+from bench.record import FORMAT, Report, Row, Score, Timing
+from bench.record.timing import counted_turns, latency
+from dabnet.intervals import Interval
 from dabnet.records import Codec
 
 CODEC = Codec(
@@ -20,7 +22,9 @@ CODEC = Codec(
 )
 record_text = CODEC.dump
 write_record = CODEC.write
-_SHORTEST_S, _LONGEST_S = 1e-9, 1e9
+_TOLERANCE = 1e-6
+"""Relative: versions of numpy round percentiles in different ways."""
+_LARGEST = 1e100  # the interval of two rounds may be wide
 
 
 def read_record(path: Path) -> Report:
@@ -49,26 +53,46 @@ def _contradictions(report: Report) -> Iterator[str]:
     for row in report.rows:
         for fault in _row_contradictions(row, report):
             yield f"{row.name} at {row.setting}: {fault}"
+    if len(report.palette) != len(report.classes):
+        yield f"{len(report.palette)} colours of {len(report.classes)} classes"
 
 
 def _row_contradictions(row: Row, report: Report) -> Iterator[str]:
-    if min(*row.setting.size, row.setting.batch, row.setting.streams) < 1:
-        yield "a side, batch or number of streams below 1"
     scopes = Counter(timing.scope for timing in row.timings)
     yield from (f"{count} timings of scope {s!r}" for s, count in scopes.items() if count > 1)
     for timing in row.timings:
-        for turn in timing.turns:
-            if not _SHORTEST_S <= turn.wall_s <= _LONGEST_S or min(turn.samples_ns, default=0) < 1:
-                yield f"round {turn.round} of scope {timing.scope!r} has a time that no clock gives"
-        calls = sum(len(turn.samples_ns) for turn in counted_turns(timing.turns))
-        if timing.latency and timing.latency.calls != calls:
-            yield f"scope {timing.scope!r} sums up {timing.latency.calls} calls of {calls}"
+        yield from (f"scope {timing.scope!r} {fault}" for fault in _timing_contradictions(timing))
     accuracy = row.accuracy
     for score in (accuracy.score, accuracy.native_score) if accuracy else ():
         if score is not None:
             yield from _score_contradictions(score, report)
     if accuracy and accuracy.agreement and len(accuracy.agreement) != len(report.images):
         yield f"agreement on {len(accuracy.agreement)} of {len(report.images)} images"
+
+
+def _timing_contradictions(timing: Timing) -> Iterator[str]:
+    """Figures that are not those of the samples, or that no time gives."""
+    summary = timing.latency
+    if summary is not None:
+        calls = sum(len(turn.samples_ns) for turn in counted_turns(timing.turns))
+        if summary.calls != calls:
+            yield f"sums up {summary.calls} calls of {calls}"
+            return
+        found = latency(timing.turns)
+        assert found is not None  # there are calls
+        for key in ("min_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "iqr_ms"):
+            told, measured = getattr(summary, key), getattr(found, key)
+            if abs(told - measured) > _TOLERANCE * (found.p50_ms + measured):
+                yield f"has {key} {told:g}, and its samples have {measured:g}"
+    for name in ("fps", "speed_ratio"):
+        interval = getattr(timing, name)
+        if interval is not None and not _within(interval, 0, _LARGEST):
+            yield f"has {name} {astuple(interval)}"
+
+
+def _within(interval: Interval, low: float, high: float) -> bool:
+    values = astuple(interval)
+    return all(low <= value <= high for value in values) and interval.low <= interval.high
 
 
 def _score_contradictions(score: Score, report: Report) -> Iterator[str]:
@@ -80,3 +104,11 @@ def _score_contradictions(score: Score, report: Report) -> Iterator[str]:
     for name, counts in (("hits", score.hits), ("unions", score.unions)):
         if len(counts) != images or any(len(image) != classes for image in counts):
             yield f"{name} that are not of {images} images and {classes} classes"
+            return
+    pairs = zip(score.hits, score.unions, strict=True)
+    if any(hit > union for image in pairs for hit, union in zip(*image, strict=True)):
+        yield "more hits than the union of a class has pixels"
+    if not _within(score.miou, 0, 1):
+        yield f"a mean IoU of {astuple(score.miou)}"
+    if score.miou_difference and not _within(score.miou_difference, -1, 1):
+        yield f"a difference of mean IoU of {astuple(score.miou_difference)}"

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, MinLen
 
 from bench.statistics import interval_around, paired_ratio, verdict
 from dabnet.intervals import Interval
+from dabnet.records import Amount, Count, Name, Seconds, Share, Side
+
+# What a clock gives: from 1 ns to 30 years.
+Nanoseconds = Annotated[int, Ge(1), Le(10**18)]
+Milliseconds = Annotated[float, Gt(0), Le(1e12)]
+WallSeconds = Annotated[float, Ge(1e-9), Le(1e9)]
+Several = Annotated[int, Ge(1), Le(2**20)]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Size, batch and streams of a call; rows of one setting are compared with each other."""
 
-    size: tuple[int, int]  # (height, width) in pixels
-    batch: int = 1  # frames per call
-    streams: int = 1  # calls in flight at a time, each from its own thread
+    size: tuple[Side, Side]  # (height, width) in pixels
+    batch: Several = 1  # frames per call
+    streams: Several = 1  # calls in flight at a time, each from its own thread
 
     def __str__(self) -> str:
         text = f"{self.size[0]}x{self.size[1]}, batch {self.batch}"
@@ -28,31 +37,32 @@ class Setting:
 class Telemetry:
     """The machine during one turn; clocks, power and temperature are means."""
 
-    foreign_cores: float | None = None  # cores that other processes kept busy
-    cpu_mhz: float | None = None
-    gpu_mhz: float | None = None
-    gpu_memory_mhz: float | None = None
-    gpu_power_w: float | None = None
+    foreign_cores: Amount | None = None  # cores that other processes kept busy
+    cpu_mhz: Amount | None = None
+    gpu_mhz: Amount | None = None
+    gpu_memory_mhz: Amount | None = None
+    gpu_power_w: Amount | None = None
     gpu_temperature_c: float | None = None
-    gpu_energy_j: float | None = None  # of the turn; divided by its frames: energy per frame
-    gpu_processes: int | None = None  # others that held memory on the GPU
-    gpu_foreign_share: float | None = None  # time of the GPU that they took, 0…1
-    clock_reasons: tuple[str, ...] = ()  # all that decided the GPU's clocks, in NVML's words
-    throttled: tuple[str, ...] = ()  # those of them that lower the clocks against the user's will
+    gpu_energy_j: Amount | None = None  # of the turn; divided by its frames: energy per frame
+    gpu_processes: Count | None = None  # others that held memory on the GPU
+    gpu_foreign_share: Share | None = None  # time of the GPU that they took
+    clock_reasons: tuple[Name, ...] = ()  # all that decided the GPU's clocks, in NVML's words
+    throttled: tuple[Name, ...] = ()  # those of them that lower the clocks against the user's will
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One backend's part of one round."""
 
-    round: int  # its number, from 0; backends are compared with each other within a round
-    start_s: float  # since the timing began
+    round: Count  # its number, from 0; backends are compared with each other within a round
+    start_s: Seconds  # since the timing began
     # From the start of the first call to the end of the last. With several streams calls overlap,
     # and this is less than the sum of the samples.
-    wall_s: float
-    samples_ns: tuple[int, ...]  # latency of each call, in the order in which the calls ended
+    wall_s: WallSeconds
+    # Latency of each call, in the order in which the calls ended.
+    samples_ns: Annotated[tuple[Nanoseconds, ...], MinLen(1)]
     telemetry: Telemetry = field(default_factory=Telemetry)
-    marks: tuple[str, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed it down
+    marks: tuple[Name, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed it down
     counted: bool = True  # False if the round was repeated because one of its turns has a mark
 
 
@@ -60,25 +70,25 @@ class Turn:
 class Latency:
     """Summary of the raw latencies of calls in milliseconds; no sample is trimmed."""
 
-    calls: int
-    min_ms: float
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    iqr_ms: float
+    calls: Annotated[int, Ge(1)]
+    min_ms: Milliseconds
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p95_ms: Milliseconds
+    p99_ms: Milliseconds
+    iqr_ms: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """One scope of a row."""
 
-    scope: str  # ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``
+    scope: Name  # ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``
     latency: Latency | None = None  # of the counted turns; None before the first
     fps: Interval | None = None  # frames per second, and its interval over rounds
     # How many times faster than the reference of this setting and scope; None for itself.
     speed_ratio: Interval | None = None
-    verdict: str = ""  # ``faster``, ``slower``, ``indistinguishable``; "" without a ratio
+    verdict: Name = ""  # ``faster``, ``slower``, ``indistinguishable``; "" without a ratio
     turns: tuple[Turn, ...] = ()
 
     @classmethod

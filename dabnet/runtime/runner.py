@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.errors import InputError, MissingPackage
+from dabnet.records import Seconds, Share
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
 
@@ -81,8 +82,8 @@ class LayerTime:
 
     name: str  # the same in all calls
     kind: str  # operator, such as ``Conv``, or the kernel's type
-    seconds: float  # mean per call
-    share: float  # of the sum over all layers of a call, 0…1
+    seconds: Seconds  # mean per call
+    share: Share  # of the sum over all layers of a call
 
     @staticmethod
     def ranked(layers: Sequence[tuple[str, str, float]]) -> tuple[LayerTime, ...]:

@@ -23,7 +23,9 @@ TYPES = [
     *(
         kind
         for kind in vars(record).values()
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        if isinstance(kind, type)
+        and dataclasses.is_dataclass(kind)
+        and kind.__module__.startswith("bench.")
     ),
     *(Interval, LayerTime, RunnerInfo),
 ]

@@ -32,18 +32,20 @@ from tests.support.sample_reports import ROWS, SETTING, sample_report
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
-maybe = st.none() | finite
-whole = st.integers(1, 2**63 - 1)
+whole = st.integers(1, 2**53)
+amounts = st.floats(0, 1e30)
+rates = st.floats(1e-9, 1e30)
+maybe_amount = st.none() | amounts
 turns = st.builds(
     Turn,
     round=st.integers(0, 99),
-    start_s=finite,
+    start_s=st.floats(0, 1e9),
     wall_s=st.floats(1e-9, 1e9),
     samples_ns=st.lists(whole, min_size=1, max_size=30).map(tuple),
     telemetry=st.builds(
         Telemetry,
-        foreign_cores=maybe,
-        gpu_energy_j=maybe,
+        foreign_cores=maybe_amount,
+        gpu_energy_j=maybe_amount,
         gpu_processes=st.none() | st.integers(0, 9),
         gpu_foreign_share=st.none() | st.floats(0, 1),
         clock_reasons=st.lists(texts, max_size=2).map(tuple),
@@ -55,10 +57,10 @@ turns = st.builds(
 peaks = st.builds(
     Peaks,
     device=texts,
-    bytes_per_s=finite,
-    multiply_adds_per_s=st.dictionaries(texts, finite, max_size=2),
+    bytes_per_s=rates,
+    multiply_adds_per_s=st.dictionaries(texts, rates, max_size=2),
     measured=texts,
-    cache=st.none() | st.builds(Cache, size_bytes=whole, bytes_per_s=finite),
+    cache=st.none() | st.builds(Cache, size_bytes=whole, bytes_per_s=rates),
 )
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | finite | texts,
@@ -76,7 +78,7 @@ def reports(draw: st.DrawFn) -> Report:
         environment=draw(st.dictionaries(texts, texts, max_size=3)),
         scenario=draw(st.dictionaries(texts, plain, max_size=3)),
         peaks=draw(st.none() | peaks),
-        harness_ns=draw(maybe),
+        harness_ns=draw(maybe_amount),
         complete=draw(st.booleans()),
         pictures=(Picture(draw(texts), "truth", draw(texts)),),
     )
@@ -171,7 +173,7 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     ),
     "sample of no time": (
         lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(0),
-        "round 0 of scope 'host' has a time that no clock gives",
+        "samples_ns[12]: expected greater than or equal to 1, got 0",
     ),
     "sample beyond 64 bits": (
         lambda r: r["rows"][0]["timings"][0]["turns"][0]["samples_ns"].append(2**63),
@@ -209,6 +211,43 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     "two faults": (lambda r: r.update(key=1, fps=1), "got 1 (and 1 more)"),
     "no subject": (lambda r: r.update(subjects=[]), "0 subjects of 0 labels"),
     "a subject twice": (lambda r: r["subjects"].append(r["subjects"][0]), "2 subjects of 1 labels"),
+    "more than all pixels right": (
+        lambda r: r["rows"][0]["accuracy"]["score"].update(pixel_accuracy=1.5),
+        "pixel_accuracy: expected less than or equal to 1, got 1.5",
+    ),
+    "a mean IoU of 500 %": (
+        lambda r: r["rows"][0]["accuracy"]["score"]["miou"].update(value=5.0),
+        "a mean IoU of (5.0,",
+    ),
+    "an interval upside down": (
+        lambda r: r["rows"][0]["timings"][0]["fps"].update(low=2.0, high=1.0),
+        "scope 'host' has fps (",
+    ),
+    "more hits than pixels": (
+        lambda r: r["rows"][0]["accuracy"]["score"]["hits"][0].__setitem__(0, 10**6),
+        "more hits than the union of a class has pixels",
+    ),
+    "a time below 0": (
+        lambda r: r["rows"][0]["timings"][0]["latency"].update(p50_ms=-5.0),
+        "p50_ms: expected greater than 0, got -5.0",
+    ),
+    "a median of no samples": (
+        lambda r: r["rows"][0]["timings"][0]["latency"].update(p50_ms=0.001),
+        "scope 'host' has p50_ms 0.001, and its samples have 8",
+    ),
+    "a colour less": (lambda r: r["palette"].pop(), "2 colours of 3 classes"),
+    "a colour of 999": (
+        lambda r: r["palette"][0].__setitem__(1, 999),
+        "palette[0][1]: expected less than or equal to 255, got 999",
+    ),
+    "a name of 2000 characters": (
+        lambda r: r["classes"].__setitem__(0, "x" * 2000),
+        "classes[0]: String should have at most 1000 characters",
+    ),
+    "a size of 2**62": (
+        lambda r: r["rows"][0]["setting"].update(size=[2**62, 8]),
+        "rows[0].setting.size[0]: expected less than or equal to 1048576",
+    ),
     "a row of another subject": (
         lambda r: r["rows"][0].update(of="enet"),
         "pytorch-fp32 of 'enet'",
@@ -241,9 +280,6 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, case: str) -> None:
         (b"null", "at its top: expected an object, got null"),
         (b'{"format": 4, "harness_ns": 1e999}', "not JSON: Out of range float"),
         (b'{"format": 4, "format": 4}', "not JSON: the key 'format' occurs twice"),
-        (b"[" + b"0," * (MOST_VALUES + 1) + b"0]", "more than 10,000,000 values"),
-        (b"[" + b"{}," * MOST_NESTS + b"0]", "more than 1,000,000 arrays and objects"),
-        (b'"' + b"x" * MOST_BYTES + b'"', "more than 150 MB"),
         (b'{"format": ' + b"9" * 5000 + b"}", "999 exceeds 64 bits"),
         (b'{"rows": [], "model": "dabnet", "format": 1}', "holds a record of format 1"),
         (b'{"a": "b", "format": 1}', 'none of its keys, such as "a", is known'),
@@ -258,6 +294,18 @@ def test_a_foreign_file_is_one_line(tmp_path: Path, content: bytes, said: str) -
     assert said in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(InputError, match="no file at"):
         read_record(tmp_path / "absent.json")
+
+
+def test_a_file_is_bounded_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for content, said in (
+        (b"[" + b"0," * (MOST_VALUES + 1) + b"0]", "more than 10,000,000 values"),
+        (b"[" + b"{}," * MOST_NESTS + b"0]", "more than 1,000,000 arrays and objects"),
+        (b'"' + b"x" * MOST_BYTES + b'"', "more than 150 MB"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            read_record(path)
 
 
 def test_every_cut_of_a_record_is_refused(tmp_path: Path) -> None:
