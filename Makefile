@@ -16,9 +16,10 @@ INDEX_pascal    := --extra-index-url https://pypi.nvidia.com
 
 BIN         := $(VENV)/bin
 CONSTRAINTS := constraints/$(HARDWARE).txt
+LOCK        := constraints/$(HARDWARE).lock
 INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 
-.PHONY: help install demo test test-slow test-faults test-gpu gpu-check clean
+.PHONY: help install lock demo test test-slow test-faults test-gpu gpu-check clean
 help:
 	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 8 minutes)"
 	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
@@ -27,13 +28,33 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS)
+# Of the CPU set every file is known by its hash (constraints/cpu.lock), but PyTorch's, which differs
+# from index to index. The other sets are held by their constraints alone.
+$(INSTALLED): setup.cfg pyproject.toml $(CONSTRAINTS) $(wildcard $(LOCK))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet $(TORCH_INDEX_$(HARDWARE)) -c $(CONSTRAINTS) torch
+ifeq ($(HARDWARE),cpu)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps $(TORCH_INDEX_cpu) -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+else
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) torch
 	$(BIN)/python -m pip install --quiet $(INDEX_$(HARDWARE)) -c $(CONSTRAINTS) \
 	    -e '.[$(EXTRAS_$(HARDWARE))]'
+endif
 	touch $@
+
+# Newest versions that the constraints allow, and their hashes, for maintainers.
+lock: FRESH := build/lock
+lock:
+	rm -rf $(FRESH) && $(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=68' uv
+	$(FRESH)/bin/python -m pip install --quiet $(TORCH_INDEX_cpu) -c constraints/cpu.txt torch
+	$(FRESH)/bin/python -m pip install --quiet -c constraints/cpu.txt -e '.[$(EXTRAS_cpu)]'
+	$(FRESH)/bin/python -m pip freeze --all --exclude-editable | grep -vE '^(pip|torch|uv)==' > build/lock.in
+	$(FRESH)/bin/uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate \
+	    build/lock.in --output-file constraints/cpu.lock
+	rm -rf $(FRESH) build/lock.in
 
 # Two epochs show how training works; what is exported and measured was trained for forty.
 TRAINED := weights/dabnet_toy_street.pth

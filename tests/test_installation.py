@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.support import ROOT
@@ -70,6 +71,23 @@ def test_every_requirement_has_a_constraint_that_meets_it(hardware: str) -> None
     assert [
         f"{need}: {pins.get(need.name)}" for need in wanted if not meets(pins.get(need.name), need)
     ] == []
+
+
+def test_the_lock_holds_all_of_the_cpu_set_by_hash() -> None:
+    text = (ROOT / "constraints" / "cpu.lock").read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.M
+    )
+    assert "".join(f"{name}=={version} \\\n{sums}" for name, version, sums in entries) == text
+    locked = {canonicalize_name(name): version for name, version, _ in entries}
+    pins = {canonicalize_name(name): pin for name, pin in constraints("cpu").items()}
+    wrong = [f"{n}=={v}" for n, v in locked.items() if n in pins and v not in pins[n].specifier]
+    assert wrong == []
+    extras = re.search(r"^EXTRAS_cpu +:= (\S+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert extras
+    wanted = [*BASE, *(need for extra in extras[1].split(",") for need in EXTRAS[extra])]
+    names = {canonicalize_name(need.name) for need in wanted}
+    assert names - locked.keys() == {"torch"}  # its files differ from index to index
 
 
 def test_no_extra_is_without_constraints() -> None:
