@@ -1,19 +1,22 @@
-"""Errors as one line, size options and progress bars for the three commands."""
+"""Running a command in any terminal, its errors as one line, types of options, progress bars."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from dabnet.device import AUTO, Device
 from dabnet.errors import DabnetError, InputError, printable, shortened
+from dabnet.interrupt import exit_on_signals
+from dabnet.starvation import lack_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +28,8 @@ ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
 """(what, steps) → a bar whose function is called once per step: ``progress_bar``, or a test's."""
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_UNREAD = 141  # 128 + SIGPIPE: who read the output has left, such as ``head``
 
 FILE = click.Path(path_type=Path)
 # Options may be written with underscores, as in the published code.
@@ -37,24 +41,83 @@ CONTEXT = {
 
 
 def run(command: click.Command) -> None:
-    """Run a command; a fault that the user can repair is one line on stderr and exit code 2."""
+    """Run a command in any terminal, and exit.
+
+    What the user can repair is one line on stderr and exit code 2: a DabnetError, and what the
+    machine lacks. SIGTERM and SIGHUP end the command as Ctrl-C does, without temporary files.
+    """
+    _prepare()
     try:
         status = command.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.stdout.flush()
     except click.ClickException as error:
         _fail(error.format_message())
     except DabnetError as error:
         _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    sys.exit(status if isinstance(status, int) else 0)
+        _interrupted()
+    except BrokenPipeError:
+        _exit(EXIT_UNREAD)
+    except SystemExit as stop:  # click and rich exit so on a broken pipe
+        _exit(EXIT_UNREAD if isinstance(stop.__context__, BrokenPipeError) else stop.code)
+    except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # within an import of a library
+            _interrupted()
+        if (lack := lack_of(error)) is None:
+            raise
+        _fail(str(lack))
+    _exit(status if isinstance(status, int) else 0)
 
 
-def _fail(message: str) -> None:
-    click.echo("error: " + shortened(printable(" ".join(message.split()))), err=True)
-    sys.exit(EXIT_BAD_INPUT)
+def _prepare() -> None:
+    """Let any text reach any terminal.
+
+    A stream that is closed takes all and keeps nothing. A character that the encoding of a stream
+    lacks becomes an escape, such as ``\\xd7``.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            _keep_taken(number)
+            setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    # Figures are drawn into files only; matplotlib fails to import with a name that it does not
+    # know.
+    os.environ["MPLBACKEND"] = "agg"
+    exit_on_signals()
+
+
+def _keep_taken(number: int) -> None:
+    """Open a closed descriptor: the next file would get it, and all that is printed."""
+    try:
+        os.fstat(number)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _fail(message: str) -> NoReturn:
+    _exit(EXIT_BAD_INPUT, "error: " + shortened(printable(" ".join(message.split()))))
+
+
+def _interrupted() -> NoReturn:
+    _exit(EXIT_INTERRUPTED, "interrupted")
+
+
+def _exit(status: Any, message: str = "") -> NoReturn:
+    """Exit; what can no longer be printed is dropped."""
+    with suppress(OSError):
+        if message:
+            click.echo(message, err=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the interpreter would try again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -68,18 +131,36 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
     return decorate
 
 
+MOST_SIDE = 16384
+"""The largest height and width of an image for a network, in pixels."""
+MOST_PIXELS = 1 << 26
+"""The most pixels of such an image: 8192x8192."""
+MOST_IMAGES = 1_000_000
+"""The most images that an option may count."""
+MOST_BATCH = 4096
+"""The most images of a batch."""
+MOST_THREADS = 1024
+"""The most CPU threads of one runner."""
+
+
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """HEIGHTxWIDTH in pixels, also HEIGHT,WIDTH as in the published code."""
 
     name = "HxW"
+    numbers = 2
+    expected = "HEIGHTxWIDTH, such as 512x1024"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[x,](\d+)", value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a size; expected HEIGHTxWIDTH, such as 512x1024")
-        return int(match[1]), int(match[2])
+        digits = re.split("[x,]", value.strip())
+        if len(digits) != self.numbers or not all(re.fullmatch("[0-9]+", part) for part in digits):
+            self.fail(f"{value!r} is not a size; expected {self.expected}", param, ctx)
+        sides = tuple(int(part) if len(part) < 20 else MOST_PIXELS for part in digits)
+        if max(sides) > MOST_SIDE or math.prod(sides[-2:]) > MOST_PIXELS:
+            most = f"sides of at most {MOST_SIDE}, and at most {MOST_PIXELS} pixels"
+            self.fail(f"{value!r} is too large; expected {most}", param, ctx)
+        return sides
 
 
 class DeviceName(click.ParamType):  # type: ignore[type-arg]
@@ -116,9 +197,10 @@ class Finite(click.FloatRange):
 
 
 class Factors(click.ParamType):  # type: ignore[type-arg]
-    """Finite numbers separated by commas."""
+    """Finite numbers separated by commas, each from ``-most`` to ``most``."""
 
     name = "X,Y,…"
+    most = 1000.0
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
         if isinstance(value, tuple):
@@ -127,29 +209,35 @@ class Factors(click.ParamType):  # type: ignore[type-arg]
             factors = tuple(float(part) for part in value.split(","))
         except ValueError:
             factors = (math.nan,)
-        if not all(map(math.isfinite, factors)):
-            self.fail(f"{value!r} is not a list of finite numbers; expected such as 0.75,1,1.25")
+        if not all(-self.most <= factor <= self.most for factor in factors):
+            expected = f"such as 0.75,1,1.25, from -{self.most:g} to {self.most:g}"
+            self.fail(f"{value!r} is not a list of finite numbers; expected {expected}", param, ctx)
         return factors
 
 
 class Dilations(click.ParamType):  # type: ignore[type-arg]
-    """Whole numbers separated by commas."""
+    """Whole numbers below 1000 separated by commas."""
 
     name = "N,N,…"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value):
-            self.fail(f"{value!r} is not a list of whole numbers; expected such as 2,2,2,4,4,8")
+        if not re.fullmatch(r"[0-9]{1,3}(,[0-9]{1,3})*", value):
+            expected = "such as 2,2,2,4,4,8, each at most 999"
+            self.fail(f"{value!r} is not a list of whole numbers; expected {expected}", param, ctx)
         return tuple(map(int, value.split(",")))
 
 
 def console() -> Console:
-    """Return a console on stderr: tables and results go to stdout, progress does not."""
+    """Return a console on stderr: tables and results go to stdout, progress does not.
+
+    FORCE_COLOR makes no file a terminal: bars would fill logs.
+    """
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    on_terminal = None if sys.stderr.isatty() else False
+    return Console(stderr=True, highlight=False, force_terminal=on_terminal)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,3 +51,21 @@ def stop_on_signal(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP exit as ``sys.exit`` does, so that temporary files are removed.
+
+    The exit code is 128 and the number of the signal. A second one ends the process at once; one
+    that is ignored, as by ``nohup``, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _exit_once)
+
+
+def _exit_once(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)

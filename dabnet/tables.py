@@ -15,8 +15,13 @@ _PIPE_WIDTH = 160
 
 
 def terminal() -> Console:
-    """A console on stdout; into a pipe or a log it does not fold tables to 80 columns."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    """A console on stdout.
+
+    A pipe or a log gets tables of 160 columns without control characters, also with FORCE_COLOR.
+    """
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(width=_PIPE_WIDTH, highlight=False, force_terminal=False)
 
 
 def table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +39,8 @@ class Channels(Factors):
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
         numbers = super().convert(value, param, ctx)
         if len(numbers) != 3:
-            self.fail(f"{value!r} is not R,G,B; expected three numbers, such as 123.7,116.3,103.5")
+            expected = "three numbers, such as 123.7,116.3,103.5"
+            self.fail(f"{value!r} is not R,G,B; expected {expected}", param, ctx)
         return numbers
 
 
@@ -109,18 +109,12 @@ def building_gpu(device: str, target: str | None) -> int:
     return chosen.index
 
 
-class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+class BatchSize(Size):
     """BATCHxHEIGHTxWIDTH, the last two in pixels."""
 
     name = "NxHxW"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", value.strip())
-        if match is None:
-            self.fail(f"{value!r} is not a shape; expected BATCHxHEIGHTxWIDTH, such as 1x512x1024")
-        return int(match[1]), int(match[2]), int(match[3])
+    numbers = 3
+    expected = "BATCHxHEIGHTxWIDTH, such as 1x512x1024"
 
 
 def request_options(
