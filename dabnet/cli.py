@@ -26,6 +26,7 @@ from dabnet.training.recipes import (
     AMP,
     CLASSIFIER,
     LOSSES,
+    MOST_EPOCHS,
     OPTIMIZERS,
     PICTURES,
     STAGES,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from dabnet.training.processes import Processes
     from dabnet.training.recipes import Recipe
     from dabnet.training.spec import TrainingResult, TrainingSpec
+
+MOST_MINUTES = 1_000_000
+MOST_WORKERS = 256
 
 # Applied in the command, since an option that --resume leaves out keeps the value of the run.
 _DEFAULTS: dict[str, Any] = {
@@ -98,7 +102,7 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option(
     "--max-minutes",
-    type=Finite(0, min_open=True),
+    type=Finite(0, MOST_MINUTES, min_open=True),
     help="End within this time: as many epochs as fit, at most --max-epochs. On a GPU, --amp is"
     " what the card is fast in.",
 )
@@ -140,7 +144,9 @@ _DEFAULTS: dict[str, Any] = {
     " DIR/{train,val}/CLASS; the encoder alone, on labels at 1/8 of the size; then, from"
     " --encoder, with its decoder.  [default: whole]",
 )
-@click.option("--eval-every", type=click.IntRange(1), help="Epochs between validations.")
+@click.option(
+    "--eval-every", type=click.IntRange(1, MOST_EPOCHS), help="Epochs between validations."
+)
 @device_option()
 @click.option(
     "--data-path",
@@ -151,7 +157,7 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option(
     "--num-workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_WORKERS),
     help="Processes that augment images.  [default: 4 with a GPU, 0 without]",
 )
 @click.option(

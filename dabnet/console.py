@@ -137,8 +137,6 @@ MOST_PIXELS = 1 << 26
 """The most pixels of such an image: 8192x8192."""
 MOST_IMAGES = 1_000_000
 """The most images that an option may count."""
-MOST_BATCH = 4096
-"""The most images of a batch."""
 MOST_THREADS = 1024
 """The most CPU threads of one runner."""
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dabnet.console import MOST_IMAGES
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP16, FP32, INT8, PRECISIONS
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
 
 T = TypeVar("T")
+
+MOST_BATCH = 4096
 
 DENSE_ONLY = "dense-only"
 """The usual placement of INT8 on TensorRT (``calibration.placements``)."""
@@ -38,7 +41,7 @@ class Option:
         if self.least is not None and not value >= self.least:
             raise InputError(f"{self.name} {value}", f"at least {self.least:g}")
         if self.most is not None and not value <= self.most:
-            raise InputError(f"{self.name} {value}", f"at most {self.most:g}")
+            raise InputError(f"{self.name} {value}", f"at most {self.most:.9g}")
 
 
 def option(default: T, help: str = "", **more: Any) -> T:
@@ -91,7 +94,7 @@ class ExportSpec:
     mask_dtype: str = option(
         "uint8", "int32 for TensorRT 8.6, which cannot emit uint8.", choices=("uint8", "int32")
     )
-    batch: int = option(1, "Images per call.", least=1)
+    batch: int = option(1, "Images per call.", least=1, most=MOST_BATCH)
     dynamic_batch: bool = option(False, "Each call chooses its number of images.")
     dynamic_size: bool = option(
         False, "Each call chooses its size: multiples of the network's stride."
@@ -136,7 +139,10 @@ class ExportSpec:
         False, "Fit INT8 weights and biases to the FP32 outputs of each convolution."
     )
     max_drop: float | None = option(
-        None, "Maximum loss of INT8 in mIoU points; layers go to float until it holds.", least=0
+        None,
+        "Maximum loss of INT8 in mIoU points; layers go to float until it holds.",
+        least=0,
+        most=100,
     )
     max_disagreement: float | None = option(
         None,
@@ -145,7 +151,10 @@ class ExportSpec:
         most=100,
     )
     budget_images: int = option(
-        32, "Training images to measure these two on, other than those that calibrate.", least=1
+        32,
+        "Training images to measure these two on, other than those that calibrate.",
+        least=1,
+        most=MOST_IMAGES,
     )
     card: str = option(
         "rtx-3090",
@@ -155,7 +164,9 @@ class ExportSpec:
     calibration_file: Path | None = option(  # noqa: RUF009 (a declaration)
         None, "File of 'dabnet-export calibration', instead of calibrating.", name="--calibration"
     )
-    calibration_images: int = option(48, "Training images for the INT8 ranges.", least=1)
+    calibration_images: int = option(
+        48, "Training images for the INT8 ranges.", least=1, most=MOST_IMAGES
+    )
     calibration_method: str | None = option(
         None,
         "mse, entropy, minmax, percentile (99.99) or percentile:P."

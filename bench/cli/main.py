@@ -9,12 +9,22 @@ import click
 
 from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
-from dabnet.console import CONTEXT, FILE, Finite, Size, device_option, run
+from dabnet.console import (
+    CONTEXT,
+    FILE,
+    MOST_IMAGES,
+    MOST_THREADS,
+    Finite,
+    Size,
+    device_option,
+    run,
+)
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from dabnet.given import Given
 from dabnet.models import NETWORKS
 from export.cli.options import described_options, refuse_typed
+from export.spec import MOST_BATCH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +33,12 @@ if TYPE_CHECKING:
     from bench.record import Setting
     from dabnet.data.dataset import Dataset
 
-_COUNT = click.IntRange(1)
+MOST_STREAMS, MOST_ROUNDS, MOST_PICTURES = 256, 100_000, 1000
+MOST_SECONDS = 604_800  # a week
+
+_IMAGES, _CALLS = click.IntRange(1, MOST_IMAGES), click.IntRange(1, MOST_STREAMS)
+_ROUNDS, _PICTURES = click.IntRange(max=MOST_ROUNDS), click.IntRange(0, MOST_PICTURES)
+_BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS)
 
 
 @click.command("run", context_settings=SHOWN)
@@ -58,13 +73,13 @@ _COUNT = click.IntRange(1)
 @click.option(
     "--batch",
     "batches",
-    type=_COUNT,
+    type=_BATCH,
     multiple=True,
     help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
 )
 @device_option()
-@click.option("--threads", type=_COUNT, help="CPU threads of each backend.")
-@click.option("--calibration-images", type=_COUNT, default=48, help="Images for INT8.")
+@click.option("--threads", type=_THREADS, help="CPU threads of each backend.")
+@click.option("--calibration-images", type=_IMAGES, default=48, help="Images for INT8.")
 @click.option(
     "--dataset",
     type=click.Choice(list(DATASETS)),
@@ -78,7 +93,7 @@ _COUNT = click.IntRange(1)
 @click.option(
     "--images", "folder", type=FILE, help="A folder without labels instead: speed and agreement."
 )
-@click.option("--max-images", type=_COUNT, help="Images to score.  [default: all]")
+@click.option("--max-images", type=_IMAGES, help="Images to score.  [default: all]")
 @click.option(
     "--allow-overlap",
     is_flag=True,
@@ -90,24 +105,24 @@ _COUNT = click.IntRange(1)
     default="latency",
     help="One call at a time, or several in flight.",
 )
-@click.option("--streams", type=_COUNT, help="Calls in flight.  [throughput: 2]")
-@click.option("--rounds", type=int, default=30, help="Turns of each row.")
+@click.option("--streams", type=_CALLS, help="Calls in flight.  [throughput: 2]")
+@click.option("--rounds", type=_ROUNDS, default=30, help="Turns of each row.")
 @click.option(
     "--min-time",
     "min_time_s",
-    type=Finite(0.01),
+    type=Finite(0.01, MOST_SECONDS),
     default=10.0,
     help="Minimum seconds of all turns of a row, in each scope.",
 )
 @click.option(
     "--timeout",
     "timeout_s",
-    type=Finite(1),
+    type=Finite(1, MOST_SECONDS),
     default=900.0,
     help="Seconds without a sign of life after which a row is given up.",
 )
 @click.option("--layers", is_flag=True, help="Also each row's time by layer.")
-@click.option("--pictures", type=click.IntRange(0), default=2, help="Images to show.")
+@click.option("--pictures", type=_PICTURES, default=2, help="Images to show.")
 @click.option("--cache-dir", "cache", type=FILE, default=".dabnet-cache", help="Folder of exports.")
 @click.option("--output", type=FILE, default="runs/bench", help="Folder of the record.")
 @click.option("--restart", is_flag=True, help="Do not continue a run that was stopped.")

@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from dabnet.console import CONTEXT, FILE, Command, Finite, Size
+from export.spec import MOST_BATCH
 
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
 
-_POSITIVE = Finite(0, min_open=True)
+MOST_PERCENT, MOST_BOUND = 1e6, 1e9
+_POSITIVE = Finite(0, MOST_BOUND, min_open=True)
 SHOWN = {**CONTEXT, "show_default": True}
 
 
@@ -57,7 +59,7 @@ def _keep_another_record(record: Path, kept: Path) -> None:
 
 
 def _limit(
-    name: str, default: float | None, unit: str, meaning: str, most: float | None = None
+    name: str, default: float | None, unit: str, meaning: str, most: float = MOST_PERCENT
 ) -> Callable[[Command], Command]:
     """An option in percent for the field of ``Limits`` that it names, which is a share."""
 
@@ -127,7 +129,9 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
     help="Maximum peak memory: of the GPU if it was recorded, else of the host.",
 )
 @click.option("--size", type=Size(), help="Size of the images.  [default: the record's only one]")
-@click.option("--batch", type=click.IntRange(1), help="Frames per call.  [default: the smallest]")
+@click.option(
+    "--batch", type=click.IntRange(1, MOST_BATCH), help="Frames per call.  [default: the smallest]"
+)
 def recommend_command(
     record: Path, size: tuple[int, int] | None, batch: int | None, **bounds: Any
 ) -> int:

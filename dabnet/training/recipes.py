@@ -16,6 +16,7 @@ LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
 WHOLE, CLASSIFIER, ENCODER, DECODER = "whole", "classifier", "encoder", "decoder"
 STAGES = (WHOLE, CLASSIFIER, ENCODER, DECODER)
+MOST_BATCH, MOST_EPOCHS, MOST_ITERATIONS = 65_536, 1_000_000, 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,15 @@ class Recipe:
         choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP, "stage": STAGES}
         below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1, "label_smoothing": 1}
         limits = {
-            "batch_size": (self.batch_size >= 2, "at least 2 (batch normalisation)"),
-            "max_epochs": (0 < self.max_epochs < math.inf, "a number above 0"),
-            "warmup_iterations": (self.warmup_iterations >= 0, "0 or more"),
+            "batch_size": (
+                2 <= self.batch_size <= MOST_BATCH,
+                f"at least 2 (batch normalisation), at most {MOST_BATCH}",
+            ),
+            "max_epochs": (0 < self.max_epochs <= MOST_EPOCHS, f"above 0, at most {MOST_EPOCHS}"),
+            "warmup_iterations": (
+                0 <= self.warmup_iterations <= MOST_ITERATIONS,
+                f"from 0 to {MOST_ITERATIONS}",
+            ),
             "lr": (0 < self.lr < 10, "a learning rate between 0 and 10"),
             "rarity": (1 < self.rarity <= 10, "a number above 1, at most 10"),
             "scales": (

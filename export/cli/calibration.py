@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, progress_bar
+from dabnet.console import CONTEXT, MOST_IMAGES, progress_bar
 from dabnet.errors import InputError
 from export.cli.options import (
     FILE,
@@ -41,14 +41,14 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
 )
 @click.option(
     "--count",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_IMAGES),
     default=48,
     show_default=True,
     help="Images to collect on.",
 )
 @click.option(
     "--skip-unreadable",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_IMAGES),
     default=0,
     show_default=True,
     help="Maximum number of images that are passed over because they cannot be read.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, Finite, Size, device_option, progress_bar
+from dabnet.console import CONTEXT, MOST_IMAGES, Finite, Size, device_option, progress_bar
 from dabnet.device import AUTO
 from dabnet.errors import InputError
 from export.cli.options import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 BELOW_MINIMUM = 1  # exit code; 2 is bad input
 DEFAULT_WORST = 4
 DEFAULT_SCENES = 8
+MOST_TOLERANCE = 1000
 
 
 @click.command("verify", context_settings=CONTEXT)
@@ -43,7 +44,9 @@ DEFAULT_SCENES = 8
     help="Folder of pictures, searched with its subfolders.  [default: toy street scenes]",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), help="Maximum number of images.  [default: all; scenes 8]"
+    "--limit",
+    type=click.IntRange(1, MOST_IMAGES),
+    help="Maximum number of images.  [default: all; scenes 8]",
 )
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
 @source_options
@@ -51,13 +54,15 @@ DEFAULT_SCENES = 8
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
     "--tolerance",
-    type=Finite(0),
+    type=Finite(0, MOST_TOLERANCE),
     default=1e-3,
     show_default=True,
     help="Relative error above which --layers reports a tensor as different.",
 )
 @click.option("--output", type=FILE, help="Folder for pictures.")
-@click.option("--worst", type=click.IntRange(0), help="Worst images to draw there.  [default: 4]")
+@click.option(
+    "--worst", type=click.IntRange(0, MOST_IMAGES), help="Worst images to draw there.  [default: 4]"
+)
 @click.option(
     "--min-agreement",
     "minimum",

@@ -12,7 +12,7 @@ from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from dabnet.runtime.manifest import DYNAMIC, Manifest, Profile, TensorInfo
 from dabnet.runtime.trt.product import PRODUCTS, TENSORRT_RTX, Product
-from export.spec import Option, option, options_of
+from export.spec import MOST_BATCH, Option, option, options_of
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
@@ -48,7 +48,7 @@ class BuildSpec:
         None, "Card to build for without a GPU, such as sm86 (TensorRT-RTX)."
     )
     workspace_mib: int | None = option(
-        None, "Limit of the builder's scratch memory in MiB.", least=1
+        None, "Limit of the builder's scratch memory in MiB.", least=1, most=1 << 20
     )
     product: str | None = option(None, choices=PRODUCTS)
     min_shape: tuple[int, int, int] | None = option(
@@ -87,8 +87,9 @@ class BuildSpec:
         for name, (asked, _) in options_of(self).items():
             asked.check(getattr(self, name))
         for shape in self.shapes.values():
-            if min(shape) < 1:
-                raise InputError(f"shape {'x'.join(map(str, shape))}", "sides of at least 1")
+            if min(shape) < 1 or shape[0] > MOST_BATCH:
+                expected = f"sides of at least 1, and at most {MOST_BATCH} images"
+                raise InputError(f"shape {'x'.join(map(str, shape))}", expected)
         if self.calibrator and self.precision != INT8:
             given = f"an INT8 calibrator with precision {self.precision!r}"
             fix = "leave --int8-calibrator out, or pass --precision int8"
