@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     if sys.platform == "linux":  # a parent that is killed leaves no call that still computes
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    with Path(log).open("ab", buffering=0) as output, contextlib.suppress(EOFError, OSError):
+    with _log_file(log) as output, contextlib.suppress(EOFError, OSError):
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
         faulthandler.enable(output)
@@ -187,6 +188,12 @@ def _serve(
             except Exception as error:
                 answer = ("error", _reason(error))
             connection.send(answer)
+
+
+def _log_file(path: str) -> FileIO:
+    """Open a log to append to it; one that is a link or a FIFO is an OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    return FileIO(os.open(path, flags, 0o666), "ab")
 
 
 def _reason(error: Exception) -> str:

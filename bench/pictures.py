@@ -13,7 +13,7 @@ from bench.measure.accuracy import mask_path
 from bench.record import Picture
 from dabnet.data.images import SizedImages
 from dabnet.files import replacing, writable_directory
-from dabnet.pictures import overlay
+from dabnet.pictures import overlay, save_picture
 
 FOLDER = "pictures"
 DIFFERENT = np.array((213, 94, 0), np.uint8)
@@ -55,6 +55,6 @@ def save_pictures(
         for what, pixels in shown:
             path = Path(FOLDER) / f"{number:05d}_{re.sub('[ /]', '_', what)}.jpg"
             with replacing(folder / path) as temporary:
-                Image.fromarray(pixels).save(temporary, quality=88)
+                save_picture(Image.fromarray(pixels), temporary, quality=88)
             written.append(Picture(item.name, what, path.as_posix()))
     return tuple(written)

@@ -7,6 +7,7 @@ command continues from there.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -24,21 +25,36 @@ from bench.measure.preparation import prepared
 from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
 from bench.measure.timer import Timer, harness_ns
+from bench.pictures import FOLDER as PICTURES
 from bench.pictures import save_pictures
 from bench.record import PAPER, Footprint, Peaks, Picture, Report, Turn
 from bench.record.file import read_record, write_record
+from bench.report.write import RECORD, check_reports
 from bench.state import RowState, State
+from dabnet import outputs
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import evenly_spaced
 from dabnet.data.images import SizedImages
 from dabnet.errors import BackendUnavailable, InputError
-from dabnet.files import writable_directory
+from dabnet.files import existing_directory, writable_directory, writable_targets
 from dabnet.runtime.cuda import open_device_memory
 
-RECORD = "bench.json"
+LOGS = "logs"
 TIMED_IMAGES = 4
 PAPER_RUNS = 3
 LAYER_CALLS = 10
+
+
+def check_outputs(folder: Path) -> None:
+    """Raise if a run in ``folder``, which may be missing, would replace what is not of a run."""
+    check_reports(folder)
+    # Beside a record they are those of the run that wrote it.
+    kind = None if (folder / RECORD).exists() else outputs.PICTURE
+    for name, pattern, kinds in ((PICTURES, "[0-9]*.jpg", kind), (LOGS, "*.log", None)):
+        if os.path.lexists(folder / name):
+            existing_directory(folder / name, "a folder of dabnet-bench")
+            found = (path.name for path in (folder / name).glob(pattern))
+            writable_targets(folder / name, dict.fromkeys(found, kinds))
 
 
 class Session:
@@ -65,7 +81,7 @@ class Session:
         # Images whose masks are kept for pictures.
         self._shown = evenly_spaced(len(request.images), request.pictures)
         self._work = writable_directory(request.output) / f".bench-{self._key}"
-        self._logs = request.output / "logs"
+        self._logs = request.output / LOGS
         self.continued = not restart and self._take_up()
         if not self.continued:
             self._clear()
@@ -102,7 +118,7 @@ class Session:
 
     def _clear(self) -> None:
         """Remove masks and scores, also those of an earlier run."""
-        for folder in self._request.output.glob(".bench-*"):
+        for folder in self._request.output.glob(".bench-" + "[0-9a-f]" * 16):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _take_up(self) -> bool:

@@ -198,7 +198,7 @@ def train_command(
     several GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
     limit = TimeLimit(max_minutes) if max_minutes else None  # before imports that take seconds
-    from dabnet.training.folder import newest_state
+    from dabnet.training.folder import keep_other_files, newest_state
     from dabnet.training.loop import train
     from dabnet.training.processes import processes_of_torchrun
 
@@ -221,7 +221,7 @@ def train_command(
     train_set, val_set = _open_splits(values, data_dir)
     extent = Extent(len(train_set), train_set[0].label.shape, processes.size)
     spec = _spec(values, extent, limit, processes)
-    _keep_other_runs(spec.output, resume)
+    keep_other_files(spec.output, resume)
     if processes.first:
         _print_start(spec, processes.size, train_set, val_set)
     result = train(spec, train_set, val_set, processes)
@@ -235,6 +235,7 @@ def _pretrain(
 ) -> int:
     """Train an encoder as a classifier."""
     from dabnet.errors import InputError
+    from dabnet.training.folder import keep_other_files
     from dabnet.training.pretraining import Pictures, pretrain, read_state
     from dabnet.training.recipes import Recipe
 
@@ -253,7 +254,7 @@ def _pretrain(
     values = {name: kept.get(name) if value is None else value for name, value in options.items()}
     images = len(Pictures(data_dir, "train", (8, 8)))
     spec = _spec(values, Extent(images, (0, 0), processes.size), limit, processes)
-    _keep_other_runs(spec.output, resume)
+    keep_other_files(spec.output, resume)
     if processes.first:
         click.echo(f"dabnet-train {__version__}: encoder of {spec.model}, {images} pictures")
         _print_recipe(spec.recipe)
@@ -375,19 +376,6 @@ def _print_recipe(recipe: Recipe) -> None:
 def _print_stop(result: TrainingResult) -> None:
     if not result.finished:
         click.echo(f"stopped; continue with: --resume {result.last}", err=True)
-
-
-def _keep_other_runs(output: Path, resume: Path | None) -> None:
-    """Raise if another run would be overwritten."""
-    from dabnet.errors import InputError
-    from dabnet.training.folder import holds_a_run
-
-    if holds_a_run(output) and (resume is None or resume.parent.resolve() != output.resolve()):
-        raise InputError(
-            f"{str(output)!r} holds another run",
-            "a new or empty --output",
-            f"continue that run with --resume {output}, or choose another --output",
-        )
 
 
 def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dabnet.console import CONTEXT, FILE, progress_bar, run
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from dabnet.files import replacing, writable_target
+from dabnet.outputs import PICTURE
 
 if TYPE_CHECKING:
     from dabnet.data.check import CheckedSplit
@@ -60,7 +61,7 @@ def check_command(directory: Path, dataset: str, classes: Path | None, sheet: Pa
 
     if sheet.suffix.lower() not in SHEETS:
         raise InputError(f"--sheet {str(sheet)!r}", "a name that ends in " + " or ".join(SHEETS))
-    writable_target(sheet)
+    writable_target(sheet, kind=PICTURE)
     labels = read_labels(classes) if classes else None
     splits, closed = check_dataset(dataset, directory, labels, SHOWN, progress_bar)
     if not splits:
@@ -149,11 +150,11 @@ def _print_faults(splits: list[CheckedSplit], closed: list[InputError]) -> int:
 
 
 def _draw(splits: list[CheckedSplit], target: Path) -> None:
-    from dabnet.pictures import labelled_sheet
+    from dabnet.pictures import labelled_sheet, save_picture
 
     if items := [item for split in splits for item in split.shown]:
         with replacing(target) as temporary:
-            labelled_sheet(items, splits[0].labels).save(temporary)
+            save_picture(labelled_sheet(items, splits[0].labels), temporary)
         click.echo(f"wrote {target}")
 
 

@@ -6,11 +6,14 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from dabnet.errors import InputError
+from dabnet.outputs import Kind
+
+_PART = 32  # characters of a name, of up to four bytes each
 
 
 def existing_file(path: str | Path, what: str) -> Path:
@@ -21,6 +24,8 @@ def existing_file(path: str | Path, what: str) -> Path:
         raise InputError(f"no file at {str(path)!r}", what, "check the path")
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a directory", what)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{str(path)!r} is {_special(status)}", f"{what} (a plain file)")
     if not os.access(path, os.R_OK):
         raise InputError(f"{str(path)!r} cannot be read", what, "check its permissions")
     if status.st_size == 0:
@@ -39,11 +44,19 @@ def existing_directory(path: str | Path, what: str) -> Path:
     return path
 
 
-def writable_target(path: str | Path, *sources: str | Path) -> Path:
+def writable_target(path: str | Path, *sources: str | Path, kind: Kind | None = None) -> Path:
     """Return ``path`` if a file may be written there: checked before long work, not after it.
 
-    ``sources`` are the files that are read to make it: none of them, also through a link, may be
-    overwritten.
+    A device, a FIFO or a link is never replaced, nor is a file that another command or person wrote
+    for something else. An empty file is.
+
+    Args:
+        sources: the files that are read to make it: none of them, also through a link, may be
+            overwritten.
+        kind: of the file that is written; one of another kind is not replaced. None: of any kind.
+
+    Raises:
+        InputError: nothing may be written there, and why.
     """
     path = Path(path)
     status = _status(path)
@@ -58,14 +71,78 @@ def writable_target(path: str | Path, *sources: str | Path) -> Path:
             )
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a directory", "the name of a file to write")
-    if not path.parent.is_dir():
+    if not _is_directory(path.parent):
         raise InputError(
             f"{str(path.parent)!r} does not exist",
             "an existing directory to write in",
             f"create it with: mkdir -p {path.parent}",
         )
+    _refuse_special(path)
+    if status is not None and status.st_size > 0 and kind is not None:
+        _refuse_other_kind(path, kind)
     _require_writable(path.parent)
     return path
+
+
+def writable_targets(folder: Path, kinds: Mapping[str, Kind | None], *sources: Path) -> None:
+    """Check files of a folder, by their names, as ``writable_target`` does.
+
+    A folder that does not exist yet can be made later.
+    """
+    if os.path.lexists(folder):
+        existing_directory(folder, "a folder to write in")
+        for name, kind in kinds.items():
+            writable_target(folder / name, *sources, kind=kind)
+
+
+def refuse_within(output: Path, images: Path) -> None:
+    """Raise if the pictures of ``output`` would be found among ``images`` by the next run."""
+    try:
+        within = output.resolve().is_relative_to(images.resolve())
+    except (OSError, RuntimeError):  # a link to itself: it cannot be written to either
+        return
+    if within:
+        given = f"--output {str(output)!r} in the folder of the images {str(images)!r}"
+        raise InputError(given, "a folder outside of it", "name another output")
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise if a file cannot be replaced by another one without loss of what it is."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return  # nothing is there
+    except ValueError as error:
+        raise InputError(f"the output {str(path)!r} ({error})", "the name of a file") from error
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        return
+    what = f"a link to {str(path.readlink())!r}" if path.is_symlink() else _special(status)
+    raise InputError(
+        f"the output {str(path)!r} is {what}", "the name of a plain file", "name another output"
+    )
+
+
+def _refuse_other_kind(path: Path, kind: Kind) -> None:
+    fix = "name another output, or remove the file"
+    try:
+        fits = kind.holds(path)
+    except OSError as error:
+        given = f"the output {str(path)!r} exists and cannot be read ({printed_reason(error)})"
+        raise InputError(given, "the name of a new file", fix) from error
+    if not fits:
+        given = f"the output {str(path)!r} exists and is not {kind.name}"
+        raise InputError(given, f"a new file, or {kind.name} to replace", fix)
+
+
+def _special(status: os.stat_result) -> str:
+    if stat.S_ISFIFO(status.st_mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(status.st_mode) else "a device"
+
+
+def printed_reason(error: OSError) -> str:
+    """Why the system refused, such as ``No space left on device``."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 def writable_directory(path: str | Path) -> Path:
@@ -75,9 +152,10 @@ def writable_directory(path: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(f"{str(path)!r} is a file", "a directory to write in") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         raise InputError(
-            f"{str(path)!r} cannot be created ({error.strerror})", "a writable directory"
+            f"{str(path)!r} cannot be created ({getattr(error, 'strerror', error)})",
+            "a writable directory",
         ) from error
     _require_writable(path)
     return path
@@ -90,6 +168,11 @@ def _require_writable(directory: Path) -> None:
         raise InputError(
             f"{str(directory)!r} cannot be written to ({error.strerror})", "a writable directory"
         ) from error
+
+
+def _is_directory(path: Path) -> bool:
+    status = _status(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -107,16 +190,22 @@ def replacing(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target`` that becomes ``target`` only if the block succeeds.
 
     The rename is atomic (POSIX ``rename(2)``): a reader sees the old file or the new one, never
-    a part. The temporary file keeps the suffix, since some writers choose the format by it.
+    a part. The temporary file keeps the suffix, since some writers choose the format by it, and
+    gets the mode of the file that it replaces.
+
+    Raises:
+        InputError: ``target`` is a device, a FIFO or a link, or the system refuses to write.
     """
     target = Path(target)
+    _refuse_special(target)
+    # Of a long name only a part: with what is random it must not become too long.
+    prefix, suffix = f".{target.stem[:_PART]}.", target.suffix[-_PART:]
     try:
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
-        )
-    except OSError as error:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=suffix)
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"nothing can be written in {str(target.parent)!r} ({error.strerror})",
+            f"nothing can be written in {str(target.parent)!r}"
+            f" ({getattr(error, 'strerror', error)})",
             "a writable directory",
         ) from error
     os.close(handle)
@@ -125,9 +214,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_mode_of(target))
         temporary.replace(target)
     except OSError as error:
         raise InputError(
@@ -136,6 +223,16 @@ def replacing(target: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of(target: Path) -> int:
+    """The permissions of a file; of a new one those that the umask leaves."""
+    try:
+        return target.stat().st_mode & 0o777
+    except OSError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.labels import LabelSet
+from dabnet.outputs import MARK
 
+SOFTWARE = 0x0131
+"""Tag of TIFF and EXIF: the program that made a picture."""
 CAPTION_HEIGHT = 22
 OPACITY = 0.6
 
@@ -76,3 +82,22 @@ def labelled_sheet(items: Sequence[LabelledImage], labels: LabelSet) -> Image.Im
     sheet.paste(pictures, (0, 0))
     sheet.paste(names, (0, pictures.height))
     return sheet
+
+
+def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture that is told from those of others by its metadata (``outputs.PICTURE``).
+
+    BMP and PPM have none. ``options`` are those of Pillow's ``save``.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_text("Software", MARK)
+    elif suffix in (".jpg", ".jpeg", ".gif"):
+        options["comment"] = MARK.encode()
+    elif suffix in (".tif", ".tiff"):
+        options["tiffinfo"] = {SOFTWARE: MARK}
+    elif suffix == ".webp":
+        options["exif"] = Image.Exif()
+        options["exif"][SOFTWARE] = MARK
+    picture.save(path, **options)

@@ -11,6 +11,7 @@ tool, such as an engine of trtexec, is described: --dataset cityscapes, or --cla
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import statistics
@@ -32,6 +33,8 @@ from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.data.image_files import SUFFIXES, is_image, read_image
 from dabnet.errors import BackendUnavailable, DabnetError, InputError
 from dabnet.files import existing_file, replacing, writable_directory, writable_target
+from dabnet.outputs import MARK, PICTURE
+from dabnet.pictures import save_picture
 
 OVERLAY, INDICES, LABEL_IDS = "overlay", "indices", "label-ids"
 """What is written: classes over the frame, class indices, or the ids of Cityscapes."""
@@ -114,10 +117,10 @@ def read_animation(path: Path) -> list[Image.Image]:
 
 def segment_images(segmenter: Segmenter, sources: list[Path], targets: list[Path]) -> None:
     pictures = segmenter.pictures(Image.fromarray(read_image(path)) for path in sources)
-    for picture, source, target in zip(pictures, sources, targets, strict=True):
+    for picture, target in zip(pictures, targets, strict=True):
         writable_directory(target.parent)
-        with replacing(writable_target(target, source)) as temporary:
-            picture.save(temporary, quality=92)
+        with replacing(target) as temporary:
+            save_picture(picture, temporary, quality=92)
 
 
 def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
@@ -125,7 +128,8 @@ def segment_animation(segmenter: Segmenter, source: Path, target: Path) -> None:
     times = [frame.info.get("duration", 100) for frame in frames]
     first, *others = segmenter.pictures(frames)
     with replacing(target) as temporary:
-        first.save(temporary, save_all=True, append_images=others, duration=times, loop=0)
+        times = {"duration": times, "loop": 0}
+        save_picture(first, temporary, save_all=True, append_images=others, **times)
 
 
 @contextmanager
@@ -170,7 +174,8 @@ def segment_video(segmenter: Segmenter, source: Path, target: Path) -> None:
     rate = ("-r", found[1].decode() if found else "25", "-i", "-")
     even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p")  # which needs that
     with replacing(target) as temporary:
-        arguments = (*raw, *rate, *even, "-y", str(temporary))
+        marked = ("-metadata", f"comment={MARK}")
+        arguments = (*raw, *rate, *even, *marked, "-y", str(temporary))
         with ffmpeg(target, *arguments, stdin=subprocess.PIPE) as process:
             for overlay in chain([first], overlays):
                 process.stdin.write(overlay.tobytes())
@@ -190,9 +195,11 @@ def segment(segmenter: Segmenter, source: Path, target: Path) -> None:
         if twice := [path for path, times in Counter(targets).items() if times > 1]:
             given = f"two images for {str(twice[0])!r}"
             raise InputError(given, "one name for each mask", "rename one of them")
+        for path in filter(os.path.lexists, targets):
+            writable_target(path, *paths, kind=PICTURE)
         return segment_images(segmenter, paths, targets)
     existing_file(source, "an image, a folder of images, an animated GIF or a video")
-    writable_target(target, source)
+    writable_target(target, source, kind=PICTURE)
     pair = {source.suffix.lower(), target.suffix.lower()}
     if segmenter.write != OVERLAY and (target.suffix.lower() != ".png" or source.suffix in VIDEOS):
         given = f"--write {segmenter.write} to {str(target)!r}"

@@ -29,6 +29,7 @@ from dabnet.console import CONTEXT, FILE, Size, options, progress_bar
 from dabnet.data.images import images_or_scenes
 from dabnet.files import writable_target, write_text
 from dabnet.intervals import Interval
+from dabnet.outputs import STUDY
 from dabnet.runtime.runner import Uint8Array
 
 Service = tuple[Callable[..., object], tuple[Any, ...]]
@@ -36,7 +37,7 @@ Service = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 def _writable(_: object, __: object, path: Path | None) -> Path | None:
-    return None if path is None else writable_target(path)
+    return None if path is None else writable_target(path, kind=STUDY)
 
 
 def _torch_threads() -> int:

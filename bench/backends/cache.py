@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,8 +22,9 @@ from dabnet.device import Device
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import sha256_of_file
 from dabnet.given import Given
+from dabnet.lock import file_held
 from dabnet.runtime.cuda import open_device_memory
-from dabnet.runtime.manifest import Manifest
+from dabnet.runtime.manifest import Manifest, engine_manifest_path
 
 if TYPE_CHECKING:
     from dabnet.checkpoint import Checkpoint
@@ -73,9 +75,11 @@ class Workshop:
         }
         spec = replace(self.spec, size=setting.size, batch=setting.batch, **asked)
         path = self.cache / f"{self._stem(spec)}.onnx"
-        if _manifest_in_cache(path) is None:
-            data: Any = {"given": self.given, "data_dir": self.data_dir}
-            export_onnx(self.checkpoint_path, path, spec, progress=self.progress, **data)
+        with self._alone(path):
+            if _manifest_in_cache(path) is None:
+                data: Any = {"given": self.given, "data_dir": self.data_dir}
+                path.unlink(missing_ok=True)  # it is damaged, and no output of a command
+                export_onnx(self.checkpoint_path, path, spec, progress=self.progress, **data)
         return path
 
     def engine(
@@ -93,19 +97,34 @@ class Workshop:
         source = self.onnx(setting, precision, product.graph_target, mask_dtype, rest)
         built_by = f"{product.name}-{product.version}-{self.card_key}"
         path = source.with_suffix(f".{built_by}.engine")
-        cached = _manifest_in_cache(path)
-        if cached is None or cached.onnx_sha256 != sha256_of_file(source):
-            with self.progress(f"building {product.name} {precision}", 1, "engines") as step:
-                timings = self.cache / f"{built_by}.timing" if product.has_timing_cache else None
-                spec = BuildSpec(
-                    precision,
-                    product=product.name,
-                    timing_cache=timings,
-                    device=self.device.index,
-                )
-                build_engine(source, path, spec)
-                step()
+        timings = self.cache / f"{built_by}.timing" if product.has_timing_cache else None
+        with self._alone(path):
+            cached = _manifest_in_cache(path)
+            if cached is None or cached.onnx_sha256 != sha256_of_file(source):
+                with self.progress(f"building {product.name} {precision}", 1, "engines") as step:
+                    spec = BuildSpec(
+                        precision,
+                        product=product.name,
+                        timing_cache=timings,
+                        device=self.device.index,
+                    )
+                    for damaged in (path, engine_manifest_path(path)):
+                        damaged.unlink(missing_ok=True)
+                    build_engine(source, path, spec)
+                    step()
         return path, source
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Wait, under a line that says for whom, until no other run makes ``path``."""
+        with ExitStack() as waiting:
+
+            def wait(line: str) -> None:
+                waiting.enter_context(self.progress(line, 1, "files"))
+
+            with file_held(path, "dabnet-bench", wait):
+                waiting.close()
+                yield
 
     @cached_property
     def card_key(self) -> str:

@@ -139,12 +139,15 @@ def run_command(restart: bool, **asked: Any) -> None:
     from bench.report.write import write_report
     from bench.session import Session
     from dabnet.console import progress_bar
+    from dabnet.lock import folder_held
 
-    session = Session(_request(asked), progress_bar, restart)
-    if session.continued:
-        click.echo("continuing a stopped run; --restart begins anew", err=True)
-    report = session.run()
-    written = write_report(report, asked["output"])
+    request = _request(asked)
+    with folder_held(request.output, "dabnet-bench"):
+        session = Session(request, progress_bar, restart)
+        if session.continued:
+            click.echo("continuing a stopped run; --restart begins anew", err=True)
+        report = session.run()
+        written = write_report(report, request.output)
     print_report(report)
     click.echo("wrote " + ", ".join(map(str, written)))
 
@@ -155,10 +158,11 @@ def _request(asked: dict[str, Any]) -> Request:
     from bench.backends import backends, row_names
     from bench.candidates import Asked, candidates, dataset_of
     from bench.measure.request import Request, Scenario
+    from bench.session import check_outputs
     from dabnet.data.images import ImageFolder, SizedImages
     from dabnet.data.registry import open_dataset
     from dabnet.device import available_device
-    from dabnet.files import writable_directory
+    from dabnet.files import refuse_within, writable_directory
 
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
@@ -178,9 +182,11 @@ def _request(asked: dict[str, Any]) -> Request:
         refuse_typed(["split"], "--images", "a data set", "leave one of them out")
         if data_dir is not None:
             _refuse_folder_of_drawn(data_dir, dataset)
+        refuse_within(asked["output"], folder)
         opened = ImageFolder(folder, labels)
     else:
         opened = open_dataset(dataset, asked["split"], data_dir, size, labels)
+    check_outputs(asked["output"])
     cache = writable_directory(asked["cache"])
     known = {
         "candidates": tuple(

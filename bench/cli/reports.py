@@ -32,13 +32,16 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
     """Print the tables of a record again, and write its other forms."""
     from bench.record.file import read_record
     from bench.report.text import print_report
-    from bench.report.write import write_page, write_report
+    from bench.report.write import check_reports, write_page, write_report
+    from dabnet.lock import folder_held
 
     report = read_record(record)
     written = []
     if output is not None:
+        check_reports(output)
         _keep_another_record(record, output / "bench.json")
-        written = write_report(report, output, pictures=record.parent)
+        with folder_held(output, "dabnet-bench report"):
+            written = write_report(report, output, pictures=record.parent)
     elif html:
         written = [write_page(report, record.parent)]
     print_report(report)
@@ -87,11 +90,11 @@ def compare_command(old: Path, new: Path, output: Path | None, **shares: Any) ->
     from bench.judgement import compare as judged
     from bench.record.file import read_record
     from dabnet.files import writable_target, write_text
+    from dabnet.outputs import COMPARISON
     from dabnet.tables import terminal
 
     if output is not None:
-        for source in (old, new):
-            writable_target(output, source)
+        writable_target(output, old, new, kind=COMPARISON)
     limits = judged.Limits(**shares)
     found = judged.compare(read_record(old), read_record(new), limits)
     if output is not None:

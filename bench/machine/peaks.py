@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from bench.machine.telemetry import DISTURBED_CORES, CpuWatch
 from bench.record import Cache, Peaks
 from dabnet.console import ProgressBar
 from dabnet.device import Device
-from dabnet.errors import BackendUnavailable, DabnetError
+from dabnet.errors import BackendUnavailable, DabnetError, InputError
+from dabnet.files import writable_directory, writable_target
+from dabnet.outputs import PEAKS
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.records import Codec
 
@@ -81,8 +84,11 @@ class PeakMeter:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         peaks = Peaks(name, rates.pop(BYTES), rates, now, cache)
         if foreign is None or foreign < DISTURBED_CORES:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            _KEPT.write({**known, key: peaks}, self._file)
+            # Not to be able to is no reason to end: it is measured again next time.
+            with suppress(InputError):
+                writable_directory(self._file.parent)
+                writable_target(self._file, kind=PEAKS)
+                _KEPT.write({**known, key: peaks}, self._file)
         return peaks
 
 

@@ -8,7 +8,24 @@ from bench.record import Report
 from bench.record.file import record_text
 from bench.report.page.page import html_page
 from bench.report.text import csv_text, markdown
-from dabnet.files import writable_directory, write_text
+from dabnet import outputs
+from dabnet.files import writable_directory, writable_target, writable_targets, write_text
+
+RECORD, PAGE = "bench.json", "bench.html"
+_BESIDE_RECORD = outputs.Kind(
+    f"a report beside its record {RECORD}", lambda path: path.with_name(RECORD).is_file()
+)
+
+
+def check_reports(folder: Path) -> None:
+    """Raise if reports in ``folder``, which may be missing, would replace what is not theirs."""
+    kinds = {
+        RECORD: outputs.RECORD,
+        "bench.csv": _BESIDE_RECORD,
+        "bench.md": _BESIDE_RECORD,
+        PAGE: outputs.PAGE,
+    }
+    writable_targets(folder, kinds)
 
 
 def write_report(report: Report, folder: Path, pictures: Path | None = None) -> list[Path]:
@@ -17,10 +34,10 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
     The record's pictures are relative to ``pictures``, by default to ``folder``.
     """
     texts = {
-        "bench.json": record_text(report),
+        RECORD: record_text(report),
         "bench.csv": csv_text(report),
         "bench.md": markdown(report),
-        "bench.html": html_page(report, pictures or folder),
+        PAGE: html_page(report, pictures or folder),
     }
     writable_directory(folder)
     for name, text in texts.items():
@@ -30,5 +47,6 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
 
 def write_page(report: Report, folder: Path) -> Path:
     """Write bench.html alone into ``folder``, which holds the record's pictures."""
-    write_text(folder / "bench.html", html_page(report, folder))
-    return folder / "bench.html"
+    page = writable_target(folder / PAGE, kind=outputs.PAGE)
+    write_text(page, html_page(report, folder))
+    return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,9 +10,13 @@ from pathlib import Path
 
 from dabnet.checkpoint import Checkpoint, carries_its_own, load_checkpoint, save_checkpoint
 from dabnet.errors import DabnetError, InputError
-from dabnet.files import replacing, writable_directory
+from dabnet.files import existing_directory, replacing, writable_directory, writable_targets
+from dabnet.lock import folder_held
 
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
+LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
+FILES = (LAST, PREVIOUS, BEST, LOG, CURVES, PREDICTIONS)
+"""Files of a run; in ``TENSORBOARD`` each process adds files of its own."""
 
 
 class RunFolder:
@@ -48,7 +53,7 @@ class RunFolder:
 def left_only_if_written(path: Path) -> Iterator[None]:
     """Remove the folders that the block made on the way to ``path`` if it fails before it writes
     into them."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     try:
         yield
     except BaseException:
@@ -58,9 +63,54 @@ def left_only_if_written(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def held_for_a_run(folder: Path, resume: Path | None, writes: bool) -> Iterator[None]:
+    """Keep ``folder`` for one run while the block runs; make it if it is missing.
+
+    Args:
+        resume: the state that the run continues, or None.
+        writes: whether this process writes; others of the same run do not.
+
+    Raises:
+        InputError: another run is going on there, or it holds what would be overwritten.
+    """
+    if not writes:
+        yield
+        return
+    with left_only_if_written(folder), folder_held(folder, "dabnet-train"):
+        keep_other_files(folder, resume)
+        yield
+
+
+def keep_other_files(folder: Path, resume: Path | None) -> None:
+    """Raise if a run in ``folder`` would overwrite files that are not its own, or cannot write.
+
+    Args:
+        resume: the state that the run continues, or None. In its own folder it goes on.
+    """
+    continues = resume and resume.name in (LAST, PREVIOUS) and _is_same(resume.parent, folder)
+    found = [name for name in FILES if os.path.lexists(folder / name)]
+    if found and not continues:
+        named = ", ".join(found)
+        raise InputError(
+            f"{str(folder)!r} holds another run ({named})",
+            "a new or empty --output",
+            f"continue that run with --resume {folder}, or choose another --output",
+        )
+    writable_targets(folder, dict.fromkeys(FILES))
+    if os.path.lexists(folder / TENSORBOARD):
+        existing_directory(folder / TENSORBOARD, "the folder of TensorBoard's files")
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return folder.samefile(other)
+    return False
+
+
 def holds_a_run(folder: Path) -> bool:
-    """Whether a new run in ``folder`` would overwrite the state of another one."""
-    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+    """Whether there is a state in ``folder`` that can be continued."""
+    return any(os.path.lexists(folder / name) for name in (LAST, PREVIOUS))
 
 
 def newest_state(resume: Path) -> tuple[Path, str]:

@@ -16,10 +16,11 @@ from dabnet.data.labels import LabelSet
 from dabnet.errors import MissingPackage
 from dabnet.files import replacing, write_text
 from dabnet.metrics import Counts, class_iou, mean_iou, pixel_accuracy
+from dabnet.outputs import MARK
+from dabnet.pictures import save_picture
+from dabnet.training.folder import CURVES, LOG, PREDICTIONS, TENSORBOARD
 from dabnet.training.spec import Epoch
 from dabnet.training.visdom_board import VisdomBoard
-
-LOG, CURVES, PREDICTIONS, TENSORBOARD = "log.csv", "curves.png", "predictions.png", "tensorboard"
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -99,7 +100,7 @@ class RunLog:
         """Log the validation whose scores are in the last row of ``history``."""
         write_curves(history, self.folder / CURVES)
         with replacing(self.folder / PREDICTIONS) as temporary:
-            samples.save(temporary)
+            save_picture(samples, temporary)
         number = history[-1].iteration
         self._add("val/miou", float(mean_iou(confusion)), number)
         self._add("val/pixel_accuracy", pixel_accuracy(confusion), number)
@@ -142,4 +143,4 @@ def write_curves(history: Sequence[Epoch], path: Path) -> None:
     for axis in (loss_axis, score_axis, lr_axis):
         axis.grid(alpha=0.3)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata={"Software": MARK})

@@ -31,9 +31,9 @@ from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
 from dabnet.pictures import overlay, panel
 from dabnet.training.faults import told_as_one_line
-from dabnet.training.folder import LAST, RunFolder, left_only_if_written
+from dabnet.training.folder import CURVES, LAST, RunFolder, held_for_a_run
 from dabnet.training.learner import Learner
-from dabnet.training.log import CURVES, RunLog, write_curves
+from dabnet.training.log import RunLog, write_curves
 from dabnet.training.losses import rarity_weights
 from dabnet.training.measuring import measured_step_s
 from dabnet.training.processes import Processes
@@ -60,7 +60,7 @@ def train(
     Every process of a run calls this with equal arguments; that of rank 0 prints and writes.
     """
     with (
-        left_only_if_written(spec.output),
+        held_for_a_run(spec.output, spec.resume, processes.first),
         told_as_one_line(spec, processes),
         processes.joined(spec.device),
     ):

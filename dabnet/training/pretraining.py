@@ -29,7 +29,7 @@ from dabnet.files import existing_directory, existing_file, replacing, writable_
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.models import UNIT, network_named
 from dabnet.training.faults import told_as_one_line
-from dabnet.training.folder import BEST, LAST, left_only_if_written
+from dabnet.training.folder import BEST, LAST, held_for_a_run
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingResult, TrainingSpec
@@ -135,7 +135,7 @@ def pretrain(spec: TrainingSpec, root: Path, processes: Processes) -> TrainingRe
         Its ``best_miou`` is the highest share of validation pictures that are right.
     """
     with (
-        left_only_if_written(spec.output),
+        held_for_a_run(spec.output, spec.resume, processes.first),
         told_as_one_line(spec, processes),
         processes.joined(spec.device),
     ):

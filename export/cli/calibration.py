@@ -83,15 +83,11 @@ def calibration_command(
     entropy --calibration-cache OUTPUT
     """
     from calibration.calibration_file import is_calibration, save_calibration
-    from dabnet.files import writable_target
+    from dabnet.lock import file_held
     from export.collect import merged
     from export.engine.caches import check_cache, write_cache
 
-    output = writable_target(output, *sources)
-    partial = output.with_name(output.name + ".partial")
-    writable_target(partial, *sources)
-    if output.suffix == ".cache":
-        writable_target(output.with_name(output.name + ".json"), *sources)  # its origin
+    partial = _checked_outputs(output, sources)
     if output.suffix != ".cache":
         fix = "leave them out, or end the output in .cache"
         refuse_typed(CACHE_OPTIONS, f"the output {str(output)!r}", "a calibration cache", fix)
@@ -99,21 +95,37 @@ def calibration_command(
         given = f"no TensorRT version for the cache {str(output)!r}"
         fix = "add --tensorrt VERSION, such as 8.6.1"
         raise InputError(given, "the version that reads it", fix)
-    if len(sources) == 1 and not is_calibration(sources[0]):
-        if version is not None:
-            check_cache(collecting["optimize_for"], version, method)  # before minutes of work
-        calibration = _collected(sources[0], partial, **collecting)
-    else:
+    collects = len(sources) == 1 and not is_calibration(sources[0])
+    if not collects:
         fix = "leave them out, or collect again from the checkpoint"
         refuse_typed(collecting, "calibration files", "a checkpoint, which is run with them", fix)
-        calibration = merged(sources)
-    if version is not None:
-        count = write_cache(calibration, output, version, method, calibrator)
-        click.echo(f"{output}  ({count} tensors, {method})")
+    elif version is not None:
+        check_cache(collecting["optimize_for"], version, method)  # before minutes of work
+    with file_held(output, "dabnet-export calibration"):
+        calibration = _collected(sources[0], partial, **collecting) if collects else merged(sources)
+        if version is not None:
+            count = write_cache(calibration, output, version, method, calibrator)
+            click.echo(f"{output}  ({count} tensors, {method})")
+        else:
+            save_calibration(calibration, output)
+            _print_calibration(calibration, output)
+        if collects:
+            partial.unlink(missing_ok=True)
+
+
+def _checked_outputs(output: Path, sources: tuple[Path, ...]) -> Path:
+    """Check all that is written, and return the file that keeps the statistics so far."""
+    from dabnet import outputs
+    from dabnet.files import writable_target
+    from export.engine.caches import cache_origin_path
+
+    if output.suffix == ".cache":
+        writable_target(cache_origin_path(output), *sources, kind=outputs.CACHE_ORIGIN)
+        writable_target(output, *sources, kind=outputs.CALIBRATION_CACHE)
     else:
-        save_calibration(calibration, output)
-        _print_calibration(calibration, output)
-    partial.unlink(missing_ok=True)
+        writable_target(output, *sources, kind=outputs.CALIBRATION)
+    partial = output.with_name(output.name + ".partial")
+    return writable_target(partial, *sources, kind=outputs.CALIBRATION)
 
 
 def _collected(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from export.verify.sides import Side
 
 BELOW_MINIMUM = 1  # exit code; 2 is bad input
+MOST_TOLERANCE = 1000
 DEFAULT_WORST = 4
 DEFAULT_SCENES = 8
-MOST_TOLERANCE = 1000
 
 
 @click.command("verify", context_settings=CONTEXT)
@@ -98,14 +100,13 @@ def verify_command(
         expected = "a folder for the pictures"
         raise InputError("--worst without --output", expected, "add --output DIR")
     from dabnet.artifact import CHECKPOINT, Artifact
-    from dabnet.files import writable_directory, writable_target
+    from dabnet.lock import folder_held
     from export.verify.masks import verify
     from export.verify.report import save_worst
     from export.verify.sides import Side, common_size
 
     inputs = [file for path in (a, b) for file in Artifact.open(path).files]
-    if record is not None:
-        writable_target(record, *inputs)
+    _check_outputs(record, output, inputs)
     given = given_of(values)
     kinds = {Artifact.open(path).kind for path in (a, b)}
     description = None if kinds == {CHECKPOINT} else description_of(size, given)
@@ -124,15 +125,14 @@ def verify_command(
         _keep_images(folder, images, output, record)
     for side in sides:
         side.load(images.size)
-    if output is not None:
-        writable_directory(output)
-        worst = DEFAULT_WORST if worst is None else worst
-    with progress_bar("comparing", len(images)) as step:
-        found, pictures = verify(*sides, images, worst or 0, step)
-    for side in sides:
-        side.close()
-    report = _layers(*sides, images, tolerance) if layers else None
-    written = [] if output is None else save_worst(*sides, pictures, output)
+    with folder_held(output, "dabnet-export verify") if output else nullcontext():
+        shown = (DEFAULT_WORST if worst is None else worst) if output else 0
+        with progress_bar("comparing", len(images)) as step:
+            found, pictures = verify(*sides, images, shown, step)
+        for side in sides:
+            side.close()
+        report = _layers(*sides, images, tolerance) if layers else None
+        written = save_worst(*sides, pictures, output) if output else []
     _tell(found, report, record, written)
     if minimum is not None and found.agreement < minimum:
         share = f"agreement {100 * found.agreement:.3f} %"
@@ -149,19 +149,29 @@ def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> Si
     return images_or_scenes("toy-street", "val", None, limit or DEFAULT_SCENES, size)
 
 
+def _check_outputs(record: Path | None, output: Path | None, inputs: list[Path]) -> None:
+    from dabnet.files import writable_target, writable_targets
+    from dabnet.outputs import PICTURE, VERIFICATION
+
+    if record is not None:
+        writable_target(record, *inputs, kind=VERIFICATION)
+    if output is not None:
+        found = output.glob("worst_*.png") if os.path.lexists(output) else ()
+        writable_targets(output, dict.fromkeys((p.name for p in found), PICTURE), *inputs)
+
+
 def _keep_images(
     folder: Path, images: SizedImages, output: Path | None, record: Path | None
 ) -> None:
     """Raise if an output would replace an image of ``folder``, or become one of the next run."""
     from dabnet.data.images import ImageFolder
-    from dabnet.files import writable_target
+    from dabnet.files import refuse_within, writable_target
 
     assert isinstance(images.dataset, ImageFolder)
     if record is not None:
         writable_target(record, *images.dataset.paths)
-    if output is not None and output.resolve().is_relative_to(folder.resolve()):
-        given = f"--output {str(output)!r} in the folder of the images {str(folder)!r}"
-        raise InputError(given, "a folder outside of it", "name another output")
+    if output is not None:
+        refuse_within(output, folder)
 
 
 def _require_onnx(*sides: Side) -> None:

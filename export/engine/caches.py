@@ -25,6 +25,7 @@ from calibration.qdq import MIN_SCALE
 from calibration.ranges import LEVELS, check_method
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import existing_file, replacing, writable_target
+from dabnet.outputs import CALIBRATION_CACHE
 from dabnet.records import Codec
 from dabnet.runtime.manifest import CalibrationInfo
 from dabnet.runtime.trt.product import Product, logger_of
@@ -56,6 +57,11 @@ def attach_timing_cache(
 def timings_of(config: Any) -> bytes:
     """The timings, those of the build included."""
     return bytes(config.get_timing_cache().serialize())
+
+
+def cache_origin_path(cache: Path) -> Path:
+    """The file beside a calibration cache."""
+    return cache.with_name(cache.name + ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,10 @@ class CalibrationCache:
         if not self.path.exists():
             return None
         content = existing_file(self.path, "a calibration cache").read_bytes()
-        if not self._beside.exists():
+        beside = cache_origin_path(self.path)
+        if not beside.exists():
             return content, None
-        origin = ORIGIN.read(self._beside)
+        origin = ORIGIN.read(beside)
         if origin.graph_sha256 != self.graph_sha256:
             given = f"the calibration cache {str(self.path)!r} was made for another ONNX graph"
             fix = "delete it, or name another --calibration-cache"
@@ -103,13 +110,9 @@ class CalibrationCache:
 
     def write(self, content: bytes, info: CalibrationInfo) -> None:
         """Write both files, each atomically."""
-        ORIGIN.write(CacheOrigin(self.graph_sha256, info), self._beside)
+        ORIGIN.write(CacheOrigin(self.graph_sha256, info), cache_origin_path(self.path))
         with replacing(self.path) as temporary:
             temporary.write_bytes(content)
-
-    @property
-    def _beside(self) -> Path:
-        return self.path.with_name(self.path.name + ".json")
 
 
 def check_cache(optimized_for: str, version: str, method: str) -> None:
@@ -133,7 +136,7 @@ def write_cache(
     Raises:
         InputError: the version has no calibrators, or the statistics are of another target.
     """
-    output = writable_target(output)
+    output = writable_target(output, kind=CALIBRATION_CACHE)
     check_cache(calibration.subject.optimized_for, version, method)
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]

@@ -24,7 +24,7 @@ from dabnet.runtime.manifest import CalibrationInfo
 from export.cards import CARDS
 from export.int8.budget import Budget, Notebook, search
 from export.int8.cost import CostModel
-from export.int8.report import save_report
+from export.int8.report import report_files, save_report
 from export.int8.trial import Int8Trial, held_out
 from export.spec import ExportSpec
 
@@ -214,11 +214,10 @@ class Int8Export:
             spec.int8_rest,
         )
         key = hashlib.sha256(json.dumps([*placed, names, fitted], sort_keys=True).encode())
-        beside = {kind: f"{reports.name}.budget.{kind}" for kind in ("json", "md", "png")}
-        notebook = Notebook(reports.with_name(beside["json"]), key.hexdigest())
+        notes, table, plot = report_files(reports)
+        notebook = Notebook(notes, key.hexdigest())
         budget = Budget(spec.max_drop, spec.max_disagreement)
         with self.progress("measuring layers", 2 * len(trial.layers) + 1, "choices") as step:
             found = search(trial, cost.gain, cost.seconds, budget, notebook, step)
-        table, plot = (reports.with_name(beside[kind]) for kind in ("md", "png"))
         save_report(found, budget, cost, table, plot)
         return found.chosen.float_layers

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from dabnet.files import replacing, write_text
+from dabnet.files import replacing, writable_target, write_text
 from dabnet.intervals import Interval
+from dabnet.outputs import BUDGET, BUDGET_TABLE, MARK, PICTURE
 from export.int8.budget import Budget, Choice, Search
 from export.int8.cost import CostModel
 
@@ -33,6 +34,22 @@ Each convolution alone in INT8, the rest in FP32, the most harmful for the time 
 |---|---|---|---|---|
 {effects}
 """
+
+
+_KINDS = {"json": BUDGET, "md": BUDGET_TABLE, "png": PICTURE}
+
+
+def report_files(output: Path) -> tuple[Path, Path, Path]:
+    """The measurements, the table and the plot beside an artifact: ``OUTPUT.budget.json``, …
+
+    Raises:
+        InputError: one of them cannot be written, or would replace another file.
+    """
+    notes, table, plot = (
+        writable_target(output.with_name(f"{output.name}.budget.{suffix}"), kind=kind)
+        for suffix, kind in _KINDS.items()
+    )
+    return notes, table, plot
 
 
 def save_report(found: Search, budget: Budget, cost: CostModel, table: Path, plot: Path) -> None:
@@ -152,4 +169,4 @@ def _plot(found: Search, budget: Budget, cost: CostModel, path: Path) -> None:
     right.set_title("INT8 in one convolution alone; orange: left in float", fontsize=9)
     right.tick_params(axis="y", labelsize=7)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format="png", metadata={"Software": MARK})

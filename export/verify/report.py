@@ -14,7 +14,7 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.labels import LabelSet
 from dabnet.files import replacing
 from dabnet.metrics import class_iou, mean_iou
-from dabnet.pictures import overlay, panel
+from dabnet.pictures import overlay, panel, save_picture
 from dabnet.tables import line, percent, row, table
 from export.verify.layers import LayerReport, Parting, TensorDifference
 from export.verify.masks import Picture, Verification
@@ -130,7 +130,7 @@ def save_worst(a: Side, b: Side, pictures: Sequence[Picture], folder: Path) -> l
             (share, differing(image, mask_a, mask_b)),
         ]
         with replacing(path) as temporary:
-            panel(shown).save(temporary)
+            save_picture(panel(shown), temporary)
         written.append(path)
     return written
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import replacing, writable_target
+from dabnet.outputs import TIMINGS
 from dabnet.runtime.cuda import CudaGraph, DeviceMemory
 from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.trt.product import Product
@@ -36,7 +37,7 @@ class EngineSettings:
                 "TensorRT-RTX for a runtime cache",
                 "leave runtime_cache out",
             )
-        self._path = None if cache is None else writable_target(cache)
+        self._path = None if cache is None else writable_target(cache, kind=TIMINGS)
         self._config: Any = None
         self._cache: Any = None
         self._loaded = b""
