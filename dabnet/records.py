@@ -117,9 +117,9 @@ class Codec(Generic[T]):
     def take(self, value: Any, source: str) -> T:
         """Read plain values that another file held, as strictly as ``parse`` reads a text."""
         try:
-            text = json.dumps(value)
+            text = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            self.refuse(source, f"other values than texts and numbers: {error}", error)
+            self.refuse(source, f"other values than texts and finite numbers: {error}", error)
         return self.parse(text, source)
 
     def refuse(self, source: str, fault: str, cause: BaseException | None = None) -> NoReturn:
