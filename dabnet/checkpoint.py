@@ -8,34 +8,33 @@ checkpoint of ours loads in the original code too.
 from __future__ import annotations
 
 import io
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from dabnet import __version__
-from dabnet.data.labels import Category, LabelSet
+from dabnet.data.labels import Category, LabelSet, is_class_name
 from dabnet.data.registry import DATASETS, label_set
 from dabnet.errors import ArtifactError, InputError
 from dabnet.files import replacing
 from dabnet.given import Given
 from dabnet.models import build_model, network_named
-from dabnet.preprocessing import Preprocessing, Triple
-from dabnet.public_checkpoint import (
-    Fit,
-    add_counters,
-    misfits,
-    network_in,
-    read_public,
-)
+from dabnet.preprocessing import Preprocessing
+from dabnet.public_checkpoint import Fit, network_in, read_public
+from dabnet.records import Amount, Byte, Codec, Count, Name
 from dabnet.torch_file import read_torch_file
+from dabnet.weights import add_counters, check_tensors, misfits, shapes
 
 __all__ = ["Checkpoint", "Given", "carries_its_own", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
+
+Factor = Annotated[float, Ge(-1000), Le(1000)]
+"""A mean, near 100, or a scale, near 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +170,8 @@ def carries_its_own(path: str | Path) -> bool:
     return _is_ours(read_torch_file(path))
 
 
-def _is_ours(content: dict[str, Any]) -> bool:
-    return isinstance(content.get("format"), int)
+def _is_ours(content: dict[Any, Any]) -> bool:
+    return "format" in content and ("model_name" in content or type(content["format"]) is int)
 
 
 def _refuse_given(checkpoint: Checkpoint, file: Path, given: Given) -> None:
@@ -191,45 +190,76 @@ def _refuse_given(checkpoint: Checkpoint, file: Path, given: Given) -> None:
         )
 
 
-def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
-    if content["format"] != FORMAT:
-        raise ArtifactError(
-            f"{str(file)!r} is a checkpoint of format {content['format']}",
-            f"format {FORMAT}",
-            "use the version of dabnet-train that wrote it",
-        )
-    try:
-        checkpoint = Checkpoint(
-            content["model_name"],
-            _state_dict(content["model"], content, file),
-            content["dataset"],
-            LabelSet(
-                tuple(content["classes"]),
-                tuple(map(tuple, content["palette"])),
-                content["ignore"],
-                _categories(content["dataset"], tuple(content["classes"])),
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What a file of ours says beside its tensors and the state of training."""
+
+    format: int
+    tool_version: Name
+    model_name: Name
+    dataset: Name
+    classes: tuple[Name, ...]
+    palette: tuple[tuple[Byte, Byte, Byte], ...]
+    ignore: Byte
+    mean_rgb: tuple[Factor, Factor, Factor]
+    scale: tuple[Factor, Factor, Factor]
+    epoch: Count
+    metrics: dict[Name, float]
+    recipe: dict[Name, bool | int | float | Name | tuple[int | float, ...]]
+    activation_ranges: dict[Name, Amount] = field(default_factory=dict)
+    dilations: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = self.classes
+        faults = {
+            "classes": (
+                len(set(names)) < len(names) or not all(map(is_class_name, names)),
+                "names of printable characters, each once",
             ),
-            Preprocessing(_triple(content["mean_rgb"]), _triple(content["scale"])),
-            content["epoch"],
-            content["metrics"],
-            content["recipe"],
-            content["training"],
-            dict(content.get("activation_ranges", {})),
-            tuple(map(int, content.get("dilations", ()))),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"{str(file)!r} lacks or garbles {error}", "a checkpoint of dabnet-train"
-        ) from error
+            "palette": (len(self.palette) != len(names), f"{len(names)} colours, one per class"),
+            "ignore": (self.ignore < len(names), "a value that is no class"),
+            "scale": (0 in self.scale, "factors other than 0"),
+            "dataset": (not self.dataset.isprintable(), "a printable name"),
+            "tool_version": (not self.tool_version.isprintable(), "a printable name"),
+        }
+        for key, (wrong, expected) in faults.items():
+            if wrong:
+                raise ValueError(f"{key}: expected {expected}")
+
+
+_DESCRIBED = Codec(
+    _Described,
+    "checkpoint",
+    "dabnet-train",
+    "train it again, or take another checkpoint",
+    version=("format", FORMAT),
+    error=ArtifactError,
+)
+
+
+def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
+    parts = {"model", "training"}
+    plain = {name: value for name, value in content.items() if name not in parts}
+    said = _DESCRIBED.take(plain, repr(str(file)))
+    for name in parts:
+        if not isinstance(content.get(name), dict):
+            _DESCRIBED.refuse(repr(str(file)), f"{name}: expected a dictionary")
+    checkpoint = Checkpoint(
+        said.model_name,
+        content["model"],
+        said.dataset,
+        LabelSet(said.classes, said.palette, said.ignore, _categories(said.dataset, said.classes)),
+        Preprocessing(said.mean_rgb, said.scale),
+        said.epoch,
+        said.metrics,
+        {k: [*x] if isinstance(x, tuple) else x for k, x in said.recipe.items()},
+        content["training"],
+        said.activation_ranges,
+        said.dilations,
+    )
     _check_fit(checkpoint, file)
-    _check_finite(checkpoint, file)
     _check_ranges(checkpoint, file)
     return checkpoint
-
-
-def _triple(values: Any) -> Triple:
-    red, green, blue = map(float, values)
-    return red, green, blue
 
 
 def _categories(dataset: str, classes: tuple[str, ...]) -> tuple[Category, ...]:
@@ -253,39 +283,28 @@ def _public(content: dict[str, Any], file: Path, given: Given) -> Checkpoint:
             "add --mean R,G,B (0…255), and --scale R,G,B if it multiplies too",
         )
     epoch = content.get("epoch")
-    checkpoint = Checkpoint(
+    return Checkpoint(
         found.model,
         found.state,
         given.labels_from,
         found.labels,
         preprocessing,
-        epoch if isinstance(epoch, int) else 0,
+        epoch if type(epoch) is int and 0 <= epoch < 2**53 else 0,
         dilations=network.checked_dilations(given.dilations) if given.dilations else (),
     )
-    _check_finite(checkpoint, file)
-    return checkpoint
-
-
-def _state_dict(value: Any, content: dict[str, Any], file: Path) -> dict[str, Tensor]:
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
-    ):
-        raise ArtifactError(
-            f"{str(file)!r} holds no state dict (its keys: {', '.join(map(str, content))[:80]})",
-            "a state dict, bare or under the key 'model'",
-        )
-    return value
 
 
 def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
     """Raise if the weights or the dilations are not those of the named network."""
     model, classes = checkpoint.model, len(checkpoint.labels.classes)
-    add_counters(model, checkpoint.state)
-    wrong = misfits(model, classes, checkpoint.state)
     try:
         network_named(model).checked_dilations(checkpoint.dilations)
+        expected = shapes(model, classes)
     except InputError as error:
-        wrong = str(error).removeprefix("--")
+        raise ArtifactError(f"{str(file)!r} is no checkpoint of ours: {error}") from error
+    check_tensors(checkpoint.state, expected, file)
+    add_counters(model, checkpoint.state)
+    wrong = misfits(model, classes, checkpoint.state)
     if wrong:
         raise ArtifactError(
             f"{str(file)!r} is no {model} checkpoint of {classes} classes: {wrong}",
@@ -293,38 +312,21 @@ def _check_fit(checkpoint: Checkpoint, file: Path) -> None:
         )
 
 
-def _check_finite(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise if a weight is NaN or infinite in float32: every mask would be one class, silently."""
-    constants = {
-        "mean_rgb": torch.tensor(checkpoint.preprocessing.mean_rgb),
-        "scale": torch.tensor(checkpoint.preprocessing.scale),
-    }
-    for name, tensor in {**checkpoint.state, **constants}.items():
-        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
-            raise ArtifactError(
-                f"{str(file)!r} has values that are not finite in {name!r}",
-                "finite weights",
-                "train it again, or take an earlier checkpoint",
-            )
-
-
 def _check_ranges(checkpoint: Checkpoint, file: Path) -> None:
-    """Raise if only some convolutions have a range, or a range is no finite number >= 0."""
-    ranges = checkpoint.activation_ranges
+    """Raise if only some convolutions have a range."""
+    if not (ranges := checkpoint.activation_ranges):
+        return
     network = build_model(checkpoint.model, len(checkpoint.labels.classes), checkpoint.dilations)
     # One that takes no gradient is not used (an encoder's own outputs), and needs no range.
-    used = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)} if ranges else {}
-    convolutions = {n for n, m in used.items() if m.weight.requires_grad}
-    given = expected = ""
-    if ranges and (wrong := sorted(convolutions ^ set(ranges), key=str)):
-        given = (
-            f"ranges that do not fit its {len(convolutions)} convolutions"
-            f" ({len(wrong)} differ, such as {wrong[0]!r})"
+    convolutions = {
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad
+    }
+    if wrong := sorted(convolutions ^ set(ranges)):
+        raise ArtifactError(
+            f"{str(file)!r} has activation ranges that do not fit its {len(convolutions)}"
+            f" convolutions ({len(wrong)} differ, such as {wrong[0]!r})",
+            "one range for each",
+            "train it again with --qat",
         )
-        expected = "one range for each"
-    for name, threshold in ranges.items():
-        if not (isinstance(threshold, float) and math.isfinite(threshold) and threshold >= 0):
-            given, expected = f"range {threshold} for {name!r}", "a finite number >= 0"
-    if given:
-        given = f"{str(file)!r} has the activation {given}"
-        raise ArtifactError(given, expected, "train it again with --qat")

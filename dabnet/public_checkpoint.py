@@ -6,6 +6,7 @@ the trainer added, the sides that vary with the number of outputs K tell K.
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import zipfile
@@ -14,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,17 @@ from dabnet.data.labels import LabelSet
 from dabnet.data.registry import DATASETS, label_set
 from dabnet.errors import ArtifactError, InputError
 from dabnet.given import Given
-from dabnet.models import MOST_CLASSES, NETWORKS, build_model, network_named
+from dabnet.models import MOST_CLASSES, NETWORKS, network_named
+from dabnet.weights import (
+    COUNTER,
+    State,
+    add_counters,
+    check_tensors,
+    misfits,
+    shapes,
+    varying_sides,
+)
 
-Shape = tuple[int, ...]
-State = dict[str, Tensor]
-
-COUNTER = "num_batches_tracked"
 _PROFILED = ("total_ops", "total_params")  # buffers that the profiler ``thop`` leaves behind
 
 # Parts of names that all occur in the tensors of a network. From the public code: CGNet
@@ -54,6 +61,7 @@ _SIGNATURES = (
 
 AS_ONNX = "export it to ONNX with its own code: verify and trt take ONNX files of other tools"
 _TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # of torch.save before its zip format
+_PICKLE_BYTES, _PICKLE_STEPS = 16 << 20, 300_000  # of a pickle, which tell what it is
 _PADDLE = "StructuredToParameterName@@"  # a key of what paddle.save writes
 
 # (model, data set) → where the public code keeps the void output, if not last.
@@ -147,6 +155,7 @@ def network_in(content: dict[Any, Any], file: Path, model: str | None) -> Fit:
         )
     if fit.share < 0.5:
         raise _not_ours(fit, max(states, key=len), file)
+    check_tensors(fit.state, shapes(fit.model, 2), file)
     if model not in (None, fit.model):
         own = f"{fit.found} of {fit.total} names"
         raise InputError(
@@ -186,7 +195,8 @@ def best_fit(state: State) -> Fit:
     best: tuple[float, str, str, int] | None = None
     for model in NETWORKS:
         expected = _counted(model)
-        ends = ((name, rest) for name in names for rest in _ends(name) if rest in expected)
+        parts = 1 + max(name.count(".") for name in expected)
+        ends = ((name, rest) for name in names for rest in _ends(name, parts) if rest in expected)
         prefixes = Counter(name[: len(name) - len(rest)] for name, rest in ends)
         # Of equals the shortest prefix.
         prefix, found = max(prefixes.items(), key=lambda p: (p[1], -len(p[0])), default=("", 0))
@@ -199,34 +209,19 @@ def best_fit(state: State) -> Fit:
     return Fit(model, prefix, own, found, len(_counted(model)), _outputs(model, own))
 
 
-def _ends(name: str) -> Iterator[str]:
-    """``a.b.c`` → ``a.b.c``, ``b.c``, ``c``."""
-    while name:
-        yield name
-        name = name.partition(".")[2]
+def _ends(name: str, most: int) -> Iterator[str]:
+    """``a.b.c`` → ``c``, ``b.c``, ``a.b.c``; those of at most ``most`` parts."""
+    at = len(name)
+    for _ in range(most):
+        at = name.rfind(".", 0, at)
+        yield name[at + 1 :]
+        if at < 0:
+            return
 
 
-def _counted(model: str) -> Collection[str]:
-    return [name for name in shapes(model, 2) if not name.endswith(COUNTER)]
-
-
-@lru_cache(maxsize=32)
-def shapes(model: str, classes: int) -> dict[str, Shape]:
-    """Name → shape of every tensor of a network."""
-    # Not on the device "meta", whose initialisers import torch._dynamo, which takes seconds.
-    with torch.random.fork_rng(devices=[]):
-        state = build_model(model, classes).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def varying_sides(model: str, fewer: int, more: int) -> list[tuple[str, int]]:
-    """Tensor and axis of each side that differs between two numbers of classes."""
-    return [
-        (name, axis)
-        for name, shape in shapes(model, fewer).items()
-        for axis, side in enumerate(shape)
-        if side != shapes(model, more)[name][axis]
-    ]
+@lru_cache(maxsize=8)
+def _counted(model: str) -> frozenset[str]:
+    return frozenset(name for name in shapes(model, 2) if not name.endswith(COUNTER))
 
 
 def _outputs(model: str, state: State) -> int | None:
@@ -326,27 +321,6 @@ def look_of(names: Collection[str]) -> str:
     return ""
 
 
-def add_counters(model: str, state: State) -> None:
-    """Add counters of batches, which PyTorch 0.4 did not have and evaluation does not need."""
-    for name in shapes(model, 2):
-        if name.endswith(COUNTER):
-            state.setdefault(name, torch.tensor(0))
-
-
-def misfits(model: str, classes: int, state: State) -> str:
-    """Say in which tensors ``state`` differs from a network's; "" if in none."""
-    expected = shapes(model, classes)
-    wrong = [f"{name} is missing" for name in expected if name not in state]
-    wrong += [
-        f"{name} is {list(state[name].shape)} and not {list(shape)}"
-        for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    wrong += [f"{name} is not in it" for name in state if name not in expected]
-    more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return ", ".join(wrong[:3]) + more
-
-
 def form_of(file: Path) -> tuple[str, str]:
     """Tell what a file is that ``torch.load`` does not read, and what to do; "" if not known."""
     with file.open("rb") as stream:
@@ -383,7 +357,8 @@ def _pickle_form(file: Path) -> tuple[str, str]:
     """Read the texts of a pickle, such as names of tensors, without running anything of it."""
     texts: set[str] = set()
     with file.open("rb") as stream, suppress(Exception):  # likewise
-        texts.update(x for _, x, _ in pickletools.genops(stream) if isinstance(x, str))
+        steps = islice(pickletools.genops(io.BytesIO(stream.read(_PICKLE_BYTES))), _PICKLE_STEPS)
+        texts.update(x for _, x, _ in steps if isinstance(x, str))
     if not any(text.startswith("numpy") for text in texts):
         return "a pickle that torch.save did not write", ""
     by = "Paddle" if _PADDLE in texts or file.suffix == ".pdparams" else ""

@@ -12,9 +12,9 @@ from dabnet.data.labels import LabelSet
 from dabnet.errors import ArtifactError, InputError
 from dabnet.models import MOST_CLASSES, network_named
 from dabnet.preprocessing import Preprocessing
-from dabnet.public_checkpoint import add_counters, shapes, varying_sides
 from dabnet.training.spec import TrainingSpec
 from dabnet.training.stages import ENCODER
+from dabnet.weights import add_counters, shapes, varying_sides
 
 
 @dataclass(frozen=True, slots=True)
