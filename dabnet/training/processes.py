@@ -8,16 +8,23 @@ PyTorch's ``SyncBatchNorm`` works on GPUs only; on CPUs, ``CpuSyncBatchNorm`` do
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from dabnet.errors import InputError
+
+MOST_WAIT_S = 120.0
+"""Seconds that a process waits for the others to start."""
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +56,29 @@ class Processes:
         on_gpu = device.type == "cuda"
         with torch.cuda.device(device) if on_gpu else nullcontext():
             if self.size > 1:
-                dist.init_process_group("nccl" if on_gpu else "gloo")
+                self._join("nccl" if on_gpu else "gloo")
             yield
             if self.size > 1:
                 # Gloo's threads may abort a process that leaves while another still has work.
                 dist.barrier()
                 dist.destroy_process_group()  # not after an error: it would wait for the dead
+
+    def _join(self, backend: str) -> None:
+        """Wait for all processes, but not for ever, and connect them."""
+        at = ":".join(os.environ[name] for name in _MEETING)
+        wait = timedelta(seconds=MOST_WAIT_S)
+        try:
+            store, _, _ = next(rendezvous("env://", self.rank, self.size, timeout=wait))
+            store.set(f"came-{self.rank}", "")
+            store.wait([f"came-{rank}" for rank in range(self.size)], wait)
+        except (dist.DistError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"process {self.rank} met not all of {self.size} processes at {at}"
+                f" within {MOST_WAIT_S:g} s",
+                "all of them started",
+                "start them with torchrun, or unset WORLD_SIZE to train in one",
+            ) from error
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace ``tensor`` by its sum over all processes, and return it."""
@@ -91,13 +115,17 @@ def processes_of_torchrun() -> Processes:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "WORLD_SIZE" not in os.environ:
         return Processes()
-    try:
-        rank, size, local_rank = (int(os.environ[name]) for name in names)
-    except (KeyError, ValueError) as error:
-        given = ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in names)
+    texts = {name: os.environ.get(name, "unset") for name in (*names, *_MEETING)}
+    rank, size, local_rank = (
+        int(texts[name]) if re.fullmatch("[0-9]{1,6}", texts[name]) else -1 for name in names
+    )
+    fits = 0 <= rank < size and 0 <= local_rank < size
+    if not fits or (size > 1 and "unset" in texts.values()):
         raise InputError(
-            given, "the variables that torchrun sets", "start with torchrun, or unset WORLD_SIZE"
-        ) from error
+            ", ".join(f"{name}={value}" for name, value in texts.items()),
+            "the variables that torchrun sets, with RANK and LOCAL_RANK below WORLD_SIZE",
+            "start with torchrun, or unset WORLD_SIZE",
+        )
     return Processes(rank, size, local_rank)
 
 

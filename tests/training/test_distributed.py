@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from tests.support import ROOT
 from tests.support.training_runs import command, log_of
 
 WORDS = ["--input-size", "32x32", "--batch-size", "4", "--seed", "3", "--eval-every", "2"]
+MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @contextmanager
@@ -163,9 +165,31 @@ def test_a_batch_that_cannot_be_shared_is_told(
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "x")):
         monkeypatch.setenv(name, value)
     assert command(monkeypatch, *WORDS, "--data-dir", tree, "--output", tmp_path / "x") == 2
-    assert "RANK=1, WORLD_SIZE=3, LOCAL_RANK=x; expected the variables" in capfd.readouterr().err
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    said = capfd.readouterr().err
+    assert "RANK=1, WORLD_SIZE=3, LOCAL_RANK=x, MASTER_ADDR=unset, MASTER_PORT=unset" in said
+    for name, value in (("LOCAL_RANK", "1"), *MEETING.items()):
+        monkeypatch.setenv(name, value)
     assert processes_of_torchrun() == Processes(1, 3, 1)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_meets_no_other_ends_in_one_line(
+    rank: int,
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("dabnet.training.processes.MOST_WAIT_S", 1.0)
+    here = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), **MEETING}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    assert command(monkeypatch, *WORDS, "--data-dir", tree, "--output", tmp_path / "x") == 2
+    assert f"process {rank} met not all of 2 processes at 127.0.0.1" in capfd.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
