@@ -8,12 +8,10 @@ library that prints does not spoil the table, and a crash can be explained.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +22,10 @@ from typing import Any
 
 from dabnet.console import ProgressBar
 from dabnet.errors import DabnetError, first_line
+from dabnet.interrupt import end_with_parent
+from dabnet.starvation import lack_of
 
 _JOIN_S = 5.0
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class ProcessFailed(DabnetError):
@@ -169,11 +168,10 @@ def _serve(
     global _parent
     _parent = connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    if sys.platform == "linux":  # a parent that is killed leaves no call that still computes
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    end_with_parent()
     with _log_file(log) as output, contextlib.suppress(EOFError, OSError):
-        os.dup2(output.fileno(), sys.stdout.fileno())
-        os.dup2(output.fileno(), sys.stderr.fileno())
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
         faulthandler.enable(output)
         try:
             served = service(*arguments)
@@ -200,5 +198,7 @@ def _reason(error: Exception) -> str:
     """One line for the table; the traceback goes to the log."""
     if isinstance(error, DabnetError):
         return str(error)
+    if lack := lack_of(error):
+        return str(lack)
     traceback.print_exc()
     return f"failed: {type(error).__name__}: {first_line(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import threading
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(slots=True)
@@ -69,3 +72,9 @@ def exit_on_signals() -> None:
 def _exit_once(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when its parent ends, whatever it is doing then (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

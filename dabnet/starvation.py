@@ -53,7 +53,7 @@ _BY_TEXT = {
     "shared memory": _SHARED,
     "(shm)": _SHARED,
     "</torch_": _SHARED,  # a file of /dev/shm
-    "dataloader worker": _WORKER,
+    "dataloader worker (pid": _WORKER,  # and how it ended
     "no usable temporary directory": _TEMPORARY,
     "defaultcpuallocator": _MEMORY,
     "bad_alloc": _MEMORY,
@@ -79,6 +79,7 @@ def lack_of(error: BaseException) -> Starved | None:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` itself says that memory ran out, of the host or a GPU."""
     return _way_out(error) is _MEMORY
 
 
@@ -111,5 +112,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f": {str(error.filename)!r}" if error.filename else ""
         return f"{error.strerror}{where}"
-    text = first_line(error)
+    lines = str(error).splitlines()
+    told = [line for line in lines if any(sign in line.lower() for sign in _BY_TEXT)]
+    text = told[-1].strip()[:200] if told else first_line(error)
     return f"out of memory ({text})" if _way_out(error) is _MEMORY else text

@@ -21,6 +21,7 @@ from dabnet.data.augmentation import Augmentation, crop_batch, crop_one
 from dabnet.data.dataset import Dataset
 from dabnet.data.memory import OnDevice, OnHost, fits_on
 from dabnet.errors import InputError
+from dabnet.interrupt import end_with_parent
 
 Key = tuple[int, int]
 """(epoch, index in the dataset)"""
@@ -127,7 +128,7 @@ def batches(
         batch_sampler=order,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=begin_worker,
     )
 
 
@@ -165,10 +166,11 @@ def _generator_of(seed: int, key: Key) -> np.random.Generator:
     return np.random.default_rng([seed, *key])
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Give a worker a process group of its own.
+def begin_worker(worker: int) -> None:
+    """Give a worker a process group of its own, and let it end with its parent.
 
     Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, reach a whole group; a worker
     that ends breaks the last step.
     """
     os.setpgid(0, 0)
+    end_with_parent()

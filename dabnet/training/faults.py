@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch.distributed import DistError
 
 from dabnet.errors import DabnetError, InputError, first_line
+from dabnet.starvation import is_lack_of_memory
 from dabnet.training.processes import Processes
 from dabnet.training.spec import TrainingSpec
 
@@ -19,8 +19,6 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
     ``DabnetError``."""
     try:
         yield
-    except MemoryError as error:
-        raise _out_of_memory(spec, processes) from error
     except ValueError as error:
         # BatchNorm behind a global mean, as LEDNet has it, sees one value for each image.
         if "more than 1 value per channel" not in str(error):
@@ -30,10 +28,8 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
             f"2 images or more in each for {spec.model} (batch normalisation)",
             "raise it, or add --sync-bn",
         ) from error
-    except RuntimeError as error:
-        text = str(error)
-        # The CPU's allocator raises a plain RuntimeError.
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+    except (MemoryError, RuntimeError) as error:
+        if is_lack_of_memory(error):
             raise _out_of_memory(spec, processes) from error
         first = first_line(error)
         if processes.size > 1 and _is_lost_peer(error):
@@ -52,7 +48,7 @@ def told_as_one_line(spec: TrainingSpec, processes: Processes) -> Iterator[None]
         raise
 
 
-def _is_lost_peer(error: RuntimeError) -> bool:
+def _is_lost_peer(error: Exception) -> bool:
     """Whether ``error`` says that another process of the run is gone."""
     # Gloo raises a plain RuntimeError that only its text tells from others.
     signs = ("gloo", "connection closed by peer", "connection reset by peer")

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dabnet.console import progress_columns
-from dabnet.data.batches import Batch, BatchOrder, Key, leave_signals_to_the_parent
+from dabnet.data.batches import Batch, BatchOrder, Key, begin_worker
 from dabnet.data.image_files import is_image, read_image
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import existing_directory, existing_file, replacing, writable_directory
@@ -237,7 +237,7 @@ class _Pretraining:
             batch_sampler=keys,
             num_workers=self.spec.workers,
             pin_memory=self.spec.device.type == "cuda",
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=begin_worker,
         )
 
     @torch.inference_mode()
