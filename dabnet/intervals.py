@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +12,7 @@ from dabnet.metrics import Counts, Floats, hits_and_unions, mean_iou, mean_of_cl
 
 RESAMPLES = 2000
 LEVEL = 0.95
+_MANY = 10_000  # images whose draws are kept: 160 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ def miou_difference(candidate: Counts, reference: Counts) -> Interval:
 
 def mean_bounds(values: Floats) -> tuple[float, float]:
     """The interval of the mean of one value per image, float64 (images,)."""
-    return bounds(_draws(len(values), 0) @ values / len(values))
+    return bounds(
+        np.concatenate([draws @ values for draws in _blocks(len(values), 0)]) / len(values)
+    )
 
 
 def resampled_miou(hits: Counts, unions: Counts, seed: int = 0) -> Floats:
@@ -51,8 +55,21 @@ def resampled_miou(hits: Counts, unions: Counts, seed: int = 0) -> Floats:
         hits, unions: (images, K), as ``dabnet.metrics.hits_and_unions`` returns them.
         seed: alike for sets that are to hold the same images.
     """
-    draws = _draws(len(hits), seed)
-    return mean_of_classes(draws @ hits.astype(np.float64), draws @ unions.astype(np.float64))
+    ours, theirs = hits.astype(np.float64), unions.astype(np.float64)
+    blocks = (mean_of_classes(draws @ ours, draws @ theirs) for draws in _blocks(len(hits), seed))
+    return np.concatenate(list(blocks))
+
+
+def _blocks(images: int, seed: int) -> Iterator[Floats]:
+    """Yield ``_draws`` in parts of at most 160 MB."""
+    if images <= _MANY:
+        yield _draws(images, seed)
+        return
+    random = np.random.default_rng(seed)
+    share = np.full(images, 1 / images)
+    for start in range(0, RESAMPLES, 200):
+        size = min(200, RESAMPLES - start)
+        yield random.multinomial(images, share, size=size).astype(np.float64)
 
 
 @lru_cache(maxsize=4)

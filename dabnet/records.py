@@ -23,8 +23,9 @@ _SHORT = 96  # characters of a value that is written on one line
 
 # Limits of a file, checked before it is parsed. One at the limit takes seconds and below 4 GB.
 MOST_BYTES = 150_000_000
-MOST_VALUES = 10_000_000  # by their commas
-MOST_NESTS = 1_000_000  # arrays and objects
+MOST_VALUES = 20_000_000  # by their commas
+MOST_NESTS = 2_000_000  # arrays and objects
+MOST_KEYS = 1_000_000  # by their colons
 
 # Numbers and texts of any file. They are as large as sums and products of them allow.
 Share = Annotated[float, Ge(0), Le(1)]
@@ -45,7 +46,7 @@ Text = Annotated[str, MaxLen(20_000)]
 class Codec(Generic[T]):
     """One kind of JSON file.
 
-    Refused is what exceeds ``MOST_BYTES``, ``MOST_VALUES`` or ``MOST_NESTS``, what is not UTF-8 or
+    Refused is what exceeds ``MOST_BYTES`` or another limit of its extent, what is not UTF-8 or
     not JSON (NaN and infinity are not), arrays and objects nested 200 deep, a key that occurs
     twice, an integer beyond 64 bits, half of a surrogate pair, an unknown key, and a value of
     another type ("3" is not 3). A whole number is taken for a float, a field's default for a
@@ -101,7 +102,8 @@ class Codec(Generic[T]):
             raw = json.loads(text, parse_int=_int64, object_pairs_hook=_unique_keys)
             checked = json.dumps(raw, ensure_ascii=False, allow_nan=False).encode()
             self._check_version(raw, source)
-            parsed: T = self._adapter.validate_json(checked, strict=True, extra="forbid")
+            del raw, text  # a large file would be three times in memory
+            parsed: T = self._validator.validate_json(checked, strict=True, extra="forbid")
         except ValidationError as error:
             faults = error.errors(include_url=False)
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -127,10 +129,11 @@ class Codec(Generic[T]):
         raise self.error(given, f"a {self.noun} that {self.writer} wrote", self.remake) from cause
 
     @cached_property
-    def _adapter(self) -> Any:
+    def _validator(self) -> Any:
         from pydantic import TypeAdapter
+        from pydantic_core import SchemaValidator
 
-        return TypeAdapter(self.kind)
+        return SchemaValidator(_fail_fast(TypeAdapter(self.kind).core_schema))
 
     def _check_version(self, raw: Any, source: str) -> None:
         if self.version is None or not isinstance(raw, dict):
@@ -174,6 +177,8 @@ def _check_extent(text: str) -> None:
         raise _TooLarge(f"more than {MOST_VALUES:,} values")
     if text.count("[") + text.count("{") > MOST_NESTS:
         raise _TooLarge(f"more than {MOST_NESTS:,} arrays and objects")
+    if text.count(":") > MOST_KEYS:
+        raise _TooLarge(f"more than {MOST_KEYS:,} keys")
 
 
 def _int64(text: str) -> int:
@@ -188,6 +193,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {shortened(repr(twice), 60)} occurs twice")
     return found
+
+
+def _fail_fast(schema: Any) -> Any:
+    """A schema whose arrays end at their first fault: a list of millions takes gigabytes."""
+    if isinstance(schema, list):
+        return [_fail_fast(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _fail_fast(part) for key, part in schema.items() if key != "metadata"}
+    return {**made, "fail_fast": True} if schema.get("type") in ("tuple", "list") else made
 
 
 def _fault(error: Any) -> str:

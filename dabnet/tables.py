@@ -6,8 +6,8 @@ import sys
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from dabnet.errors import printable
 
@@ -24,27 +24,33 @@ def terminal() -> Console:
     return Console(width=_PIPE_WIDTH, highlight=False, force_terminal=False)
 
 
-def table(first: str, *others: str, left: tuple[str, ...] = ()) -> Table:
+def table(first: str, *others: str, left: tuple[str, ...] = (), title: str = "") -> Table:
     """An empty table whose first column, and those named in ``left``, hold text; others figures.
 
     In a narrow terminal cells are folded: neither a name nor a figure is cut off.
     """
-    made = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
-    made.add_column(first, overflow="fold")
+    made = Table(box=box.SIMPLE_HEAD, collapse_padding=True, title_justify="left")
+    made.title = plain(title) if title else None
+    made.add_column(plain(first), overflow="fold")
     for heading in others:
         justify = "left" if heading in left else "right"
-        made.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        made.add_column(plain(heading), justify=justify, overflow="fold")  # type: ignore[arg-type]
     return made
 
 
 def row(made: Table, *cells: str, style: str | None = None) -> None:
-    """Add a row of plain text: ``[cpu]`` is no markup."""
-    made.add_row(*(escape(printable(cell)) for cell in cells), style=style)
+    """Add a row of plain text."""
+    made.add_row(*map(plain, cells), style=style)
 
 
 def line(console: Console, text: str) -> None:
     """Print one line of plain text, which is never folded."""
-    console.print(printable(text), markup=False, soft_wrap=True)
+    console.print(plain(text), soft_wrap=True)
+
+
+def plain(text: str) -> Text:
+    """Text as it is, for rich: ``[cpu]`` is no markup and ``:gun:`` no emoji."""
+    return Text(printable(text))
 
 
 def percent(share: float) -> str:

@@ -324,9 +324,8 @@ def print_comparison(console: Console, found: Comparison, limits: Limits) -> Non
     several = len({finding.setting for finding in found.findings}) > 1
     where = ["setting"] if several else []
     headings = ["result", "artifact", *where, "what", "old", "new", "new to old", "normalised"]
-    drawn = table(*headings, "note", left=("artifact", "setting", "what", "note"))
-    if not several:
-        drawn.title, drawn.title_justify = str(found.findings[0].setting), "left"
+    title = "" if several else str(found.findings[0].setting)
+    drawn = table(*headings, "note", left=("artifact", "setting", "what", "note"), title=title)
     for finding in found.findings:
         row(drawn, *_cells(finding, several), style=_STYLES.get(finding.outcome))
     console.print(drawn)

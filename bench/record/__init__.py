@@ -133,7 +133,7 @@ class Row:
     artifact: Name = ""  # file name
     manifest: dict[str, Any] = field(default_factory=dict)  # of the artifact, as JSON holds it
     accuracy: Accuracy | None = None
-    timings: tuple[Timing, ...] = ()
+    timings: Annotated[tuple[Timing, ...], MaxLen(16)] = ()
     footprint: Footprint = field(default_factory=Footprint)
     limit: Limit | None = None
     layers: tuple[LayerTime, ...] = ()  # the longest first, if they were asked for
@@ -167,19 +167,20 @@ class Picture:
 class Report:
     """A whole run."""
 
-    subjects: tuple[Subject, ...]  # in the order of their rows
+    subjects: Annotated[tuple[Subject, ...], MaxLen(100)]  # in the order of their rows
     dataset: Name  # of the scored images; for a folder of images its name
     split: Name  # "" for a folder
-    images: tuple[Name, ...]  # names of the scored images
+    images: Annotated[tuple[Name, ...], MaxLen(100_000)]  # names of the scored images
     labelled: bool
-    classes: tuple[Name, ...]  # in the order of each ``class_iou``
+    classes: Annotated[tuple[Name, ...], MaxLen(256)]  # in the order of each ``class_iou``
     palette: tuple[tuple[Byte, Byte, Byte], ...]  # RGB, by class
-    categories: tuple[Name, ...]  # in the order of each ``category_iou``
+    categories: Annotated[tuple[Name, ...], MaxLen(256)]  # in the order of each ``category_iou``
     scenario: dict[str, Any]  # by the names of ``bench.measure.request.Scenario``
     environment: dict[Name, Name]  # machine and library versions, by name
-    rows: tuple[Row, ...]  # by setting, then by subject, in the order in which they were asked for
+    # By setting, then by subject, in the order in which they were asked for.
+    rows: Annotated[tuple[Row, ...], MaxLen(1000)]
     peaks: Peaks | None = None  # of the device that computed
-    pictures: tuple[Picture, ...] = ()
+    pictures: Annotated[tuple[Picture, ...], MaxLen(100_000)] = ()
     harness_ns: Amount | None = None  # what the timer adds to a call (median of the null runner)
     started: Name = ""  # date and time, ISO 8601, UTC
     key: Name = ""  # of all that was asked for; a run continues one that stopped with the same key

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from bench.statistics import interval_around, paired_ratio, verdict
 from dabnet.intervals import Interval
@@ -89,7 +89,7 @@ class Timing:
     # How many times faster than the reference of this setting and scope; None for itself.
     speed_ratio: Interval | None = None
     verdict: Name = ""  # ``faster``, ``slower``, ``indistinguishable``; "" without a ratio
-    turns: tuple[Turn, ...] = ()
+    turns: Annotated[tuple[Turn, ...], MaxLen(110_000)] = ()
 
     @classmethod
     def of(

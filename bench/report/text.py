@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -15,6 +16,7 @@ from bench.report.columns import COST, SPEED, Grid, Line, reasons, rows_of, tabl
 from bench.report.figures import milliseconds, parts, percent, signed
 from bench.report.notes import notes
 from dabnet import tables
+from dabnet.errors import printable
 from dabnet.intervals import Interval
 
 
@@ -31,7 +33,7 @@ def csv_text(report: Report) -> str:
     ]
     cells: dict[str, list[object]] = {}
     for column in (column for column in columns.COLUMNS if column.key):
-        values = [column.of(line) for line in lines]
+        values = [_no_formula(column.of(line)) for line in lines]
         cells[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
         for end in ("low", "high") if any(isinstance(v, Interval) for v in values) else ():
             cells[f"{column.key}_{end}"] = [getattr(value, end, None) for value in values]
@@ -39,6 +41,14 @@ def csv_text(report: Report) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows((cells, *zip(*cells.values(), strict=True)))
     return text.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """A text that no spreadsheet computes: one that begins as a formula gets a ' before it."""
+    if not isinstance(value, str):
+        return value
+    computed = value.lstrip().startswith(("=", "+", "-", "@"))
+    return printable(f"'{value}" if computed else value)
 
 
 def accuracy_grids(report: Report) -> dict[Setting, list[Grid]]:
@@ -120,7 +130,7 @@ def _more_grids(report: Report) -> Iterator[Grid]:
 
 def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
-    parts = [f"# {report.title} on {report.dataset} {report.split}".rstrip()]
+    parts = [_text(f"# {report.title} on {report.dataset} {report.split}".rstrip())]
     for setting in report.settings:
         parts += [_section(table(report, setting, SPEED)), _bullets(reasons(report, setting))]
     parts += [_bullets(notes(report)), *map(_section, _more_grids(report))]
@@ -134,7 +144,7 @@ def _bullets(lines: list[str]) -> str:
 def _section(grid: Grid) -> str:
     rule = "".join("---|" if heading in grid.left else "---:|" for heading in grid.headings)
     lines = [_line(grid.headings), f"|{rule}", *map(_line, grid.lines)]
-    return "\n".join((f"## {grid.title}", "", *lines)) if grid.lines else ""
+    return "\n".join((f"## {_text(grid.title)}", "", *lines)) if grid.lines else ""
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -142,11 +152,14 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _text(text: str) -> str:
-    """One line that is no markup: names of layers and reasons hold <, * and line ends."""
-    joined = " ".join(text.split())
+    """One line that is no markup: names of layers and reasons hold <, * and line ends.
+
+    Nor is it a link or an image, which a viewer would load.
+    """
+    joined = printable(" ".join(text.split()))
     for character in "\\`*_<":
         joined = joined.replace(character, "\\" + character)
-    return joined
+    return re.sub(r"\](?=[(\[:])", r"\\]", joined)
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -159,7 +172,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for more in _more_grids(report):
         _print(console, more)
     for note in notes(report):
-        console.print(note, markup=False)
+        console.print(tables.plain(note))
 
 
 def _print(console: Console, grid: Grid) -> None:
@@ -176,8 +189,8 @@ def _print(console: Console, grid: Grid) -> None:
             room -= _width(others[0])
             fitting.append(others.pop(0))
         headings, *lines = zip(*fitting, strict=True)
-        drawn = tables.table(*headings, left=grid.left)
-        drawn.title, drawn.title_justify, title = title, "left", ""
+        drawn = tables.table(*headings, left=grid.left, title=title)
+        title = ""
         for line in lines:
             tables.row(drawn, *line)
         console.print(drawn)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import StringIO
 from itertools import pairwise
 from typing import Any
@@ -24,7 +25,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike, NDArray
 
-from bench.record import Report, Setting, Timing, Turn
+from bench.record import Report, Row, Setting, Timing, Turn
 from bench.record.timing import Latency
 from bench.report.columns import BROKEN, counted, is_broken, rows_of
 from bench.report.figures import milliseconds, rates, shares
@@ -38,6 +39,10 @@ WIDTH, LANE, FONT = 450, 70, 13
 """px of a chart, of a row in it and of its letters; the page shows it 340 to 520 px wide."""
 NAME = 36
 """Characters of a row's name that are written; its tooltip has all."""
+MOST_ROWS = 100
+"""Rows of a record that are drawn: the charts of more take minutes, and nobody can read them."""
+MOST_SIGNS = 100
+"""Turns of a row in a chart whose marks are drawn."""
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f87")
 """Okabe and Ito's colours (2008), which the colour-blind can tell apart, and a grey."""
 INK, SOFT, HAIR = "#010101", "#020202", "#030303"
@@ -91,6 +96,7 @@ def looks(report: Report) -> dict[str, Look]:
     }
 
 
+@lru_cache(maxsize=1000)
 def _look(hue: int, backend: int, variant: int) -> Look:
     colour, shape = PALETTE[hue % len(PALETTE)], _SHAPES[backend % len(_SHAPES)]
     filling = _FILLINGS[variant % len(_FILLINGS)]
@@ -120,6 +126,17 @@ def _axes(height: int) -> Axes:
     whole = height + 74
     figure = Figure((WIDTH / 72, whole / 72), dpi=72, frameon=False)
     return figure.add_axes((52 / WIDTH, 44 / whole, 1 - 66 / WIDTH, height / whole))
+
+
+def _drawn_rows(report: Report, setting: Setting) -> list[Row]:
+    """The rows of a setting that charts draw."""
+    return [row for row in report.rows[:MOST_ROWS] if row.setting == setting]
+
+
+def left_out(report: Report) -> list[str]:
+    """A line for the notes of the page where charts do not draw every row."""
+    many = len(report.rows)
+    return [f"Charts draw the first {MOST_ROWS} of {many} rows."] if many > MOST_ROWS else []
 
 
 def clean(text: str) -> str:
@@ -221,11 +238,13 @@ def chart_scope(report: Report, setting: Setting) -> str:
     return "host" if any(timing and timing.fps for timing in timings) else "device"
 
 
-def points(report: Report, scope: str, setting: Setting) -> list[Point]:
-    """The rows with both an mIoU and FPS of that scope."""
+def points(
+    report: Report, scope: str, setting: Setting, rows: Sequence[Row] | None = None
+) -> list[Point]:
+    """The rows of a setting (default: all) with both an mIoU and FPS of that scope."""
     return [
         Point(row.name, timing.fps, row.score.miou, is_broken(row))
-        for row in rows_of(report, setting)
+        for row in (rows_of(report, setting) if rows is None else rows)
         if (timing := row.timing(scope)) and timing.fps and row.score
     ]
 
@@ -239,7 +258,8 @@ def front(drawn: Sequence[Point]) -> list[Point]:
 @rc_context(_STYLE)
 def scatter(report: Report, scope: str, setting: Setting) -> str:
     """Accuracy against speed with 95 % intervals, and the Pareto front as stairs."""
-    drawn, look = points(report, scope, setting), looks(report)
+    drawn = points(report, scope, setting, _drawn_rows(report, setting))
+    look = looks(report)
     if not drawn:
         return ""
     axes = _axes(max(320, 32 * len(drawn)))
@@ -330,7 +350,7 @@ def _percentiles(name: str, of: Latency) -> str:
 @rc_context(_STYLE)
 def latencies(report: Report, scope: str, setting: Setting) -> str:
     """Box and strip of each row: quartiles, p50, p95, p99 and single calls."""
-    rows, look = rows_of(report, setting), looks(report)
+    rows, look = _drawn_rows(report, setting), looks(report)
     timings = ((row.name, timing) for row in rows if (timing := row.timing(scope)))
     timed = {name: (counted_ms(t), t.latency) for name, t in timings if t.latency}
     if not timed:
@@ -366,16 +386,21 @@ def _turn(turn: Turn) -> str:
 
 
 def _summary(name: str, turns: Sequence[Turn]) -> str:
-    """The range of the medians, and each turn that is marked or does not count."""
+    """The range of the medians, and turns that are marked or do not count."""
     least, greatest = (milliseconds(f(map(_median_ms, turns))) for f in (min, max))
-    odd = [f", {_turn(turn)}" for turn in turns if turn.marks or not turn.counted]
-    return f"{name}: medians of {len(turns)} turns {least} to {greatest} ms{''.join(odd)}"
+    odd = "".join(f", {_turn(turn)}" for turn in _odd(turns))
+    return f"{name}: medians of {len(turns)} turns {least} to {greatest} ms{odd}"
+
+
+def _odd(turns: Sequence[Turn]) -> list[Turn]:
+    """The first turns that are marked or do not count."""
+    return [turn for turn in turns if turn.marks or not turn.counted][:MOST_SIGNS]
 
 
 @rc_context(_STYLE)
 def rounds(report: Report, scope: str, setting: Setting) -> str:
     """Median latency of each turn over the time of the run, and the clocks of the machine."""
-    timings = [(row.name, t) for row in rows_of(report, setting) for t in row.timings]
+    timings = [(row.name, t) for row in _drawn_rows(report, setting) for t in row.timings]
     timed = {name: t.turns for name, t in timings if t.scope == scope and t.turns}
     if not timed:
         return ""
@@ -385,38 +410,51 @@ def rounds(report: Report, scope: str, setting: Setting) -> str:
     axes = _lanes(look, [*timed, *clocks], _TURNS)
     ends = min(turn.start_s for turn in turns) - 1, max(turn.start_s for turn in turns) + 1
     axes.set(xlim=ends, xlabel=f"s since the timing began, scope {scope}")
+    scales = []
     for n, (name, of) in enumerate(timed.items()):
-        _draw_turns(axes, n, of, look[name].marker["color"])
+        scales.append(_Scale.of(n, list(map(_median_ms, of))))
+        _draw_turns(axes, scales[-1], of, look[name].marker["color"])
     for n, key in enumerate(clocks.values(), len(timed)):
-        y = _scale(axes, n, [mhz for t in turns if (mhz := getattr(t.telemetry, key))])
+        y = _Scale.of(n, [mhz for t in turns if (mhz := getattr(t.telemetry, key))])
+        scales.append(y)
         for name, of in timed.items():
-            known = [(t.start_s, y(mhz)) for t in of if (mhz := getattr(t.telemetry, key))]
+            known = [(t.start_s, y.place(mhz)) for t in of if (mhz := getattr(t.telemetry, key))]
             axes.plot(*np.reshape(known, (-1, 2)).T, "o", ms=3, color=look[name].marker["color"])
+    ticks = [(y, f"{value:.4g}") for scale in scales for y, value in scale.ends]
+    axes.set_yticks([y for y, _ in ticks], [text for _, text in ticks])
     said = "; ".join(_summary(name, turns) for name, turns in timed.items())
     return _svg(axes, f"Median ms per call over time, scope {scope}, {setting}", said)
 
 
-def _scale(axes: Axes, lane: int, values: Sequence[float]) -> Callable[[float], float]:
-    """Return a function that places values in a lane, whose ends get ticks.
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Places values in a lane; it holds at least ± 2 % of the median, in which noise looks small.
 
-    A lane holds at least ± 2 % of the median, in which noise looks small.
+    Attributes:
+        ends: place and value of both ends, which get ticks.
     """
-    middle = float(np.median(values))
-    low, high = min(*values, 0.98 * middle), max(*values, 1.02 * middle)
-    ends = LANE * (lane + 1) - 5, LANE * lane + 30
-    texts = [text.get_text() for text in axes.get_yticklabels()]
-    axes.set_yticks([*axes.get_yticks(), *ends], [*texts, f"{low:.4g}", f"{high:.4g}"])
-    return lambda value: float(np.interp(value, (low, high), ends))
+
+    ends: tuple[tuple[float, float], tuple[float, float]]
+
+    @classmethod
+    def of(cls, lane: int, values: Sequence[float]) -> _Scale:
+        middle = float(np.median(values))
+        low, high = min(*values, 0.98 * middle), max(*values, 1.02 * middle)
+        return cls(((LANE * (lane + 1) - 5, low), (LANE * lane + 30, high)))
+
+    def place(self, value: float) -> float:
+        (bottom, low), (top, high) = self.ends
+        return float(np.interp(value, (low, high), (bottom, top)))
 
 
-def _draw_turns(axes: Axes, lane: int, turns: Sequence[Turn], colour: str) -> None:
+def _draw_turns(axes: Axes, scale: _Scale, turns: Sequence[Turn], colour: str) -> None:
     """Dots, with triangles if disturbed, squares if throttled, and crosses if not counted."""
-    y = _scale(axes, lane, [_median_ms(turn) for turn in turns])
-    places = [(turn.start_s, y(_median_ms(turn))) for turn in turns]
+    places = [(turn.start_s, scale.place(_median_ms(turn))) for turn in turns]
     dots = [place for turn, place in zip(turns, places, strict=True) if turn.counted]
     axes.plot(*np.reshape(dots, (-1, 2)).T, color=SOFT, linewidth=1)
     axes.plot(*np.reshape(dots, (-1, 2)).T, "o", color=colour)
-    for turn, place in zip(turns, places, strict=True):
+    for turn in _odd(turns):
+        place = turn.start_s, scale.place(_median_ms(turn))
         kinds = ["throttled" if "throttled" in turn.marks else "disturbed"] if turn.marks else []
         for kind in (*kinds, *(() if turn.counted else ("not counted",))):
             axes.plot(*place, color=INK, **_TURNS[kind], gid=_tip(_turn(turn)))

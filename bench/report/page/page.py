@@ -52,7 +52,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters.update(parts=figures.parts, subject_text=subject_text)
     environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
-    lines = notes(report)
+    lines = [*notes(report), *charts.left_out(report)]
     return environment.get_template("page.html.j2").render(
         report=report,
         alerts=[n for n in lines if n.startswith(ALERTS)],

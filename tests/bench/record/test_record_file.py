@@ -299,8 +299,8 @@ def test_a_foreign_file_is_one_line(tmp_path: Path, content: bytes, said: str) -
 def test_a_file_is_bounded_before_it_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for content, said in (
-        (b"[" + b"0," * (MOST_VALUES + 1) + b"0]", "more than 10,000,000 values"),
-        (b"[" + b"{}," * MOST_NESTS + b"0]", "more than 1,000,000 arrays and objects"),
+        (b"[" + b"0," * (MOST_VALUES + 1) + b"0]", "more than 20,000,000 values"),
+        (b"[" + b"{}," * MOST_NESTS + b"0]", "more than 2,000,000 arrays and objects"),
         (b'"' + b"x" * MOST_BYTES + b'"', "more than 150 MB"),
     ):
         path.write_bytes(content)

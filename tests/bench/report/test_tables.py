@@ -140,6 +140,10 @@ def test_foreign_text_is_no_markup() -> None:
     assert "not run: no \\<b>GPU\\</b> | none at [red]all[/red]\n" in markdown(report)
     assert "| /block\\|1/Conv\\_\\* |" in markdown(report)
     assert "[red]all[/red]" in printed(report, 160)
+    report = sample_report(dataset="![](http://a.org) [b]: c", split="[/red]:gun:")
+    assert "![\\](http://a.org)" in markdown(report)
+    assert "[b\\]: c [/red\\]:gun:" in markdown(report)
+    assert "[b]: c [/red]:gun:" in printed(report, 160)
 
 
 def test_csv_is_one_line_a_row_and_scope_in_base_units() -> None:
@@ -159,6 +163,15 @@ def test_csv_is_one_line_a_row_and_scope_in_base_units() -> None:
     (missing,) = (line for line in lines if line["name"] == "tensorrt-fp16")
     assert missing["reason"].startswith("no CUDA driver")
     assert (missing["scope"], missing["p50_s"], missing["miou"]) == ("", "", "")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n@1"])
+def test_no_cell_of_the_csv_is_a_formula(text: str) -> None:
+    report = changed(sample_report(), INT8, reason=text, artifact=text)
+    lines = list(csv.DictReader(io.StringIO(csv_text(report))))
+    (line,) = (line for line in lines if (line["name"], line["scope"]) == (INT8, "device"))
+    assert line["reason"].startswith("'") and line["artifact"] == line["reason"]
+    assert float(line["miou_difference"]) < 0  # a number stays one
 
 
 def test_the_paper_row_is_apart_and_has_neither_ratio_nor_tail() -> None:
