@@ -90,7 +90,7 @@ def writable_targets(folder: Path, kinds: Mapping[str, Kind | None], *sources: P
     A folder that does not exist yet can be made later.
     """
     if os.path.lexists(folder):
-        existing_directory(folder, "a folder to write in")
+        existing_directory(folder, "a directory to write in")
         for name, kind in kinds.items():
             writable_target(folder / name, *sources, kind=kind)
 

@@ -79,7 +79,7 @@ class BuilderBehaviours:
         object.__setattr__(config, "_logger", builder._logger)
         return config
 
-    def _parse(self, parser: Any, content: bytes) -> bool:
+    def _parse(self, parser: Any, content: bytes, path: str) -> bool:
         (tensor,) = onnx.load_from_string(content).graph.input
         sides = tensor.type.tensor_type.shape.dim
         shape = tuple(-1 if side.dim_param else side.dim_value for side in sides)
@@ -171,7 +171,7 @@ class BuilderBehaviours:
         return True
 
     def _create_timing_cache(self, config: Any, content: bytes) -> Any:
-        header = f"timings of {self._module.__version__}".encode()
+        header = f"\0timings of {self._module.__version__}".encode()
         cache = self._module.ITimingCache()
         cache._content = content or header
         if not cache._content.startswith(header):

@@ -39,7 +39,7 @@ class EngineBehaviours:
             "set_runtime_cache": lambda config, cache: note(("set_runtime_cache", cache)) or True,
         }
         self.IRuntimeCache = {
-            "deserialize": lambda cache, blob: blob.startswith(b"kernels"),
+            "deserialize": lambda cache, blob: blob.startswith(b"\0kernels"),
             "serialize": lambda cache: memoryview(scenario.kernels),
         }
 

@@ -67,7 +67,7 @@ class Scenario:
     batches: list[np.ndarray] = field(default_factory=list)
     profile: tuple[tuple[int, ...], ...] = ()
     gives_context: bool = True
-    kernels: bytes = b"kernels of this card"
+    kernels: bytes = b"\0kernels of this card"
     layers: tuple[tuple[str, float], ...] = ()
     calls: list[tuple[str, Any]] = field(default_factory=list)
 

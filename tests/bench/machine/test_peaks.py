@@ -108,7 +108,18 @@ def test_other_libraries_are_measured_anew(
     assert drawn.asked == 2
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "fields", "negative", "no fp32"])
+@pytest.mark.parametrize("other", ["{", "[]", "null", '{"machine": {"name": 1}}'])
+def test_a_file_of_another_kind_is_left_as_it_was(
+    drawn: Kernels, tmp_path: Path, other: str
+) -> None:
+    (tmp_path / CACHE_FILE).write_text(other)
+    measured(tmp_path)
+    measured(tmp_path)
+    assert drawn.asked == 2
+    assert (tmp_path / CACHE_FILE).read_text() == other
+
+
+@pytest.mark.parametrize("damage", ["", "fields", "negative", "no fp32"])
 def test_a_cache_that_cannot_be_read_is_measured_anew(
     drawn: Kernels, tmp_path: Path, damage: str
 ) -> None:

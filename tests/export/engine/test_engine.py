@@ -15,13 +15,18 @@ from calibration.calibrate import calibrate, quantize
 from calibration.calibration_file import Subject, graph_sha256
 from dabnet.errors import ArtifactError, BuildError, InputError
 from dabnet.files import sha256_of_file
-from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo, engine_manifest_path
+from dabnet.runtime.manifest import Manifest, TensorInfo, engine_manifest_path
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
 from export.onnx_file import load_onnx, manifest_of
 from export.passes.float16 import to_float16
 from export.passes.scale_image import scale_image
-from tests.support.contract_graph import contract_manifest, export_network, write_contract
+from tests.support.contract_graph import (
+    add_manifest,
+    contract_manifest,
+    export_network,
+    write_contract,
+)
 from tests.support.engine_builds import build, nothing_was_written, scenario_of, write_dynamic
 from tests.support.listed_images import sized_image
 from tests.support.seeded_checkpoint import seeded_network
@@ -131,7 +136,7 @@ def layers_of(
 ) -> dict[str, int]:
     """Build the engine and return what it says of its layers."""
     manifest = replace(manifest_of(load_onnx(network), "network"), precision=precision)
-    onnx.helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.save(model, folder / "dabnet.onnx")
     spec = BuildSpec(precision, target)
     built = build_engine(folder / "dabnet.onnx", folder / "m.engine", spec)
@@ -167,6 +172,9 @@ def test_rtx_says_why_it_built_nothing(tmp_path: Path) -> None:
 # --- what is written, and what is read ----------------------------------------------------------
 
 
+OLD_MANIFEST = '{"input": 1, "output": 2, "precision": "fp32", "preprocessing": 3}'
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_a_failed_rename_leaves_what_was_there(
@@ -174,8 +182,8 @@ def test_a_failed_rename_leaves_what_was_there(
 ) -> None:
     engine, manifest = tmp_path / "model.engine", tmp_path / "model.engine.json"
     if earlier:
-        engine.write_bytes(b"old engine")
-        manifest.write_text("old manifest", encoding="utf-8")
+        engine.write_bytes(b"ftrt old engine")
+        manifest.write_text(OLD_MANIFEST, encoding="utf-8")
     calls = 0
     rename = Path.replace
 
@@ -190,7 +198,7 @@ def test_a_failed_rename_leaves_what_was_there(
     with pytest.raises(InputError, match="could not be written .No space left on device"):
         build(monkeypatch, tmp_path, "10.16.1", BuildSpec("fp32"), scenario_of("fp32"))
     if earlier:
-        assert (engine.read_bytes(), manifest.read_text()) == (b"old engine", "old manifest")
+        assert (engine.read_bytes(), manifest.read_text()) == (b"ftrt old engine", OLD_MANIFEST)
         assert len(list(tmp_path.iterdir())) == 3  # and the ONNX file
     else:
         assert nothing_was_written(tmp_path)
@@ -204,7 +212,7 @@ def test_onnx_without_or_with_a_foreign_manifest(tmp_path: Path) -> None:
         build_engine(source, tmp_path / "m.engine", BuildSpec("int8", calibrator="entropy"))
     model = onnx.load(str(source))
     floats = replace(contract_manifest(), input=TensorInfo("image", "float32", (1, 3, 32, 64)))
-    onnx.helper.set_model_props(model, {ONNX_KEY: floats.to_json()})
+    add_manifest(model, floats)
     onnx.save(model, str(source))
     with pytest.raises(ArtifactError, match="takes float32; expected uint8 images for an INT8"):
         build_engine(source, tmp_path / "m.engine", BuildSpec("int8", calibrator="entropy"))

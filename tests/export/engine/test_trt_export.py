@@ -168,7 +168,7 @@ def test_options_reach_the_builder(
     assert stored.engine.compatibility == ("hardware", "version")
     assert stored.engine.profile == ((1, 32, 64, 3), (2, 32, 64, 3), (3, 64, 64, 3))
     assert scenario.called("WORKSPACE") == [64 << 20]
-    assert (tmp_path / "timings").read_bytes().startswith(b"timings of 10.16.1")
+    assert (tmp_path / "timings").read_bytes().startswith(b"\0timings of 10.16.1")
     assert (
         "  input shapes from 1x32x64x3 to 3x64x64x3, best at 2x32x64x3\n" in capsys.readouterr().out
     )
