@@ -7,7 +7,6 @@ later. A policy in its head forbids the browser to load anything.
 from __future__ import annotations
 
 import base64
-import mimetypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,8 +27,15 @@ from bench.report.columns import (
 from bench.report.notes import notes, subject_text
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
+from dabnet.errors import InputError, printable
+from dabnet.files import existing_file
 from dabnet.runtime.runner import SCOPES
 
+MOST_PICTURE_BYTES = 20_000_000
+MOST_BYTES = 200_000_000
+"""Of all pictures of a page."""
+_KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 ALERTS = ("INCOMPLETE", BROKEN, CALIBRATION_MARK, TIMING_MARK)
 """How a note begins that stands at the top of the page too."""
 
@@ -38,18 +44,21 @@ def html_page(report: Report, folder: Path | None = None) -> str:
     """Return the page of a record.
 
     Args:
-        folder: where the files of ``report.pictures`` lie. A file that is not there is named in the
-            page and left out.
+        folder: where the files of ``report.pictures`` lie. What is not there, no JPEG or PNG, or
+            larger than ``MOST_PICTURE_BYTES`` is named in the page and left out.
     """
     pictures: dict[str, dict[str, str]] = {}
-    missing = []
+    missing, room = [], MOST_BYTES
     for picture in report.pictures:
-        if url := _data_url(picture, folder):
+        if url := _data_url(picture, folder, min(room, MOST_PICTURE_BYTES)):
             pictures.setdefault(picture.image, {})[picture.shows] = url
+            room -= len(url)
         else:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
     loader = PackageLoader("bench.report", "page")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown
+    )
     environment.filters.update(parts=figures.parts, subject_text=subject_text)
     environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = [*notes(report), *charts.left_out(report)]
@@ -68,18 +77,31 @@ def html_page(report: Report, folder: Path | None = None) -> str:
     )
 
 
-def _data_url(picture: Picture, folder: Path | None) -> str:
-    """The picture as a URL that holds it; "" if its file is not a picture in ``folder``."""
-    kind = mimetypes.guess_type(picture.file)[0] or ""
-    if folder is None or not kind.startswith("image/"):
-        return ""
-    path = (folder / picture.file).resolve()
-    if not path.is_relative_to(folder.resolve()):  # a record may come from anywhere
+def _data_url(picture: Picture, folder: Path | None, most: int) -> str:
+    """The picture as a URL that holds it.
+
+    A record may come from anywhere: "" if its file is no picture of at most ``most`` bytes, or not
+    in ``folder``, where a link may lead.
+    """
+    kind = _KINDS.get(Path(picture.file).suffix.lower())
+    if folder is None or kind is None:
         return ""
     try:
-        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except OSError:
+        path = (folder / picture.file).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return ""
+        with existing_file(path, "a picture").open("rb") as file:
+            content = file.read(most + 1)
+    except (OSError, RuntimeError, ValueError, InputError):  # such as a link to itself
         return ""
+    if len(content) > most or not content.startswith(_SIGNATURES):
+        return ""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _shown(value: object) -> object:
+    """A text of the record without control characters; what is markup already stays as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _remarks(line: Line) -> Iterator[str]:

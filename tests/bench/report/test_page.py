@@ -290,12 +290,20 @@ def test_calibration_on_scored_images_is_seen(change: dict[str, object], said: s
 def test_pictures_are_inside_the_page_and_missing_ones_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "bench"
     folder.mkdir()
-    (folder / "a.png").write_bytes(b"picture")
+    picture = b"\x89PNG\r\n\x1a\npicture"
+    (folder / "a.png").write_bytes(picture)
+    (folder / "text.png").write_bytes(b"no picture")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    shown = {"image": "a.png", "truth": "gone.png", "x": "../secret.png", "y": "a.exe"}
+    shown = {
+        "image": "a.png",
+        "truth": "gone.png",
+        "x": "../secret.png",
+        "y": "a.exe",
+        "z": "text.png",
+    }
     report = sample_report(pictures=tuple(Picture("s", what, at) for what, at in shown.items()))
     page = Page(html_page(report, folder))
-    assert page.values("src") == ["data:image/png;base64," + base64.b64encode(b"picture").decode()]
+    assert page.values("src") == ["data:image/png;base64," + base64.b64encode(picture).decode()]
     assert page.values("alt") == ["s: image"]
     lost = "gone.png (s, truth), ../secret.png (s, x), a.exe (s, y)"
     assert f"Pictures that are not beside the record{lost}" in page.text
