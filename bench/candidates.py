@@ -45,6 +45,7 @@ class Asked(NamedTuple):
         networks: of the registry, with random weights.
         given: of checkpoints and ONNX files that do not say it.
         sizes: (height, width) of the images, in pixels.
+        trust: whether an engine is loaded also without a manifest that has its hash.
     """
 
     files: Sequence[Path]
@@ -52,6 +53,7 @@ class Asked(NamedTuple):
     networks: Sequence[str]
     given: Given
     sizes: Sequence[Size]
+    trust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Candidate:
         labels: its classes.
         given: what its file does not say.
         manifest: of an ONNX file or an engine, which is measured as it is; None of a network.
+        trust: whether an engine is loaded also without a manifest that has its hash.
     """
 
     subject: Subject
@@ -70,6 +73,7 @@ class Candidate:
     labels: LabelSet
     given: Given = field(default_factory=Given)
     manifest: Manifest | None = None
+    trust: bool = False
 
     def rows(self, names: Sequence[str]) -> Sequence[str]:
         """Backend and variant of each row: ``names`` of a network, the one of a file."""
@@ -105,7 +109,8 @@ def candidates(asked: Asked) -> tuple[Candidate, ...]:
         ArtifactError: a file is damaged, or its tensors are no image and mask; ``NoManifest`` asks
             for what an ONNX file does not say.
     """
-    artifacts = [Artifact.open(path) for path in (*asked.files, *asked.onnx)]
+    files = (*asked.files, *asked.onnx)
+    artifacts = [Artifact.open(path, trust=asked.trust) for path in files]
     for artifact in artifacts[len(asked.files) :]:
         if artifact.kind != ONNX:
             no_onnx = f"--onnx {str(artifact.path)!r}, which is no ONNX file"
@@ -113,8 +118,8 @@ def candidates(asked: Asked) -> tuple[Candidate, ...]:
     _refuse_twice(asked, artifacts)
     for name in asked.networks:
         network_named(name)
-    files = [path for path in artifacts if path.kind != CHECKPOINT]
-    manifests = {artifact.path: _carried(artifact) for artifact in files}
+    measured = [artifact for artifact in artifacts if artifact.kind != CHECKPOINT]
+    manifests = {artifact.path: _carried(artifact) for artifact in measured}
     given = _given(asked, [a.path for a in artifacts if a.kind == CHECKPOINT], manifests)
     checkpoints = {path: load_checkpoint(path, said) for path, said in given.items()}
     labels = _labels(asked, [*checkpoints.values()], [m for m in manifests.values() if m])
@@ -124,17 +129,17 @@ def candidates(asked: Asked) -> tuple[Candidate, ...]:
         if checkpoint is not None:
             found.append(_of_checkpoint(path, checkpoint, given[path], asked.sizes))
         else:
-            manifest = manifests[path] or _described(artifact, asked, labels, len(files) == 1)
+            manifest = manifests[path] or _described(artifact, asked, labels, len(measured) == 1)
             found.append(_of_file(artifact, manifest, asked.sizes))
     found += [_of_network(name, labels, asked.sizes) for name in asked.networks]
     _refuse_other_classes(found)
     return _labelled(found)
 
 
-def default_size(files: Sequence[Path]) -> Size:
+def default_size(files: Sequence[Path], trust: bool = False) -> Size:
     """Return the size of the first ONNX file or engine of ours, else the usual one."""
     for path in files:
-        if manifest := _carried(Artifact.open(path)):
+        if manifest := _carried(Artifact.open(path, trust=trust)):
             return manifest.size
     return DEFAULT_SIZE
 
@@ -273,7 +278,7 @@ def _of_file(artifact: Artifact, manifest: Manifest, sizes: Sequence[Size]) -> C
         *("", UNKNOWN if described else manifest.model, path.name, sha256_of_file(path)),
         *("" if described else manifest.dataset, *work),
     )
-    return Candidate(subject, path, _labels_of(manifest), manifest=manifest)
+    return Candidate(subject, path, _labels_of(manifest), manifest=manifest, trust=artifact.trust)
 
 
 def _work_of_network(

@@ -26,7 +26,13 @@ from dabnet.file_kind import CHECKPOINT, ENGINE, ONNX, UNKNOWN, kind_of, refuse_
 from dabnet.given import Given
 from dabnet.preprocessing import Triple
 from dabnet.runtime import manifest as manifests
-from dabnet.runtime.description import CLASSES, Description, lowest_precision, undescribed
+from dabnet.runtime.description import (
+    CLASSES,
+    TRUST,
+    Description,
+    lowest_precision,
+    undescribed,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,6 +51,7 @@ __all__ = [
     "Description",
     "as_input",
     "describe",
+    "mask_of",
     "open_artifact",
     "open_checkpoint",
     "predict",
@@ -74,19 +81,23 @@ def open_artifact(
     device: str | None = None,
     *,
     description: Description | None = None,
+    trust: bool = False,
     **options: Unpack[RunOptions],
 ) -> OnnxRuntimeRunner | TensorRTRunner:
     """Load an artifact: ``.onnx`` on onnxruntime, an engine with its manifest on TensorRT.
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``; None is ``cpu`` for ONNX and ``cuda`` for an
-    engine. ``description`` (``describe``) speaks for a file that carries no manifest.
+    engine. ``description`` (``describe``) speaks for a file that carries no manifest, or that was
+    changed since. An engine is a program: ``trust`` loads one also where no manifest beside it has
+    its hash.
 
     Raises:
         InputError: there is no such file, it is of another kind, or an option does not fit it.
-        ArtifactError: it is damaged, or does not fit this machine or its description.
+        ArtifactError: it is damaged or was changed, or does not fit this machine or its
+            description.
         BackendUnavailable: the backend cannot run here.
     """
-    return Artifact.open(path, description, device).runner(**options)
+    return Artifact.open(path, description, device, trust).runner(**options)
 
 
 def describe(
@@ -144,11 +155,29 @@ def as_input(manifest: manifests.Manifest, images: HostArray) -> HostArray:
 
 
 def predict(runner: OnnxRuntimeRunner | TensorRTRunner, images: HostArray) -> HostArray:
-    """Run images uint8 (N, H, W, 3), RGB → masks uint8 (N, H, W), whatever its tensors are."""
+    """Run images uint8 (N, H, W, 3), RGB → masks uint8 (N, H, W), whatever its tensors are.
+
+    Raises:
+        ArtifactError: a pixel is of a class that the artifact does not name.
+    """
+    manifest = runner.manifest
+    found = runner.infer(as_input(manifest, images))
+    return mask_of(found, len(manifest.classes), "the artifact")
+
+
+def mask_of(found: HostArray, classes: int, source: str) -> HostArray:
+    """A result, masks (N, H, W) or logits (N, K, H, W), as masks uint8 (N, H, W).
+
+    Raises:
+        ArtifactError: a pixel is of none of ``classes``; ``source`` names the file in it.
+    """
     import numpy as np
 
-    found = runner.infer(as_input(runner.manifest, images))
-    return (found.argmax(axis=1) if found.ndim == 4 else found).astype(np.uint8, copy=False)
+    mask = (found.argmax(axis=1) if found.ndim == 4 else found).astype(np.uint8, copy=False)
+    if (largest := int(mask.max(initial=0))) >= classes:
+        known = f"0 to {classes - 1}, the classes that it names"
+        raise ArtifactError(f"{source} predicts class {largest}", known, "export it again")
+    return mask
 
 
 @dataclass(frozen=True)
@@ -156,24 +185,30 @@ class Artifact:
     """A file; ``kind`` is known by its suffix, its first bytes, or the manifest beside it.
 
     ``description`` speaks for a file that carries no manifest. ``device`` is where it runs, and
-    where such an engine is looked at.
+    where such an engine is looked at. ``trust`` loads an engine also without a manifest that has
+    its hash.
     """
 
     path: Path
     kind: str
     description: Description | None = None
     device: str | None = None
+    trust: bool = False
 
     @classmethod
     def open(
-        cls, path: str | Path, description: Description | None = None, device: str | None = None
+        cls,
+        path: str | Path,
+        description: Description | None = None,
+        device: str | None = None,
+        trust: bool = False,
     ) -> Artifact:
         """Tell what ``path`` is; InputError if it is a file of another kind, empty or missing."""
         path = Path(path)
         expected = "a checkpoint, an ONNX file or an engine"
         refuse_other(path, CHECKPOINT, ONNX, ENGINE, expected=expected)
         kind = kind_of(path)
-        return cls(path, CHECKPOINT if kind == UNKNOWN else kind, description, device)
+        return cls(path, CHECKPOINT if kind == UNKNOWN else kind, description, device, trust)
 
     @cached_property
     def manifest(self) -> manifests.Manifest | None:
@@ -181,7 +216,8 @@ class Artifact:
 
         Raises:
             ArtifactError: the one that it carries is damaged, or it carries none and the
-                description does not fit. NoManifest asks for what the description lacks.
+                description does not fit. NoManifest asks for what the description lacks, and
+                ChangedSince for a description of a graph that was changed.
             BackendUnavailable: an engine that carries none cannot be loaded here.
         """
         if self.kind == CHECKPOINT:
@@ -218,7 +254,7 @@ class Artifact:
                 return OnnxRuntimeRunner(self.path, self.device or "cpu", **asked)
             from dabnet.runtime.trt.runner import TensorRTRunner
 
-            return TensorRTRunner(self.path, self.device or "cuda", **asked)
+            return TensorRTRunner(self.path, self.device or "cuda", trust=self.trust, **asked)
         except manifests.NoManifest:
             with suppress(MissingPackage):
                 self.manifest  # noqa: B018 (asks for what must be said of this file)
@@ -226,15 +262,29 @@ class Artifact:
 
     def _engine_manifest(self) -> manifests.Manifest:
         if manifests.engine_manifest_path(self.path).is_file():
-            return manifests.read_engine_manifest(self.path)[0]
+            return manifests.read_engine_manifest(self.path, self.trust)[0]
+        beside = str(manifests.engine_manifest_path(self.path))
         if self.description is None:
-            beside = str(manifests.engine_manifest_path(self.path))
-            raise undescribed(f"no manifest at {beside!r}", [CLASSES])
+            raise undescribed(f"no manifest at {beside!r}", [CLASSES, TRUST])
+        manifests.refuse_untrusted(self.path, self.trust)
         from dabnet.runtime.trt.foreign import described_engine
 
         return described_engine(self.path, self.description, self.device or "cuda")
 
     def _onnx_manifest(self) -> manifests.Manifest:
+        from dabnet.runtime.onnx_check import check_onnx_file
+
+        file = check_onnx_file(self.path)
+        try:
+            return file.manifest()
+        except manifests.NoManifest as missing:
+            try:
+                return self._described_onnx()
+            except manifests.NoManifest as asking:
+                changed = isinstance(missing, manifests.ChangedSince)
+                raise (missing if changed else asking) from None
+
+    def _described_onnx(self) -> manifests.Manifest:
         try:
             import onnx
             import onnx_ir as ir
@@ -246,17 +296,10 @@ class Artifact:
 
         source = repr(str(self.path))
         try:
-            proto = onnx.load(self.path, load_external_data=False)
-        except (DecodeError, ValueError, OSError) as error:
+            model = inferred(ir.from_proto(onnx.load(self.path, load_external_data=False)))
+        except (DecodeError, ValueError, OSError, ir.serde.SerdeError) as error:
             given = f"{source} cannot be read as ONNX"
             raise ArtifactError(given, "a file written by dabnet-export") from error
-        properties = {entry.key: entry.value for entry in proto.metadata_props}
-        if manifests.ONNX_KEY in properties:
-            return manifests.carried_manifest(properties, source)
-        try:
-            model = inferred(ir.from_proto(proto))
-        except ir.serde.SerdeError as error:
-            raise ArtifactError(f"{source} cannot be read as ONNX", "a whole graph") from error
         return (self.description or Description()).manifest(
             source,
             [_tensor(value) for value in model.graph.inputs if not value.is_initializer()],

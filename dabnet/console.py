@@ -181,6 +181,13 @@ def device_option(help: str = "") -> Callable[[Command], Command]:
     )
 
 
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Load an engine, which is a program, without a manifest that has its hash.",
+)
+
+
 class Finite(click.FloatRange):
     """A number within limits, as of ``click.FloatRange``; neither NaN nor infinity.
 

@@ -22,11 +22,12 @@ from dabnet.given import Given
 from dabnet.graph.facts import inferred, layers_of
 from dabnet.precision import FP32, PRECISIONS
 from dabnet.runtime.manifest import (
-    ONNX_KEY,
+    ChangedSince,
     NoManifest,
-    carried_manifest,
     read_engine_manifest,
+    refuse_untrusted,
 )
+from dabnet.runtime.onnx_check import check_onnx_file
 from dabnet.runtime.plan import PlanTensor
 from dabnet.runtime.trt.foreign import EngineFacts, read_engine
 from dabnet.runtime.trt.product import find_product
@@ -37,6 +38,11 @@ from export.onnx_file import load_onnx
 
 # TensorRT's names of types, as an artifact's precision is written.
 _PRECISIONS = {precision.tensorrt: precision.name for precision in PRECISIONS.values()}
+
+_CHANGED = (
+    "CHANGED after its export: the graph is not that of the manifest, whose precision, passes and"
+    " agreement are those of the file as it was exported"
+)
 
 LARGEST = 10  # kernels that are listed
 _DIGITS = 12  # of a hash in the terminal
@@ -68,7 +74,12 @@ class Inspection:
 
 
 def inspect_file(
-    path: Path, given: Given | None = None, *, plan: bool = False, target: str | None = None
+    path: Path,
+    given: Given | None = None,
+    *,
+    plan: bool = False,
+    target: str | None = None,
+    trust: bool = False,
 ) -> Inspection:
     """Read what ``path`` is. Only an engine of another tool needs TensorRT and a GPU for that.
 
@@ -78,25 +89,26 @@ def inspect_file(
         plan: whether to describe the plan: of an engine the one in its manifest, of an ONNX file
             the one that TensorRT-RTX makes for ``target``, for which it is built (``sm86``).
         target: a compute capability such as ``sm86``; None for an engine.
+        trust: whether an engine is loaded also without a manifest that has its hash.
 
     Raises:
         DabnetError: no such file, or it is damaged; it has no plan.
     """
     kind = "calibration" if is_calibration(path) else Artifact.open(path).kind
-    described = _plan(path, kind, target) if plan else None
+    described = _plan(path, kind, target, trust) if plan else None
     if kind == "calibration":
         facts = _calibration(path)
     elif kind == CHECKPOINT:
         facts = _checkpoint(path, given)
     else:
-        facts = _onnx(path) if kind == ONNX else _engine(path)
+        facts = _onnx(path) if kind == ONNX else _engine(path, trust)
     if layers := facts.get("layers"):
         facts["precisions"] = dict(Counter(layer["precision"] for layer in layers).most_common())
     facts["plan"] = described
     return Inspection(str(path), kind, path.stat().st_size, sha256_of_file(path), **facts)
 
 
-def _plan(path: Path, kind: str, target: str | None) -> PlanSummary:
+def _plan(path: Path, kind: str, target: str | None, trust: bool) -> PlanSummary:
     if kind == ONNX:
         return plan_of_onnx(path, target or "sm86")
     if kind != ENGINE:
@@ -104,7 +116,7 @@ def _plan(path: Path, kind: str, target: str | None) -> PlanSummary:
     if target:
         fix = "leave --target out: an engine was built for one GPU"
         raise InputError(f"--target {target} for the engine {str(path)!r}", "an ONNX file", fix)
-    engine = read_engine_manifest(path)[1]
+    engine = read_engine_manifest(path, trust)[1]
     product = f"{engine.product} {engine.version}"
     return summary(engine.plan, product, engine.target, engine.asked)
 
@@ -149,15 +161,21 @@ def _checkpoint(path: Path, given: Given | None) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     model = load_onnx(path)
-    properties, inputs = model.metadata_props, model.graph.inputs
-    ours = ONNX_KEY in properties
+    manifest, note = None, ""
+    try:
+        manifest = check_onnx_file(path).manifest()
+    except ChangedSince as changed:
+        manifest, note = changed.manifest, _CHANGED
+    except NoManifest:
+        note = "no manifest: not written by dabnet-export"
     layers = layers_of(inferred(model).graph).values()
+    inputs = model.graph.inputs
     return {
-        "manifest": dataclasses.asdict(carried_manifest(properties, str(path))) if ours else None,
+        "manifest": dataclasses.asdict(manifest) if manifest else None,
         "inputs": tuple(_tensor(value) for value in inputs if not value.is_initializer()),
         "outputs": tuple(map(_tensor, model.graph.outputs)),
         "layers": tuple(_layer(x.name, x.operator, x.precision) for x in layers),
-        "notes": () if ours else ("no manifest: not written by dabnet-export",),
+        "notes": (note,) if note else (),
     }
 
 
@@ -172,10 +190,11 @@ def _layer(name: str, operator: str, precision: str) -> dict[str, str]:
     return {"name": name, "operator": operator, "precision": computes_in}
 
 
-def _engine(path: Path) -> dict[str, Any]:
+def _engine(path: Path, trust: bool) -> dict[str, Any]:
     try:
-        manifest, engine = read_engine_manifest(path)
+        manifest, engine = read_engine_manifest(path, trust)
     except NoManifest as missing:
+        refuse_untrusted(path, trust)
         return _foreign_engine(path, missing)
     layers, source = [], "read from the engine on this GPU"
     try:

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from dabnet import outputs
 from dabnet.checkpoint import Checkpoint, Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import images_or_scenes
@@ -23,12 +24,13 @@ from dabnet.errors import BuildError
 from dabnet.files import sha256_of_file, writable_target
 from dabnet.graph.editing import fold_shapes
 from dabnet.graph.facts import nodes_of
+from dabnet.lock import file_held
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask, node_scope
 from dabnet.precision import FP16, INT8
 from dabnet.runtime.manifest import DYNAMIC, Manifest, PassInfo, TensorInfo
 from export.agreement import required_agreement
-from export.onnx_file import check_onnx, save_onnx, with_manifest
+from export.onnx_file import check_onnx, manifest_of, save_onnx, with_manifest
 from export.passes.float16 import to_float16
 from export.passes.float16_choice import HALF_QDQ_OPSET
 from export.passes.targets import optimize
@@ -64,7 +66,29 @@ def export_onnx(
         DabnetError: the checkpoint, the size or the images are unfit, or the result disagrees
             with PyTorch.
     """
-    output = writable_target(output, checkpoint_path, *spec.files_read)
+    output = writable_target(output, checkpoint_path, *spec.files_read, kind=outputs.ONNX)
+    if spec.has_budget:
+        from export.int8.report import report_files
+
+        report_files(reports or output)
+    with file_held(output, "dabnet-export"):
+        model, manifest = _exported(
+            checkpoint_path, spec, given, data_dir, reports or output, progress
+        )
+        written = with_manifest(model, manifest)
+        save_onnx(written, output)
+    return manifest_of(ir.from_proto(written), str(output))
+
+
+def _exported(
+    checkpoint_path: Path,
+    spec: ExportSpec,
+    given: Given | None,
+    data_dir: Path | None,
+    reports: Path,
+    progress: ProgressBar,
+) -> tuple[ir.Model, Manifest]:
+    """The artifact, checked."""
     checkpoint = load_checkpoint(checkpoint_path, given)
     network_named(checkpoint.model).check_size(*spec.size)
     sha256 = sha256_of_file(checkpoint_path)
@@ -75,7 +99,7 @@ def export_onnx(
 
         source = (checkpoint, sha256, data_dir)
         int8 = Int8Export(graph.model, graph.logits, *source, spec, progress)
-        model, ranges = int8.run(reports or output)
+        model, ranges = int8.run(reports)
         calibration, largest = ranges.info, ranges.largest
     passes = graph.passes
     if spec.precision == FP16:
@@ -98,9 +122,7 @@ def export_onnx(
     trial = with_manifest(model, manifest)
     check_onnx(trial)
     agreement = required_agreement(ir.from_proto(trial), checkpoint, data_dir, spec, progress)
-    manifest = replace(manifest, agreement=agreement)
-    save_onnx(with_manifest(model, manifest), output)
-    return manifest
+    return model, replace(manifest, agreement=agreement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from google.protobuf.message import DecodeError
 
 from dabnet import __version__
 from dabnet.errors import ArtifactError, BuildError, first_line
-from dabnet.files import existing_file, replacing
+from dabnet.files import replacing
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, carried_manifest
+from dabnet.runtime.onnx_check import check_onnx_file, graph_sha256_of
 
 _UNREADABLE = (
     *(DecodeError, ValueError, OSError),
@@ -21,8 +23,13 @@ _UNREADABLE = (
 
 
 def load_onnx(path: str | Path) -> ir.Model:
-    """Parse an ONNX file; a damaged or foreign one is an ``ArtifactError``."""
-    path = existing_file(path, "an ONNX file")
+    """Parse an ONNX file of any tool.
+
+    Raises:
+        InputError: there is no such file.
+        ArtifactError: it is damaged, or ``check_onnx_file`` refuses it.
+    """
+    path = check_onnx_file(path).path
     try:
         model: ir.Model = ir.from_proto(onnx.load(path))
     except _UNREADABLE as error:
@@ -38,7 +45,9 @@ def load_onnx(path: str | Path) -> ir.Model:
 
 
 def manifest_of(model: ir.Model, source: str) -> Manifest:
-    """Return the manifest inside a model; ``source`` names the file in the error.
+    """Return the manifest inside a model, whatever was done to its graph since.
+
+    ``source`` names the file in the error.
 
     Raises:
         ArtifactError: there is none, or it is damaged or of another format.
@@ -49,11 +58,14 @@ def manifest_of(model: ir.Model, source: str) -> Manifest:
 def with_manifest(model: ir.Model, manifest: Manifest) -> onnx.ModelProto:
     """Return the file of ``model``, which carries ``manifest`` and nothing of this machine.
 
+    The manifest gets the hash of the graph.
+
     Exporters write source paths of the machine into doc strings and metadata; they are dropped.
     """
     named = ir.to_proto(model)
     named.producer_name, named.producer_version = "dabnet-export", __version__
     _drop_notes(named)
+    manifest = replace(manifest, graph_sha256=graph_sha256_of(named.SerializeToString()))
     onnx.helper.set_model_props(named, {ONNX_KEY: manifest.to_json()})
     return named
 

@@ -20,9 +20,16 @@ from dabnet.runtime.trt.runner import TensorRTRunner
 
 
 def file_recipe(
-    path: Path, manifest: Manifest, setting: Setting, device: Device, threads: int
+    path: Path,
+    manifest: Manifest,
+    setting: Setting,
+    device: Device,
+    threads: int,
+    trust: bool = False,
 ) -> Recipe:
     """Return how to run a file: ONNX on onnxruntime, an engine on TensorRT.
+
+    ``trust`` loads an engine also without a manifest that has its hash.
 
     Raises:
         BackendUnavailable: it takes another size or batch, or cannot run on the device.
@@ -45,6 +52,7 @@ def file_recipe(
     if Artifact.open(path).kind == ENGINE:
         if not device.is_gpu:
             raise BackendUnavailable("an engine needs a GPU", fix="choose --device cuda")
+        arguments["trust"] = trust
         return Recipe(open_engine, arguments, path, manifest=manifest)
     arguments["threads"] = threads
     with closing(OnnxRuntimeRunner(**arguments)) as runner:  # it may not run here
@@ -57,9 +65,9 @@ def open_onnx(**arguments: Any) -> Runner:
     return _of_images(OnnxRuntimeRunner(**arguments))
 
 
-def open_engine(path: Path, device: str, manifest: Manifest | None) -> Runner:
+def open_engine(path: Path, device: str, manifest: Manifest | None, trust: bool) -> Runner:
     """Load an engine."""
-    return _of_images(TensorRTRunner(path, device, manifest=manifest))
+    return _of_images(TensorRTRunner(path, device, manifest=manifest, trust=trust))
 
 
 def _of_images(runner: OnnxRuntimeRunner | TensorRTRunner) -> Runner:

@@ -18,6 +18,7 @@ from dabnet.console import (
     Size,
     device_option,
     run,
+    trust_option,
 )
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
@@ -78,6 +79,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
 )
 @device_option()
+@trust_option
 @click.option("--threads", type=_THREADS, help="CPU threads of each backend.")
 @click.option("--calibration-images", type=_IMAGES, default=48, help="Images for INT8.")
 @click.option(
@@ -171,7 +173,8 @@ def _request(asked: dict[str, Any]) -> Request:
         raise InputError("nothing to measure", "a FILE, --onnx FILE or --model NAME")
     settings, given = _settings(asked), Given(**_of(Given, asked))
     size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
-    found = candidates(Asked(asked["files"], asked["onnx"], asked["networks"], given, sizes))
+    named = {key: asked[key] for key in ("files", "onnx", "networks", "trust")}
+    found = candidates(Asked(**named, given=given, sizes=sizes))
     labels, folder, data_dir = found[0].labels, asked["folder"], asked["data_dir"]
     untrained = any(candidate.subject.untrained for candidate in found)
     needed = folder is None or data_dir is not None or untrained
@@ -220,8 +223,13 @@ def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:
     return {field.name: asked[field.name] for field in fields(kind) if field.name in asked}
 
 
-def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
+def _default_size(asked: dict[str, Any]) -> tuple[int, int]:
     from bench.candidates import default_size
+
+    return default_size([*asked["files"], *asked["onnx"]], asked["trust"])
+
+
+def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     from bench.record import Setting
 
     streams = asked["streams"]
@@ -229,7 +237,7 @@ def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
         given = f"--streams {streams} in the scenario latency"
         raise InputError(given, "one call at a time", "add --scenario throughput")
     streams = streams or (2 if asked["scenario"] == "throughput" else 1)
-    sizes = dict.fromkeys(asked["sizes"] or [default_size([*asked["files"], *asked["onnx"]])])
+    sizes = dict.fromkeys(asked["sizes"] or [_default_size(asked)])
     batches = dict.fromkeys(asked["batches"] or (1,))
     return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)
 

@@ -37,7 +37,7 @@ class Preparer:
         if candidate.manifest is not None:
             threads = max(1, request.threads // setting.streams)
             asked = (candidate.path, candidate.manifest, setting, request.device, threads)
-            return file_recipe(*asked)
+            return file_recipe(*asked, trust=candidate.trust)
         backend, _, variant = on.partition("-")
         spec = ExportSpec(
             setting.size,

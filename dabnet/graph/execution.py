@@ -66,7 +66,7 @@ def cpu_session(model: ir.Model, file: str) -> Any:
         ArtifactError: onnxruntime does not take the graph.
     """
     options = _onnxruntime().SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, too
     # Q/DQ as the graph says it: int8 kernels of some CPUs saturate.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
@@ -213,7 +213,7 @@ def _stepwise_options() -> Any:
     memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(memory, None)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, too
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.use_env_allocators", "1")

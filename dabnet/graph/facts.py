@@ -82,7 +82,7 @@ class Window:
 
 def layers_of(graph: ir.Graph) -> dict[ir.Node, Layer]:
     """The layers of a graph whose shapes and types are inferred, in its order."""
-    return {node: _layer(node) for node in graph if node.op_type in _OPERANDS}
+    return {node: _layer(node) for node in graph if _has_operands(node)}
 
 
 def inferred(model: ir.Model, example: tuple[int, int, int] | None = None) -> ir.Model:
@@ -108,7 +108,7 @@ def inferred(model: ir.Model, example: tuple[int, int, int] | None = None) -> ir
     try:
         proto = infer_shapes(proto, data_prop=True)
         for value in proto.graph.value_info:
-            if value.name in found:
+            if value.name in found and len(value.type.tensor_type.shape.dim) == 2:
                 value.type.tensor_type.shape.dim[1].dim_value = 0
         if found:
             proto = infer_shapes(proto, data_prop=True)
@@ -168,8 +168,13 @@ def only_reader(value: ir.Value) -> ir.Node | None:
 
 def source(node: ir.Node | None, index: int = 0) -> ir.Node | None:
     """The node that computes input ``index`` of ``node``; None if there is none."""
-    value = node.inputs[index] if node is not None and index < len(node.inputs) else None
+    value = source_value(node, index)
     return None if value is None else value.producer()
+
+
+def source_value(node: ir.Node | None, index: int = 0) -> ir.Value | None:
+    """Input ``index`` of ``node``; None if there is none."""
+    return node.inputs[index] if node is not None and index < len(node.inputs) else None
 
 
 def nodes_of(graph: ir.Graph, *operators: str) -> list[ir.Node]:
@@ -215,6 +220,10 @@ def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
 
 
+def _has_operands(node: ir.Node) -> bool:
+    return node.op_type in _OPERANDS and len(_operands(node)) > 1
+
+
 def _layer(node: ir.Node) -> Layer:
     data, weights, *bias = _operands(node)
     constants = [_constant(_stored(value)) for value in (weights, *bias)]
@@ -236,7 +245,7 @@ def _operands(node: ir.Node) -> list[ir.Value]:
 def _read_by(value: ir.Value, *operators: str) -> ir.Value | None:
     """The data of the node that computes ``value``, if it is one of these operators."""
     node = value.producer()
-    return node.inputs[0] if node is not None and node.op_type in operators else None
+    return source_value(node) if node is not None and node.op_type in operators else None
 
 
 def _stored(value: ir.Value) -> ir.Value:
@@ -273,12 +282,14 @@ def _type_name(value: ir.Value) -> str:
 def _multiply_adds(node: ir.Node, data: ir.Value, weights: ir.Value) -> int | None:
     read, kernel = static_shape(data), static_shape(_stored(weights))
     written = static_shape(node.outputs[0])
-    if read is None or kernel is None or written is None:
+    if not read or not kernel or written is None:  # a scalar is no operand of these
         return None
     if node.op_type == "ConvTranspose":  # kernel (C in, C out / groups, h, w)
         return math.prod(read) * math.prod(kernel[1:])
     if "Conv" in node.op_type:  # kernel (C out, C in / groups, h, w)
         return math.prod(written) * math.prod(kernel[1:])
     if node.op_type == "Gemm":
+        if len(kernel) != 2:
+            return None
         return math.prod(written) * kernel[1 if node.attributes.get_int("transB", 0) else 0]
     return math.prod(written) * read[-1]

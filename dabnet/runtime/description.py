@@ -15,6 +15,7 @@ from dabnet.precision import BF16, FP16, FP32, INT8
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.manifest import (
     DYNAMIC,
+    UNKNOWN,
     Colour,
     Manifest,
     NoManifest,
@@ -23,11 +24,10 @@ from dabnet.runtime.manifest import (
     refuse_unserved,
 )
 
-UNKNOWN = "unknown"
 MODEL = "unknown (described by its user)"
 
 WRITTEN_BY = "a file written by dabnet-export, which carries one"
-CLASSES, SIZE, MEAN = "--dataset or --classes", "--size", "--mean"
+CLASSES, SIZE, MEAN, TRUST = "--dataset or --classes", "--size", "--mean", "--trust"
 """Options that describe a file, as an error asks for them."""
 
 
@@ -52,6 +52,18 @@ class Description:
     dataset: str = UNKNOWN
     ignore: int = 255
     takes_floats: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Description:
+        """What a manifest says of a file whose graph was changed since: all but its claims."""
+        return cls(
+            manifest.classes,
+            manifest.palette,
+            manifest.size if DYNAMIC in manifest.input.sides[1:] else None,
+            manifest.preprocessing,
+            manifest.dataset,
+            manifest.ignore,
+        )
 
     def manifest(
         self,

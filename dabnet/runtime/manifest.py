@@ -6,24 +6,38 @@ In an ONNX file it is one JSON text under the key ``dabnet_manifest`` of ``metad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MaxLen
 
 from dabnet import __version__
-from dabnet.errors import ArtifactError
+from dabnet.errors import ArtifactError, printable
+from dabnet.files import existing_file, sha256_of_file
+from dabnet.precision import PRECISIONS
 from dabnet.preprocessing import Preprocessing
-from dabnet.records import Codec
+from dabnet.records import Byte, Codec, Count, Name, Share, Side, Text
 from dabnet.runtime.plan import Plan
 
-Colour = tuple[int, int, int]
-Shape = tuple[int, ...]
+Colour = tuple[Byte, Byte, Byte]
+Shape = Annotated[tuple[Annotated[int, Ge(-1), Le(2**31)], ...], MaxLen(8)]
 Profile = tuple[Shape, Shape, Shape] | tuple[()]
 
 ONNX_KEY = "dabnet_manifest"
-FORMAT = 3
+FORMAT = 4
 
 DYNAMIC = -1  # a side that each call chooses, as TensorRT writes it
+UNKNOWN = "unknown"  # the precision of a graph that does not tell, and the data set of a file
+
+MOST_CLASSES = 255  # 255 stands for no class in a mask of uint8
+LARGEST_FACTOR = 1e6
+"""Of a mean or a scale, which are near 100 and 1."""
+MOST_PIXELS = 2**29
+"""Of the example: batch x height x width."""
 
 _GIVEN = (("uint8", 4), ("float32", 4))  # dtype and number of sides of the inputs that are served
 _RESULTS = (("uint8", 3), ("int32", 3), ("int64", 3), ("float32", 4))
@@ -33,13 +47,29 @@ class NoManifest(ArtifactError):
     """An ONNX file or an engine of another tool: nothing says what its classes are."""
 
 
+class ChangedSince(NoManifest):
+    """An ONNX file whose graph another tool changed: what its manifest says of it is not known.
+
+    Attributes:
+        manifest: of the graph as it was exported.
+    """
+
+    def __init__(self, source: str, manifest: Manifest) -> None:
+        super().__init__(
+            f"{source} was changed after its export: its graph is not that of its manifest",
+            "the file as dabnet-export wrote it",
+            "export it again, or describe what it is now with --dataset or --classes",
+        )
+        self.manifest = manifest
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Name, numpy dtype name and shape of a graph's input or output; sides may be ``DYNAMIC``."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    name: Name
+    dtype: Name
+    shape: Shape
 
     @property
     def sides(self) -> tuple[int, int, int]:
@@ -55,89 +85,94 @@ class CalibrationInfo:
 
     # How ranges were chosen (``calibration.ranges``), ``trained`` for those of quantisation-aware
     # training, ``tensorrt-…`` for a calibrator of TensorRT.
-    method: str
-    dataset: str  # it and the split are ``unknown`` for a cache without its origin
-    split: str
-    images: int  # how many were seen
-    image_sha256: tuple[str, ...] = ()  # ``dabnet.data.image_files`` of each
-    placement: str = ""  # what is int8 (``calibration.placements``); "" where TensorRT chose
-    float_layers: tuple[str, ...] = ()  # convolutions left in float to keep accuracy
+    method: Name
+    dataset: Name  # it and the split are ``unknown`` for a cache without its origin
+    split: Name
+    images: Count  # how many were seen
+    image_sha256: tuple[Name, ...] = ()  # ``dabnet.data.image_files`` of each
+    placement: Name = ""  # what is int8 (``calibration.placements``); "" where TensorRT chose
+    float_layers: tuple[Name, ...] = ()  # convolutions left in float to keep accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How far an artifact's masks equal PyTorch FP32's on the same images."""
 
-    images: str  # where they came from, and how many, in words
-    mean: float  # share of equal pixels over all images, 0…1
-    worst: float  # the share on the worst image, 0…1
+    images: Name  # where they came from, and how many, in words
+    mean: Share  # of equal pixels over all images
+    worst: Share  # on the worst image
     # On the labels of the same images, 0…1, at the size of the artifact; None where they have none
     # of these classes.
-    checkpoint_miou: float | None = None
-    artifact_miou: float | None = None
+    checkpoint_miou: Share | None = None
+    artifact_miou: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PassInfo:
     """One graph pass that was applied to an ONNX file."""
 
-    name: str  # of its function in ``export.passes``
-    changed: int  # how many places
-    note: str = ""  # what else the reader must know, such as its error; "" for an exact pass
+    name: Name  # of its function in ``export.passes``
+    changed: Count  # how many places
+    note: Text = ""  # what else the reader must know, such as its error; "" for an exact pass
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What built an engine and where it may run."""
 
-    product: str  # ``tensorrt`` or ``tensorrt_rtx``
-    version: str  # such as ``10.16.1.11``
-    target: str  # ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise
-    gpu: str = ""  # the card that built it, like the next two; empty for ahead-of-time
-    compute_capability: str = ""
-    driver: str = ""
+    product: Name  # ``tensorrt`` or ``tensorrt_rtx``
+    version: Name  # such as ``10.16.1.11``
+    target: Name  # ``sm86`` and the like for an ahead-of-time build, ``this-gpu`` otherwise
+    gpu: Name = ""  # the card that built it, like the next two; empty for ahead-of-time
+    compute_capability: Name = ""
+    driver: Name = ""
     # By the type they compute in, read back from the built engine.
-    layers_by_type: dict[str, int] = field(default_factory=dict)
+    layers_by_type: dict[Name, Count] = field(default_factory=dict)
     # Convolutions of the ONNX graph by the precision in which they were to compute.
-    asked: dict[str, int] = field(default_factory=dict)
+    asked: dict[Name, Count] = field(default_factory=dict)
     # Of one call, as TensorRT listed it when it was built: what all kernels read and write, and the
     # kernels themselves. 0 and () of an older build; sizes that a call chooses are not counted.
-    activation_bytes: int = 0
-    constant_bytes: int = 0
+    activation_bytes: Count = 0
+    constant_bytes: Count = 0
     plan: Plan = ()
     profile: Profile = ()  # smallest, best, largest input shape of an engine with dynamic sides
     # Where else than on its own GPU model and version it may run: ``hardware`` (Ampere and later
     # GPUs), ``same-compute-capability``, ``version`` (later versions).
-    compatibility: tuple[str, ...] = ()
+    compatibility: tuple[Name, ...] = ()
+    sha256: Name = ""  # of the engine file; "" before it is written
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a runtime, a person or a later build must know about an artifact."""
 
-    model: str
-    dataset: str
-    classes: tuple[str, ...]
+    model: Name
+    dataset: Name
+    classes: Annotated[tuple[Name, ...], MaxLen(MOST_CLASSES)]
     palette: tuple[Colour, ...]
-    ignore: int
+    ignore: Byte
     preprocessing: Preprocessing
     input: TensorInfo
     output: TensorInfo
-    precision: str
-    example: tuple[int, int, int]  # (batch, height, width) it was exported and checked at
-    checkpoint_sha256: str  # "" if it was described by its user (``dabnet.runtime.description``)
-    stride: int = 8  # of the network: height and width of a ``DYNAMIC`` input are multiples of it
-    logits: str = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
-    optimized_for: str = "portable"  # whose graph passes were applied (``export.passes.targets``)
+    precision: Name
+    # (batch, height, width) it was exported and checked at
+    example: tuple[Side, Side, Side]
+    checkpoint_sha256: Name  # "" if it was described by its user (``dabnet.runtime.description``)
+    # Of the network: height and width of a ``DYNAMIC`` input are multiples of it.
+    stride: Annotated[int, Ge(1), Le(1024)] = 8
+    logits: Name = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
+    optimized_for: Name = "portable"  # whose graph passes were applied (``export.passes.targets``)
     passes: tuple[PassInfo, ...] = ()
-    opset: int = 0
-    channel_order: str = "RGB"
-    onnx_sha256: str = ""
+    opset: Annotated[int, Ge(0), Le(1000)] = 0
+    channel_order: Literal["RGB"] = "RGB"
+    # Of the graph (``dabnet.runtime.onnx_check``); "" of a file that carries no manifest.
+    graph_sha256: Name = ""
+    onnx_sha256: Name = ""  # of the ONNX file that an engine was built from
     calibration: CalibrationInfo | None = None
     agreement: Agreement | None = None
     engine: EngineInfo | None = None
-    tool_version: str = __version__
-    libraries: dict[str, str] = field(default_factory=dict)
+    tool_version: Name = __version__
+    libraries: dict[Name, Name] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -204,8 +239,68 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> Manifest:
-        """Read what ``to_json`` wrote; ArtifactError names the file as ``source``."""
-        return MANIFEST.parse(text, source)
+        """Read what ``to_json`` wrote; ArtifactError names the file as ``source``.
+
+        Each part must fit the others: a colour per class, the example the input, and so on.
+        """
+        return _sound(MANIFEST.parse(text, source), source)
+
+    def faults(self) -> Iterator[str]:
+        """What no limit of a single value tells."""
+        names, colours = len(self.classes), len(self.palette)
+        if not names or len(set(self.classes)) < names:
+            yield "classes: expected names, each once"
+        for name in self.classes:
+            if printable(name) != " ".join(name.split()) or not name:
+                yield f"classes: expected names without control characters, got {name!a}"
+        if colours != names:
+            yield f"palette: expected {names} colours, one per class, got {colours}"
+        factors = self.preprocessing.mean_rgb, self.preprocessing.scale
+        if any(not abs(value) <= LARGEST_FACTOR for values in factors for value in values):
+            yield f"preprocessing: expected numbers up to {LARGEST_FACTOR:g}"
+        if 0 in self.preprocessing.scale:
+            yield "preprocessing.scale: expected no 0"
+        if self.precision not in (*PRECISIONS, UNKNOWN):
+            yield f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+        hashes = {"checkpoint_sha256": self.checkpoint_sha256, "graph_sha256": self.graph_sha256}
+        hashes |= {"onnx_sha256": self.onnx_sha256}
+        hashes |= {"engine.sha256": self.engine.sha256} if self.engine else {}
+        for key, value in hashes.items():
+            if value and not re.fullmatch("[0-9a-f]{64}", value):
+                yield f"{key}: expected 64 hexadecimal digits, got {value[:70]!r}"
+        yield from self._faults_of_shapes()
+
+    def _faults_of_shapes(self) -> Iterator[str]:
+        try:
+            refuse_unserved("it", [self.input], [self.output])
+        except ArtifactError as error:
+            yield str(error)
+            return
+        if math.prod(self.example) > MOST_PIXELS:
+            yield f"example: expected up to {MOST_PIXELS} pixels, got {list(self.example)}"
+        sides = zip(self.input.sides, self.example, strict=True)
+        if any(own not in (DYNAMIC, side) for own, side in sides) or 0 in self.input.shape:
+            yield f"example: expected the sides of the input {list(self.input.shape)}"
+        channels = self.input.shape[3 if self.input.dtype == "uint8" else 1]
+        if channels != 3:
+            yield f"input.shape: expected three channels, got {list(self.input.shape)}"
+        if self.output.shape != self.output_shape(self.input.shape):
+            yield f"output.shape: expected the sides of the input, got {list(self.output.shape)}"
+        if len(self.output.shape) == 4 and self.output.shape[1] != len(self.classes):
+            yield f"output.shape: expected {len(self.classes)} classes, got {self.output.shape[1]}"
+        profile = self.engine.profile if self.engine else ()
+        if self.engine and bool(profile) != self.is_dynamic:
+            yield "engine.profile: expected shapes for the sides that a call chooses, and no others"
+        for shape in profile:
+            if len(shape) != 4 or not all(
+                side >= 1 and own in (DYNAMIC, side)
+                for own, side in zip(self.input.shape, shape, strict=True)
+            ):
+                yield f"engine.profile: expected shapes of the input, got {list(shape)}"
+                return
+        ordered = zip(*profile, strict=True)
+        if not all(least <= best <= most for least, best, most in ordered):
+            yield "engine.profile: expected the smallest, the best and the largest shape"
 
 
 MANIFEST = Codec(
@@ -219,31 +314,75 @@ MANIFEST = Codec(
 )
 
 
-def carried_manifest(properties: Mapping[str, str], source: str) -> Manifest:
-    """Return the manifest among an ONNX file's ``metadata_props``, or raise ArtifactError."""
+def _sound(manifest: Manifest, source: str) -> Manifest:
+    for fault in manifest.faults():
+        MANIFEST.refuse(source, fault)
+    return manifest
+
+
+def carried_manifest(
+    properties: Mapping[str, str], source: str, graph_sha256: str = ""
+) -> Manifest:
+    """Return the manifest among an ONNX file's ``metadata_props``.
+
+    ``graph_sha256`` is the hash of the graph that stands there now; "" does not compare it.
+
+    Raises:
+        NoManifest: there is none. ``ChangedSince``: it is of another graph.
+        ArtifactError: it is damaged.
+    """
     if ONNX_KEY not in properties:
         raise NoManifest(
             f"{source} carries no manifest",
             "an ONNX file written by dabnet-export",
             "export the checkpoint with: dabnet-export onnx CHECKPOINT",
         )
-    return Manifest.from_json(properties[ONNX_KEY], source)
+    manifest = Manifest.from_json(properties[ONNX_KEY], source)
+    if graph_sha256 and manifest.graph_sha256 != graph_sha256:
+        raise ChangedSince(source, manifest)
+    return manifest
 
 
 def engine_manifest_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def read_engine_manifest(engine: Path) -> tuple[Manifest, EngineInfo]:
-    """Return the manifest beside an engine and its part on the build, or raise ArtifactError."""
+def read_engine_manifest(engine: Path, trust: bool = False) -> tuple[Manifest, EngineInfo]:
+    """Return the manifest beside an engine and its part on the build.
+
+    Args:
+        engine: an engine is a program, so it must be the file that the manifest was written for.
+        trust: whether it may be another one.
+
+    Raises:
+        NoManifest: there is none.
+        ArtifactError: it is damaged, or the engine is another file.
+    """
     path = engine_manifest_path(engine)
     fix = f"build it again with: dabnet-export trt MODEL.onnx --output {engine}"
     if not path.is_file():
         raise NoManifest(f"no manifest at {str(path)!r}", "the one written at the build", fix)
-    manifest = MANIFEST.read(path)
+    manifest = _sound(MANIFEST.read(path), repr(str(path)))
     if manifest.engine is None:
         raise ArtifactError(f"{str(path)!r} describes no engine", "that of an engine", fix)
+    engine = existing_file(engine, "an engine written by dabnet-export")
+    if not trust and manifest.engine.sha256 != sha256_of_file(engine):
+        raise ArtifactError(
+            f"{str(engine)!r} is not the engine that {str(path)!r} was written for",
+            "the file as dabnet-export wrote it, since an engine is a program",
+            f"{fix}; or load it with --trust (trust=True) if you know who built it",
+        )
     return manifest, manifest.engine
+
+
+def refuse_untrusted(engine: Path, trust: bool) -> None:
+    """Raise ArtifactError for an engine that no manifest speaks for, unless it is trusted."""
+    if not trust:
+        raise ArtifactError(
+            f"{str(engine)!r} has no manifest beside it, and an engine is a program",
+            "an engine written by dabnet-export",
+            "or load it with --trust (trust=True) if you know who built it",
+        )
 
 
 def refuse_unserved(

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dabnet.errors import ArtifactError, BackendUnavailable
+from dabnet.errors import ArtifactError, BackendUnavailable, first_line
 from dabnet.files import existing_file
 from dabnet.precision import FP32, INT8, PRECISIONS
 from dabnet.runtime.cuda import HostArray
-from dabnet.runtime.manifest import DYNAMIC, ONNX_KEY, Manifest, TensorInfo, carried_manifest
+from dabnet.runtime.manifest import DYNAMIC, TensorInfo
+from dabnet.runtime.onnx_check import check_onnx_file
 from dabnet.runtime.runner import LayerTime, RunnerInfo, check_input, cpu_name, import_backend
 
 _CONVOLUTIONS = ("Convolution", "MatMul", "FullyConnected")
@@ -55,8 +56,10 @@ class OpenVinoRunner:
         }
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
-        model = self._core.read_model(str(self._path))
-        self.manifest = _manifest_of(model, source)
+        manifest = check_onnx_file(self._path).manifest()
+        model = self._read()
+        inputs, outputs = map(_tensor, model.inputs), map(_tensor, model.outputs)
+        self.manifest = manifest.require_tensors(inputs, outputs, source)
         shape = self.manifest.served_shape(source)
         wanted = INT8 if precision == INT8 else FP32
         if self.manifest.is_dynamic or self.manifest.precision != wanted:
@@ -99,7 +102,7 @@ class OpenVinoRunner:
     def layer_times(self, images: HostArray, calls: int) -> tuple[LayerTime, ...]:
         """Time by node, in a second compiled model: the one that is timed never counts."""
         images = check_input(images, self.manifest)
-        model = self._core.read_model(str(self._path))
+        model = self._read()
         counting = self._core.compile_model(model, "CPU", {**self._options, "PERF_COUNT": True})
         request = counting.create_infer_request()
         for _ in range(calls):
@@ -112,6 +115,13 @@ class OpenVinoRunner:
     def close(self) -> None:
         self._staged = []
         self._request = self._compiled = self._core = None
+
+    def _read(self) -> Any:
+        try:
+            return self._core.read_model(str(self._path))
+        except RuntimeError as error:
+            given = f"OpenVINO cannot read {str(self._path)!r} ({first_line(error)})"
+            raise ArtifactError(given, "an ONNX file written by dabnet-export") from error
 
     def _proof(self, threads: int | None) -> tuple[str, int]:
         """Say what was compiled, and how many convolutions compute in this precision's types."""
@@ -154,14 +164,6 @@ def refuse_precision(precision: str, core: Any = None) -> None:
         raise BackendUnavailable(
             f"OpenVINO computes in {', '.join(names)} on this processor, not in {precision}"
         )
-
-
-def _manifest_of(model: Any, source: str) -> Manifest:
-    info = model.get_rt_info()  # a map of OpenVINO's, without get()
-    notes = info["framework"] if "framework" in info else {}  # noqa: SIM401
-    properties = {ONNX_KEY: str(notes[ONNX_KEY].value)} if ONNX_KEY in notes else {}
-    inputs, outputs = map(_tensor, model.inputs), map(_tensor, model.outputs)
-    return carried_manifest(properties, source).require_tensors(inputs, outputs, source)
 
 
 def _tensor(port: Any) -> TensorInfo:

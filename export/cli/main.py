@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, device_option, progress_bar, run
+from dabnet.console import CONTEXT, Size, device_option, progress_bar, run, trust_option
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
@@ -200,9 +200,16 @@ def _exported_and_built(
     "--target", help="GPU that the plan of an ONNX file is for, such as sm89.  [default: sm86]"
 )
 @source_options
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
 def inspect_command(
-    file: Path, layers: bool, plan: bool, target: str | None, as_json: bool, **values: Any
+    file: Path,
+    layers: bool,
+    plan: bool,
+    target: str | None,
+    trust: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.
 
@@ -214,7 +221,7 @@ def inspect_command(
 
     if target and not plan:
         raise InputError(f"--target {target} without --plan", "--plan with it")
-    found = inspect_file(file, given_of(values), plan=plan, target=target)
+    found = inspect_file(file, given_of(values), plan=plan, target=target, trust=trust)
     if found.kind != "checkpoint":
         refuse_typed(GIVEN, f"the {found.kind} {str(file)!r}", "a checkpoint", "leave them out")
     if as_json:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, MOST_IMAGES, Finite, Size, device_option, progress_bar
+from dabnet.console import (
+    CONTEXT,
+    MOST_IMAGES,
+    Finite,
+    Size,
+    device_option,
+    progress_bar,
+    trust_option,
+)
 from dabnet.device import AUTO
 from dabnet.errors import InputError
 from export.cli.options import (
@@ -53,6 +61,7 @@ DEFAULT_SCENES = 8
 @click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
 @source_options
 @device_option("[auto: an engine on the first GPU, all else on the CPU]")
+@trust_option
 @click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
 @click.option(
     "--tolerance",
@@ -79,6 +88,7 @@ def verify_command(
     limit: int | None,
     size: tuple[int, int] | None,
     device: str,
+    trust: bool,
     layers: bool,
     tolerance: float,
     output: Path | None,
@@ -111,7 +121,8 @@ def verify_command(
     kinds = {Artifact.open(path).kind for path in (a, b)}
     description = None if kinds == {CHECKPOINT} else description_of(size, given)
     chosen = None if device == AUTO else device
-    sides = Side(a, given, description, chosen), Side(b, given, description, chosen)
+    asked = (given, description, chosen, trust)
+    sides = Side(a, *asked), Side(b, *asked)
     described = [side.kind for side in sides if side.is_described]
     if not described:
         named = [name for name in GIVEN if name != "dataset"]

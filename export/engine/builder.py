@@ -96,7 +96,8 @@ def _built(job: Job, memory: DeviceMemory | None) -> Built:
 
 def _parse(job: Job, network: Any) -> None:
     parser = job.product.module.OnnxParser(network, logger_of(job.product).handle)
-    if parser.parse(job.onnx_path.read_bytes()):
+    # The path is where weights lie that are in another file.
+    if parser.parse(job.onnx_path.read_bytes(), str(job.onnx_path)):
         return
     text = parser.get_error(0).desc() if parser.num_errors else "it gave no reason"
     # What follows in the text on a machine without a driver is TensorRT's complaint about that.

@@ -6,6 +6,7 @@ IBuilderConfig, OnnxParser) and the TensorRT-RTX pages beside it.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.calibration_file import graph_sha256
+from dabnet import outputs
 from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
@@ -20,19 +22,21 @@ from dabnet.data.labels import LabelSet
 from dabnet.errors import BuildError, InputError
 from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
 from dabnet.graph.facts import node_name
+from dabnet.lock import file_held
 from dabnet.models import network_named
 from dabnet.runtime.manifest import EngineInfo, Manifest, engine_manifest_path
+from dabnet.runtime.onnx_check import check_onnx_file
 from dabnet.runtime.plan import types_of
 from dabnet.runtime.trt.layers import describe, precision_fault
 from dabnet.runtime.trt.product import find_product
 from export.engine.builder import Built, run_builder
-from export.engine.caches import PLAIN
+from export.engine.caches import PLAIN, cache_origin_path
 from export.engine.limits import Card, building_card, refuse_early, refuse_precision
 from export.engine.plan import convolutions_of
 from export.engine.progress import OpenPhases, no_phases
 from export.engine.spec import THIS_GPU, BuildSpec, ImagesOfSize, Job, Tell, profile_of
 from export.onnx_export import export_onnx
-from export.onnx_file import load_onnx, manifest_of
+from export.onnx_file import load_onnx
 from export.spec import ExportSpec
 
 
@@ -60,10 +64,23 @@ def build_engine(
     """
     tell = progress or (lambda _: None)
     onnx_path = existing_file(onnx_path, "an ONNX file written by dabnet-export")
-    output = writable_target(output, onnx_path)
+    output = _writable_engine(output, onnx_path)
     _check_caches(spec, output, onnx_path)
+    with file_held(output, "dabnet-export"):
+        return _build(onnx_path, output, spec, tell, phases, images, manifest)
+
+
+def _build(
+    onnx_path: Path,
+    output: Path,
+    spec: BuildSpec,
+    tell: Tell,
+    phases: OpenPhases,
+    images: ImagesOfSize | None,
+    manifest: Manifest | None,
+) -> Manifest:
     model = load_onnx(onnx_path)
-    manifest = manifest or manifest_of(model, str(onnx_path))
+    manifest = manifest or check_onnx_file(onnx_path).manifest()
     refuse_precision(manifest, spec, onnx_path)
     profile = profile_of(manifest.input, manifest.example, manifest.stride, spec)
     product = find_product(spec.wanted_product)
@@ -114,7 +131,8 @@ def engine_from_checkpoint(
 
     The graph is the one for the product, but for a calibrator, which takes the portable one.
     """
-    output = writable_target(output, checkpoint, *spec.files_read)
+    output = _writable_engine(output, checkpoint, *spec.files_read)
+    _check_caches(build, output, checkpoint)
     # What cannot be built is refused before the minutes of an INT8 export.
     product = find_product(build.wanted_product)
     spec = replace(spec, optimize_for=PLAIN if build.calibrator else product.graph_target)
@@ -125,7 +143,7 @@ def engine_from_checkpoint(
     refuse_early(build, product, card.compute_capability, mask_dtype)
     stride = network_named(load_checkpoint(checkpoint, given).model).stride
     profile_of(spec.input_tensor, (spec.batch, *spec.size), stride, build)
-    with tempfile.TemporaryDirectory() as folder:
+    with file_held(output, "dabnet-export"), tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "model.onnx"
         manifest = export_onnx(
             checkpoint,
@@ -159,17 +177,28 @@ def calibrator_images(
     return lambda size: calibration_source(dataset, data_dir, count, size, labels)
 
 
-def _check_caches(spec: BuildSpec, output: Path, onnx_path: Path) -> None:
+def _writable_engine(output: Path, *sources: Path) -> Path:
+    """Check the engine and the manifest beside it as outputs."""
+    writable_target(engine_manifest_path(output), *sources, kind=outputs.MANIFEST)
+    return writable_target(output, *sources, kind=outputs.ENGINE)
+
+
+def _check_caches(spec: BuildSpec, output: Path, source: Path) -> None:
     """Refuse at the start the caches that could not be written at the end."""
     taken = {output.resolve(): "the engine", engine_manifest_path(output).resolve(): "its manifest"}
-    caches = (("timing", spec.timing_cache), ("calibration", spec.calibration_cache))
-    for kind, path in caches:
+    ranges = spec.calibration_cache
+    caches = (
+        ("the timing cache", spec.timing_cache, outputs.TIMINGS),
+        ("the calibration cache", ranges, outputs.CALIBRATION_CACHE),
+        ("the origin of it", ranges and cache_origin_path(ranges), outputs.CACHE_ORIGIN),
+    )
+    for name, path, kind in caches:
         if path is None:
             continue
-        writable_target(path, onnx_path)
+        writable_target(path, source, kind=kind)
         if other := taken.get(path.resolve()):
-            raise InputError(f"{str(path)!r} for the {kind} cache and for {other}", "two names")
-        taken[path.resolve()] = f"the {kind} cache"
+            raise InputError(f"{str(path)!r} for {name} and for {other}", "two names")
+        taken[path.resolve()] = name
 
 
 def _manifest(job: Job, built: Built, card: Card) -> Manifest:
@@ -191,6 +220,7 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
             plan=built.kernels,
             profile=job.profile,
             compatibility=spec.compatibility,
+            sha256=hashlib.sha256(built.plan).hexdigest(),
         ),
         libraries={**job.manifest.libraries, product.name: product.version},
     )

@@ -11,10 +11,10 @@ from types import MappingProxyType
 import onnx_ir as ir
 
 from dabnet.errors import ArtifactError
-from dabnet.files import existing_file
 from dabnet.graph.facts import inferred, is_conv, layers_of, node_name
 from dabnet.graph.roofline import Kernel
 from dabnet.precision import FP16, FP32, INT8, PRECISIONS
+from dabnet.runtime.onnx_check import check_onnx_file
 from dabnet.runtime.plan import Plan, PlanKernel
 from dabnet.runtime.trt.product import find_product
 from export.cards import CARDS
@@ -22,7 +22,7 @@ from export.engine.builder import run_builder
 from export.engine.limits import refuse_early
 from export.engine.progress import no_phases
 from export.engine.spec import BuildSpec, Job, profile_of
-from export.onnx_file import load_onnx, manifest_of
+from export.onnx_file import load_onnx
 
 _NAMES = {precision.tensorrt: precision.name for precision in PRECISIONS.values()}
 
@@ -63,9 +63,8 @@ def plan_of_onnx(path: Path, target: str) -> PlanSummary:
     Raises:
         DabnetError: TensorRT-RTX is missing, refuses the file or lacks the target.
     """
-    path = existing_file(path, "an ONNX file written by dabnet-export")
+    manifest = check_onnx_file(path).manifest()
     model = load_onnx(path)
-    manifest = manifest_of(model, str(path))
     spec = BuildSpec(manifest.precision, target=target)
     product = find_product(spec.wanted_product)
     refuse_early(spec, product)

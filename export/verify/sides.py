@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact, Description, as_input
+from dabnet.artifact import DEFAULT_SIZE, ONNX, Artifact, Description, as_input, mask_of
 from dabnet.data.dataset import Uint8Array
 from dabnet.device import CPU, Device, torch_device
-from dabnet.errors import ArtifactError, InputError
+from dabnet.errors import InputError
 from dabnet.given import Given
 from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
 from dabnet.models import check_size, network_named
 from dabnet.precision import FP16, FP32
-from dabnet.runtime.manifest import DYNAMIC
+from dabnet.runtime.manifest import DYNAMIC, ChangedSince
 from dabnet.runtime.runner import Runner
 from export.onnx_file import load_onnx
 
@@ -34,6 +35,7 @@ class Side:
         given: what the checkpoint of another trainer does not say; ours carry it.
         description: of an ONNX file or an engine that carries no manifest.
         device: where it runs; None runs an engine on the first GPU and all else on the CPU.
+        trust: whether an engine is loaded also without a manifest that has its hash.
 
     Attributes:
         shape: (N, H, W) of its images, -1 for a side that each call chooses.
@@ -50,10 +52,19 @@ class Side:
         given: Given | None = None,
         description: Description | None = None,
         device: str | None = None,
+        trust: bool = False,
     ) -> None:
-        artifact = Artifact.open(path, description, device)
+        artifact = Artifact.open(path, description, device, trust)
+        self._is_changed = False
         self.path, self.kind, self._device = path, artifact.kind, device or CPU
-        self.manifest, self.size = artifact.manifest, artifact.size
+        try:
+            self.manifest = artifact.manifest
+        except ChangedSince as changed:
+            # Its classes and images are still those of its manifest: a comparison shows the rest.
+            said = Description.of(changed.manifest)
+            artifact = replace(artifact, description=said)
+            self.manifest, self._is_changed = artifact.manifest, True
+        self.size = artifact.size
         self._artifact = artifact
         self._logits_of: Callable[[NDArray[Any]], Logits | None] = lambda _: None
         if self.manifest is not None:
@@ -66,8 +77,8 @@ class Side:
 
         given = given or Given()
         self.is_described = not carries_its_own(path)
-        said = given if self.is_described else Given(given.dataset)
-        self._checkpoint = load_checkpoint(path, said)
+        known = given if self.is_described else Given(given.dataset)
+        self._checkpoint = load_checkpoint(path, known)
         self.precision, self.shape = FP32, (DYNAMIC, DYNAMIC, DYNAMIC)
         self.classes = self._checkpoint.labels.classes
         self.palette = self._checkpoint.labels.palette
@@ -99,12 +110,7 @@ class Side:
         the mask holds a class that the artifact does not name.
         """
         images = self.given(image)
-        found = self._runner.infer(images)[0]  # a mask (H, W), or logits (K, H, W)
-        mask = (found.argmax(axis=0) if found.ndim == 3 else found).astype(np.uint8, copy=False)
-        if int(mask.max()) >= len(self.classes):
-            given = f"{str(self.path)!r} predicts class {int(mask.max())}"
-            known = f"0 to {len(self.classes) - 1}, the classes it names"
-            raise ArtifactError(given, known, "export it again")
+        mask = mask_of(self._runner.infer(images)[:1], len(self.classes), repr(str(self.path)))[0]
         return mask, self._logits_of(images)
 
     def given(self, image: Uint8Array) -> NDArray[Any]:
@@ -120,7 +126,9 @@ class Side:
         if (self.kind, self.precision) == (ONNX, FP16) and not self._on_gpu:
             half = "this CPU computes FP16 in FP32 between nodes: on a GPU more pixels may differ"
             notes.append(half)
-        if self.manifest is not None and self.manifest.is_described:
+        if self._is_changed:
+            notes.append("changed after its export by another tool: its precision is the graph's")
+        elif self.manifest is not None and self.manifest.is_described:
             notes.append("carries no manifest: its classes are those that were given")
         return {
             "file": str(self.path),

@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 from PIL import Image
 
 from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from dabnet.data.toy_street import draw_scene
-from dabnet.runtime.manifest import ONNX_KEY
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from tests.support import ROOT
-from tests.support.contract_graph import HEIGHT, WIDTH, contract_manifest, write_contract
+from tests.support.contract_graph import (
+    HEIGHT,
+    WIDTH,
+    add_manifest,
+    contract_manifest,
+    write_contract,
+)
 from tests.support.contract_variants import write_dynamic, write_raw
 
 pytest.importorskip("onnxruntime")
@@ -64,7 +68,7 @@ def recoloured(path: Path) -> Path:
     """Give the artifact colours that can be told apart."""
     model = onnx.load(str(path))
     manifest = replace(contract_manifest(), palette=PALETTE)
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.save(model, str(path))
     return path
 
@@ -190,7 +194,7 @@ def test_masks_of_a_folder(
     assert run_here(monkeypatch, artifact, photos, masks, "--write", "label-ids") == 2
     model = onnx.load(str(artifact))
     manifest = replace(contract_manifest(), classes=CITYSCAPES.classes, palette=CITYSCAPES.palette)
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.save(model, str(tmp_path / "city.onnx"))
     ids = tmp_path / "ids"
     assert run_here(monkeypatch, tmp_path / "city.onnx", photos, ids, "--write", "label-ids") == 0

@@ -230,7 +230,7 @@ def test_an_engine_of_trtexec_gives_its_masks(
 ) -> None:
     mask = "int32" if version == "8.6.1" else "uint8"
     place(monkeypatch, version, mask=mask)
-    runner = open_artifact(engine, "cuda:0", description=OURS)
+    runner = open_artifact(engine, "cuda:0", description=OURS, trust=True)
     assert np.array_equal(predict(runner, images(2)), images(2)[..., 0] % CLASSES)
     manifest = runner.manifest
     assert manifest.is_described and manifest.size == (HEIGHT, WIDTH)
@@ -251,8 +251,8 @@ def test_the_size_and_the_precision_of_an_engine_are_its_own(
     layers = inspector_json("Half", "Half", "FP32")
     place(monkeypatch, "10.16.1", tensors=tensors, profile=profile, inspector=layers)
     with pytest.raises(ArtifactError, match="carries no manifest; .*describe it with --mean$"):
-        Artifact.open(engine, OURS).manifest  # noqa: B018
-    manifest = Artifact.open(engine, FLOATS).manifest
+        Artifact.open(engine, OURS, trust=True).manifest  # noqa: B018
+    manifest = Artifact.open(engine, FLOATS, trust=True).manifest
     assert manifest is not None and manifest.engine is not None
     assert (manifest.size, manifest.precision) == ((64, 96), "fp16")
     assert manifest.engine.profile == profile
@@ -262,18 +262,21 @@ def test_the_size_and_the_precision_of_an_engine_are_its_own(
 def test_an_engine_that_nothing_describes_or_loads(
     monkeypatch: pytest.MonkeyPatch, engine: Path
 ) -> None:
-    asked = r"no manifest at .*model.engine.json'; .*describe it with --dataset or --classes$"
+    asked = r"no manifest at .*model.engine.json'; .*with --dataset or --classes, and --trust$"
     for open_it in (lambda: open_artifact(engine), lambda: Artifact.open(engine).manifest):
         with pytest.raises(ArtifactError, match=asked):
             open_it()
+    for device in ("cuda:0", "cpu"):  # an engine is a program
+        with pytest.raises(ArtifactError, match="has no manifest beside it.*--trust"):
+            open_artifact(engine, device, description=OURS)
     memory = place(monkeypatch, "10.16.1", loads=False)
     refused = r"does not load on NVIDIA Double 3090 \(tensorrt 10.16.1 refuses it: Serializ"
     with pytest.raises(ArtifactError, match=refused) as caught:
-        open_artifact(engine, description=OURS)
+        open_artifact(engine, description=OURS, trust=True)
     assert "\n" not in str(caught.value)
     assert memory.opened == 0
     with pytest.raises(DabnetError, match="device 'cpu' for the engine"):
-        open_artifact(engine, "cpu", description=OURS)
+        open_artifact(engine, "cpu", description=OURS, trust=True)
 
 
 @pytest.mark.parametrize("start", [b"ftrt", b"vtrt"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from dabnet.errors import ArtifactError, DabnetError
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.manifest import (
+    MANIFEST,
     Agreement,
     CalibrationInfo,
     EngineInfo,
@@ -26,7 +28,8 @@ from tests.support.contract_graph import contract_manifest
 
 FULL = dataclasses.replace(
     contract_manifest("int8"),
-    classes=("sky", "Straße", 'a "quoted" name\n'),
+    classes=("sky", "Straße", 'a "quoted" name'),
+    palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
     onnx_sha256="1" * 64,
     agreement=Agreement("8 images of toy-street val", 0.9712890625, 1 / 3),
     engine=EngineInfo("tensorrt", "10.16.1.11", "this-gpu", "GPU", "8.6", "580", {"Int8": 3}),
@@ -81,7 +84,7 @@ manifests = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(manifests)
 def test_round_trip(manifest: Manifest) -> None:
-    read = Manifest.from_json(manifest.to_json(), "test")
+    read = MANIFEST.parse(manifest.to_json(), "test")  # whatever is right of the parts together
     assert read == manifest
     hash(read.classes), hash(read.palette), hash(read.input)  # tuples again, not lists
 
@@ -94,9 +97,9 @@ def test_every_field_is_in_the_text() -> None:
 
 
 def test_a_future_format_asks_for_another_export() -> None:
-    text = json.dumps(json.loads(FULL.to_json()) | {"format": 4, "tomorrow": "unknown"})
+    text = json.dumps(json.loads(FULL.to_json()) | {"format": 5, "tomorrow": "unknown"})
     with pytest.raises(
-        ArtifactError, match="m.onnx holds a manifest of format 4; expected format 3"
+        ArtifactError, match="m.onnx holds a manifest of format 5; expected format 4"
     ):
         Manifest.from_json(text, "m.onnx")
 
@@ -157,3 +160,64 @@ def test_an_engine_without_its_manifest(tmp_path: Path) -> None:
     engine_manifest_path(engine).write_text(contract_manifest().to_json(), encoding="utf-8")
     with pytest.raises(ArtifactError, match="describes no engine"):
         read_engine_manifest(engine)
+
+
+def faulty() -> list[Any]:
+    """Parts that do not fit each other, and values out of range."""
+    good = contract_manifest()
+    engine = EngineInfo("tensorrt", "10.16.1.11", "this-gpu", sha256="x" * 64)
+    open_sides = {
+        "input": TensorInfo("image", "uint8", (-1, 32, 64, 3)),
+        "output": TensorInfo("mask", "uint8", (-1, 32, 64)),
+    }
+    one = (1, 32, 64, 3)
+
+    def built(*profile: Any) -> EngineInfo:
+        return dataclasses.replace(engine, sha256="", profile=profile)
+
+    changes: dict[str, dict[str, Any]] = {
+        "no classes": {"classes": (), "palette": ()},
+        "a class twice": {"classes": ("a", "a", "b", "c", "d")},
+        "a class with ESC": {"classes": ("\x1b[31m", "a", "b", "c", "d")},
+        "a palette of 3": {"palette": ((1, 2, 3),) * 3},
+        "a colour of 256": {"palette": ((256, 2, 3),) * 5},
+        "scale 0": {"preprocessing": Preprocessing((1.0, 1.0, 1.0), (0.0, 1.0, 1.0))},
+        "a mean of 1e30": {"preprocessing": Preprocessing((1e30, 1.0, 1.0))},
+        "a hash of 63 digits": {"checkpoint_sha256": "0" * 63},
+        "precision fp4": {"precision": "fp4"},
+        "stride 0": {"stride": 0},
+        "an example of another size": {"example": (1, 32, 32)},
+        "an example of 10**6": {"example": (1, 2**20, 2**20)},
+        "a mask of another size": {"output": TensorInfo("mask", "uint8", (1, 32, 32))},
+        "one channel": {"input": TensorInfo("image", "uint8", (1, 32, 64, 1))},
+        "logits of 3": {"output": TensorInfo("y", "float32", (1, 3, 32, 64))},
+        "an engine's hash": {"engine": engine},
+        "a profile of fixed sides": {"engine": built(one, one, one)},
+        "no profile": {"engine": built(), **open_sides},
+        "a profile out of order": {"engine": built((4, 32, 64, 3), one, one), **open_sides},
+        "a profile of another size": {"engine": built(one, one, (1, 64, 64, 3)), **open_sides},
+    }
+    return [
+        pytest.param(dataclasses.replace(good, **change), id=name)
+        for name, change in changes.items()
+    ]
+
+
+@pytest.mark.parametrize("manifest", faulty())
+def test_parts_that_do_not_fit_each_other(manifest: Manifest) -> None:
+    with pytest.raises(ArtifactError, match="^m.onnx holds no valid manifest: [a-z]"):
+        Manifest.from_json(manifest.to_json(), "m.onnx")
+
+
+def test_an_engine_is_the_file_of_its_manifest(tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"plan")
+    sha256 = hashlib.sha256(b"plan").hexdigest()
+    info = EngineInfo("tensorrt", "10.16.1.11", "this-gpu", sha256=sha256)
+    manifest = dataclasses.replace(contract_manifest(), engine=info)
+    engine_manifest_path(engine).write_text(manifest.to_json(), encoding="utf-8")
+    assert read_engine_manifest(engine)[1] == info
+    engine.write_bytes(b"another")
+    with pytest.raises(ArtifactError, match="is not the engine that .* --trust"):
+        read_engine_manifest(engine)
+    assert read_engine_manifest(engine, trust=True)[1] == info

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.precision import PRECISIONS
-from dabnet.runtime.manifest import ONNX_KEY, TensorInfo
+from dabnet.runtime.manifest import TensorInfo
 from dabnet.runtime.ort.arithmetic import products_saturate
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from dabnet.runtime.runner import HasLayerTimes
 from tests.support.contract_graph import (
     HEIGHT,
     WIDTH,
+    add_manifest,
     contract_manifest,
     contract_model,
     write_contract,
@@ -215,7 +215,7 @@ def test_files_that_it_refuses(tmp_path: Path) -> None:
         OpenVinoRunner(tmp_path / "bare.onnx", "fp32", 1)
     model = contract_model("fp32")
     declared = replace(contract_manifest(), output=TensorInfo("mask", "int32", SHAPE[:3]))
-    helper.set_model_props(model, {ONNX_KEY: declared.to_json()})
+    add_manifest(model, declared)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ArtifactError, match="has the tensors .*uint8.*as its manifest says"):
         OpenVinoRunner(tmp_path / "other.onnx", "fp32", 1)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.manifest import ONNX_KEY, CalibrationInfo, Manifest, TensorInfo
+from dabnet.runtime.onnx_check import graph_sha256_of
 
 CLASSES = 5
 HEIGHT, WIDTH = 32, 64
@@ -137,6 +138,13 @@ def contract_manifest(precision: str = "fp32", mask: str = "uint8") -> Manifest:
     return replace(manifest, calibration=ranges)
 
 
+def add_manifest(model: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
+    """Put ``manifest`` into ``model``, with the hash of its graph, and return the model."""
+    manifest = replace(manifest, graph_sha256=graph_sha256_of(model.SerializeToString()))
+    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    return model
+
+
 def write_contract(
     folder: Path,
     precision: str = "fp32",
@@ -150,7 +158,7 @@ def write_contract(
     """
     model = contract_model(precision, mask, order)
     manifest = contract_manifest(declared or precision, mask)
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.checker.check_model(model)
     path = folder / f"contract-{precision}-{mask}.onnx"
     onnx.save(model, str(path))
@@ -183,6 +191,6 @@ def export_network(network: Any, manifest: Manifest, path: Path, height: int, wi
         example=shape,
     )
     model = onnx.load(str(path))
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.save(model, str(path))
     return path

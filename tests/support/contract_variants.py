@@ -9,8 +9,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
-from tests.support.contract_graph import CLASSES, HEIGHT, WIDTH, contract_manifest, contract_model
+from dabnet.runtime.manifest import Manifest, TensorInfo
+from tests.support.contract_graph import (
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    add_manifest,
+    contract_manifest,
+    contract_model,
+)
 
 SIDES = ("batch", "height", "width")
 
@@ -72,7 +79,8 @@ def write_with_shape_nodes(folder: Path) -> Path:
     """Dynamic sides, with nodes that onnxruntime leaves on the CPU on purpose."""
     path = write_dynamic(folder)
     model = onnx.load(str(path))
-    onnx.save(with_shape_nodes(model), str(path))
+    manifest = Manifest.from_json(model.metadata_props[0].value, str(path))
+    onnx.save(add_manifest(with_shape_nodes(model), manifest), str(path))
     return path
 
 
@@ -82,7 +90,7 @@ def _declare(value: onnx.ValueInfoProto, sides: tuple[str | int, ...]) -> None:
 
 
 def _write(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Path:
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return path

@@ -9,12 +9,16 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx import helper
 
-from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
+from dabnet.runtime.manifest import Manifest, TensorInfo
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from tests.support.contract_graph import contract_manifest, contract_model, write_contract
+from tests.support.contract_graph import (
+    add_manifest,
+    contract_manifest,
+    contract_model,
+    write_contract,
+)
 from tests.support.tensorrt_double import FakeDeviceMemory, Scenario, inspector_json, make_double
 
 READS = {"fp32": "FP32", "fp16": "FP16", "int8": "Int8"}
@@ -91,7 +95,7 @@ def write_dynamic(
         input=TensorInfo("image", "uint8", shape),
         output=TensorInfo("mask", mask, shape[:3]),
     )
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     path = folder / f"dynamic-{precision}.onnx"
     onnx.save(model, path)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ def write_engine(folder: Path, info: EngineInfo | None, **changes: Any) -> Path:
     """Write the double's plan and a manifest beside it."""
     path = folder / "model.engine"
     path.write_bytes(PLAN)
+    info = info and replace(info, sha256=hashlib.sha256(PLAN).hexdigest())
     manifest = replace(contract_manifest(), engine=info, **changes)
     engine_manifest_path(path).write_text(manifest.to_json(), encoding="utf-8")
     return path

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dabnet.runtime.manifest import ONNX_KEY, TensorInfo
+from dabnet.runtime.manifest import TensorInfo
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
 from export.passes.float16 import to_float16
-from tests.support.contract_graph import contract_manifest
+from tests.support.contract_graph import add_manifest, contract_manifest
 from tests.support.protobuf_graphs import stepwise
 
 SIZE = (8, 12)  # height, width in pixels
@@ -215,7 +215,7 @@ def layers_of(made: onnx.ModelProto, precision: str, folder: Path) -> dict[str, 
         output=TensorInfo("mask", "uint8", tuple(shape[:3])),
         example=tuple(shape[:3]),
     )
-    helper.set_model_props(made, {ONNX_KEY: manifest.to_json()})
+    add_manifest(made, manifest)
     onnx.save(made, folder / "model.onnx")
     spec = BuildSpec(precision, "sm86")
     engine = build_engine(folder / "model.onnx", folder / "model.engine", spec).engine

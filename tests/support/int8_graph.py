@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dabnet.runtime.manifest import ONNX_KEY, Manifest
-from tests.support.contract_graph import contract_manifest, contract_model
+from dabnet.runtime.manifest import Manifest
+from tests.support.contract_graph import add_manifest, contract_manifest, contract_model
 
 
 def int8_model(fuses: bool) -> onnx.ModelProto:
@@ -33,7 +33,7 @@ def write_int8(folder: Path, fuses: bool, manifest: Manifest | None = None) -> P
     """Write it as an artifact and return its path."""
     model = int8_model(fuses)
     declared = manifest or contract_manifest("int8")
-    helper.set_model_props(model, {ONNX_KEY: declared.to_json()})
+    add_manifest(model, declared)
     onnx.checker.check_model(model)
     path = folder / f"int8-{'fuses' if fuses else 'plain'}.onnx"
     onnx.save(model, str(path))

@@ -17,7 +17,8 @@ from dabnet.errors import BackendUnavailable, InputError, first_line
 from dabnet.files import existing_file
 from dabnet.precision import INT8
 from dabnet.runtime.cuda import HostArray
-from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo, carried_manifest
+from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
+from dabnet.runtime.onnx_check import check_onnx_file
 from dabnet.runtime.ort.arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
 from dabnet.runtime.ort.gpu import GpuBuffers, Slot
 from dabnet.runtime.ort.placement import PlacedNode, check_placement, node_times, traced
@@ -104,8 +105,10 @@ class OnnxRuntimeRunner:
     def _load(self, manifest: Manifest | None, source: str, allow_cpu_nodes: bool) -> None:
         options, tensorrt = self._options(), self._provider.tensorrt
         with traced(options) if self._buffers else nullcontext() as nodes_of:
+            file = check_onnx_file(self._path)
+            manifest = manifest or file.manifest()
             self._session = self._provider.session(self._ort, self._path, options)
-            self.manifest = _manifest_of(self._session, source, manifest)
+            self.manifest = _fitting(self._session, source, manifest)
             self._shape = self.manifest.served_shape(source)
             expected = self.manifest.precision
             if tensorrt and tensorrt.precision != expected:
@@ -225,7 +228,7 @@ class OnnxRuntimeRunner:
 
     def _options(self) -> Any:
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, too
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if self._exact_qdq:
@@ -299,9 +302,7 @@ class _Staged:
     source: int = 0
 
 
-def _manifest_of(session: Any, source: str, manifest: Manifest | None) -> Manifest:
-    if manifest is None:
-        manifest = carried_manifest(session.get_modelmeta().custom_metadata_map, source)
+def _fitting(session: Any, source: str, manifest: Manifest) -> Manifest:
     inputs, outputs = map(_tensor, session.get_inputs()), map(_tensor, session.get_outputs())
     return manifest.require_tensors(inputs, outputs, source)
 

@@ -26,6 +26,7 @@ class EngineCheck:
 
     Args:
         manifest: of an engine that has none beside it; it claims no precision.
+        trust: whether the engine may be another file than its manifest was written for.
 
     Attributes:
         shape: of the declared input; -1 for a side that each call chooses.
@@ -35,10 +36,10 @@ class EngineCheck:
         ArtifactError: there is no manifest, it is damaged, or no runner serves its tensors.
     """
 
-    def __init__(self, path: Path, manifest: Manifest | None = None) -> None:
+    def __init__(self, path: Path, manifest: Manifest | None = None, trust: bool = False) -> None:
         self.path, self._is_given = path, manifest is not None
         if manifest is None or manifest.engine is None:
-            self.manifest, self.info = read_engine_manifest(path)
+            self.manifest, self.info = read_engine_manifest(path, trust)
         else:
             self.manifest, self.info = manifest, manifest.engine
         self.shape = self.manifest.served_shape(repr(str(path)))

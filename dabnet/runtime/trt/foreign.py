@@ -13,10 +13,18 @@ from typing import Any
 
 from dabnet.device import Device
 from dabnet.errors import ArtifactError, InputError, MissingPackage
+from dabnet.files import sha256_of_file
 from dabnet.precision import PRECISIONS
 from dabnet.runtime.cuda import open_device_memory
-from dabnet.runtime.description import UNKNOWN, Description, lowest_precision
-from dabnet.runtime.manifest import DYNAMIC, EngineInfo, Manifest, Profile, TensorInfo
+from dabnet.runtime.description import Description, lowest_precision
+from dabnet.runtime.manifest import (
+    DYNAMIC,
+    UNKNOWN,
+    EngineInfo,
+    Manifest,
+    Profile,
+    TensorInfo,
+)
 from dabnet.runtime.plan import Plan, types_of
 from dabnet.runtime.trt.layers import plan_of_engine
 from dabnet.runtime.trt.product import PRODUCTS, Product, create, find_product, logger_of
@@ -90,6 +98,7 @@ def described_engine(path: Path, description: Description, device: str = "cuda")
             constant_bytes=sum(kernel.constant_bytes for kernel in kernels),
             plan=kernels,
             profile=facts.profile,
+            sha256=sha256_of_file(path),
         ),
         libraries={product.name: product.version},
     )

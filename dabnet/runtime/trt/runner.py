@@ -34,7 +34,8 @@ class TensorRTRunner:
             execution context, with its scratch memory, for each staged input.
         runtime_cache: file of the kernels that TensorRT-RTX compiled, read at the load and written
             by ``close``.
-        manifest: of an engine that has none beside it.
+        manifest: of an engine that has none beside it. Whoever gives one trusts the engine.
+        trust: whether the engine may be another file than its manifest was written for.
 
     Raises:
         InputError: there is no such file, or an option does not fit the product.
@@ -52,13 +53,14 @@ class TensorRTRunner:
         cuda_graph: bool = False,
         runtime_cache: str | Path | None = None,
         manifest: Manifest | None = None,
+        trust: bool = False,
     ) -> None:
         chosen = Device.parse(device)
         if not chosen.is_gpu:
             fix = "on a CPU run the ONNX file that it was built from"
             raise InputError(f"device {device!r} for the engine {str(engine_path)!r}", "cuda", fix)
         path = existing_file(engine_path, "an engine written by dabnet-export")
-        self._check = EngineCheck(path, manifest)
+        self._check = EngineCheck(path, manifest, trust)
         self.manifest = self._check.manifest
         product = find_product(self._check.info.product)
         self._check.version(product)

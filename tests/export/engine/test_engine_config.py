@@ -8,13 +8,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from onnx import helper
 
 from dabnet.errors import BuildError
-from dabnet.runtime.manifest import ONNX_KEY, CalibrationInfo, Manifest
+from dabnet.runtime.manifest import CalibrationInfo, Manifest
 from export.engine.engine import build_engine
 from export.engine.spec import BuildSpec
-from tests.support.contract_graph import contract_manifest, write_contract
+from tests.support.contract_graph import add_manifest, contract_manifest, write_contract
 from tests.support.engine_builds import (
     FOUND,
     READS,
@@ -210,7 +209,7 @@ def test_an_int8_build_that_fails_on_8_6_names_the_placement(
     calibration = CalibrationInfo("mse", "camvid", "train", 8, placement=placement)
     manifest = replace(manifest, calibration=calibration)
     model = onnx.load(source)
-    helper.set_model_props(model, {ONNX_KEY: manifest.to_json()})
+    add_manifest(model, manifest)
     onnx.save(model, source)
     with pytest.raises(BuildError, match="built no engine") as caught:
         build_engine(source, tmp_path / "m.engine", BuildSpec("int8"))

@@ -19,14 +19,14 @@ from dabnet.data.images import ImageFolder, SizedImages
 from dabnet.errors import ArtifactError, InputError
 from dabnet.given import Given
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.runtime.manifest import ONNX_KEY, Manifest
+from dabnet.runtime.manifest import Manifest
 from dabnet.runtime.ort.runner import OnnxRuntimeRunner
 from export.onnx_export import export_onnx
 from export.spec import ExportSpec
 from export.verify.masks import verify
 from export.verify.report import DIFFERENT, differing, save_worst
 from export.verify.sides import Side, common_size
-from tests.support.contract_graph import CLASSES, contract_manifest, write_contract
+from tests.support.contract_graph import CLASSES, add_manifest, contract_manifest, write_contract
 from tests.support.listed_images import sized_images
 from tests.support.seeded_checkpoint import (
     PREPROCESSING,
@@ -235,7 +235,7 @@ def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
     model = onnx.load(path)
     manifest = Manifest.from_json(model.metadata_props[0].value, "contract")
     two = replace(manifest, classes=manifest.classes[:2], palette=manifest.palette[:2])
-    onnx.helper.set_model_props(model, {ONNX_KEY: two.to_json()})
+    add_manifest(model, two)
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match="predicts class .*; expected 0 to 1"):
         opened(path, size).run(noise((1, *size, 3), 1)[0])

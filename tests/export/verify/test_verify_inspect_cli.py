@@ -16,8 +16,16 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from dabnet.files import sha256_of_file
 from dabnet.runtime.manifest import EngineInfo, engine_manifest_path
-from tests.support.contract_graph import CLASSES, HEIGHT, WIDTH, contract_manifest, write_contract
+from tests.support.contract_graph import (
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    add_manifest,
+    contract_manifest,
+    write_contract,
+)
 from tests.support.forked_commands import run_commands
 from tests.support.processes import DABNET_EXPORT, environment, run_python
 from tests.support.seeded_checkpoint import noise, write_checkpoint
@@ -39,7 +47,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = numpy_helper.to_array(weight).copy()
     values[4] *= -3
     weight.CopyFrom(numpy_helper.from_array(values, "third_w"))
-    onnx.save(model, folder / "faulty.onnx")
+    onnx.save(add_manifest(model, contract_manifest()), folder / "faulty.onnx")
     del model.metadata_props[:]
     onnx.save(model, folder / "bare.onnx")
     lines = [f"{10 * index} 0 0\tclass {index}\n" for index in range(CLASSES)]
@@ -219,7 +227,10 @@ def test_verify_on_drawn_scenes_fails_below_the_minimum(workplace: Path) -> None
 def test_an_engine_that_cannot_run_here_is_one_line(workplace: Path, tmp_path: Path) -> None:
     engine = tmp_path / "model.engine"
     engine.write_bytes(b"plan")
-    info = EngineInfo("tensorrt", "0.0.0", "this-gpu", "no card", "0.0", "0", {"Float": 4})
+    info = EngineInfo(
+        *("tensorrt", "0.0.0", "this-gpu", "no card", "0.0", "0", {"Float": 4}),
+        sha256=sha256_of_file(engine),
+    )
     manifest = contract_manifest()
     object.__setattr__(manifest, "engine", info)
     engine_manifest_path(engine).write_text(manifest.to_json())
