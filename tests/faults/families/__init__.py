@@ -1,5 +1,5 @@
 """One module per kind of input; each has ``cases()``."""
 
-from tests.faults.families import data_sets, images, records
+from tests.faults.families import data_sets, images, outputs, records
 
-FAMILIES = (data_sets, images, records)
+FAMILIES = (data_sets, images, outputs, records)
