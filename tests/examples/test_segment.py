@@ -252,6 +252,11 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
     empty.mkdir()
     (folder / "a.mp4").write_bytes(b"no video")
     (folder / "a.txt").write_text("no image")
+    (folder / "link.png").symlink_to("a.png")
+    photos, pictures = folder / "photos", folder / "pictures"
+    for made in (photos, pictures):
+        made.mkdir()
+        shutil.copy(image, made / "a.png")
     (folder / "m.pth").write_text("no artifact")
     bare, out = without_manifest(write_raw(folder)), folder / "out.png"
     return [
@@ -266,6 +271,9 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([artifact, image, folder / "out.mp4"], "two images"),
         ([artifact, image, image], "is the input itself"),
         ([artifact, image, folder / "no" / "out.png"], "does not exist"),
+        ([artifact, image, photos / "a.png"], "is not a picture drawn by dabnet-toolkit"),
+        ([artifact, pictures, photos], "is not a picture drawn by dabnet-toolkit"),
+        ([artifact, image, folder / "link.png"], "is a link to"),
         ([artifact, image, out, "--device", "cuda"], "CUDAExecutionProvider"),
     ]
 

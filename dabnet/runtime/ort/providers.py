@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dabnet.errors import ArtifactError, BackendUnavailable, first_line
+from dabnet.files import writable_directory
 from dabnet.precision import FP16, INT8
 from dabnet.runtime.ort.placement import CPU
 from dabnet.runtime.trt.product import TENSORRT, TENSORRT_RTX
@@ -126,7 +127,7 @@ class Provider:
             os.environ[TF32_OVERRIDE] = "0"
             with suppress(ImportError):
                 importlib.import_module("tensorrt_libs")  # loads those that pip installed
-            self.tensorrt.cache.mkdir(parents=True, exist_ok=True)
+            writable_directory(self.tensorrt.cache)
         try:
             if self.tensorrt and self.tensorrt.product == TENSORRT_RTX:
                 options.add_provider_for_devices([self._rtx_device(ort)], self.settings)
