@@ -252,7 +252,7 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
     empty.mkdir()
     (folder / "a.mp4").write_bytes(b"no video")
     (folder / "a.txt").write_text("no image")
-    (folder / "link.png").symlink_to("a.png")
+    (folder / "link.png").symlink_to("broken.png")
     photos, pictures = folder / "photos", folder / "pictures"
     for made in (photos, pictures):
         made.mkdir()
