@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -173,3 +174,21 @@ def test_pip_resolves_what_pypi_has(hardware: str, python: str, tmp_path: Path) 
     wheels = [str(need) for need in needs if need.name not in SOURCES]
     done = dry_run(python, "-c", str(pins), *wheels)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_needs_no_network(tmp_path: Path) -> None:
+    """In a network namespace of its own, which has no interface that is up."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    program = shutil.which("unshare")
+    if not program or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine makes no network namespaces")
+    unreachable = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
+    probe = [*alone, sys.executable, "-c", unreachable]
+    assert b"unreachable" in subprocess.run(probe, capture_output=True, check=False).stderr
+    venv, out = Path(sys.prefix), tmp_path / "demo"
+    installed = f"--assume-old={venv / '.installed-cpu'}"
+    words = ["make", installed, "demo", f"VENV={venv}", f"OUT={out}"]
+    done = subprocess.run([*alone, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "bench" / "bench.html").is_file()
