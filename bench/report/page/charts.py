@@ -39,8 +39,8 @@ WIDTH, LANE, FONT = 450, 70, 13
 """px of a chart, of a row in it and of its letters; the page shows it 340 to 520 px wide."""
 NAME = 36
 """Characters of a row's name that are written; its tooltip has all."""
-MOST_ROWS = 100
-"""Rows of a record that are drawn: the charts of more take minutes, and nobody can read them."""
+MOST_ROWS, MOST_SETTINGS = 100, 20
+"""Rows and settings of a record that are drawn: the charts of more take minutes."""
 MOST_SIGNS = 100
 """Turns of a row in a chart whose marks are drawn."""
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7f87")
@@ -128,15 +128,20 @@ def _axes(height: int) -> Axes:
     return figure.add_axes((52 / WIDTH, 44 / whole, 1 - 66 / WIDTH, height / whole))
 
 
+def _drawn(report: Report) -> list[Row]:
+    settings = report.settings[:MOST_SETTINGS]
+    return [row for row in report.rows if row.setting in settings][:MOST_ROWS]
+
+
 def _drawn_rows(report: Report, setting: Setting) -> list[Row]:
     """The rows of a setting that charts draw."""
-    return [row for row in report.rows[:MOST_ROWS] if row.setting == setting]
+    return [row for row in _drawn(report) if row.setting == setting]
 
 
 def left_out(report: Report) -> list[str]:
     """A line for the notes of the page where charts do not draw every row."""
-    many = len(report.rows)
-    return [f"Charts draw the first {MOST_ROWS} of {many} rows."] if many > MOST_ROWS else []
+    drawn, many = len(_drawn(report)), len(report.rows)
+    return [f"Charts draw the first {drawn} of {many} rows."] if drawn < many else []
 
 
 def clean(text: str) -> str:

@@ -84,7 +84,7 @@ def _data_url(picture: Picture, folder: Path | None, most: int) -> str:
     in ``folder``, where a link may lead.
     """
     kind = _KINDS.get(Path(picture.file).suffix.lower())
-    if folder is None or kind is None:
+    if folder is None or kind is None or most <= 0:
         return ""
     try:
         path = (folder / picture.file).resolve()
