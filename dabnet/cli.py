@@ -19,6 +19,7 @@ from dabnet.console import (
     Size,
     device_option,
     run,
+    say,
 )
 from dabnet.data.registry import DATASETS
 from dabnet.models import NETWORKS, build_model, network_named
@@ -208,7 +209,7 @@ def train_command(
     if resume:
         resume, warning = newest_state(resume)
         if warning and processes.first:
-            click.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
     options |= {"resume": resume, "qat": qat, "labels": None}
     # Values not given are those of the run or the checkpoint that is continued.
     kept = _DEFAULTS | _values_of_start(options)
@@ -256,12 +257,12 @@ def _pretrain(
     spec = _spec(values, Extent(images, (0, 0), processes.size), limit, processes)
     keep_other_files(spec.output, resume)
     if processes.first:
-        click.echo(f"dabnet-train {__version__}: encoder of {spec.model}, {images} pictures")
+        say(f"dabnet-train {__version__}: encoder of {spec.model}, {images} pictures")
         _print_recipe(spec.recipe)
     result = pretrain(spec, data_dir, processes)
     if processes.first:
         best = f"{100 * (result.best_miou or 0):.2f} %"
-        click.echo(f"best validation accuracy {best}: --encoder {spec.output / 'best.pth'}")
+        say(f"best validation accuracy {best}: --encoder {spec.output / 'best.pth'}")
         _print_stop(result)
     return 0 if result.finished else EXIT_INTERRUPTED
 
@@ -331,26 +332,22 @@ def _print_start(spec: TrainingSpec, processes: int, train_set: Dataset, val_set
 
     recipe, data = spec.recipe, f"{train_set.name} {train_set.split}"
     where = f"{processes} processes, {spec.device.type}" if processes > 1 else str(spec.device)
-    click.echo(f"dabnet-train {__version__}: {spec.model} on {data}, {where}")
-    click.echo(f"  {len(train_set)} training images, {len(val_set)} validation images")
+    say(f"dabnet-train {__version__}: {spec.model} on {data}, {where}")
+    say(f"  {len(train_set)} training images, {len(val_set)} validation images")
     if spec.qat:
-        click.echo(f"  fine-tunes {spec.qat} with fake quantisation to int8")
+        say(f"  fine-tunes {spec.qat} with fake quantisation to int8")
     if spec.init or spec.encoder:
-        click.echo(
-            f"  starts from {'the encoder of ' * (not spec.init)}{spec.init or spec.encoder}"
-        )
+        say(f"  starts from {'the encoder of ' * (not spec.init)}{spec.init or spec.encoder}")
     if recipe.stage == ENCODER:
-        click.echo(
-            "  trains and scores the encoder alone, on every 8th row and column of the labels"
-        )
+        say("  trains and scores the encoder alone, on every 8th row and column of the labels")
     _print_recipe(recipe)
     total = max(1, round(len(train_set) // recipe.batch_size * recipe.max_epochs))
     if spec.limit:
-        click.echo(f"  at most {total} iterations, as many as fit into {spec.limit.minutes:g} min")
+        say(f"  at most {total} iterations, as many as fit into {spec.limit.minutes:g} min")
     else:
-        click.echo(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
+        say(f"  {total} iterations, of which {recipe.warmup_of(total)} warm up")
     if spec.tensorboard:
-        click.echo(f"  view it with: tensorboard --logdir {spec.output}")
+        say(f"  view it with: tensorboard --logdir {spec.output}")
 
 
 def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> None:
@@ -364,18 +361,18 @@ def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> 
             _print_shares("by category, %:", [name for name, _ in labels.categories], ious)
     if result.best_miou is not None:
         best = f"{100 * result.best_miou:.2f} %"
-        click.echo(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
+        say(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
     _print_stop(result)
 
 
 def _print_recipe(recipe: Recipe) -> None:
     for name, value in recipe.to_dict().items():
-        click.echo(f"  {name}: {value}")
+        say(f"  {name}: {value}")
 
 
 def _print_stop(result: TrainingResult) -> None:
     if not result.finished:
-        click.echo(f"stopped; continue with: --resume {result.last}", err=True)
+        say(f"stopped; continue with: --resume {result.last}", err=True)
 
 
 def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:
@@ -439,15 +436,15 @@ def _print_summary(values: dict[str, Any]) -> None:
         verbose=0,
         device="cpu",
     )
-    click.echo(f"{model} for {dataset}, one image of {size[0]}x{size[1]}")
+    say(f"{model} for {dataset}, one image of {size[0]}x{size[1]}")
     # torchinfo 1.8 prints the unit of its totals as "Units.GIGABYTES".
-    click.echo(re.sub(r"Units\.(\w)\w+", r"\1", str(found)))
+    say(re.sub(r"Units\.(\w)\w+", r"\1", str(found)))
 
 
 def _print_shares(heading: str, names: list[str], shares: list[Any]) -> None:
-    click.echo(heading)
+    say(heading)
     for name, share in zip(names, shares, strict=True):
-        click.echo(f"  {name:<14}" + (f"{100 * share:6.2f}" if share == share else "     –"))
+        say(f"  {name:<14}" + (f"{100 * share:6.2f}" if share == share else "     –"))
 
 
 def main() -> None:

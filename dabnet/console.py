@@ -99,6 +99,11 @@ def _keep_taken(number: int) -> None:
             os.close(descriptor)
 
 
+def say(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print what may hold names of files, as ``click.echo`` does, without control characters."""
+    click.echo(printable(text), err=err, nl=nl)
+
+
 def _fail(message: str) -> NoReturn:
     _exit(EXIT_BAD_INPUT, "error: " + shortened(printable(" ".join(message.split()))))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, FILE, progress_bar, run
+from dabnet.console import CONTEXT, FILE, progress_bar, run, say
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from dabnet.files import replacing, writable_target
@@ -66,9 +66,9 @@ def check_command(directory: Path, dataset: str, classes: Path | None, sheet: Pa
     splits, closed = check_dataset(dataset, directory, labels, SHOWN, progress_bar)
     if not splits:
         raise closed[0]
-    click.echo(f"{dataset} in {directory}: {len(splits[0].labels.classes)} classes")
+    say(f"{dataset} in {directory}: {len(splits[0].labels.classes)} classes")
     for split in splits:
-        click.echo(f"  {split.split:<9}{split.images:>6} images  {_sizes(split.sizes)}")
+        say(f"  {split.split:<9}{split.images:>6} images  {_sizes(split.sizes)}")
     _print_shares(splits)
     wrong = _print_faults(splits, closed)
     _draw(splits, sheet)
@@ -142,10 +142,10 @@ def _print_faults(splits: list[CheckedSplit], closed: list[InputError]) -> int:
             if next(k for k in kinds if isinstance(fault, k)) is kind
         ]
         if of_kind:
-            click.echo(f"{heading}: {len(of_kind)}")
-            click.echo("".join(f"  {text}\n" for text in of_kind[:NAMED]), nl=False)
+            say(f"{heading}: {len(of_kind)}")
+            say("".join(f"  {text}\n" for text in of_kind[:NAMED]), nl=False)
             if len(of_kind) > NAMED:
-                click.echo(f"  … and {len(of_kind) - NAMED} more")
+                say(f"  … and {len(of_kind) - NAMED} more")
     return len(found)
 
 
@@ -155,7 +155,7 @@ def _draw(splits: list[CheckedSplit], target: Path) -> None:
     if items := [item for split in splits for item in split.shown]:
         with replacing(target) as temporary:
             save_picture(labelled_sheet(items, splits[0].labels), temporary)
-        click.echo(f"wrote {target}")
+        say(f"wrote {target}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from dabnet.console import (
     Size,
     device_option,
     run,
+    say,
     trust_option,
 )
 from dabnet.data.registry import DATASETS
@@ -147,11 +148,11 @@ def run_command(restart: bool, **asked: Any) -> None:
     with folder_held(request.output, "dabnet-bench"):
         session = Session(request, progress_bar, restart)
         if session.continued:
-            click.echo("continuing a stopped run; --restart begins anew", err=True)
+            say("continuing a stopped run; --restart begins anew", err=True)
         report = session.run()
         written = write_report(report, request.output)
     print_report(report)
-    click.echo("wrote " + ", ".join(map(str, written)))
+    say("wrote " + ", ".join(map(str, written)))
 
 
 def _request(asked: dict[str, Any]) -> Request:

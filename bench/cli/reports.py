@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dabnet.console import CONTEXT, FILE, Command, Finite, Size
+from dabnet.console import CONTEXT, FILE, Command, Finite, Size, say
 from export.spec import MOST_BATCH
 
 FOUND_WANTING = 1
@@ -46,7 +46,7 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
         written = [write_page(report, record.parent)]
     print_report(report)
     if written:
-        click.echo("wrote " + ", ".join(map(str, written)))
+        say("wrote " + ", ".join(map(str, written)))
 
 
 def _keep_another_record(record: Path, kept: Path) -> None:
@@ -147,7 +147,7 @@ def recommend_command(
 
     report = read_record(record)
     chosen, lines = recommend(report, chosen_setting(report, size, batch), Bounds(**bounds))
-    click.echo("\n".join(lines))
+    say("\n".join(lines))
     return 0 if chosen else FOUND_WANTING
 
 

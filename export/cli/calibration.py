@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, MOST_IMAGES, progress_bar
+from dabnet.console import CONTEXT, MOST_IMAGES, progress_bar, say
 from dabnet.errors import InputError
 from export.cli.options import (
     FILE,
@@ -105,7 +105,7 @@ def calibration_command(
         calibration = _collected(sources[0], partial, **collecting) if collects else merged(sources)
         if version is not None:
             count = write_cache(calibration, output, version, method, calibrator)
-            click.echo(f"{output}  ({count} tensors, {method})")
+            say(f"{output}  ({count} tensors, {method})")
         else:
             save_calibration(calibration, output)
             _print_calibration(calibration, output)
@@ -140,19 +140,19 @@ def _collected(
     data |= {"unreadable": unreadable, "progress": progress_bar}
     calibration = collected(checkpoint, partial, spec, **data)
     for reason in unreadable.reasons:
-        click.echo(f"passed over: {reason}", err=True)
+        say(f"passed over: {reason}", err=True)
     return calibration
 
 
 def _print_calibration(calibration: Calibration, path: Path) -> None:
     subject = calibration.subject
     height, width = subject.size
-    click.echo(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
-    click.echo(
+    say(f"{path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    say(
         f"  {len(calibration.images)} images of {calibration.dataset} {calibration.split},"
         f" {len(calibration.histograms)} tensors"
     )
-    click.echo(
+    say(
         f"  checkpoint {subject.checkpoint_sha256[:12]}, {height}x{width},"
         f" for {subject.optimized_for}, graph {subject.graph_sha256[:12]}"
     )

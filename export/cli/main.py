@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, device_option, progress_bar, run, trust_option
+from dabnet.console import CONTEXT, Size, device_option, progress_bar, run, say, trust_option
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
@@ -117,7 +117,7 @@ def trt_command(
             fix = f"export it first with: dabnet-export onnx {source} --optimize-for tensorrt"
             raise InputError(f"--print-trtexec for {str(source)!r}", "an ONNX file", fix)
         line, notes = trtexec_line(source, output, carried, build)
-        click.echo(line)
+        say(line)
         for note in notes:
             _tell(note)
     elif carried:
@@ -226,7 +226,7 @@ def inspect_command(
         refuse_typed(GIVEN, f"the {found.kind} {str(file)!r}", "a checkpoint", "leave them out")
     if as_json:
         values = dataclasses.asdict(found)
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print_inspection(terminal(), found, layers)
 
@@ -236,48 +236,48 @@ export_group.add_command(verify_command)
 
 
 def _tell(what: str) -> None:
-    click.echo(f"  {what}", err=True)
+    say(f"  {what}", err=True)
 
 
 def _print_manifest(manifest: Manifest, output: Path, given: Given | None = None) -> None:
     height, width = manifest.size
     batch = manifest.input.shape[0] if manifest.input.shape[0] > 0 else "any"
-    click.echo(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
-    click.echo(
+    say(f"{output}  ({output.stat().st_size / 1e6:.1f} MB)")
+    say(
         f"  {manifest.model} on {manifest.dataset}, {manifest.precision}, {height}x{width},"
         f" batch {batch}, opset {manifest.opset}"
     )
     if given and given.void:
         classes = len(manifest.classes)
-        click.echo(f"  {given.void} of {classes + 1} outputs dropped: it stands for no class")
+        say(f"  {given.void} of {classes + 1} outputs dropped: it stands for no class")
     for applied in manifest.passes:
         note = f" ({applied.note})" if applied.note else ""
-        click.echo(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
+        say(f"  {applied.name} for {manifest.optimized_for}: {applied.changed}{note}")
     if source := manifest.calibration:
-        click.echo(
+        say(
             f"  ranges: {source.method} of {source.images} images of"
             f" {source.dataset} {source.split}"
             + (f", on {source.placement}" if source.placement else "")
         )
         if source.float_layers:
-            click.echo(f"  left in float: {', '.join(source.float_layers)}")
+            say(f"  left in float: {', '.join(source.float_layers)}")
     if agreement := manifest.agreement:
         # An engine built ahead of time cannot run here: what was compared is its ONNX file.
         subject = "its ONNX file agrees" if manifest.engine else "agrees"
-        click.echo(
+        say(
             f"  {subject} with PyTorch FP32 on {100 * agreement.mean:.3f} % of pixels"
             f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
         )
         _print_miou(agreement, "its ONNX file" if manifest.engine else "artifact", given)
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))
-        click.echo(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
+        say(f"  {engine.product} {engine.version} for {engine.target}; layers: {layers}")
         if engine.activation_bytes and not manifest.is_dynamic:
             moved = f"{engine.activation_bytes / 1e6:.1f} MB of activations"
-            click.echo(f"  {len(engine.plan)} kernels, {moved}")
+            say(f"  {len(engine.plan)} kernels, {moved}")
         if engine.profile:
             shapes = ["x".join(map(str, shape)) for shape in engine.profile]
-            click.echo("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
+            say("  input shapes from {} to {}, best at {}".format(*shapes[::2], shapes[1]))
 
 
 def _print_miou(agreement: Agreement, subject: str, given: Given | None) -> None:
@@ -287,9 +287,9 @@ def _print_miou(agreement: Agreement, subject: str, given: Given | None) -> None
         return
     checkpoint, artifact = (f"{100 * score:.1f} %" for score in scores if score is not None)
     said = f"mIoU on {agreement.images}: checkpoint {checkpoint}, {subject} {artifact}"
-    click.echo(f"  {said}")
+    say(f"  {said}")
     if scores[0] < LOW_MIOU and given and any(given.named()):
-        click.echo("  so low an mIoU is often a wrong --mean, --scale, --dilations or --classes")
+        say("  so low an mIoU is often a wrong --mean, --scale, --dilations or --classes")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from dabnet.console import (
     Size,
     device_option,
     progress_bar,
+    say,
     trust_option,
 )
 from dabnet.device import AUTO
@@ -147,7 +148,7 @@ def verify_command(
     _tell(found, report, record, written)
     if minimum is not None and found.agreement < minimum:
         share = f"agreement {100 * found.agreement:.3f} %"
-        click.echo(f"{share} is below --min-agreement {100 * minimum:g} %", err=True)
+        say(f"{share} is below --min-agreement {100 * minimum:g} %", err=True)
         return BELOW_MINIMUM
     return 0
 
@@ -219,4 +220,4 @@ def _tell(
         write_text(record, text + "\n")
         written = [*written, record]
     if written:
-        click.echo("wrote " + ", ".join(map(str, written)))
+        say("wrote " + ", ".join(map(str, written)))
