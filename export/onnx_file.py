@@ -8,18 +8,12 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from dabnet import __version__
 from dabnet.errors import ArtifactError, BuildError, first_line
 from dabnet.files import replacing
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, carried_manifest
 from dabnet.runtime.onnx_check import check_onnx_file, graph_sha256_of
-
-_UNREADABLE = (
-    *(DecodeError, ValueError, OSError),
-    *(onnx.checker.ValidationError, ir.serde.SerdeError),
-)
 
 
 def load_onnx(path: str | Path) -> ir.Model:
@@ -32,7 +26,7 @@ def load_onnx(path: str | Path) -> ir.Model:
     path = check_onnx_file(path).path
     try:
         model: ir.Model = ir.from_proto(onnx.load(path))
-    except _UNREADABLE as error:
+    except Exception as error:  # of either library, which raise many kinds for a damaged file
         raise ArtifactError(
             f"{str(path)!r} cannot be read as ONNX (truncated, another format, or its weights lie"
             " in a file that is missing)",

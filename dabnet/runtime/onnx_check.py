@@ -200,6 +200,7 @@ class _Walk:
         _refuse_deep(depth)
         nodes: list[Data] = []
         known: set[bytes] = set()
+        weights: set[bytes] = set()
         outputs: list[bytes] = []
         constants = dict(constants)
         for number, value in self.fields(data):
@@ -207,13 +208,15 @@ class _Walk:
                 nodes.append(_message(value))
             elif number == 5:
                 name = self._tensor(_message(value), constants, weights=True)
-                known.add(name)
+                if name in weights:
+                    raise _Fault(f"has two tensors {_shown(name)}")
+                weights.add(name)
             elif number == 15:
-                known.add(self._sparse(_message(value)))
+                weights.add(self._sparse(_message(value)))
             elif number in (11, 12):
                 name = self._tensor_info(_message(value), bounded=not outer)
                 (known.add if number == 11 else outputs.append)(name)
-        scope = [*outer, known]
+        scope = [*outer, known | weights]
         work = self._nodes(nodes, scope, constants, depth)
         self._require(outputs, scope, "an output")
         return work

@@ -226,7 +226,7 @@ def inspect_command(
         refuse_typed(GIVEN, f"the {found.kind} {str(file)!r}", "a checkpoint", "leave them out")
     if as_json:
         values = dataclasses.asdict(found)
-        say(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(values, indent=2, allow_nan=False))  # any terminal prints it
     else:
         print_inspection(terminal(), found, layers)
 

@@ -1,5 +1,29 @@
 """One module per kind of input; each has ``cases()``."""
 
-from tests.faults.families import data_sets, images, outputs, records
+from tests.faults.families import (
+    checkpoints,
+    data_sets,
+    engines,
+    images,
+    onnx_files,
+    options,
+    outputs,
+    public_checkpoints,
+    records,
+    report_texts,
+    runs,
+)
 
-FAMILIES = (data_sets, images, outputs, records)
+FAMILIES = (
+    checkpoints,
+    data_sets,
+    engines,
+    images,
+    onnx_files,
+    options,
+    outputs,
+    public_checkpoints,
+    records,
+    report_texts,
+    runs,
+)
