@@ -35,6 +35,7 @@ FORMAT = 1
 
 Factor = Annotated[float, Ge(-1000), Le(1000)]
 """A mean, near 100, or a scale, near 1."""
+MOST_DILATION = 999  # as --dilations takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ class _Described:
     metrics: dict[Name, float]
     recipe: dict[Name, bool | int | float | Name | tuple[int | float, ...]]
     activation_ranges: dict[Name, Amount] = field(default_factory=dict)
-    dilations: tuple[Count, ...] = ()
+    dilations: tuple[Annotated[int, Ge(1), Le(MOST_DILATION)], ...] = ()
 
     def __post_init__(self) -> None:
         names = self.classes
@@ -219,6 +220,11 @@ class _Described:
             "palette": (len(self.palette) != len(names), f"{len(names)} colours, one per class"),
             "ignore": (self.ignore < len(names), "a value that is no class"),
             "scale": (0 in self.scale, "factors other than 0"),
+            "metrics": (not "".join(self.metrics).isprintable(), "printable names"),
+            "recipe": (
+                not "".join(f"{k}{v}" for k, v in self.recipe.items()).isprintable(),
+                "printable texts",
+            ),
             "dataset": (not self.dataset.isprintable(), "a printable name"),
             "tool_version": (not self.tool_version.isprintable(), "a printable name"),
         }
