@@ -31,7 +31,25 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_UNREAD = 141  # 128 + SIGPIPE: who read the output has left, such as ``head``
 
-FILE = click.Path(path_type=Path)
+MOST_NAME, MOST_PATH = 255, 4095
+"""The longest name of a file and the longest path in bytes, as of Linux."""
+
+
+class FileName(click.Path):
+    """A name that a file or folder can have: not empty, as a shell variable that is not set."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        name = os.fsencode(value)
+        if not name:
+            self.fail("an empty name; expected that of a file or folder", param, ctx)
+        if len(name) > MOST_PATH or max(map(len, name.split(b"/"))) > MOST_NAME:
+            most = f"at most {MOST_NAME} bytes between two /, and {MOST_PATH} in all"
+            self.fail(f"a name of {len(name)} bytes; expected {most}", param, ctx)
+        super().convert(value, param, ctx)
+        return Path(os.fsdecode(name))
+
+
+FILE = FileName(path_type=Path)
 # Options may be written with underscores, as in the published code.
 CONTEXT = {
     "help_option_names": ["-h", "--help"],

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.console import CONTEXT, MOST_IMAGES, progress_bar, say
+from dabnet.console import CONTEXT, FILE, MOST_IMAGES, progress_bar, say
 from dabnet.errors import InputError
 from export.cli.options import (
-    FILE,
     data_option,
     given_of,
     output_option,

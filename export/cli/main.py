@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.console import CONTEXT, Size, device_option, progress_bar, run, say, trust_option
+from dabnet.console import CONTEXT, FILE, Size, device_option, progress_bar, run, say, trust_option
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.options import (
-    FILE,
     GIVEN,
     OF_CHECKPOINTS,
     building_gpu,

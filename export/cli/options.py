@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from dabnet.console import Command, Dilations, Factors, Finite, Size, options
+from dabnet.console import FILE, Command, Dilations, Factors, Finite, Size, options
 from dabnet.data.registry import DATASETS
 from dabnet.device import AUTO, CUDA, Device
 from dabnet.errors import InputError
@@ -20,8 +19,6 @@ from export.spec import options_of
 
 if TYPE_CHECKING:
     from dabnet.artifact import Description
-
-FILE = click.Path(path_type=Path)
 
 output_option = click.option("-o", "--output", type=FILE, required=True, help="File to write.")
 data_option = click.option(

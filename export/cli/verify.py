@@ -13,6 +13,7 @@ import click
 
 from dabnet.console import (
     CONTEXT,
+    FILE,
     MOST_IMAGES,
     Finite,
     Size,
@@ -24,7 +25,6 @@ from dabnet.console import (
 from dabnet.device import AUTO
 from dabnet.errors import InputError
 from export.cli.options import (
-    FILE,
     GIVEN,
     OF_CHECKPOINTS,
     description_of,
