@@ -238,7 +238,6 @@ def _pretrain(
     from dabnet.errors import InputError
     from dabnet.training.folder import keep_other_files
     from dabnet.training.pretraining import Pictures, pretrain, read_state
-    from dabnet.training.recipes import Recipe
 
     if options["dataset"] or options["classes"] or data_dir is None:
         raise InputError(
@@ -249,9 +248,9 @@ def _pretrain(
     resume = options["resume"]
     if resume:
         options["resume"] = resume = resume / "last.pth" if resume.is_dir() else resume
-        before = read_state(resume)["pretraining"]
-        kept |= {"model": before["model"], "seed": before["seed"]}
-        kept |= asdict(Recipe.from_dict(before["recipe"]))
+        before = read_state(resume)
+        kept |= {"model": before.progress.model, "seed": before.progress.seed}
+        kept |= asdict(before.recipe)
     values = {name: kept.get(name) if value is None else value for name, value in options.items()}
     images = len(Pictures(data_dir, "train", (8, 8)))
     spec = _spec(values, Extent(images, (0, 0), processes.size), limit, processes)
@@ -411,7 +410,7 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
     names = ("dataset", "model", "labels", "dilations")
     of_run = {name: getattr(stored, name) for name in names} | {"train_type": run.split}
-    return asdict(Recipe.from_dict(stored.recipe)) | of_run | kept
+    return asdict(Recipe.from_dict(stored.recipe, f"--resume {resume}")) | of_run | kept
 
 
 def _print_summary(values: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ from dabnet.training.measuring import measured_step_s
 from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
 from dabnet.training.recipes import eval_interval
+from dabnet.training.restoring import restore
 from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
 from dabnet.training.start import Start, new_start
 from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
@@ -114,8 +115,8 @@ class _Run:
         self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
         self.iteration, self.loss_sum = (state.iteration, state.loss_sum) if state else (0, 0.0)
         self.best, self.history = (state.best, [*state.history]) if state else (None, [])
-        if resumed is not None:
-            self.learner.restore(resumed.state, resumed.training)
+        if resumed is not None and spec.resume is not None:
+            restore(self.learner, resumed.state, resumed.training, self.iteration, spec.resume)
         self.loss, self.lr = math.nan, 0.0
         self.confusion: Counts | None = None
         self.unread: deque[tuple[int, float, Tensor]] = deque()

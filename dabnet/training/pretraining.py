@@ -11,11 +11,13 @@ from __future__ import annotations
 import io
 import math
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le, Lt
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,13 +27,17 @@ from dabnet.console import progress_columns
 from dabnet.data.batches import Batch, BatchOrder, Key, begin_worker
 from dabnet.data.image_files import is_image, read_image
 from dabnet.errors import DabnetError, InputError
-from dabnet.files import existing_directory, existing_file, replacing, writable_directory
+from dabnet.files import existing_directory, replacing, writable_directory
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.models import UNIT, network_named
+from dabnet.records import Codec, Count, Name
+from dabnet.torch_file import read_torch_file
 from dabnet.training.faults import told_as_one_line
 from dabnet.training.folder import BEST, LAST, held_for_a_run
 from dabnet.training.learner import Learner
 from dabnet.training.processes import Processes
+from dabnet.training.recipes import Recipe
+from dabnet.training.restoring import restore
 from dabnet.training.spec import TrainingResult, TrainingSpec
 from dabnet.training.start import Start
 
@@ -110,22 +116,67 @@ def _random_box(rows: int, columns: int, rng: np.random.Generator) -> Box:
     return _centre(rows, columns, 1.0)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Progress and options of such a run, which its files hold.
+
+    Attributes:
+        model: name in the registry of networks.
+        recipe: as ``Recipe.to_dict`` gives it.
+        seed, dilations: as of ``TrainingSpec``.
+        classes: names of the folders of pictures.
+        iteration: steps done.
+        best: highest share of validation pictures that were right, -1 before the first.
+    """
+
+    model: Name
+    recipe: dict[Name, Any]
+    seed: Annotated[int, Ge(0), Lt(2**32)]
+    classes: tuple[Name, ...]
+    dilations: tuple[Count, ...]
+    iteration: Count
+    best: Annotated[float, Ge(-1), Le(1)]
+
+
+_PROGRESS = Codec(
+    Progress, "state of a classifier", "dabnet-train", "start a new run in another --output"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingState:
+    """A ``last.pth`` of ``pretrain``.
+
+    Attributes:
+        progress: checked.
+        recipe: of the run, checked.
+        weights, training: as of ``Learner.kept_weights`` and ``state``, as the file has them.
+    """
+
+    progress: Progress
+    recipe: Recipe
+    weights: Any
+    training: dict[str, Any]
+
+
+def read_state(path: Path) -> PretrainingState:
     """Read a ``last.pth`` that ``pretrain`` wrote.
 
     Raises:
-        InputError: there is none, or it is another file.
+        DabnetError: there is none, it is another file, or damaged.
     """
-    file = existing_file(path, "the last.pth of such a run")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
-        raise InputError(f"--resume {path} cannot be read", "the last.pth of such a run") from error
-    if not isinstance(content, dict) or "pretraining" not in content:
+    content = read_torch_file(path, "the last.pth of such a run")
+    if "pretraining" not in content:
         raise InputError(
             f"--resume {path} with --stage classifier", "a run that was started with this stage"
         )
-    return content
+    source = f"--resume {path}"
+    progress = _PROGRESS.take(content["pretraining"], source)
+    training = content.get("training")
+    if not isinstance(training, dict) or not training:
+        raise InputError(f"{source}: it holds weights only", "the last.pth of a run")
+    recipe = Recipe.from_dict(progress.recipe, source)
+    return PretrainingState(progress, recipe, content.get("state_dict"), training)
 
 
 def pretrain(spec: TrainingSpec, root: Path, processes: Processes) -> TrainingResult:
@@ -161,9 +212,8 @@ class _Pretraining:
             rank=processes.rank,
             processes=processes.size,
         )
-        content = read_state(spec.resume) if spec.resume else {}
-        before = content.get("pretraining", {})
-        self.dilations = spec.dilations or tuple(before.get("dilations", ()))
+        state = read_state(spec.resume) if spec.resume else None
+        self.dilations = spec.dilations or (state.progress.dilations if state else ())
         self.learner = Learner(
             spec,
             len(self.train_set.classes),
@@ -175,31 +225,37 @@ class _Pretraining:
             Start(dilations=self.dilations),
         )
         self.best = -1.0
-        if content:
-            self._restore(content)
+        if state and spec.resume:
+            self._restore(state, spec.resume)
         self.folder = writable_directory(spec.output)
 
-    def _restore(self, content: dict[str, Any]) -> None:
-        before, now = content["pretraining"], self._progress()
-        for name in ("model", "recipe", "seed", "classes", "dilations"):
-            if before[name] != now[name]:
-                raise InputError(
-                    f"--resume {self.spec.resume}, whose run differs in {name}",
-                    "the same to continue it",
-                )
-        self.learner.restore(content["state_dict"], content["training"])
-        self.order.start, self.best = before["iteration"], before["best"]
-
-    def _progress(self) -> dict[str, Any]:
-        return {
-            "model": self.spec.model,
-            "recipe": self.spec.recipe.to_dict(),
-            "seed": self.spec.seed,
-            "classes": list(self.train_set.classes),
-            "dilations": list(self.dilations),
-            "iteration": self.order.start,
-            "best": self.best,
+    def _restore(self, state: PretrainingState, path: Path) -> None:
+        before, now = state.progress, self._progress()
+        same = {"recipe": state.recipe == self.spec.recipe}
+        same |= {
+            name: getattr(before, name) == getattr(now, name)
+            for name in ("model", "seed", "classes", "dilations")
         }
+        for name, equal in same.items():
+            if not equal:
+                given = f"--resume {path}, whose run differs in {name}"
+                raise InputError(given, "the same to continue it")
+        if before.iteration > self.order.total:
+            fault = f"iteration {before.iteration} of a run of {self.order.total}"
+            _PROGRESS.refuse(f"--resume {path}", fault)
+        restore(self.learner, state.weights, state.training, before.iteration, path)
+        self.order.start, self.best = before.iteration, before.best
+
+    def _progress(self) -> Progress:
+        return Progress(
+            self.spec.model,
+            self.spec.recipe.to_dict(),
+            self.spec.seed,
+            self.train_set.classes,
+            self.dilations,
+            self.order.start,
+            self.best,
+        )
 
     def loop(self, stop: Stop) -> TrainingResult:
         per_epoch, total = self.order.batches_per_epoch, self.order.total
@@ -266,10 +322,15 @@ class _Pretraining:
         content = {
             "epoch": self.order.start // self.order.batches_per_epoch,
             "state_dict": self.learner.kept_weights(),
-            "pretraining": self._progress(),
+            "pretraining": _plain(self._progress()),
             "training": self.learner.state() if name == LAST else {},
         }
         buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError; bytes as an OSError
         torch.save(content, buffer)
         with replacing(self.folder / name) as temporary:
             temporary.write_bytes(buffer.getbuffer())
+
+
+def _plain(progress: Progress) -> dict[str, Any]:
+    values = asdict(progress)
+    return {name: [*x] if isinstance(x, tuple) else x for name, x in values.items()}

@@ -10,11 +10,14 @@ from statistics import median
 from typing import Any
 
 from dabnet.errors import InputError
+from dabnet.records import Codec
 
 OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
 WHOLE, CLASSIFIER, ENCODER, DECODER = "whole", "classifier", "encoder", "decoder"
+MOST_EPOCHS, MOST_BATCH, MOST_CROP = 1_000_000, 65_536, 16_384
+"""A recipe beyond these is a slip or a damaged file."""
 STAGES = (WHOLE, CLASSIFIER, ENCODER, DECODER)
 MOST_BATCH, MOST_EPOCHS, MOST_ITERATIONS = 65_536, 1_000_000, 1_000_000_000
 
@@ -117,13 +120,18 @@ class Recipe:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Read what ``to_dict`` wrote."""
+    def from_dict(cls, values: dict[str, Any], source: str = "a checkpoint") -> Recipe:
+        """Read what ``to_dict`` wrote; InputError names the file as ``source``."""
+        _RECIPE.take(values, source)  # types; what follows keeps 70 apart from 70.0
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return cls(**plain)
 
+
+_RECIPE = Codec(
+    Recipe, "recipe", "dabnet-train", "start a new run in another --output", error=InputError
+)
 
 PICTURES = "pictures"
 RECIPES = {

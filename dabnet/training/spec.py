@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le, Lt
 
 from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
@@ -14,8 +15,8 @@ from dabnet.data.statistics import SplitCounts
 from dabnet.errors import InputError
 from dabnet.metrics import Counts
 from dabnet.models import network_named
-from dabnet.records import Codec
-from dabnet.training.recipes import CLASSIFIER, DECODER, WHOLE, Recipe
+from dabnet.records import Amount, Codec, Count, Name, Share
+from dabnet.training.recipes import CLASSIFIER, DECODER, MOST_EPOCHS, WHOLE, Recipe
 from dabnet.training.stages import check_has_encoder
 from dabnet.training.time_limit import TimeLimit
 
@@ -131,13 +132,13 @@ class Epoch:
     what fine-tuning starts from.
     """
 
-    epoch: int
-    iteration: int
-    lr: float | None = None
+    epoch: Count
+    iteration: Count
+    lr: Amount | None = None
     loss: float | None = None
-    val_miou: float | None = None
-    val_pixel_accuracy: float | None = None
-    images_per_s: float | None = None
+    val_miou: Share | None = None
+    val_pixel_accuracy: Share | None = None
+    images_per_s: Amount | None = None
 
 
 STATE_VERSION = 2
@@ -159,19 +160,38 @@ class RunState:
         seed, compile, channels_last: as of ``TrainingSpec``.
     """
 
-    iteration: int
+    iteration: Count
     loss_sum: float
-    best: float | None
+    best: Share | None
     history: tuple[Epoch, ...]
-    seed: int
-    split: str
-    images: int
-    eval_every: int
+    seed: Annotated[int, Ge(0), Lt(2**32)]
+    split: Name
+    images: Annotated[int, Ge(1)]
+    eval_every: Annotated[int, Ge(1), Le(MOST_EPOCHS)]
     counts: SplitCounts
     data_path: str
     compile: bool
     channels_last: bool
     version: int = STATE_VERSION
+
+    def __post_init__(self) -> None:
+        counts, rows = self.counts, self.history
+        order = [(row.epoch, row.iteration) for row in rows]
+        pixels = (*counts.class_pixels, *counts.colour_sum, counts.pixels)
+        faults = {
+            "history: expected rows in order": order != sorted(set(order)),
+            f"history: expected rows up to iteration {self.iteration}": any(
+                row.iteration > self.iteration for row in rows
+            ),
+            "counts: expected numbers from 0 to 2^63": not all(0 <= n < 2**63 for n in pixels),
+            "data_path: expected device or workers": self.data_path not in ("device", "workers"),
+            "counts: expected 3 sums of colours": len(counts.colour_sum) != 3,
+            "counts: expected no more labels than pixels": sum(counts.class_pixels) > counts.pixels
+            or max(counts.colour_sum, default=0) > 255 * counts.pixels,
+        }
+        for fault, found in faults.items():
+            if found:
+                raise ValueError(fault)
 
 
 STATE = Codec(
@@ -193,13 +213,13 @@ def state_of(checkpoint: Checkpoint, path: Path | None) -> RunState:
         raise InputError(f"--resume {path}: it holds weights only", "the last.pth of a run")
     names = {field.name for field in fields(RunState)}
     plain = {name: value for name, value in checkpoint.training.items() if name in names}
-    return STATE.parse(json.dumps(plain, default=str), f"--resume {path}")
+    return STATE.take(plain, f"--resume {path}")
 
 
 def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> RunState:
     """Return the state of the very run that ``spec`` describes, or raise ``InputError``."""
     state = state_of(checkpoint, spec.resume)
-    recipe = Recipe.from_dict(checkpoint.recipe)
+    recipe = Recipe.from_dict(checkpoint.recipe, f"--resume {spec.resume}")
     checked = network_named(checkpoint.model).checked_dilations
     own, given = (
         ",".join(map(str, checked(dilations)))
@@ -226,4 +246,9 @@ def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Datas
             "the same images to continue it",
             "check --data-dir, or start a new run in another --output",
         )
+    total = max(1, round(recipe.max_epochs * (state.images // recipe.batch_size)))
+    if state.iteration > total:
+        STATE.refuse(f"--resume {spec.resume}", f"iteration {state.iteration} of a run of {total}")
+    if len(state.counts.class_pixels) != (classes := len(checkpoint.labels.classes)):
+        STATE.refuse(f"--resume {spec.resume}", f"counts: expected those of {classes} classes")
     return state

@@ -69,6 +69,12 @@ def new_start(spec: TrainingSpec, labels: LabelSet) -> Start:
     names: tuple[str, ...] | None = None
     before, dilations, preprocessing = None, spec.dilations, None
     if isinstance(found, Checkpoint):
+        if spec.init and found.recipe.get("stage") == "encoder":
+            raise InputError(
+                f"--init {path}, of which the encoder alone is trained",
+                "a trained network",
+                "train its decoder with: --stage decoder --encoder",
+            )
         names, before = found.labels.classes, len(found.labels.classes)
         dilations = _agreed_dilations(found.dilations, spec, path)
         preprocessing = found.preprocessing
