@@ -22,7 +22,7 @@ from tests.faults.originals import Originals
 from tests.faults.verdict import Result, snapshot, verdict
 from tests.support.processes import environment
 
-PER_FAMILY = 8
+PER_FAMILY = 4
 """Cases of a family in ``make test``."""
 
 CASES = [case for family in FAMILIES for case in family.cases()]
