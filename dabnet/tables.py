@@ -44,8 +44,8 @@ def row(made: Table, *cells: str, style: str | None = None) -> None:
 
 
 def line(console: Console, text: str) -> None:
-    """Print one line of plain text, which is never folded."""
-    console.print(plain(text), soft_wrap=True)
+    """Print one line of plain text, which is never folded; a name in it ends no line."""
+    console.print(plain(" ".join(text.splitlines())), soft_wrap=True)
 
 
 def plain(text: str) -> Text:

@@ -1,6 +1,7 @@
 """One module per kind of input; each has ``cases()``."""
 
 from tests.faults.families import (
+    artifact_cache,
     checkpoints,
     data_sets,
     engines,
@@ -15,6 +16,7 @@ from tests.faults.families import (
 )
 
 FAMILIES = (
+    artifact_cache,
     checkpoints,
     data_sets,
     engines,
