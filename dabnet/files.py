@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dabnet.errors import InputError
@@ -239,6 +239,34 @@ def write_text(target: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``target`` atomically."""
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def left_only_if_written(path: Path) -> Iterator[None]:
+    """Remove the folders that the block made on the way to ``path`` if it fails before it writes
+    into them."""
+    made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # absent, or not empty
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def restored_on_failure(path: Path) -> Iterator[None]:
+    """Keep ``path`` as it was if the block fails: of two files both are written, or neither."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        raise
 
 
 def sha256_of_file(path: str | Path) -> str:

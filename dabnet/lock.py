@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from dabnet.errors import InputError
-from dabnet.files import printed_reason, writable_directory
+from dabnet.files import left_only_if_written, printed_reason, writable_directory
 
 _NAME = "dabnet.lock"
 _LONGEST_NAME = 255  # bytes, of most file systems
@@ -28,13 +28,14 @@ _ours: set[Path] = set()
 Wait = Callable[[str], None]
 
 
-def folder_held(folder: Path, command: str) -> AbstractContextManager[None]:
+@contextmanager
+def folder_held(folder: Path, command: str) -> Iterator[None]:
     """Let no other run write into ``folder`` while the block runs.
 
-    The lock is one of fcntl(2) on ``.dabnet.lock`` in the folder, which is made if it is missing.
-    It says who holds it, and is removed at the end. The kernel gives it up when its process ends,
-    however it ends: a file that a killed run left is taken over. Where a file system has no locks,
-    the block runs without one.
+    The lock is one of fcntl(2) on ``.dabnet.lock`` in the folder, which is made if it is missing,
+    and removed again if the block fails before it writes there. The lock says who holds it, and is
+    removed at the end. The kernel gives it up when its process ends, however it ends: a file that a
+    killed run left is taken over. Where a file system has no locks, the block runs without one.
 
     Args:
         command: the name of the command, which the other run is told.
@@ -42,7 +43,10 @@ def folder_held(folder: Path, command: str) -> AbstractContextManager[None]:
     Raises:
         InputError: another run holds the lock, or its file cannot be written.
     """
-    return _held(writable_directory(folder) / f".{_NAME}", folder, command, None)
+    with left_only_if_written(folder):
+        path = writable_directory(folder) / f".{_NAME}"
+        with _held(path, folder, command, None):
+            yield
 
 
 def file_held(file: Path, command: str, wait: Wait | None = None) -> AbstractContextManager[None]:

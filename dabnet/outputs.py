@@ -96,7 +96,9 @@ VERIFICATION = json_of("a record of dabnet-export verify", "a", "b", "agreement"
 RECORD = json_of("a record of dabnet-bench", "rows", "scenario", "environment")
 PAGE = starting("a page of dabnet-bench", rb".{0,1000}<title>dabnet-bench")
 COMPARISON = json_of("a comparison of dabnet-bench", "old", "new", "limits")
-PEAKS = starting("the measured peaks of machines", rb'\{\s*(\}|"[^"]*":\s*\{\s*"(device|bytes_per_s)":)')
+PEAKS = starting(
+    "the measured peaks of machines", rb'\{\s*(\}|"[^"]*":\s*\{\s*"(device|bytes_per_s)":)'
+)
 STUDY = starting("the record of a study", rb'\{\s*"environment":')
 PICTURE = Kind("a picture drawn by dabnet-toolkit", _is_marked)
 

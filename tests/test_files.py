@@ -107,6 +107,7 @@ def test_writable_target_and_directory(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path, "is a directory; expected the name of a file"),
         (tmp_path / "none" / "x", "none' does not exist.*mkdir -p"),
         (file / "x", "does not exist"),
+        (tmp_path / "n\0l", "embedded null byte"),
         (tmp_path / ("n" * 300), "cannot be looked up"),
     ]:
         with pytest.raises(InputError, match=message):

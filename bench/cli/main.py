@@ -204,7 +204,7 @@ def _request(asked: dict[str, Any]) -> Request:
         "device": device,
         "threads": asked["threads"] or torch.get_num_threads(),
         "cache": cache,
-        "output": writable_directory(asked["output"]),
+        "output": asked["output"],
     }
     return Request(**_of(Request, asked) | known)
 

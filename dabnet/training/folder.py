@@ -50,20 +50,6 @@ class RunFolder:
 
 
 @contextmanager
-def left_only_if_written(path: Path) -> Iterator[None]:
-    """Remove the folders that the block made on the way to ``path`` if it fails before it writes
-    into them."""
-    made = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
-    try:
-        yield
-    except BaseException:
-        for folder in made:
-            with suppress(OSError):  # absent, or not empty
-                folder.rmdir()
-        raise
-
-
-@contextmanager
 def held_for_a_run(folder: Path, resume: Path | None, writes: bool) -> Iterator[None]:
     """Keep ``folder`` for one run while the block runs; make it if it is missing.
 
@@ -77,7 +63,7 @@ def held_for_a_run(folder: Path, resume: Path | None, writes: bool) -> Iterator[
     if not writes:
         yield
         return
-    with left_only_if_written(folder), folder_held(folder, "dabnet-train"):
+    with folder_held(folder, "dabnet-train"):
         keep_other_files(folder, resume)
         yield
 

@@ -24,7 +24,7 @@ from calibration.calibration_file import Calibration
 from calibration.qdq import MIN_SCALE
 from calibration.ranges import LEVELS, check_method
 from dabnet.errors import ArtifactError, InputError
-from dabnet.files import existing_file, replacing, writable_target
+from dabnet.files import existing_file, replacing, restored_on_failure, writable_target
 from dabnet.outputs import CALIBRATION_CACHE
 from dabnet.records import Codec
 from dabnet.runtime.manifest import CalibrationInfo
@@ -109,10 +109,11 @@ class CalibrationCache:
         return content, origin.calibration
 
     def write(self, content: bytes, info: CalibrationInfo) -> None:
-        """Write both files, each atomically."""
-        ORIGIN.write(CacheOrigin(self.graph_sha256, info), cache_origin_path(self.path))
-        with replacing(self.path) as temporary:
+        """Write both files, or neither."""
+        beside = cache_origin_path(self.path)
+        with restored_on_failure(beside), replacing(self.path) as temporary:
             temporary.write_bytes(content)
+            ORIGIN.write(CacheOrigin(self.graph_sha256, info), beside)
 
 
 def check_cache(optimized_for: str, version: str, method: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +18,14 @@ from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
 from dabnet.data.labels import LabelSet
 from dabnet.errors import BuildError, InputError
-from dabnet.files import existing_file, replacing, sha256_of_file, writable_target, write_text
+from dabnet.files import (
+    existing_file,
+    replacing,
+    restored_on_failure,
+    sha256_of_file,
+    writable_target,
+    write_text,
+)
 from dabnet.graph.facts import node_name
 from dabnet.lock import file_held
 from dabnet.models import network_named
@@ -109,7 +114,7 @@ def _build(
     if spec.timing_cache:
         with replacing(spec.timing_cache) as temporary:
             temporary.write_bytes(built.timings)
-    with _restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
+    with restored_on_failure(engine_manifest_path(output)), replacing(output) as temporary:
         temporary.write_bytes(built.plan)
         write_text(engine_manifest_path(output), manifest.to_json())
     return manifest
@@ -229,17 +234,3 @@ def _manifest(job: Job, built: Built, card: Card) -> Manifest:
     # The ONNX file is FP32: how far it agrees with PyTorch says nothing about INT8.
     ranges = built.calibrator.info
     return replace(manifest, precision=spec.precision, calibration=ranges, agreement=None)
-
-
-@contextmanager
-def _restored_on_failure(path: Path) -> Iterator[None]:
-    """Engine and manifest are written both or neither: an older pair stays as it was."""
-    before = path.read_bytes() if path.exists() else None
-    try:
-        yield
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(before)
-        raise

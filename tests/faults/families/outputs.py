@@ -219,6 +219,7 @@ def cases() -> Iterator[Case]:
     yield from _of_another_kind()
     yield from _replaced()
     yield from _inputs()
+    yield from _folders_of_others()
     yield from _names()
     yield from _no_room()
 
@@ -403,6 +404,61 @@ def _commands_over_inputs() -> Iterator[tuple[str, Prepare]]:
     )
 
 
+def _folders_of_others() -> Iterator[Case]:
+    """A folder with a run, with the start of this one, or with the images that are read."""
+    begins = ("--max-epochs", 1, "--cache-dir", "c")
+
+    def train(*words: object, files: Sequence[tuple[str, str]]) -> Prepare:
+        def lay(folder: Path, made: Originals) -> Sequence[object]:
+            (folder / "o").mkdir()
+            for name, copy in files:
+                shutil.copy(made.run / name, folder / "o" / copy)
+            common = ("--data-dir", made.data, *made.tiny, *begins)
+            return ["dabnet-train", *common, *words]
+
+        return lay
+
+    into = ("--output", "o")
+    for option in ("--qat", "--init"):
+        start = train(option, "o/best.pth", *into, files=[("best.pth", "best.pth")])
+        yield Case(FAMILY, f"train {option} into the folder of its start", start)
+    for name in RUN_FILES:
+        alone = train(*into, files=[(name, name)])
+        yield Case(FAMILY, f"train into a folder with {name} alone", alone)
+    both = [("last.pth", "last.pth"), ("previous.pth", "mine.pth")]
+    other = train("--resume", "o/mine.pth", files=both)
+    yield Case(FAMILY, "a resumed copy beside another run", other)
+
+    def images(words: Callable[[Originals], Sequence[object]]) -> Prepare:
+        def lay(folder: Path, made: Originals) -> Sequence[object]:
+            shutil.copytree(made.data / "val", folder / "d")
+            return words(made)
+
+        return lay
+
+    def verify(made: Originals) -> Sequence[object]:
+        return [*_compared(made), "--images", "d", "--output", "d/worst"]
+
+    def bench(made: Originals) -> Sequence[object]:
+        return [*_bench(made, "d/bench"), "--images", "d"]
+
+    def round_about(made: Originals) -> Sequence[object]:
+        return [*_compared(made), "--images", "d", "--output", "d/../d"]
+
+    yield Case(FAMILY, "verify --output among its images", images(verify))
+    yield Case(FAMILY, "verify --output among its images, a way round", images(round_about))
+    yield Case(FAMILY, "bench --output among its images", images(bench))
+
+    for split in ("train", "trainannot", "val", "valannot"):
+
+        def sheet(folder: Path, made: Originals, split=split) -> Sequence[object]:
+            shutil.copytree(made.data, folder / "d")
+            image = min((folder / "d" / split).iterdir()).relative_to(folder)
+            return ["dabnet-data", "check", "d", "--dataset", "camvid", "--sheet", image]
+
+        yield Case(FAMILY, f"data check --sheet over an image of {split}", sheet)
+
+
 ODD_NAMES = {
     "spaces": "a b  c",
     "words beyond ASCII": "ünï-日本語-😀",
@@ -426,7 +482,7 @@ ODD_NAMES = {
     "200 letters": "n" * 200,
     "240 letters": "n" * 240,
 }
-TOO_LONG = {"255 letters and more": "n" * 252, "5000 letters": "n" * 5000, "a NUL": "a\0b"}
+TOO_LONG = {"255 letters and more": "n" * 252, "5000 letters": "n" * 5000}
 
 
 def _names() -> Iterator[Case]:
@@ -457,7 +513,7 @@ def _names() -> Iterator[Case]:
 def _no_room() -> Iterator[Case]:
     """A full disk, a folder that may not be written to."""
     for writer in (*CHEAP, *(writer for writer in FOLDERS if writer.cheap)):
-        for most in (0, 50):
+        for most in (400, 1000):
             case = _case(f"{writer.name}, files of {most} bytes", writer, _nothing, EITHER)
             yield replace(case, limits={"RLIMIT_FSIZE": most}, expected=Expected.REFUSED)
 
