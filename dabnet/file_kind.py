@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dabnet.errors import InputError
 from dabnet.files import existing_file
+from dabnet.records import MOST_BYTES, MOST_NESTS, MOST_VALUES
 from dabnet.runtime.manifest import engine_manifest_path
 
 CHECKPOINT, ONNX, ENGINE = "checkpoint", "onnx", "engine"
@@ -64,9 +65,11 @@ def refuse_other(path: Path, *kinds: str, expected: str) -> None:
 def _keys_of_json(path: Path) -> set[str]:
     """The keys at the top of a JSON object; none of any other file."""
     with path.open("rb") as file:
-        if file.read(1) != b"{":
-            return set()
+        text = file.read(MOST_BYTES + 1) if file.read(1) == b"{" else b""
+    nests = text.count(b"[") + text.count(b"{")
+    if len(text) > MOST_BYTES or nests > MOST_NESTS or text.count(b",") > MOST_VALUES:
+        return set()  # no file of ours
     try:
-        return set(json.loads(path.read_bytes()))
+        return set(json.loads(b"{" + text))
     except (ValueError, RecursionError):
         return set()
