@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -66,9 +67,9 @@ def calibrate(
     if before is not None:
         before.require(subject, "this graph")
     tensors = rounded_tensors(model) if tensors is None else tensors
-    names = {sha256: name for name, sha256 in before.images.items()} if before else {}
-    earlier, passed, batch, total = set(names), set[str](), _fixed_batch(model), before
-    fresh, count = _fresh(images, names, passed), max(_CHUNK // batch, 1) * batch
+    earlier = set(before.images.values()) if before else set[str]()
+    passed, batch, total = dict[str, str](), _fixed_batch(model), before
+    fresh, count = _fresh(images, earlier, passed), max(_CHUNK // batch, 1) * batch
 
     def step() -> None:
         for _ in range(batch):
@@ -84,7 +85,7 @@ def calibrate(
         total = total.merged(part) if total else part
         if keep is not None:
             keep(total)
-    if missing := earlier - passed:
+    if missing := earlier - passed.keys():
         raise InputError(
             f"{len(missing)} images of the interrupted run are not among these",
             "the images that it was started with",
@@ -95,7 +96,9 @@ def calibrate(
             "no calibration images" + (f" to fill a batch of {batch}" if batch > 1 else ""),
             f"at least {batch} of the {split} split",
         )
-    return total
+    # Names and order are those of this run, whatever ``before`` called them.
+    counted = set(total.images.values())
+    return replace(total, images={name: h for h, name in passed.items() if h in counted})
 
 
 def quantize(
@@ -140,18 +143,21 @@ def rounded_tensors(model: ir.Model) -> list[str]:
 
 
 def _fresh(
-    images: Iterable[SizedImage], names: dict[str, str], passed: set[str]
+    images: Iterable[SizedImage], earlier: Collection[str], passed: dict[str, str]
 ) -> Iterator[SizedImage]:
-    """Each picture once that ``names`` (by hash) lacks; the hashes of all go into ``passed``."""
+    """Each picture once that ``earlier`` (hashes) lacks; ``passed`` gets hash → name of all."""
+    names = set[str]()
     for image in images:
-        if image.sha256 not in names:
-            if image.name in names.values():
-                raise InputError(
-                    f"two calibration images are called {image.name!r}", "one name per image"
-                )
-            names[image.sha256] = image.name
+        if image.sha256 in passed:
+            continue
+        if image.name in names:
+            raise InputError(
+                f"two calibration images are called {image.name!r}", "one name per image"
+            )
+        names.add(image.name)
+        passed[image.sha256] = image.name
+        if image.sha256 not in earlier:
             yield image
-        passed.add(image.sha256)
 
 
 def _fixed_batch(model: ir.Model) -> int:

@@ -129,12 +129,14 @@ def _axes(height: int) -> Axes:
 
 
 def _drawn(report: Report) -> list[Row]:
-    settings = report.settings[:MOST_SETTINGS]
+    settings = set(report.settings[:MOST_SETTINGS])
     return [row for row in report.rows if row.setting in settings][:MOST_ROWS]
 
 
 def _drawn_rows(report: Report, setting: Setting) -> list[Row]:
     """The rows of a setting that charts draw."""
+    if setting not in report.settings[:MOST_SETTINGS]:
+        return []
     return [row for row in _drawn(report) if row.setting == setting]
 
 
@@ -264,9 +266,9 @@ def front(drawn: Sequence[Point]) -> list[Point]:
 def scatter(report: Report, scope: str, setting: Setting) -> str:
     """Accuracy against speed with 95 % intervals, and the Pareto front as stairs."""
     drawn = points(report, scope, setting, _drawn_rows(report, setting))
-    look = looks(report)
     if not drawn:
         return ""
+    look = looks(report)
     axes = _axes(max(320, 32 * len(drawn)))
     x = np.array([(p.fps.low, p.fps.value, p.fps.high) for p in drawn])
     y = np.array([(p.miou.low, p.miou.value, p.miou.high) for p in drawn]) * 100
@@ -355,11 +357,11 @@ def _percentiles(name: str, of: Latency) -> str:
 @rc_context(_STYLE)
 def latencies(report: Report, scope: str, setting: Setting) -> str:
     """Box and strip of each row: quartiles, p50, p95, p99 and single calls."""
-    rows, look = _drawn_rows(report, setting), looks(report)
-    timings = ((row.name, timing) for row in rows if (timing := row.timing(scope)))
+    timings = [(r.name, t) for r in _drawn_rows(report, setting) if (t := r.timing(scope))]
     timed = {name: (counted_ms(t), t.latency) for name, t in timings if t.latency}
     if not timed:
         return ""
+    look = looks(report)
     axes = _lanes(look, timed, _PERCENTILES)
     fit(axes, "x", [(ms[0], ms[-1]) for ms, _ in timed.values()])
     scale = ", logarithmic" if axes.get_xscale() == "log" else ""
