@@ -73,11 +73,10 @@ class Pictures(TorchDataset[Batch]):
         self.size, self.seed = size, seed
         empty = [name for name, paths in found.items() if not paths]
         if len(found) < 2 or empty:
-            raise InputError(
-                f"{str(folder / empty[0])!r} holds no image" * bool(empty)
-                or f"{str(folder)!r} holds {len(found)} folders of classes",
-                "two or more folders of images",
-            )
+            given = f"{str(folder)!r} holds {len(found)} folders of classes"
+            if empty:
+                given = f"{str(folder / empty[0])!r} holds no image"
+            raise InputError(given, "two or more folders of images")
 
     def __len__(self) -> int:
         return len(self.files)

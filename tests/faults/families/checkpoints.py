@@ -127,7 +127,7 @@ def _files() -> Iterator[Case]:
             return INSPECT
 
         # An ONNX file and an engine are told by what they hold, and described.
-        yield _case(f"is {other} by another name", renamed, EITHER)
+        yield _case(f"is {other} by another name", renamed, EITHER, seconds=60)
 
 
 def _damaged() -> Iterator[Case]:

@@ -59,6 +59,7 @@ def cases() -> Iterator[Case]:
     yield from _recipes()
     yield from _optimisers()
     yield from _starts()
+    yield from _classifiers()
 
 
 def _case(name: str, lay: Lay, expected: Expected = REFUSED, **more: Any) -> Case:
@@ -124,7 +125,7 @@ def _states() -> Iterator[Case]:
     for key in STATE:
         lacks = of_training(lambda x, key=key: x.__delitem__(key))
         yield _case(f"without {key}", lacks, EITHER if key == "version" else REFUSED)
-        for kind in chooser.sample(sorted(WRONG), 4):
+        for kind in chooser.sample(sorted(WRONG), 2):
             if kind in _RIGHT.get(key, ()) and key == "compile":
                 continue  # which takes minutes
             value = WRONG[kind]
@@ -199,7 +200,7 @@ RECIPE = (
 def _recipes() -> Iterator[Case]:
     chooser = random.Random(2)
     for key in RECIPE:
-        for kind in chooser.sample(sorted(set(WRONG) - {"1.5", "true", "-1"}), 3):
+        for kind in chooser.sample(sorted(set(WRONG) - {"1.5", "true", "-1"}), 2):
             value = WRONG[kind]
             change = of_content(lambda x, k=key, v=value: x["recipe"].__setitem__(k, v))
             yield _case(f"recipe.{key} is {kind}", change)
@@ -315,3 +316,40 @@ def _starts() -> Iterator[Case]:
 
         other = words[0] == "--output"  # continues in a folder of its own
         yield _case(f"with {words[0]}", lay, EITHER if other else REFUSED)
+
+
+def _classifiers() -> Iterator[Case]:
+    """The last.pth of --stage classifier, whose other values are right."""
+
+    def of_progress(change: Callable[[dict[str, Any]], object]) -> Lay:
+        def lay(folder: Path, originals: Originals) -> tuple[object, ...]:
+            from dabnet.training.recipes import RECIPES
+
+            progress = {
+                "model": "erfnet",
+                "recipe": RECIPES["pictures"].to_dict(),
+                "seed": 0,
+                "classes": ["a", "b"],
+                "dilations": [],
+                "iteration": 4,
+                "best": 0.5,
+            }
+            content = {"epoch": 1, "state_dict": {}, "pretraining": progress, "training": {"x": 1}}
+            change(content)
+            (folder / "last.pth").write_bytes(pickles.saved(content))
+            words = ("--stage", "classifier", "--resume", "last.pth", "--output", "o")
+            return "dabnet-train", *words, "--data-dir", originals.data
+
+        return lay
+
+    chooser = random.Random(3)
+    for key in ("model", "recipe", "seed", "classes", "dilations", "iteration", "best"):
+        lacks = of_progress(lambda x, key=key: x["pretraining"].__delitem__(key))
+        yield _case(f"a classifier without {key}", lacks)
+        for kind in chooser.sample(sorted(WRONG), 3):
+            value = WRONG[kind]
+            change = of_progress(lambda x, k=key, v=value: x["pretraining"].__setitem__(k, v))
+            yield _case(f"a classifier whose {key} is {kind}", change)
+    for part in ("pretraining", "training", "state_dict"):
+        none = of_progress(lambda x, part=part: x.__setitem__(part, None))
+        yield _case(f"a classifier whose {part} is None", none)
