@@ -8,6 +8,7 @@ Two files of one graph add up to the file that one run over all images would hav
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from dabnet import __version__
 from dabnet.errors import ArtifactError, InputError
 from dabnet.file_kind import CALIBRATION, UNKNOWN, kind_of, refuse_other
 from dabnet.files import existing_file
-from dabnet.records import Codec
+from dabnet.records import Codec, Name, Sha256, Side
 from dabnet.runtime.manifest import CalibrationInfo
 
 KIND: Final = "dabnet calibration"
@@ -128,15 +129,21 @@ class _File:
 
     kind: Literal["dabnet calibration"]
     version: int
-    tool_version: str
-    checkpoint_sha256: str
-    graph_sha256: str
-    optimized_for: str
-    size: tuple[int, int]
-    dataset: str
-    split: str
-    images: Annotated[dict[str, str], MinLen(1)]
+    tool_version: Name
+    checkpoint_sha256: Sha256
+    graph_sha256: Sha256
+    optimized_for: Name
+    size: tuple[Side, Side]
+    dataset: Name
+    split: Name
+    images: Annotated[dict[Name, Sha256], MinLen(1)]
     tensors: Annotated[dict[str, HistogramRecord], MinLen(1)]
+
+    def __post_init__(self) -> None:
+        hashes = Counter(self.images.values())
+        if len(hashes) < len(self.images):
+            sha256, count = hashes.most_common(1)[0]
+            raise ValueError(f"{count} images have the hash {sha256[:12]}")
 
 
 _CODEC = Codec(

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
-from annotated_types import Ge, Gt, Le, MaxLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 
 from dabnet.errors import DabnetError, InputError, shortened
 from dabnet.files import existing_file, write_text
@@ -33,7 +33,11 @@ Change = Annotated[float, Ge(-1), Le(1)]
 """A difference of two shares."""
 Count = Annotated[int, Ge(0), Le(2**53)]
 Amount = Annotated[float, Ge(0), Le(1e30)]
-Rate = Annotated[float, Gt(0), Le(1e30)]
+Rate = Annotated[float, Ge(1), Le(1e30)]
+"""Per second."""
+Percent = Annotated[float, Ge(0), Le(100)]
+Sha256 = Annotated[str, MinLen(64), MaxLen(64)]
+"""Hexadecimal."""
 Seconds = Annotated[float, Ge(0), Le(1e9)]
 Side = Annotated[int, Ge(1), Le(2**20)]
 """Pixels of a height or a width."""

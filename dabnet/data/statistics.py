@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import MaxLen, MinLen
 from numpy.typing import NDArray
 
 from dabnet.data.dataset import Dataset, LabelledImage
@@ -18,7 +20,7 @@ from dabnet.data.memory import read_ahead
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import writable_directory
 from dabnet.preprocessing import Triple
-from dabnet.records import Codec
+from dabnet.records import Codec, Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,15 @@ class SplitCounts:
         pixels: of all images, labelled or not.
     """
 
-    class_pixels: tuple[int, ...]
-    colour_sum: tuple[int, ...]
-    pixels: int
+    class_pixels: Annotated[tuple[Count, ...], MinLen(1), MaxLen(256)]
+    colour_sum: tuple[Count, Count, Count]
+    pixels: Count
+
+    def __post_init__(self) -> None:
+        if sum(self.class_pixels) > self.pixels:
+            raise ValueError(f"{sum(self.class_pixels)} labelled pixels of {self.pixels}")
+        if max(self.colour_sum) > 255 * self.pixels:
+            raise ValueError(f"a colour of more than 255 in {self.pixels} pixels")
 
     @property
     def class_share(self) -> NDArray[np.float64]:
@@ -70,7 +78,8 @@ class PixelCounter:
     def counts(self) -> SplitCounts:
         """Return the sums over what was added."""
         class_pixels, colour_sum = self._class_pixels.tolist(), self._colour_sum.tolist()
-        return SplitCounts(tuple(class_pixels), tuple(colour_sum), self._pixels)
+        red, green, blue = colour_sum
+        return SplitCounts(tuple(class_pixels), (red, green, blue), self._pixels)
 
 
 def count_pixels(

@@ -23,15 +23,17 @@ from typing import Any
 from calibration.calibration_file import Calibration
 from calibration.qdq import MIN_SCALE
 from calibration.ranges import LEVELS, check_method
-from dabnet.errors import ArtifactError, InputError
+from dabnet.errors import ArtifactError, InputError, printable
 from dabnet.files import existing_file, replacing, restored_on_failure, writable_target
 from dabnet.outputs import CALIBRATION_CACHE
-from dabnet.records import Codec
+from dabnet.records import Codec, Name
 from dabnet.runtime.manifest import CalibrationInfo
 from dabnet.runtime.trt.product import Product, logger_of
 
 # The target whose FP32 files a calibrator takes: ranges belong to tensors, which passes replace.
 PLAIN = "portable"
+
+MOST_BYTES = 200_000_000  # of a cache; TensorRT's have some megabytes
 
 ALGORITHMS = {"entropy": "EntropyCalibration2", "minmax": "MinMaxCalibration"}
 
@@ -41,7 +43,7 @@ def attach_timing_cache(
 ) -> None:
     """Give ``config`` the timings in ``path``, or none where they are not for this build."""
     filled = path.exists() and path.stat().st_size > 0
-    stored = existing_file(path, "a timing cache").read_bytes() if filled else b""
+    stored = _content(path, "a timing cache") if filled else b""
     # Complaints about a cache that does not fit are no reason for a build that fails later.
     with logger_of(product).collect() as messages:
         cache = config.create_timing_cache(stored)
@@ -68,7 +70,7 @@ def cache_origin_path(cache: Path) -> Path:
 class CacheOrigin:
     """The file beside a calibration cache (``.json``): which graph and images it is of."""
 
-    graph_sha256: str
+    graph_sha256: Name
     calibration: CalibrationInfo
 
 
@@ -97,7 +99,7 @@ class CalibrationCache:
         """
         if not self.path.exists():
             return None
-        content = existing_file(self.path, "a calibration cache").read_bytes()
+        content = _content(self.path, "a calibration cache")
         beside = cache_origin_path(self.path)
         if not beside.exists():
             return content, None
@@ -114,6 +116,15 @@ class CalibrationCache:
         with restored_on_failure(beside), replacing(self.path) as temporary:
             temporary.write_bytes(content)
             ORIGIN.write(CacheOrigin(self.graph_sha256, info), beside)
+
+
+def _content(path: Path, what: str) -> bytes:
+    with existing_file(path, what).open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        given = f"{str(path)!r} is larger than {MOST_BYTES // 1_000_000} MB"
+        raise InputError(given, what, "name another file, or delete it")
+    return content
 
 
 def check_cache(optimized_for: str, version: str, method: str) -> None:
@@ -142,6 +153,8 @@ def write_cache(
     ranges = calibration.ranges(method)
     lines = [f"TRT-{_version_number(version)}-{ALGORITHMS[calibrator]}"]
     for name, threshold in ranges.items():
+        if printable(name) != name or "\n" in name:  # it would be another line of the cache
+            raise InputError(f"a tensor called {name!r}", "the name of a tensor on one line")
         lines.append(f"{name}: {struct.pack('>f', max(threshold / LEVELS, MIN_SCALE)).hex()}")
     info = calibration.info(f"{method} in a cache for TensorRT {version}")
     content = ("\n".join(lines) + "\n").encode()

@@ -19,6 +19,7 @@ from dabnet.graph.execution import cpu_session, ending_at
 from dabnet.graph.facts import layer_name, nodes_of
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts, confusion
+from dabnet.records import Amount, Percent
 
 Mask = NDArray[np.integer]
 
@@ -35,8 +36,13 @@ class Outcome:
     """
 
     drop: Interval
-    disagreement: float
-    noise: float
+    disagreement: Percent
+    noise: Amount
+
+    def __post_init__(self) -> None:
+        drop = self.drop
+        if not (-100 <= drop.low <= drop.high <= 100 and -100 <= drop.value <= 100):
+            raise ValueError(f"a drop of {drop.value} [{drop.low}, {drop.high}] points")
 
 
 def held_out(

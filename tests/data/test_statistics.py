@@ -61,7 +61,7 @@ def test_counts_are_kept_until_an_image_or_label_changes(tmp_path: Path) -> None
 def test_a_damaged_cache_is_counted_anew(tmp_path: Path, text: str) -> None:
     tree = write_camvid_tree(tmp_path / "data", (48, 64), {"train": 3, "val": 2})
     cache, dataset = CountsCache(tmp_path / "cache"), CamVid(tree, "train")
-    cache.store(dataset, SplitCounts((1,) * 11, (1, 1, 1), 1))
+    cache.store(dataset, SplitCounts((1,) * 11, (1, 1, 1), 11))
     (file,) = (tmp_path / "cache" / "pixel-counts").iterdir()
     file.write_text(text)
     assert cache.load(dataset) is None
@@ -69,7 +69,7 @@ def test_a_damaged_cache_is_counted_anew(tmp_path: Path, text: str) -> None:
 
 def test_drawn_scenes_are_not_kept(tmp_path: Path) -> None:
     cache, dataset = CountsCache(tmp_path), ToyStreet("train", (48, 64), 2)
-    cache.store(dataset, SplitCounts((1,) * 11, (1, 1, 1), 1))
+    cache.store(dataset, SplitCounts((1,) * 11, (1, 1, 1), 11))
     assert cache.load(dataset) is None
     assert list(tmp_path.iterdir()) == []
 

@@ -34,7 +34,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 whole = st.integers(1, 2**53)
 amounts = st.floats(0, 1e30)
-rates = st.floats(1e-9, 1e30)
+rates = st.floats(1, 1e30)
 maybe_amount = st.none() | amounts
 turns = st.builds(
     Turn,
