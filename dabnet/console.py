@@ -15,7 +15,7 @@ import click
 
 from dabnet.device import AUTO, Device
 from dabnet.errors import DabnetError, InputError, printable, shortened
-from dabnet.interrupt import exit_on_signals
+from dabnet.interrupt import interrupt_on_signals
 from dabnet.starvation import lack_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _prepare() -> None:
     # Figures are drawn into files only; matplotlib fails to import with a name that it does not
     # know.
     os.environ["MPLBACKEND"] = "agg"
-    exit_on_signals()
+    interrupt_on_signals()
 
 
 def _keep_taken(number: int) -> None:

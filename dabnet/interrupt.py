@@ -56,22 +56,21 @@ def stop_on_signal(
             signal.signal(number, handler)
 
 
-def exit_on_signals() -> None:
-    """Let SIGTERM and SIGHUP exit as ``sys.exit`` does, so that temporary files are removed.
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed.
 
-    The exit code is 128 and the number of the signal. A second one ends the process at once; one
-    that is ignored, as by ``nohup``, stays so.
+    A second one ends the process at once; one that is ignored, as by ``nohup``, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _exit_once)
+            signal.signal(number, _interrupt_once)
 
 
-def _exit_once(number: int, frame: object) -> None:
+def _interrupt_once(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)
-    sys.exit(128 + number)
+    raise KeyboardInterrupt
 
 
 def end_with_parent() -> None:

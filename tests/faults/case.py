@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.faults.verdict import Result
 
 GB = 1 << 30
+CLOSED, FULL, UNREAD = "closed", "full", "unread"
 
 
 class Expected(Enum):
@@ -22,9 +23,10 @@ class Expected(Enum):
     FINE = (0,)
     EITHER = (0, 2)  # damage that may be of no consequence, such as one flipped bit of a weight
     JUDGED = (0, 1, 2)  # of a command that compares, which exits with 1 for a difference
+    QUIET = (141,)  # 128 + SIGPIPE: nobody reads what it prints
 
 
-REFUSED, FINE, EITHER, JUDGED = Expected
+REFUSED, FINE, EITHER, JUDGED, QUIET = Expected
 
 Lay = Callable[[Path, "Originals"], Sequence[object]]
 """Write the input into an empty folder and return the command line, which runs there."""
@@ -46,7 +48,11 @@ class Case:
         seconds: after which a run hangs.
         memory: bytes, resident, above those of the imported libraries.
         environment: changes of it; None removes a variable.
-        limits: of ``resource.setrlimit``, by name, such as ``{"RLIMIT_NOFILE": 64}``.
+        limits: of ``resource.setrlimit``, by name, such as ``{"RLIMIT_NOFILE": 64}``; RLIMIT_AS is
+            counted from the address space of the imported libraries.
+        streams: what ``out`` and ``err`` are instead of files: ``CLOSED``, ``FULL`` or ``UNREAD``.
+        disks: folders on which a new, empty file system is mounted → its bytes; 0 is read-only.
+            The folder must exist. Skipped where the tests do not run as root.
         user: id of the user that runs it; skipped where the tests do not run as root.
     """
 
@@ -60,6 +66,8 @@ class Case:
     memory: int = 4 * GB
     environment: Mapping[str, str | None] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
+    streams: Mapping[str, str] = field(default_factory=dict)
+    disks: Mapping[str, int] = field(default_factory=dict)
     user: int | None = None
 
     @property

@@ -5,6 +5,7 @@ A line of JSON on stdin asks for a run, a line on stdout tells how it ended (``v
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -18,12 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.faults.case import CLOSED, FULL, UNREAD
+
 COMMANDS = {
     "dabnet-train": "dabnet.cli",
     "dabnet-data": "dabnet.data_cli",
     "dabnet-export": "export.cli.main",
     "dabnet-bench": "bench.cli.main",
     "application": "tests.faults.application",
+    "number-cache": "tests.faults.number_cache",
 }
 _ALSO_IMPORTED = (
     *("torch", "onnx", "onnxruntime", "numpy", "rich.console", "rich.progress", "pydantic"),
@@ -89,7 +93,7 @@ def _become(asked: dict[str, Any], size: int) -> None:
     try:
         os.setsid()
         for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(asked[name], os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
+            os.dup2(_stream(asked["streams"].get(name), asked[name]), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for name, value in asked["environment"].items():
             os.environ.pop(name, None)
@@ -98,8 +102,15 @@ def _become(asked: dict[str, Any], size: int) -> None:
         encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
         sys.stdout.reconfigure(encoding=encoding, errors="strict")  # type: ignore[union-attr]
         sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            if asked["streams"].get(name[3:]) == CLOSED:  # as the interpreter does
+                os.close(number)
+                setattr(sys, name, None)
         os.chdir(asked["folder"])
-        limits = {"RLIMIT_AS": size * 1024 + _ADDRESS_SPACE, "RLIMIT_CORE": 0, **asked["limits"]}
+        for folder, room in asked["disks"].items():
+            _mount(folder, room)
+        limits = {"RLIMIT_AS": _ADDRESS_SPACE, "RLIMIT_CORE": 0, **asked["limits"]}
+        limits["RLIMIT_AS"] += size * 1024
         for name, most in limits.items():
             resource.setrlimit(getattr(resource, name), (most, most))
         if asked["user"] is not None:
@@ -117,12 +128,39 @@ def _become(asked: dict[str, Any], size: int) -> None:
         except BaseException:
             traceback.print_exc()
             code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if sys.stdout:
+            sys.stdout.flush()
+        if sys.stderr:
+            sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code & 255)
+
+
+def _stream(kind: str | None, path: str) -> int:
+    if kind == FULL:
+        return os.open("/dev/full", os.O_WRONLY)
+    if kind == UNREAD:
+        reads, writes = os.pipe()
+        os.close(reads)
+        return writes
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def _mount(folder: str, room: int) -> None:
+    """Mount a file system of ``room`` bytes for this process alone; of 0, the folder read-only."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at, options = os.fsencode(folder), f"size={room}".encode()
+    new_namespace, private, bind = 0x20000, 0x44000, 0x1000  # CLONE_NEWNS, MS_REC | MS_PRIVATE
+    again = 0x1021  # MS_REMOUNT | MS_BIND | MS_RDONLY
+    steps = [libc.unshare(new_namespace), libc.mount(b"none", b"/", None, private, None)]
+    if room:
+        steps.append(libc.mount(b"tmpfs", at, b"tmpfs", 0, options))
+    else:
+        steps.append(libc.mount(at, at, None, bind, None))
+        steps.append(libc.mount(at, at, None, again, None))
+    assert not any(steps), os.strerror(ctypes.get_errno())
 
 
 def _status(name: str) -> int:

@@ -75,6 +75,8 @@ class Server:
             "seconds": case.seconds,
             "environment": dict(case.environment),
             "limits": dict(case.limits),
+            "streams": dict(case.streams),
+            "disks": dict(case.disks),
             "user": case.user,
         }
         answer = self._ask(json.dumps(asked))
@@ -116,8 +118,8 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize("case", PARAMETERS)
 def test_fault(case: Case, originals: Originals, server: Server, tmp_path: Path) -> None:
-    if case.user is not None and os.geteuid() != 0:
-        pytest.skip("only root may run a command as another user")
+    if (case.user is not None or case.disks) and os.geteuid() != 0:
+        pytest.skip("only root may run a command as another user, or mount a disk")
     folder, said = tmp_path / "work", tmp_path / "said"
     folder.mkdir()
     said.mkdir()

@@ -65,16 +65,16 @@ def verdict(case: Case, result: Result, before: dict[str, str], folder: Path) ->
             return f"HALF-WRITTEN {name}; {tell}"
     if result.code not in case.expected.value:
         return f"{'ACCEPTED' if result.code == 0 else 'WRONG EXIT'} {tell}"
-    if noise := _noise(result, lines):
+    if noise := _noise(case, result, lines):
         return f"NOISY {noise}; {tell}"
     return (case.check(folder, result) if case.check else "") or ""
 
 
-def _noise(result: Result, lines: list[str]) -> str:
+def _noise(case: Case, result: Result, lines: list[str]) -> str:
     said = (result.out + result.err).replace("\r\n", "\n")
     if found := CONTROL.search(said):
         return f"the control character {found[0]!r}"
-    if result.code != 2:
+    if result.code != 2 or case.streams.get("err"):
         return ""
     errors = [line for line in lines if line.startswith("error: ")]
     if len(errors) != 1 or not lines[-1].startswith("error: "):
