@@ -499,9 +499,9 @@ def _names() -> Iterator[Case]:
                 _case(f"{writer.name} to {what}", odd, lambda path, _: None, FINE, made),
                 changes=("*",),  # a name may begin with a dot
             )
-        for what, name in (TOO_LONG | {"nowhere": "none/x", "a folder": "."}).items():
+        for what, name in (TOO_LONG | {"nowhere": "none/x", "its own folder": "."}).items():
             odd = replace(writer, output=name + suffix if name != "." else ".")
-            if writer in FOLDERS and what in ("nowhere", "a folder"):
+            if writer in FOLDERS and what in ("nowhere", "its own folder"):
                 continue
 
             def lay(_: Path, made: Originals, odd=odd) -> Sequence[object]:
