@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from bench.isolation import Isolated, ProcessFailed
 from bench.machine.environment import describe_environment
 from bench.machine.peaks import PeakMeter
-from bench.machine.telemetry import Monitor
+from bench.machine.telemetry import Monitor, marks
 from bench.measure.accuracy import Scored, Scorer
 from bench.measure.overlap import Overlaps, overlapping, refuse
 from bench.measure.preparation import prepared
@@ -285,13 +286,17 @@ class Session:
         if row.recipe is None:
             return
         log = self._logs / f"{row.file_name}.log"
-        try:
-            with Isolated(row.name, row.recipe.opened, (), log) as paper:
-                times = [paper.call("run") for _ in range(PAPER_RUNS)]
-        except ProcessFailed as error:
-            row.reason = str(error)
-            return
-        turns = [Turn(n, 0.0, seconds, (round(1e9 * seconds),)) for n, seconds in enumerate(times)]
+        turns = []
+        with contextlib.ExitStack() as stack:
+            watch = Monitor(self._pci_bus_id())
+            stack.callback(watch.close)
+            try:
+                paper = stack.enter_context(Isolated(row.name, row.recipe.opened, (), log))
+                for number in range(PAPER_RUNS):
+                    turns.append(_paper_turn(paper, watch, number))
+            except ProcessFailed as error:
+                row.reason = str(error)
+                return
         row.turns = {PAPER: turns}
 
     def _write(self) -> None:
@@ -323,3 +328,14 @@ class Session:
             key=self._key,
             complete=complete,
         )
+
+
+def _paper_turn(paper: Isolated, watch: Monitor, number: int) -> Turn:
+    """One measurement by the published protocol, with its marks as any other turn."""
+    watch.start((paper.pid,))
+    began = time.perf_counter()
+    seconds: float = paper.call("run")
+    # Its warm-up is in the telemetry: whose energy is not that of the calls that count.
+    telemetry = replace(watch.stop(0.0), gpu_energy_j=None)
+    found = marks(telemetry, time.perf_counter() - began)
+    return Turn(number, 0.0, seconds, (round(1e9 * seconds),), telemetry, found)

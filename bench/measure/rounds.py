@@ -2,7 +2,7 @@
 
 Drift of the machine thus falls on all alike, and a round compares rows that ran within seconds of
 each other. A round that something disturbed is repeated, up to a maximum number; after that its
-turns are kept with their marks. Turns of a repeated round stay in the record.
+turns are kept, each with the marks of all of them. Turns of a repeated round stay in the record.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ class Interleaved:
         """Do the rounds that are left; ``done`` is called after each that counts."""
         while self.left and self._timers:
             found = self._round(self._next)
-            disturbed = any(turn.marks for _, _, turn in found)
-            repeat = disturbed and self._repeats < self._scenario.most_repeats
+            shared = {mark for _, _, turn in found for mark in turn.marks}
+            repeat = bool(shared) and self._repeats < self._scenario.most_repeats
             for name, scope, turn in found:
+                # Rows are compared within a round: what slowed one down is in the ratio of all.
+                marked = turn.marks if repeat else tuple(sorted(shared))
                 kept = self.turns.setdefault(name, {}).setdefault(scope, [])
-                kept.append(dataclasses.replace(turn, counted=not repeat))
+                kept.append(dataclasses.replace(turn, marks=marked, counted=not repeat))
             self._repeats += repeat
             if not repeat:
                 self._next += 1

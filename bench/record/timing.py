@@ -62,7 +62,7 @@ class Turn:
     # Latency of each call, in the order in which the calls ended.
     samples_ns: Annotated[tuple[Nanoseconds, ...], MinLen(1)]
     telemetry: Telemetry = field(default_factory=Telemetry)
-    marks: tuple[Name, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed it down
+    marks: tuple[Name, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed the round
     counted: bool = True  # False if the round was repeated because one of its turns has a mark
 
 

@@ -18,7 +18,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.record import Telemetry
+from bench.session import _paper_turn
 from tests.support import ROOT
+from tests.support.fake_clock import NoWatch
 from tests.support.hostile import install
 from tests.support.processes import DABNET_BENCH, write_known_peaks
 from tests.support.seeded_checkpoint import SIZE, write_checkpoint
@@ -238,3 +241,21 @@ def test_two_networks_and_a_file_of_another_tool_stand_in_one_table(
     assert "flipped/hostile-steady differs" in shown and "flipped/pytorch-fp32 differs" not in shown
     assert "foreign" in out and "Speed ratios are to seeded/pytorch-fp32" in out.replace("\n", " ")
     assert not (folder / "several/logs").exists()
+
+
+def test_a_turn_by_the_protocol_of_the_paper_is_marked_as_any_other() -> None:
+    class Watch(NoWatch):
+        def stop(self, own_cpu_s: float) -> Telemetry:
+            return Telemetry(foreign_cores=1e12, gpu_energy_j=3.0)
+
+    class Paper:
+        pid = 1
+
+        def call(self, method: str) -> float:
+            assert method == "run"
+            return 0.25
+
+    turn = _paper_turn(Paper(), Watch(), 2)  # type: ignore[arg-type]
+    assert (turn.round, turn.wall_s, turn.samples_ns) == (2, 0.25, (250_000_000,))
+    assert turn.marks == ("disturbed",) and turn.telemetry.foreign_cores == 1e12
+    assert turn.telemetry.gpu_energy_j is None  # its warm-up is in it

@@ -28,7 +28,6 @@ COMMANDS = {
     "dabnet-bench": "bench.cli.main",
     "application": "tests.faults.application",
     "number-cache": "tests.faults.number_cache",
-    "number-cache": "tests.faults.number_cache",
 }
 _ALSO_IMPORTED = (
     *("torch", "onnx", "onnxruntime", "numpy", "rich.console", "rich.progress", "pydantic"),

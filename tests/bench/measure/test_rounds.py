@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,20 @@ def test_both_scopes_of_a_row_are_timed_in_the_same_round(clock: Clock) -> None:
     for scopes in interleaved.turns.values():
         assert set(scopes) == {"host", "device"}
         assert [[t.round for t in turns] for turns in scopes.values()] == [[0, 1, 2]] * 2
+
+
+def test_every_row_of_a_disturbed_round_that_counts_is_marked(clock: Clock) -> None:
+    disturbed = Telemetry(foreign_cores=1.5)
+    watch = Scripted(lambda turn: disturbed if turn == 3 else Telemetry(foreign_cores=0.0))
+    scenario = replace(QUICK, most_repeats=0)
+    interleaved = Interleaved(endpoints(clock, [], a=25, b=10, c=10), scenario, watch)
+    interleaved.warm_up()
+    interleaved.run()
+    for turns in (scopes["host"] for scopes in interleaved.turns.values()):
+        assert [turn.round for turn in turns if turn.marks] == [1]
+        assert turns[1].marks == ("disturbed",) and turns[1].counted
+    seen = [scopes["host"][1].telemetry.foreign_cores for scopes in interleaved.turns.values()]
+    assert sorted(map(float, filter(None, seen))) == [1.5]  # what was seen of each stays its own
 
 
 def test_a_disturbed_round_is_repeated_and_kept_apart(clock: Clock) -> None:
