@@ -16,10 +16,9 @@ OPTIMIZERS = ("adam", "sgd")
 LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
 WHOLE, CLASSIFIER, ENCODER, DECODER = "whole", "classifier", "encoder", "decoder"
-MOST_EPOCHS, MOST_BATCH, MOST_CROP = 1_000_000, 65_536, 16_384
-"""A recipe beyond these is a slip or a damaged file."""
 STAGES = (WHOLE, CLASSIFIER, ENCODER, DECODER)
 MOST_BATCH, MOST_EPOCHS, MOST_ITERATIONS = 65_536, 1_000_000, 1_000_000_000
+MOST_CROP = 16_384  # pixels a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ class Recipe:
         choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP, "stage": STAGES}
         below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1, "label_smoothing": 1}
         limits = {
+            "input_size": (max(self.input_size) <= MOST_CROP, f"at most {MOST_CROP} a side"),
             "batch_size": (
                 2 <= self.batch_size <= MOST_BATCH,
                 f"at least 2 (batch normalisation), at most {MOST_BATCH}",
