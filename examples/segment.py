@@ -49,7 +49,7 @@ class Segmenter:
         names = ("dataset", "classes", "size", "mean", "scale")
         given = {name: getattr(options, name) for name in names}
         described = describe(**given) if any(given.values()) else None
-        runs = {"threads": options.threads, "description": described}
+        runs = {"threads": options.threads, "description": described, "trust": options.trust}
         self.runner = open_artifact(options.artifact, options.device, **runs)
         self.manifest = self.runner.manifest
         self.batch = max(1, self.manifest.input.shape[0])  # -1 is any: one frame at a time
@@ -244,6 +244,7 @@ def main() -> int:
     )
     foreign.add_argument("--size", type=sides, help="HxW, if each call may choose")
     foreign.add_argument("--mean", type=channels, help="R,G,B to subtract, if it takes floats")
+    foreign.add_argument("--trust", action="store_true", help="load an engine, which is a program")
     foreign.add_argument("--scale", type=channels, help="R,G,B to multiply with; default 1,1,1")
     options = parser.parse_args()
     try:
