@@ -2,6 +2,7 @@
 
 from tests.faults.families import (
     artifact_cache,
+    calibrations,
     checkpoints,
     data_sets,
     engines,
@@ -18,6 +19,7 @@ from tests.faults.families import (
 
 FAMILIES = (
     artifact_cache,
+    calibrations,
     checkpoints,
     data_sets,
     engines,
