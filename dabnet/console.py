@@ -65,6 +65,7 @@ def run(command: click.Command) -> None:
     machine lacks. SIGTERM and SIGHUP end the command as Ctrl-C does, without temporary files.
     """
     _prepare()
+    stdout = sys.stdout
     try:
         status = command.main(standalone_mode=False)
         sys.stdout.flush()
@@ -76,8 +77,10 @@ def run(command: click.Command) -> None:
         _interrupted()
     except BrokenPipeError:
         _exit(EXIT_UNREAD)
-    except SystemExit as stop:  # click and rich exit so on a broken pipe
-        _exit(EXIT_UNREAD if isinstance(stop.__context__, BrokenPipeError) else stop.code)
+    except SystemExit as stop:
+        # On a broken pipe click replaces stdout and exits; rich exits within the handler.
+        unread = sys.stdout is not stdout or isinstance(stop.__context__, BrokenPipeError)
+        _exit(EXIT_UNREAD if unread else stop.code)
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # within an import of a library
             _interrupted()

@@ -99,9 +99,9 @@ def _become(asked: dict[str, Any], size: int) -> None:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
-        sys.stdout.reconfigure(encoding=encoding, errors="strict")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
+        encoding = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+        sys.stdout = os.fdopen(1, "w", encoding=encoding, errors="strict", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, encoding, "backslashreplace", closefd=False)
         for number, name in ((1, "stdout"), (2, "stderr")):
             if asked["streams"].get(name[3:]) == CLOSED:  # as the interpreter does
                 os.close(number)
