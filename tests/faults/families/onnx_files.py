@@ -15,6 +15,7 @@ from tests.faults.case import EITHER, FINE, REFUSED, Case, Expected
 from tests.faults.damage import as_json, cut, flipped, no_files, put, texts, without
 from tests.faults.manifests import MANIFESTS, WRONG_AT
 from tests.faults.originals import Originals
+from tests.faults.protobuf import nested, structure
 from tests.faults.verdict import Result
 
 if TYPE_CHECKING:
@@ -145,32 +146,6 @@ def bytes_cases() -> Iterator[Case]:
                 return command(on, folder, originals)
 
             yield Case(FAMILY, f"is {name}: {on}", lay, user=user, changes=OUTPUTS)
-
-
-def structure(data: bytes, seed: int) -> bytes:
-    """Three bits flipped where the nodes and the names are: before and behind the weights."""
-    chooser, changed = random.Random(seed), bytearray(data)
-    for _ in range(3):
-        near = chooser.randrange(3000), chooser.randrange(len(data) - 20_000, len(data))
-        changed[chooser.choice(near)] ^= 1 << chooser.randrange(8)
-    return bytes(changed)
-
-
-def nested(depth: int) -> bytes:
-    """A graph in an attribute of a node of a graph, and so on."""
-    data = b""
-    for _ in range(depth):
-        for number in (6, 5, 1):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
-            data = bytes([number << 3 | 2]) + varint(len(data)) + data
-    return b"\x3a" + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    made = b""
-    while value > 127:
-        made += bytes([value & 127 | 128])
-        value >>= 7
-    return made + bytes([value])
 
 
 # --- the graph --------------------------------------------------------------------------------
