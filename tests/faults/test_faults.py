@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.faults.case import Case
 from tests.faults.families import FAMILIES
 from tests.faults.originals import Originals
 from tests.faults.verdict import Result, snapshot, verdict
+from tests.support import ROOT
 from tests.support.processes import environment
 
 PER_FAMILY = 4
@@ -50,6 +52,16 @@ PARAMETERS = [
 def test_no_two_cases_have_one_name() -> None:
     names = [case.id for case in CASES]
     assert len(names) == len(set(names))
+
+
+def test_the_page_on_reliability_counts_them() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| ([a-z ]+) \| (\d+) \|$", page, re.M))
+    counted = Counter(case.family for case in CASES)
+    assert {name: int(count) for name, count in stated.items()} == {
+        **counted,
+        "all": len(CASES),
+    }
 
 
 @pytest.fixture(scope="session")
