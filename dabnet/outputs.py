@@ -88,7 +88,10 @@ MANIFEST = json_of("the manifest of an engine", "input", "output", "precision", 
 ENGINE = Kind("a TensorRT engine", _is_engine)
 CALIBRATION = json_of("a calibration of dabnet-export", "kind", "graph_sha256", "tensors")
 CALIBRATION_CACHE = starting("a calibration cache of TensorRT", rb"TRT-[\d.]+-")
-CACHE_ORIGIN = json_of("the origin of a calibration cache", "graph_sha256", "calibration")
+CACHE_ORIGIN = Kind(  # a manifest has these keys among others
+    "the origin of a calibration cache",
+    lambda path: keys_of_json(path) == {"graph_sha256", "calibration"},
+)
 TIMINGS = Kind("a cache of TensorRT", _is_timings)
 BUDGET = json_of("the search for an accuracy budget", "key", "measured")
 BUDGET_TABLE = starting("the table of an accuracy budget", rb"# INT8 within ")

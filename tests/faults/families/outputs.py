@@ -117,7 +117,7 @@ RUN_FILES = ("last.pth", "previous.pth", "best.pth", "log.csv", "curves.png", "p
 WRITERS = (
     Writer("onnx", _onnx, "x.onnx", own=("an ONNX file",)),
     *(
-        Writer(f"budget.{e}", _budget, "x.onnx", f"x.onnx.budget.{e}")
+        Writer(f"budget.{e}", _budget, "x.onnx", f"x.onnx.budget.{e}", own=("a drawn picture",))
         for e in ("json", "md", "png")
     ),
     Writer("trt", _engine, "x.engine", own=("an engine",)),
@@ -129,7 +129,10 @@ WRITERS = (
     Writer("verify --json", _verification, "x.json", own=("a verification",)),
     Writer("verify --output", _worst, "w", "w/worst_01_x.png", own=("a drawn picture",)),
     Writer("compare --json", _comparison, "x.json", own=("a comparison",), cheap=True),
-    *(Writer(f"report {name}", _report, "r", f"r/{name}", cheap=True) for name in REPORT_FILES),
+    *(
+        Writer(f"report {name}", _report, "r", f"r/{name}", own=("a record",), cheap=True)
+        for name in REPORT_FILES
+    ),
     Writer("data check --sheet", _sheet, "x.png", own=("a drawn picture",), cheap=True),
     *(Writer(f"train {name}", _train, "o", f"o/{name}") for name in RUN_FILES),
     *(
