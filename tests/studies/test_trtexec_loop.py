@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def test_a_turn_holds_the_last_calls_in_order(loop: Loop, tmp_path: Path, warm_u
 def test_the_shape_of_a_dynamic_engine_is_given(loop: Loop, tmp_path: Path) -> None:
     program, said = trtexec(tmp_path)
     dynamic = TensorInfo("image", "uint8", (-1, HEIGHT, WIDTH, 3))
-    engine = write_engine(tmp_path, INFO, input=dynamic)
+    mask = TensorInfo("mask", "uint8", (-1, HEIGHT, WIDTH))
+    info = replace(INFO, profile=((1, HEIGHT, WIDTH, 3),) * 3)
+    engine = write_engine(tmp_path, info, input=dynamic, output=mask)
     loop(engine, program).turn("device", 4)
     assert json.loads(said.read_text())["shapes"] == f"image:1x{HEIGHT}x{WIDTH}x3"
 

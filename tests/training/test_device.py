@@ -98,11 +98,14 @@ def test_the_gpu_of_a_run_is_the_current_one(monkeypatch: pytest.MonkeyPatch, si
         yield
         current.pop()
 
-    for name in ("init_process_group", "barrier", "destroy_process_group"):
+    for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(
             f"torch.distributed.{name}", lambda *a, n=name: said.append((n, *a, current[-1]))
         )
     monkeypatch.setattr("torch.cuda.device", device)
+    monkeypatch.setattr(
+        Processes, "_join", lambda _, kind: said.append(("init_process_group", kind, current[-1]))
+    )
     with Processes(0, size).joined(SECOND):
         assert current == [0, 1]
     assert current == [0]

@@ -223,9 +223,15 @@ def test_other_classes_and_another_network_are_refused(
     [
         (lambda ranges: ranges.pop("init_conv.0.conv"), "1 differ, such as 'init_conv.0.conv'"),
         (lambda ranges: ranges.update({"conv9": 1.0}), "1 differ, such as 'conv9'"),
-        (lambda ranges: ranges.update({"classifier.0.conv": float("nan")}), "range nan for 'class"),
-        (lambda ranges: ranges.update({"classifier.0.conv": -1.0}), "range -1.0 for 'classifier"),
-        (lambda ranges: ranges.update({"classifier.0.conv": "7"}), "range 7 for 'classifier"),
+        (lambda ranges: ranges.update({"classifier.0.conv": float("nan")}), "finite numbers"),
+        (
+            lambda ranges: ranges.update({"classifier.0.conv": -1.0}),
+            "classifier.0.conv: expected .* equal to 0, got -1.0",
+        ),
+        (
+            lambda ranges: ranges.update({"classifier.0.conv": "7"}),
+            'classifier.0.conv: expected a valid number, got "7"',
+        ),
     ],
 )
 def test_ranges_that_are_no_ranges_are_refused(
