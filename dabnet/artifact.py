@@ -173,11 +173,12 @@ def mask_of(found: HostArray, classes: int, source: str) -> HostArray:
     """
     import numpy as np
 
-    mask = (found.argmax(axis=1) if found.ndim == 4 else found).astype(np.uint8, copy=False)
-    if (largest := int(mask.max(initial=0))) >= classes:
-        known = f"0 to {classes - 1}, the classes that it names"
-        raise ArtifactError(f"{source} predicts class {largest}", known, "export it again")
-    return mask
+    mask = found.argmax(axis=1) if found.ndim == 4 else found
+    for predicted in (int(mask.min(initial=0)), int(mask.max(initial=0))):
+        if not 0 <= predicted < classes:
+            known = f"0 to {classes - 1}, the classes that it names"
+            raise ArtifactError(f"{source} predicts class {predicted}", known, "export it again")
+    return mask.astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,20 @@ def flipped(data: bytes, seed: int, count: int = 1) -> bytes:
     return bytes(changed)
 
 
+def weights(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Change the bytes of the largest tensor of an ONNX file; its manifest stays."""
+
+    def damage(path: Path) -> None:
+        import onnx
+
+        model = onnx.load(path)
+        tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+        tensor.raw_data = change(tensor.raw_data)
+        onnx.save(model, path)
+
+    return damage
+
+
 def no_files() -> Iterator[tuple[str, Callable[[Path], None], int | None]]:
     """Yield (name, what makes it at a path, user who reads it): no file, or one of no content."""
     yield "missing", lambda path: None, None

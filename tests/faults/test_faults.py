@@ -64,14 +64,6 @@ def test_the_page_on_reliability_counts_them() -> None:
     }
 
 
-@pytest.fixture(scope="session")
-def originals(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Originals:
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "originals"
-    folder.mkdir(exist_ok=True)
-    return Originals(folder)
-
-
 class Server:
     """The process of ``tests.faults.server``; another one is started if it died."""
 
@@ -132,7 +124,7 @@ def server() -> Iterator[Server]:
 def test_fault(case: Case, originals: Originals, server: Server, tmp_path: Path) -> None:
     if (case.user is not None or case.disks) and os.geteuid() != 0:
         pytest.skip("only root may run a command as another user, or mount a disk")
-    folder, said = tmp_path / "work", tmp_path / "said"
+    folder, said = tmp_path / "case", tmp_path / "said"
     folder.mkdir()
     said.mkdir()
     for name in ("out", "err"):

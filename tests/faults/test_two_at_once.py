@@ -34,14 +34,6 @@ LOCK = ".dabnet.lock"
 WAIT_S = 120
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Originals:
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder if worker_id == "master" else folder.parent) / "originals"
-    folder.mkdir(exist_ok=True)
-    return Originals(folder)
-
-
 @contextmanager
 def holder(how: str, target: Path) -> Iterator[int]:
     """Another process that holds a lock during the block; yield its id."""

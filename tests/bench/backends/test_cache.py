@@ -10,18 +10,9 @@ import onnx
 import pytest
 
 from bench.backends.cache import _manifest_in_cache
+from tests.faults.damage import weights
 from tests.support.contract_graph import write_contract
 from tests.support.engine_files import INFO, write_engine
-
-
-def weights(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        model = onnx.load(path)
-        tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
-        tensor.raw_data = change(tensor.raw_data)
-        onnx.save(model, path)
-
-    return damage
 
 
 def without_manifest(path: Path) -> None:

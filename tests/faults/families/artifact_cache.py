@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.faults.case import EITHER, FINE, Case, Expected
-from tests.faults.damage import cut
+from tests.faults.damage import cut, weights
 from tests.faults.originals import SIZE, Originals
 from tests.faults.verdict import Result
 
@@ -52,20 +52,6 @@ def case(name: str, damage: Callable[[Path], object], expected: Expected = FINE)
 
     changes = ("o", "o/*", "c/*")
     return Case(FAMILY, name, lay, expected, changes=changes, check=sound, seconds=300)
-
-
-def weights(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """Change the largest tensor; the manifest stays."""
-
-    def damage(path: Path) -> None:
-        import onnx
-
-        model = onnx.load(path)
-        tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
-        tensor.raw_data = change(tensor.raw_data)
-        onnx.save(model, path)
-
-    return damage
 
 
 def instead(make: Callable[[Path], object]) -> Callable[[Path], None]:

@@ -176,7 +176,7 @@ def zeros(path: Path) -> None:
 EXTERNAL: dict[str, Edit] = {
     "/etc/passwd": external("/etc/passwd"),
     "above its folder": external("../../../../etc/passwd"),
-    "above and back": external("../work/w.bin", zeros),
+    "above and back": external("../case/w.bin", zeros),
     "missing": external("w.bin"),
     "/dev/zero": external("/dev/zero"),
     "its folder": external("."),
