@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -121,8 +121,12 @@ def _keep_taken(number: int) -> None:
 
 
 def say(text: str, err: bool = False, nl: bool = True) -> None:
-    """Print what may hold names of files, as ``click.echo`` does, without control characters."""
-    click.echo(printable(text), err=err, nl=nl)
+    """Print what may hold names of files, as ``click.echo`` does, without control characters.
+
+    What is lost on stderr ends no work.
+    """
+    with suppress(OSError) if err else nullcontext():
+        click.echo(printable(text), err=err, nl=nl)
 
 
 def _fail(message: str) -> NoReturn:
@@ -260,6 +264,25 @@ class Dilations(click.ParamType):  # type: ignore[type-arg]
         return tuple(map(int, value.split(",")))
 
 
+class _Lossy:
+    """A text stream whose loss, as on a full disk, ends no work: it takes no results."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def console() -> Console:
     """Return a console on stderr: tables and results go to stdout, progress does not.
 
@@ -268,7 +291,8 @@ def console() -> Console:
     from rich.console import Console
 
     on_terminal = None if sys.stderr.isatty() else False
-    return Console(stderr=True, highlight=False, force_terminal=on_terminal)
+    stream: Any = _Lossy(sys.stderr)
+    return Console(file=stream, highlight=False, force_terminal=on_terminal)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.runner import LayerTime
+from dabnet.starvation import Starved
 
 CPU = "CPUExecutionProvider"
 _NODE_SUFFIX = "_kernel_time"  # of the event of a node's run, after the node's name
@@ -51,8 +52,16 @@ def traced(options: Any) -> Iterator[Callable[[Any], list[PlacedNode]]]:
 
 
 def _read(trace: Path) -> list[PlacedNode]:
+    try:
+        events = json.loads(trace.read_text(encoding="utf-8"))
+    except ValueError as error:  # onnxruntime says nothing of a full disk
+        raise Starved(
+            f"onnxruntime's trace {str(trace)!r} is not whole",
+            "room for temporary files",
+            "free some, or name another folder in the variable TMPDIR",
+        ) from error
     runs: dict[str, list[dict[str, Any]]] = {}
-    for event in json.loads(trace.read_text(encoding="utf-8")):
+    for event in events:
         provider = (event.get("args") or {}).get("provider")
         if event.get("cat") == "Node" and provider and event["name"].endswith(_NODE_SUFFIX):
             runs.setdefault(event["name"].removesuffix(_NODE_SUFFIX), []).append(event)

@@ -1,35 +1,6 @@
 """One module per kind of input; each has ``cases()``."""
 
-from tests.faults.families import (
-    artifact_cache,
-    calibrations,
-    checkpoints,
-    data_sets,
-    engines,
-    images,
-    number_caches,
-    onnx_files,
-    options,
-    outputs,
-    public_checkpoints,
-    records,
-    report_texts,
-    runs,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-FAMILIES = (
-    artifact_cache,
-    calibrations,
-    checkpoints,
-    data_sets,
-    engines,
-    images,
-    number_caches,
-    onnx_files,
-    options,
-    outputs,
-    public_checkpoints,
-    records,
-    report_texts,
-    runs,
-)
+FAMILIES = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]

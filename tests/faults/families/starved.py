@@ -83,7 +83,7 @@ JOBS = {
             *("--json", f"{OUT}/x.json", "--output", f"{OUT}/worst"),
         ],
         rooms=(8 * KIB,),
-        sizes=(2 * KIB,),
+        sizes=(8 * KIB,),
     ),
     "report": Job(
         lambda o: ["dabnet-bench", "report", o.record / "bench.json", "--output", f"{OUT}/r"],
@@ -96,7 +96,6 @@ JOBS = {
             *("dabnet-bench", "compare", *[o.record / "bench.json"] * 2),
             *("--json", f"{OUT}/x.json"),
         ],
-        rooms=(4 * KIB,),
         sizes=(100,),
         works=False,
     ),

@@ -116,7 +116,7 @@ WORLDS: dict[str, dict[str, str | None]] = {
 NAMES = {
     "not UTF-8": os.fsdecode(b"\xff\xfe"),
     "rich's markup": "[bold]x[",
-    "a closed tag": "[/red]",
+    "a tag": "[red]",
     "an emoji code": ":smiley:",
     "a new line": "a\nb",
     "ESC": "\x1b[2J\x1b]0;x\x07",
