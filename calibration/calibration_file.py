@@ -163,7 +163,7 @@ def is_calibration(path: Path) -> bool:
     Raises:
         InputError: there is no such file, or it is empty.
     """
-    with existing_file(path, "a checkpoint or a calibration").open("rb") as file:
+    with existing_file(path, "a file that dabnet-export takes").open("rb") as file:
         is_json = file.read(1) == b"{"
     return is_json and kind_of(path) in (CALIBRATION, UNKNOWN)
 

@@ -11,7 +11,6 @@ import click
 from dabnet import __version__
 from dabnet.console import (
     CONTEXT,
-    EXIT_INTERRUPTED,
     FILE,
     Dilations,
     Factors,
@@ -22,6 +21,7 @@ from dabnet.console import (
     say,
 )
 from dabnet.data.registry import DATASETS
+from dabnet.interrupt import EXIT_INTERRUPTED
 from dabnet.models import NETWORKS, build_model, network_named
 from dabnet.training.recipes import (
     AMP,
@@ -109,7 +109,7 @@ _DEFAULTS: dict[str, Any] = {
 )
 @click.option(
     "--max-epochs",
-    type=Finite(),
+    type=Finite(0, MOST_EPOCHS, min_open=True),
     callback=lambda _, __, value: int(value) if value is not None and value.is_integer() else value,
     help="This and the options down to --stage override the recipe.",
 )

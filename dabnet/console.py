@@ -15,7 +15,8 @@ import click
 
 from dabnet.device import AUTO, Device
 from dabnet.errors import DabnetError, InputError, printable, shortened
-from dabnet.interrupt import interrupt_on_signals
+from dabnet.interrupt import EXIT_INTERRUPTED, interrupt_on_signals
+from dabnet.own_process import continue_in_child
 from dabnet.starvation import lack_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
 """(what, steps) → a bar whose function is called once per step: ``progress_bar``, or a test's."""
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_UNREAD = 141  # 128 + SIGPIPE: who read the output has left, such as ``head``
 
 MOST_NAME, MOST_PATH = 255, 4095
@@ -58,8 +58,8 @@ CONTEXT = {
 }
 
 
-def run(command: click.Command) -> None:
-    """Run a command in any terminal, and exit.
+def run(command: click.Command, apart: bool = False) -> None:
+    """Run a command in any terminal, and exit; ``apart``: in a process of its own.
 
     What the user can repair is one line on stderr and exit code 2: a DabnetError, and what the
     machine lacks. SIGTERM and SIGHUP end the command as Ctrl-C does, without temporary files.
@@ -67,6 +67,8 @@ def run(command: click.Command) -> None:
     _prepare()
     stdout = sys.stdout
     try:
+        if apart:
+            continue_in_child()
         status = command.main(standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
@@ -82,8 +84,6 @@ def run(command: click.Command) -> None:
         unread = sys.stdout is not stdout or isinstance(stop.__context__, BrokenPipeError)
         _exit(EXIT_UNREAD if unread else stop.code)
     except Exception as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # within an import of a library
-            _interrupted()
         if (lack := lack_of(error)) is None:
             raise
         _fail(str(lack))

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -56,21 +58,42 @@ def stop_on_signal(
             signal.signal(number, handler)
 
 
-def interrupt_on_signals() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that temporary files are removed.
+_USUAL = (signal.SIG_DFL, signal.default_int_handler)
+_AGAIN_S = 0.05
 
-    A second one ends the process at once; one that is ignored, as by ``nohup``, stays so.
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does: temporary files are removed.
+
+    None of them does so within an import: libraries swallow the exception, or abort. It waits
+    until the import ends. A second signal ends the process at once; one that is ignored, as by
+    ``nohup``, stays so.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in _USUAL:
             signal.signal(number, _interrupt_once)
 
 
-def _interrupt_once(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGALRM:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)
+    if _imports(frame):
+        signal.signal(signal.SIGALRM, _interrupt_once)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where ``frame`` runs."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_with_parent() -> None:

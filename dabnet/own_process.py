@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from dabnet.interrupt import end_with_parent
+from dabnet.interrupt import EXIT_INTERRUPTED, end_with_parent
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
@@ -32,21 +32,28 @@ def continue_in_child() -> None:
         os.setpgid(0, 0)  # Ctrl-C comes to the parent alone, which passes it on once
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
-    ignored = {number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN}
+    asked, ignored = (
+        False,
+        {number for number in _FORWARDED if signal.getsignal(number) is signal.SIG_IGN},
+    )
     while True:
         number = signal.sigwait(watched)
         if number != signal.SIGCHLD:
             if number not in ignored:
                 os.kill(child, number)
+                asked = True
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            _end_as(os.waitstatus_to_exitcode(status))
+            _end_as(os.waitstatus_to_exitcode(status), asked)
 
 
-def _end_as(code: int) -> None:
-    """Exit with the code of a child, minus its signal."""
-    if -code in _CRASHES:
+def _end_as(code: int, asked: bool) -> None:
+    """Exit with the code of a child, minus its signal; ``asked``: to end, which is no crash."""
+    if -code in _CRASHES and asked:
+        print("interrupted", file=sys.stderr, flush=True)
+        code = EXIT_INTERRUPTED
+    elif -code in _CRASHES:
         name = signal.Signals(-code).name
         print(
             f"error: a library crashed on this input ({name}); expected a file that it can read;"

@@ -274,13 +274,14 @@ def read_torch_file(path: str | Path, what: str = "a checkpoint (a .pth file)") 
         raise ArtifactError(
             f"{str(file)!r} is not a checkpoint that loads safely (it holds {error})",
             "tensors, strings and numbers only",
-            "if you trust the file, save its state dict alone with torch.save",
+            "if you trust it, keep its tensors alone:"
+            " torch.save(torch.load(FILE, weights_only=False)['state_dict'], OUT)",
         ) from error
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         _refuse(file, what, error)
     if not isinstance(content, dict):
         raise ArtifactError(
-            f"{str(file)!r} holds a {type(content).__name__}",
+            f"{str(file)!r} holds a value of type {type(content).__name__}",
             "a state dict or a dictionary with the key 'model'",
         )
     for tensor in _tensors(content):

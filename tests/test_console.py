@@ -93,7 +93,7 @@ def test_bad_input_of_a_real_process_is_one_line_and_code_2(
         (["--data-dir", "data", "--input_size", "0x0"], "image size 0x0"),
         (["--data-dir", "data", "--batch-size", "1"], "at least 2 (batch normalisation)"),
         (["--data-dir", "data", "--batch-size", "3"], "--batch-size 3 with 2 training images"),
-        (["--data_dir", "data", "--max_epochs", "0"], "--max-epochs 0"),
+        (["--data_dir", "data", "--max_epochs", "0"], "'--max-epochs': 0.0 is not in"),
         (["--data-dir", "data", "--lr", "0"], "--lr 0.0"),
         (["--data-dir", "data", "--lr", "nan"], "'--lr': nan is not finite"),
         (["--data-dir", "data", "--batch-size", "2", "--output", "notes.txt"], "is a file"),

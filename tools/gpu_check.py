@@ -35,10 +35,11 @@ from gpu_steps import PRODUCTS, RECORD, STREAMS_RECORD
 from gpu_task import ROOT, Setup, Task, perform
 from step_process import INTERRUPTED, LIMIT_S, SOUND, Step, StepRecord, StepRunner
 
-from dabnet.console import CONTEXT, EXIT_INTERRUPTED, FILE, DeviceName, Finite, Size, run
+from dabnet.console import CONTEXT, FILE, DeviceName, Finite, Size, run
 from dabnet.device import Device
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import writable_directory
+from dabnet.interrupt import EXIT_INTERRUPTED
 from dabnet.precision import EXPORTED, FP16
 from dabnet.records import Codec
 from dabnet.runtime.trt.product import TENSORRT_RTX

@@ -21,7 +21,7 @@ SHOWN = {**CONTEXT, "show_default": True}
 
 @click.command("report", context_settings=CONTEXT)
 @click.argument("record", metavar="FILE.json", type=FILE)
-@click.option("--html", is_flag=True, help="Write the page bench.html beside FILE.json.")
+@click.option("--html", is_flag=True, help="Write the page FILE.html beside FILE.json.")
 @click.option(
     "--output",
     type=FILE,
@@ -43,7 +43,7 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
         with folder_held(output, "dabnet-bench report"):
             written = write_report(report, output, pictures=record.parent)
     elif html:
-        written = [write_page(report, record.parent)]
+        written = [write_page(report, record)]
     print_report(report)
     if written:
         say("wrote " + ", ".join(map(str, written)))

@@ -45,8 +45,8 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
     return [folder / name for name in texts]
 
 
-def write_page(report: Report, folder: Path) -> Path:
-    """Write bench.html alone into ``folder``, which holds the record's pictures."""
-    page = writable_target(folder / PAGE, kind=outputs.PAGE)
-    write_text(page, html_page(report, folder))
+def write_page(report: Report, record: Path) -> Path:
+    """Write the page alone beside ``record``, in whose folder its pictures are."""
+    page = writable_target(record.with_suffix(".html"), record, kind=outputs.PAGE)
+    write_text(page, html_page(report, record.parent))
     return page

@@ -47,7 +47,11 @@ _EXTERNAL = 1  # ``TensorProto.data_location``
 
 
 class _Fault(Exception):
-    """What is wrong with the file, in words."""
+    """What is wrong with the file, in words, and what to do about it."""
+
+    def __init__(self, text: str, fix: str = "export it again") -> None:
+        super().__init__(text)
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ def check_onnx_file(path: str | Path) -> OnnxFile:
             content = file.read(MOST_BYTES + 1)
         return _Walk(path).model(memoryview(content))
     except _Fault as fault:
-        raise ArtifactError(f"{source} {fault}", "a sound ONNX file", "export it again") from fault
+        raise ArtifactError(
+            f"{source} {fault}", "a sound and bounded ONNX file", fault.fix
+        ) from fault
     except (OSError, ValueError) as error:
         given = f"{source} cannot be read as ONNX ({error})"
         raise ArtifactError(given, "a file written by dabnet-export", "export it again") from error
@@ -269,7 +275,10 @@ class _Walk:
             return 1
         rounds = known.get(inputs[0]) if kind == b"Loop" and inputs else None
         if rounds is None:
-            raise _Fault(f"has {what} ({_text(kind)}), whose number of rounds is not in the file")
+            raise _Fault(
+                f"has {what} ({_text(kind)}), whose number of rounds is not in the file",
+                "export it with a fixed number, or unroll it",
+            )
         return max(0, rounds)
 
     def _attribute(
@@ -379,7 +388,10 @@ class _Walk:
         within = file.is_relative_to(self._folder) and not Path(location).is_absolute()
         if not within or ".." in Path(location).parts or not file.is_file():
             where = "no file" if within else "outside of its folder"
-            raise _Fault(f"has {what} in {_text(location.encode())!r}, which is {where}")
+            raise _Fault(
+                f"has {what} in {_text(location.encode())!r}, which is {where}",
+                "copy that file itself, no link to it, beside the model",
+            )
         offset, length = (_digits(entries.get(key, ""), what) for key in ("offset", "length"))
         held = file.stat().st_size - (offset or 0)
         length = held if length is None else length

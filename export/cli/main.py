@@ -12,7 +12,6 @@ import click
 from dabnet import __version__
 from dabnet.console import CONTEXT, FILE, Size, device_option, progress_bar, run, say, trust_option
 from dabnet.errors import InputError
-from dabnet.own_process import continue_in_child
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
 from export.cli.options import (
@@ -295,5 +294,4 @@ def _print_miou(agreement: Agreement, subject: str, given: Given | None) -> None
 def main() -> None:
     """Entry point of ``dabnet-export``."""
     # Parsers and builders of TensorRT, OpenVINO and ONNX Runtime are code that a file may crash.
-    continue_in_child()
-    run(export_group)
+    run(export_group, apart=True)
