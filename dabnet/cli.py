@@ -30,6 +30,7 @@ from dabnet.training.recipes import (
     MOST_EPOCHS,
     OPTIMIZERS,
     PICTURES,
+    SCHEDULES,
     STAGES,
     Extent,
 )
@@ -50,6 +51,7 @@ _DEFAULTS: dict[str, Any] = {
     "dataset": "camvid",
     "model": "dabnet",
     "train_type": "train",
+    "split": "val",
     "seed": 0,
     "channels_last": True,
     "compile": False,
@@ -73,6 +75,17 @@ _DEFAULTS: dict[str, Any] = {
     "--train-type",
     type=click.Choice(["train", "trainval", "trainaug"]),
     help="Split to train on; trainval leaves no fair validation score.  [default: train]",
+)
+@click.option(
+    "--fold",
+    metavar="SEQUENCE",
+    help="Hold this sequence out of the training split, and validate on it: the images whose names"
+    " begin with it, up to the first '_'.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["val", "test"]),
+    help="Split to validate on; test once, after the last epoch.  [default: val]",
 )
 @click.option(
     "--output",
@@ -119,14 +132,35 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--lr", type=Finite(0), help="Peak learning rate.")
 @click.option("--momentum", type=Finite(0), help="Momentum of SGD.")
 @click.option("--weight-decay", type=Finite(0))
+@click.option(
+    "--norm-decay/--no-norm-decay",
+    default=None,
+    help="Weight decay on BatchNorm and PReLU, too.  [default: yes]",
+)
 @click.option("--loss", type=click.Choice(LOSSES))
 @click.option("--label-smoothing", type=Finite(0), help="Of --loss ce.")
 @click.option(
     "--rarity", type=Finite(1), help="c of the class weights 1 / ln(c + share of the class)."
 )
-@click.option("--poly-power", type=Finite(0), help="Exponent of the learning-rate decay.")
+@click.option(
+    "--auxiliary",
+    type=Finite(0),
+    help="Weight of a loss on the features inside the network, such as 0.4; 0: none.",
+)
+@click.option(
+    "--teacher-share",
+    type=Finite(0),
+    help="Weight of the --teacher in the loss; the labels have the rest.  [default: 0.5]",
+)
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="Decay of the learning rate.")
+@click.option("--poly-power", type=Finite(0), help="Exponent of --schedule poly.")
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
+@click.option(
+    "--colour-jitter",
+    type=Finite(0),
+    help="Strength of random changes of the light, such as 0.4; 0: none.",
+)
 @click.option(
     "--amp",
     type=click.Choice(AMP),
@@ -239,9 +273,10 @@ def _pretrain(
     from dabnet.training.folder import keep_other_files
     from dabnet.training.pretraining import Pictures, pretrain, read_state
 
-    if options["dataset"] or options["classes"] or data_dir is None:
+    given = [f"--{name}" for name in ("dataset", "classes", "fold", "split") if options[name]]
+    if given or data_dir is None:
         raise InputError(
-            "--stage classifier" + " with --dataset or --classes" * (data_dir is not None),
+            " with ".join(["--stage classifier", *given[:1]]),
             "--data-dir DIR alone, with DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg",
         )
     kept = _DEFAULTS | {"dataset": PICTURES}
@@ -268,15 +303,19 @@ def _pretrain(
 
 def _open_splits(values: dict[str, Any], data_dir: Path | None) -> tuple[Dataset, Dataset]:
     """Return the splits to train and to validate on."""
+    from dabnet.data.file_pairs import FilePairs
     from dabnet.data.labels import read_labels
     from dabnet.data.registry import open_dataset
+    from dabnet.errors import InputError
 
     labels = read_labels(values["classes"]) if values["classes"] else values["labels"]
-    train_set, val_set = (
-        open_dataset(values["dataset"], split, data_dir, labels=labels)
-        for split in (values["train_type"], "val")
-    )
-    return train_set, val_set
+    dataset, fold = values["dataset"], values["fold"]
+    train_set = open_dataset(dataset, values["train_type"], data_dir, labels=labels)
+    if not fold:
+        return train_set, open_dataset(dataset, values["split"], data_dir, labels=labels)
+    if not isinstance(train_set, FilePairs):
+        raise InputError(f"--fold {fold} with --dataset {dataset}", "a data set of files")
+    return train_set.without(fold)
 
 
 def _spec(
@@ -402,6 +441,7 @@ def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:
 def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     """Return the options that a run was started with, by name."""
     from dabnet.checkpoint import Given, load_checkpoint
+    from dabnet.data.file_pairs import WITHOUT
     from dabnet.training.recipes import Recipe
     from dabnet.training.spec import state_of
 
@@ -409,7 +449,9 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     run = state_of(stored, resume)
     kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
     names = ("dataset", "model", "labels", "dilations")
-    of_run = {name: getattr(stored, name) for name in names} | {"train_type": run.split}
+    split, _, fold = run.split.partition(WITHOUT)
+    of_run = {name: getattr(stored, name) for name in names}
+    of_run |= {"train_type": split, "fold": fold or None, "split": run.val_split}
     return asdict(Recipe.from_dict(stored.recipe, f"--resume {resume}")) | of_run | kept
 
 

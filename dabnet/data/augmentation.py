@@ -184,6 +184,26 @@ def crop_batch(
     )
 
 
+def recoloured(pixels: Tensor, strength: float) -> Tensor:
+    """Return images under other light, by torch's generator on the CPU, each by numbers of its own.
+
+    Brightness, contrast and saturation are multiplied by factors from 1 - strength to
+    1 + strength, as in Liu et al. 2016, arXiv 1512.02325, section 2.2; then the image, from 0 to 1,
+    is raised to a power (gamma) from exp(-strength) to exp(strength).
+
+    Args:
+        pixels: uint8 (N, h, w, 3).
+        strength: from 0, no change, to below 1.
+    """
+    drawn = strength * (2 * torch.rand(4, len(pixels), 1, 1, 1) - 1)
+    brightness, contrast, saturation, power = without_waiting(drawn, pixels.device)
+    image = pixels.float() * ((1 + brightness) / 255)
+    image = image.mean((1, 2, 3), keepdim=True).lerp(image, 1 + contrast)
+    image = image.mean(3, keepdim=True).lerp(image, 1 + saturation)
+    image = torch.pow(image.clamp_(0, 1), power.exp())
+    return image.mul_(255).round_().to(torch.uint8)
+
+
 class _Axis:
     """One axis of a batch: which source pixels make up each output pixel."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from dabnet.files import existing_directory
 
 TRAINVAL = "trainval"
 """The split that is train, then val."""
+
+WITHOUT = " without "
+"""Of the name of a split from which a sequence was held out."""
 
 
 class NoSuchSplit(InputError):
@@ -75,6 +79,29 @@ class FilePairs:
                 f"the {split} split in {str(directory)!r} holds no images", self.layout
             )
 
+    def without(self, sequence: str) -> tuple[FilePairs, FilePairs]:
+        """Return this split without the images of a sequence, and these alone.
+
+        The images of a drive, or of a city, share the begin of their names up to the first "_".
+        Those of one sequence resemble each other: a score on a sequence that the training did not
+        see is what a network does on a street that it does not know.
+
+        Raises:
+            InputError: there is no such sequence, or no other.
+        """
+        of = [self.name_of(image).partition("_")[0] for image, _ in self.pairs]
+        found = sorted(set(of))
+        if sequence not in found or len(found) < 2:
+            raise InputError(
+                f"--fold {sequence} of {self.name} {self.split}",
+                f"one of two or more sequences, by the begin of the images' names: {_some(found)}",
+            )
+        rest, alone = copy.copy(self), copy.copy(self)
+        rest.split, alone.split = f"{self.split}{WITHOUT}{sequence}", sequence
+        rest.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name != sequence]
+        alone.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name == sequence]
+        return rest, alone
+
     def root(self, directory: Path) -> Path:
         """Return the folder of the data set where ``directory`` may be one above it."""
         return existing_directory(directory, f"the folder of {self.name}")
@@ -127,3 +154,7 @@ class FilePairs:
     def name_of(self, image: Path) -> str:
         """Return the name of an image."""
         return image.stem
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + ", …" * (len(names) > 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.data.augmentation import whole_image
+from dabnet.data.augmentation import recoloured, whole_image
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import resize_label
 from dabnet.interrupt import Stop
 from dabnet.models import MOST_CLASSES, build_model, network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
+from dabnet.training.cpu_operators import with_cpu_operators
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes, synchronised
 from dabnet.training.qat import fake_quantized
-from dabnet.training.recipes import CLASSIFIER, ENCODER
+from dabnet.training.recipes import CLASSIFIER, ENCODER, Recipe
 from dabnet.training.spec import TrainingSpec
 from dabnet.training.stages import EncoderAlone, encoder_alone, encoder_classifier
 from dabnet.training.start import RANDOM, Start
@@ -46,8 +48,12 @@ def fastest_amp(device: torch.device) -> str:
     return "bf16" if major >= 8 else "fp16" if major == 7 else "off"
 
 
-def warmup_poly(
-    optimizer: Optimizer, total: int, warmup: int, power: float, done: int = 0
+def learning_rate(
+    optimizer: Optimizer,
+    total: int,
+    warmup: int,
+    decay: Callable[[float], float],
+    done: int = 0,
 ) -> LambdaLR:
     """Return a scheduler to step once per iteration.
 
@@ -55,7 +61,7 @@ def warmup_poly(
         optimizer: its learning rates are the peak.
         total: iterations of the whole run.
         warmup: iterations over which the rate rises linearly from 1/3 of the peak to the peak.
-        power: exponent of the decay to 0 at ``total`` (Reagan1311/DABNet, WarmupPolyLR).
+        decay: the share of the run after the warm-up that remains, 1…0 → the share of the peak.
         done: iterations done, by a scheduler of the same optimiser.
     """
 
@@ -63,10 +69,21 @@ def warmup_poly(
         if iteration < warmup:
             progress = iteration / warmup
             return WARMUP_FACTOR * (1 - progress) + progress
-        remaining = 1 - (iteration - warmup) / max(1, total - warmup)
-        return float(max(0.0, remaining) ** power)
+        return decay(max(0.0, 1 - (iteration - warmup) / max(1, total - warmup)))
 
     return LambdaLR(optimizer, factor, done - 1)
+
+
+def _decayed(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return what is trained, in groups of one weight decay: weights of one axis are those of
+    BatchNorm and PReLU, and biases."""
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    if recipe.norm_decay:
+        return [{"params": trained, "weight_decay": recipe.weight_decay}]
+    return [
+        {"params": [w for w in trained if w.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [w for w in trained if w.dim() <= 1], "weight_decay": 0.0},
+    ]
 
 
 class WeightAverage:
@@ -156,17 +173,16 @@ class Learner:
             network = fake_quantized(network, self.activation_ranges)
         elif recipe.sync_bn and processes.size > 1:
             network = synchronised(network, self.device)
+        if self.device.type == "cpu":
+            network = with_cpu_operators(network)
         self.network = network
-        trained = [weight for weight in network.parameters() if weight.requires_grad]
-        decay: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        groups = _decayed(network, recipe)
         self.optimiser: Optimizer = (
-            SGD(trained, momentum=recipe.momentum, **decay)
+            SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
             if recipe.optimizer == "sgd"
-            else Adam(trained, **decay)
+            else Adam(groups, lr=recipe.lr)
         )
-        self.schedule = warmup_poly(
-            self.optimiser, iterations, recipe.warmup_of(iterations), recipe.poly_power
-        )
+        self.schedule = self._schedule(iterations, 0)
         self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
         self.amp = AMP_TYPES.get(recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
@@ -196,13 +212,11 @@ class Learner:
 
     def end_at(self, iterations: int) -> None:
         """Let the rate of the next steps be that of a run of ``iterations`` in all."""
-        self.schedule = warmup_poly(
-            self.optimiser,
-            iterations,
-            self.recipe.warmup_of(iterations),
-            self.recipe.poly_power,
-            self.schedule.last_epoch,
-        )
+        self.schedule = self._schedule(iterations, self.schedule.last_epoch)
+
+    def _schedule(self, iterations: int, done: int) -> LambdaLR:
+        warmup = self.recipe.warmup_of(iterations)
+        return learning_rate(self.optimiser, iterations, warmup, self.recipe.decay, done)
 
     def step(self, iteration: int, pixels: Tensor, labels: Tensor, stop: Stop) -> Tensor:
         """Train on this process's part of a batch.
@@ -220,6 +234,8 @@ class Learner:
         self._reseed(iteration)
         self.network.train()
         pixels = pixels.to(self.device, non_blocking=True)
+        if self.recipe.colour_jitter:
+            pixels = recoloured(pixels, self.recipe.colour_jitter)
         middle = slice(self.label_stride // 2, None, self.label_stride)
         labels = labels[:, middle, middle].to(self.device, non_blocking=True).long()
         # An input in (N, H, W, C) order would make all of the network compute in it.

@@ -47,6 +47,7 @@ from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+TEST = "test"
 SAMPLES = 3
 SAMPLE_WIDTH = 480
 TIMED_IMAGES = 3
@@ -324,7 +325,9 @@ class _Run:
         loss, self.loss_sum = self.loss_sum / steps, 0.0
         row = Epoch(epoch, self.iteration, self.lr, loss, images_per_s=round(rate, 3))
         self.history.append(row)
-        if epoch % self.eval_every and self.iteration < self.order.total:
+        # What is kept must not be chosen by a test.
+        due = epoch % self.eval_every == 0 and self.val_set.split != TEST
+        if not due and self.iteration < self.order.total:
             self.log.epoch(self.history)
             return ""
         scores = self._validate()
@@ -430,6 +433,7 @@ class _Run:
             history=tuple(self.history),
             seed=self.spec.seed,
             split=self.train_set.split,
+            val_split=self.val_set.split,
             images=len(self.train_set),
             eval_every=self.eval_every,
             counts=self.counts,

@@ -17,6 +17,8 @@ LOSSES = ("ce", "ohem", "focal", "lovasz")
 AMP = ("off", "bf16", "fp16")
 WHOLE, CLASSIFIER, ENCODER, DECODER = "whole", "classifier", "encoder", "decoder"
 STAGES = (WHOLE, CLASSIFIER, ENCODER, DECODER)
+POLY, COSINE = "poly", "cosine"
+SCHEDULES = (POLY, COSINE)
 MOST_BATCH, MOST_EPOCHS, MOST_ITERATIONS = 65_536, 1_000_000, 1_000_000_000
 MOST_CROP = 16_384  # pixels a side
 
@@ -33,13 +35,23 @@ class Recipe:
         lr: peak learning rate.
         momentum: of SGD; Adam takes its usual 0.9 and 0.999.
         weight_decay: L2 penalty inside the optimiser, as published (not decoupled).
+        norm_decay: whether it also falls on the scales and shifts of BatchNorm and the slopes of
+            PReLU, as published; He et al. 2019, arXiv 1812.01187, section 3.1, leave them out.
         loss: ``ce``, cross-entropy, ``ohem``, the same over the hardest pixels, ``focal`` or
             ``lovasz``; see ``dabnet.training.losses``. All but the last weigh the classes.
         label_smoothing: share of the truth that ``ce`` spreads over all classes.
         rarity: the constant c of the class weights 1 / ln(c + share).
-        poly_power: exponent of the learning-rate decay.
+        auxiliary: weight of the cross-entropy of a linear classifier on the features inside the
+            network, which is left out of the result (Zhao et al. 2017, arXiv 1612.01105, section
+            3.3); 0 has none.
+        teacher_share: weight of a teacher in the loss, see ``dabnet.training.teacher``; the truth
+            has the rest.
+        schedule: decay of the learning rate, ``poly`` or ``cosine``.
+        poly_power: exponent of ``poly``.
         warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
         scales: factors of the random resize.
+        colour_jitter: strength of random changes of the colours, see
+            ``dabnet.data.augmentation.recoloured``; 0 changes none.
         amp: type that convolutions compute in where it is not ``off``, float32: ``bf16`` or
             ``fp16``, with its loss scaled.
         ema: decay of an exponential moving average of the weights, which is then what is validated
@@ -60,20 +72,32 @@ class Recipe:
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 2e-4
+    norm_decay: bool = True
     loss: str = "ce"
     label_smoothing: float = 0.0
     rarity: float = 1.10
+    auxiliary: float = 0.0
+    teacher_share: float = 0.0
+    schedule: str = POLY
     poly_power: float = 0.9
     warmup_iterations: int = 500
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    colour_jitter: float = 0.0
     amp: str = "off"
     ema: float = 0.0
     sync_bn: bool = False
     stage: str = WHOLE
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": OPTIMIZERS, "loss": LOSSES, "amp": AMP, "stage": STAGES}
-        below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1, "label_smoothing": 1}
+        choices = {
+            "optimizer": OPTIMIZERS,
+            "loss": LOSSES,
+            "schedule": SCHEDULES,
+            "amp": AMP,
+            "stage": STAGES,
+        }
+        below = {"momentum": 1, "weight_decay": 1, "poly_power": 10, "ema": 1}
+        below |= {"label_smoothing": 1, "colour_jitter": 1, "auxiliary": 10, "teacher_share": 1}
         limits = {
             "input_size": (max(self.input_size) <= MOST_CROP, f"at most {MOST_CROP} a side"),
             "batch_size": (
@@ -113,6 +137,14 @@ class Recipe:
     def warmup_of(self, total: int) -> int:
         """Warm-up of a run of ``total`` iterations: a tenth of it where the recipe's is longer."""
         return min(self.warmup_iterations, total // 10)
+
+    def decay(self, remaining: float) -> float:
+        """Factor of the learning rate by the share of the run that remains, 1…0: a power of it
+        (Reagan1311/DABNet, WarmupPolyLR), or half a cosine (Loshchilov & Hutter 2017, arXiv
+        1608.03983, equation 5)."""
+        if self.schedule == COSINE:
+            return (1 - math.cos(math.pi * remaining)) / 2
+        return float(remaining**self.poly_power)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in a checkpoint."""

@@ -154,6 +154,7 @@ class RunState:
         best: highest validation mIoU so far, 0…1.
         history: one row per epoch.
         split, images: name of the training split, and its number of images.
+        val_split: name of the split that is validated.
         counts: of the training split.
         data_path: ``device`` or ``workers``.
         eval_every: epochs between validations.
@@ -172,6 +173,7 @@ class RunState:
     data_path: str
     compile: bool
     channels_last: bool
+    val_split: Name = "val"
     version: int = STATE_VERSION
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,20 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 
-from dabnet.training.learner import warmup_poly
-from dabnet.training.recipes import RECIPES
+from dabnet.training.learner import learning_rate
+from dabnet.training.recipes import RECIPES, Recipe
 
 torch.set_num_threads(1)
 
 
-def schedule(total: int, warmup: int, lr: float = 1e-3) -> tuple[torch.optim.Adam, LambdaLR]:
+CAMVID = RECIPES["camvid"]
+
+
+def schedule(
+    total: int, warmup: int, lr: float = 1e-3, recipe: Recipe = CAMVID
+) -> tuple[torch.optim.Adam, LambdaLR]:
     optimiser = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr)
-    return optimiser, warmup_poly(optimiser, total, warmup, 0.9)
+    return optimiser, learning_rate(optimiser, total, warmup, recipe.decay)
 
 
-def rates(total: int, warmup: int, lr: float = 1e-3) -> list[float]:
+def rates(total: int, warmup: int, lr: float = 1e-3, recipe: Recipe = CAMVID) -> list[float]:
     """The rate that each iteration of a run is trained with."""
-    optimiser, steps = schedule(total, warmup, lr)
+    optimiser, steps = schedule(total, warmup, lr, recipe)
     used = []
     for _ in range(total):
         used.append(optimiser.param_groups[0]["lr"])
@@ -57,6 +63,15 @@ def test_values_worked_out_by_hand() -> None:
     assert max(used) == used[500]
 
 
+def test_a_cosine_worked_out_by_hand() -> None:
+    used = rates(1000, 500, recipe=replace(CAMVID, schedule="cosine"))
+    assert used[250] == pytest.approx(2e-3 / 3)
+    assert used[500] == pytest.approx(1e-3)
+    assert used[625] == pytest.approx(1e-3 * (1 + 0.5**0.5) / 2)  # an eighth of a turn
+    assert used[750] == pytest.approx(5e-4)
+    assert used[999] == pytest.approx(9.87e-9, rel=1e-3)  # (pi / 500) ** 2 / 4
+
+
 def test_a_restored_schedule_goes_on_as_if_it_had_never_stopped() -> None:
     whole = rates(60, 10)
     for stopped in (4, 10, 37):
@@ -79,5 +94,4 @@ def test_a_restored_schedule_goes_on_as_if_it_had_never_stopped() -> None:
 
 
 def test_the_warm_up_of_a_short_run_is_a_tenth_of_it() -> None:
-    recipe = RECIPES["camvid"]
-    assert [recipe.warmup_of(total) for total in (22000, 5000, 800, 9)] == [500, 500, 80, 0]
+    assert [CAMVID.warmup_of(total) for total in (22000, 5000, 800, 9)] == [500, 500, 80, 0]

@@ -1,0 +1,135 @@
+"""Accuracy of training recipes on streets that they did not see, for equal numbers of images.
+
+    python studies/recipes.py --data-dir path/to/camvid --output runs/recipes -- --amp bf16
+
+Each recipe trains once per fold: a driving sequence of the training split is held out, and the last
+state is scored on it. Neither val nor test is read. What comes after ``--`` are options of
+dabnet-train for all runs. A study that was stopped goes on where it was; further recipes are added
+to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import click
+import study
+
+from dabnet.console import CONTEXT, FILE, progress_bar, run
+from dabnet.data.file_pairs import FilePairs
+from dabnet.data.registry import open_dataset
+from dabnet.errors import DabnetError, InputError
+from dabnet.training.folder import LAST
+
+RECIPES = {
+    "paper": "",
+    "light": "--colour-jitter 0.4",
+    "strong-light": "--colour-jitter 0.6",
+    "scales": "--colour-jitter 0.4 --scales 0.5,0.75,1,1.25,1.5,1.75,2",
+    "smoothing": "--colour-jitter 0.4 --label-smoothing 0.1",
+    "ohem": "--colour-jitter 0.4 --loss ohem",
+    "ema": "--colour-jitter 0.4 --ema 0.99",
+    "cosine": "--colour-jitter 0.4 --schedule cosine",
+    "no-norm-decay": "--colour-jitter 0.4 --no-norm-decay",
+    "batch-16": "--colour-jitter 0.4 --batch-size 16 --lr 2e-3",
+}
+"""Options of dabnet-train by the name of a recipe; the first is the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One sequence held out, and the number of images that are left to train on."""
+
+    sequence: str
+    images: int
+
+
+def folds_of(dataset: str, data_dir: Path) -> list[Fold]:
+    """Return a fold per sequence of the training split."""
+    split = open_dataset(dataset, "train", data_dir)
+    if not isinstance(split, FilePairs):
+        raise InputError(f"--dataset {dataset}", "a data set of files with sequences")
+    names = sorted({split.name_of(image).partition("_")[0] for image, _ in split.pairs})
+    return [Fold(name, len(split.without(name)[0])) for name in names]
+
+
+def train(folder: Path, words: Sequence[str]) -> float:
+    """Train in ``folder``, or go on there; return the last validation mIoU, 0…1."""
+    start = ["--resume", folder] if (folder / LAST).exists() else ["--output", folder]
+    command = [sys.executable, "-m", "dabnet.cli", *words, *map(str, start)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise DabnetError(
+            f"dabnet-train {' '.join(words)} ended with {done.returncode}",
+            "a run that finishes",
+            (done.stderr.strip().splitlines() or ["it said nothing"])[-1],
+        )
+    with (folder / "log.csv").open(newline="") as stream:
+        return float(list(csv.DictReader(stream))[-1]["val_miou"])
+
+
+def table(scores: Mapping[str, Sequence[float]], folds: Sequence[Fold]) -> str:
+    """Return the scores as Markdown, in points of mIoU; the differences are paired by fold."""
+    reference = next(iter(scores.values()))
+    rows = []
+    for name, own in scores.items():
+        gains = [100 * (a - b) for a, b in zip(own, reference, strict=True)]
+        spread = f"{mean(gains):+.1f} [{min(gains):+.1f}, {max(gains):+.1f}]"
+        rows.append([name, *(f"{100 * score:.1f}" for score in own), f"{100 * mean(own):.1f}"])
+        rows[-1] += ["reference" if own is reference else spread]
+    sequences = [fold.sequence for fold in folds]
+    return study.markdown(
+        ["recipe", *sequences, "mean", "gain, mean [minimum, maximum] of the folds"], rows
+    )
+
+
+@click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
+@click.option("--dataset", type=click.Choice(["camvid", "cityscapes"]), default="camvid")
+@click.option("--data-dir", type=FILE, required=True)
+@click.option("--output", type=FILE, required=True, help="Folder of the runs.")
+@click.option(
+    "--images", type=click.IntRange(1), default=6000, show_default=True, help="Seen by each run."
+)
+@click.option(
+    "--recipe",
+    "names",
+    type=click.Choice(list(RECIPES)),
+    multiple=True,
+    help="[default: all; the first is the reference]",
+)
+@study.record_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def main(
+    dataset: str,
+    data_dir: Path,
+    output: Path,
+    images: int,
+    names: Sequence[str],
+    record: Path | None,
+    words: Sequence[str],
+) -> None:
+    folds, names = folds_of(dataset, data_dir), names or list(RECIPES)
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    with progress_bar("training", len(names) * len(folds), unit="runs") as step:
+        for fold in folds:
+            shared = [*("--dataset", dataset, "--data-dir", str(data_dir)), *words]
+            shared += ["--fold", fold.sequence, "--max-epochs", f"{images / fold.images:.3f}"]
+            for name in names:
+                folder = output / f"{name}-{fold.sequence}-{images}"
+                scores[name].append(train(folder, [*shared, *RECIPES[name].split()]))
+                step()
+    click.echo(table(scores, folds))
+    facts = f"{dataset} train, {len(folds)} folds by sequence, {images} images seen per run"
+    content = {"images": images, "folds": [fold.sequence for fold in folds], "options": [*words]}
+    content |= {"recipes": {name: RECIPES[name] for name in names}, "miou": scores}
+    study.conclude(facts + (f"; {' '.join(words)}" if words else ""), record, content)
+
+
+if __name__ == "__main__":
+    run(main)
