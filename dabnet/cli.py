@@ -115,6 +115,12 @@ _DEFAULTS: dict[str, Any] = {
     help="With --stage: start from the encoder of this checkpoint, also of a classifier.",
 )
 @click.option(
+    "--teacher",
+    type=FILE,
+    help="Learn the logits of this network beside the labels: a checkpoint, or an ONNX file with"
+    " --head logits and the crops' size.",
+)
+@click.option(
     "--max-minutes",
     type=Finite(0, MOST_MINUTES, min_open=True),
     help="End within this time: as many epochs as fit, at most --max-epochs. On a GPU, --amp is"
@@ -150,7 +156,7 @@ _DEFAULTS: dict[str, Any] = {
 @click.option(
     "--teacher-share",
     type=Finite(0),
-    help="Weight of the --teacher in the loss; the labels have the rest.  [default: 0.5]",
+    help="Weight of the --teacher in the loss, such as 0.5, its default; the labels have the rest.",
 )
 @click.option("--schedule", type=click.Choice(SCHEDULES), help="Decay of the learning rate.")
 @click.option("--poly-power", type=Finite(0), help="Exponent of --schedule poly.")
@@ -327,12 +333,15 @@ def _spec(
     from dabnet.training.log import tensorboard_is_installed
     from dabnet.training.recipes import WHOLE
     from dabnet.training.spec import TrainingSpec
+    from dabnet.training.teacher import DEFAULT_SHARE
 
     tensorboard, workers = values["tensorboard"], values["num_workers"]
     local_rank = processes.local_rank if processes.size > 1 else None
     device = torch_device(values["device"], local_rank)
     if limit and values["qat"] is None and values["amp"] is None:
         values = values | {"amp": fastest_amp(device)}
+    if values["teacher"] and not values["teacher_share"]:
+        values = values | {"teacher_share": DEFAULT_SHARE}
     recipe = _recipe(values, extent)
     if workers is None:
         workers = 4 if device.type == "cuda" else 0
@@ -341,7 +350,7 @@ def _spec(
     resume = values["resume"]
     same = (
         *("model", "seed", "eval_every", "data_path", "channels_last", "compile", "cache_dir"),
-        *("resume", "qat", "init", "encoder", "visdom"),
+        *("resume", "qat", "init", "encoder", "teacher", "visdom"),
     )
     return TrainingSpec(
         recipe=recipe,
@@ -452,6 +461,7 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     split, _, fold = run.split.partition(WITHOUT)
     of_run = {name: getattr(stored, name) for name in names}
     of_run |= {"train_type": split, "fold": fold or None, "split": run.val_split}
+    of_run["teacher"] = Path(run.teacher) if run.teacher else None
     return asdict(Recipe.from_dict(stored.recipe, f"--resume {resume}")) | of_run | kept
 
 

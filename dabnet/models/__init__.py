@@ -33,6 +33,7 @@ class Network:
         stride: height and width of an image are multiples of it.
         logits: dotted name of the submodule that computes the logits, before they are enlarged if
             they are.
+        inner: dotted names of the submodules whose features an auxiliary loss may classify.
         dilations: of its dilated convolutions in the order of the blocks, as published.
         preprocessing: that of its published checkpoints for any data set, and of training; None:
             training subtracts the mean of the data set.
@@ -43,6 +44,7 @@ class Network:
     factory: str
     stride: int
     logits: str
+    inner: tuple[str, ...] = ()
     dilations: tuple[int, ...] = ()
     preprocessing: Preprocessing | None = None
     published: Mapping[str, Preprocessing] = field(default_factory=dict)
@@ -101,6 +103,7 @@ NETWORKS = {
             "dabnet.models.dabnet:DABNet",
             stride=8,
             logits="classifier",
+            inner=("DAB_Block_1", "DAB_Block_2"),
             dilations=(2, 2, 2, 4, 4, 8, 8, 16, 16),
             published={
                 "camvid": _DABNET_CAMVID,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from dabnet.interrupt import Stop
 from dabnet.models import MOST_CLASSES, build_model, network_named
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
+from dabnet.training.auxiliary import WithInnerLogits, shrunk
 from dabnet.training.cpu_operators import with_cpu_operators
 from dabnet.training.losses import build_loss
 from dabnet.training.processes import Processes, synchronised
@@ -30,6 +31,7 @@ from dabnet.training.recipes import CLASSIFIER, ENCODER, Recipe
 from dabnet.training.spec import TrainingSpec
 from dabnet.training.stages import EncoderAlone, encoder_alone, encoder_classifier
 from dabnet.training.start import RANDOM, Start
+from dabnet.training.teacher import Teacher, distilled
 
 WARMUP_FACTOR = 1 / 3
 _BUILD = {ENCODER: encoder_alone, CLASSIFIER: encoder_classifier}
@@ -126,6 +128,7 @@ class Learner:
         processes: those that train together.
         start: the network to start from. If it has ranges of activations, it is trained in int8
             with these ranges and its BatchNorm statistics.
+        teacher: what it learns from beside the labels.
 
     Raises:
         InputError: the encoder is to be trained alone, and the network has none with outputs.
@@ -149,6 +152,7 @@ class Learner:
         iterations: int,
         processes: Processes,
         start: Start = RANDOM,
+        teacher: Teacher | None = None,
     ) -> None:
         self.recipe, self.device, self.seed = spec.recipe, spec.device, spec.seed
         self.stride, self.fill_rgb = network_named(spec.model).stride, preprocessing.fill_rgb
@@ -176,14 +180,15 @@ class Learner:
         if self.device.type == "cpu":
             network = with_cpu_operators(network)
         self.network = network
-        groups = _decayed(network, recipe)
+        self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
+        self.inner = WithInnerLogits(network, spec.model, classes) if recipe.auxiliary else None
+        groups = _decayed(self.inner or network, recipe)
         self.optimiser: Optimizer = (
             SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
             if recipe.optimizer == "sgd"
             else Adam(groups, lr=recipe.lr)
         )
         self.schedule = self._schedule(iterations, 0)
-        self.average = WeightAverage(network, recipe.ema) if recipe.ema else None
         self.amp = AMP_TYPES.get(recipe.amp)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         kept = self.average.network if self.average else network
@@ -192,10 +197,13 @@ class Learner:
         mask = torch.uint8 if classes <= MOST_CLASSES else torch.int32
         self.segmenter = ImageToMask(seen, preprocessing, mask).to(self.device)
         self._forward = self._prepared(spec)
+        self.ignore, self.teacher = ignore, teacher
 
     def _prepared(self, spec: TrainingSpec) -> nn.Module:
         """Return the network as a step calls it: distributed and compiled, if the run is."""
-        forward = EncoderAlone(self.network) if self.label_stride > 1 else self.network
+        forward = (
+            EncoderAlone(self.network) if self.label_stride > 1 else self.inner or self.network
+        )
         if self.processes.size > 1:
             # Of depth-wise kernels: their strides differ where a side is 1, which costs nothing.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -241,14 +249,16 @@ class Learner:
         # An input in (N, H, W, C) order would make all of the network compute in it.
         image = self.segmenter.preprocess(pixels).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-            logits = self._forward(image)
-        total, weight = self.criterion(logits.float(), labels)
-        weight = self.processes.sum_(weight.detach().clone())
-        loss = total / weight.clamp_min(torch.finfo(torch.float32).tiny)
+            outputs = self._forward(image)
+        shares, totals, weights = zip(*self._losses(outputs, pixels, labels), strict=True)
+        weight = self.processes.sum_(torch.stack(weights).detach())
+        means = torch.stack(totals) / weight.clamp_min(torch.finfo(torch.float32).tiny)
+        parts = [share * mean for share, mean in zip(shares, means, strict=True)]
+        loss = torch.stack(parts).sum()
 
         self.optimiser.zero_grad()
         # Gradients are averaged over processes, whose losses add up to that of the batch.
-        self.scaler.scale(loss * self.processes.size).backward()
+        self.scaler.scale(loss * self.processes.size).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         with warnings.catch_warnings():
@@ -259,6 +269,21 @@ class Learner:
             self.average.update(self.network)
         asked = torch.full((), float(stop.asked), device=self.device)
         return self.processes.sum_(torch.stack([loss.detach(), asked]))
+
+    def _losses(
+        self, outputs: Any, pixels: Tensor, labels: Tensor
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Yield the parts of the loss: the share of each, its sum here, and the sum of weights."""
+        logits, inner = outputs if self.inner else (outputs, [])
+        logits, share = logits.float(), self.recipe.teacher_share
+        yield 1 - share, *self.criterion(logits, labels)
+        for seen in inner:
+            small = shrunk(labels, seen.shape[2:])
+            yield self.recipe.auxiliary, *self.criterion(seen.float(), small)
+        if self.teacher:
+            with torch.no_grad():
+                known = self.teacher(pixels)
+            yield share, *distilled(logits, known, labels != self.ignore)
 
     def _reseed(self, iteration: int) -> None:
         """Seed every generator, so that a run continues at any iteration as if uninterrupted."""
@@ -309,6 +334,7 @@ class Learner:
             # The weights themselves, where the kept ones are their average.
             "network": self.network.state_dict() if self.average else {},
             "averaged": self.average.updates if self.average else 0,
+            **({"heads": self.inner.heads.state_dict()} if self.inner else {}),
         }
 
     def restore(self, kept_weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -317,6 +343,8 @@ class Learner:
         if self.average is not None:
             self.network.load_state_dict(state["network"])
             self.average.updates = state["averaged"]
+        if self.inner:
+            self.inner.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

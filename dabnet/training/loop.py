@@ -42,6 +42,7 @@ from dabnet.training.recipes import eval_interval
 from dabnet.training.restoring import restore
 from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
 from dabnet.training.start import Start, new_start
+from dabnet.training.teacher import open_teacher
 from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class _Run:
             self.order.total,
             processes,
             start,
+            open_teacher(spec.teacher, self.labels.classes, self.recipe.input_size, spec.device)
+            if spec.teacher
+            else None,
         )
         before = state.data_path if state else None
         self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
@@ -434,6 +438,7 @@ class _Run:
             seed=self.spec.seed,
             split=self.train_set.split,
             val_split=self.val_set.split,
+            teacher=str(self.spec.teacher or ""),
             images=len(self.train_set),
             eval_every=self.eval_every,
             counts=self.counts,

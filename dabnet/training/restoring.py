@@ -42,6 +42,9 @@ def restore(
         _refuse(file, f"averaged is {_shown(state['averaged'])}, not {updates}")
     if learner.average:
         _check_weights(state["network"], own["network"], "network", file)
+    heads = {name: state[name] for name in own if name == "heads"}
+    for name in heads:
+        _check_weights(heads[name], own[name], name, file)
     schedule = state["schedule"] if isinstance(state["schedule"], dict) else {}
     done = schedule.get("last_epoch")
     if type(done) is not int or done != iteration:
@@ -64,6 +67,7 @@ def restore(
             "scaler": own["scaler"] | _scale(learner, state["scaler"], file),
             "network": state["network"],
             "averaged": updates,
+            **heads,
         },
     )
 

@@ -40,6 +40,7 @@ class TrainingSpec:
         init: a checkpoint of the network to start from, of any classes.
         encoder: a checkpoint whose encoder to start from. Without any of these four, a run starts
             from random weights.
+        teacher: a checkpoint or an ONNX file whose logits the network learns beside the labels.
         dilations: of the network; none: the published ones, or those of the checkpoint.
         channels_last: whether the network computes in (N, H, W, C) order.
         compile: whether ``torch.compile`` makes its kernels.
@@ -66,6 +67,7 @@ class TrainingSpec:
     qat: Path | None = None
     init: Path | None = None
     encoder: Path | None = None
+    teacher: Path | None = None
     dilations: tuple[int, ...] = ()
     channels_last: bool = True
     compile: bool = False
@@ -94,7 +96,15 @@ class TrainingSpec:
             raise InputError(
                 "--stage decoder alone", "--encoder CHECKPOINT, the result of --stage encoder"
             )
-        excluded = ["qat"] if stage != WHOLE else []
+        if bool(self.teacher) != bool(self.recipe.teacher_share):
+            raise InputError(
+                f"--teacher-share {self.recipe.teacher_share:g}"
+                + (f" with --teacher {self.teacher}" if self.teacher else " alone"),
+                "both --teacher FILE and a share above 0, or neither",
+            )
+        if self.recipe.auxiliary and stage != WHOLE:
+            raise InputError(f"--stage {stage} and --auxiliary", "one of them")
+        excluded = ["qat", "teacher"] if stage != WHOLE else []
         excluded += ["init", "encoder", "limit", "visdom"] if stage == CLASSIFIER else []
         for name in excluded:
             if getattr(self, name):
@@ -155,6 +165,7 @@ class RunState:
         history: one row per epoch.
         split, images: name of the training split, and its number of images.
         val_split: name of the split that is validated.
+        teacher: path of the teacher; "" for none.
         counts: of the training split.
         data_path: ``device`` or ``workers``.
         eval_every: epochs between validations.
@@ -174,6 +185,7 @@ class RunState:
     compile: bool
     channels_last: bool
     val_split: Name = "val"
+    teacher: str = ""
     version: int = STATE_VERSION
 
     def __post_init__(self) -> None:
