@@ -30,7 +30,7 @@ from dabnet.training.folder import LAST
 RECIPES = {
     "paper": "",
     "light": "--colour-jitter 0.4",
-    "strong-light": "--colour-jitter 0.6",
+    "strong-light": "--colour-jitter 0.8",
     "scales": "--colour-jitter 0.4 --scales 0.5,0.75,1,1.25,1.5,1.75,2",
     "smoothing": "--colour-jitter 0.4 --label-smoothing 0.1",
     "ohem": "--colour-jitter 0.4 --loss ohem",
@@ -39,7 +39,8 @@ RECIPES = {
     "no-norm-decay": "--colour-jitter 0.4 --no-norm-decay",
     "batch-16": "--colour-jitter 0.4 --batch-size 16 --lr 2e-3",
 }
-"""Options of dabnet-train by the name of a recipe; the first is the reference."""
+"""What each changes in the paper's recipe, in options of dabnet-train; the first is the
+reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,15 @@ def main(
     scores: dict[str, list[float]] = {name: [] for name in names}
     with progress_bar("training", len(names) * len(folds), unit="runs") as step:
         for fold in folds:
-            shared = [*("--dataset", dataset, "--data-dir", str(data_dir)), *words]
+            shared = [
+                "--dataset",
+                dataset,
+                "--data-dir",
+                str(data_dir),
+                "--recipe",
+                "paper",
+                *words,
+            ]
             shared += ["--fold", fold.sequence, "--max-epochs", f"{images / fold.images:.3f}"]
             for name in names:
                 folder = output / f"{name}-{fold.sequence}-{images}"

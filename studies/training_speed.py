@@ -12,10 +12,15 @@ The rows take turns in one process, in rounds whose order is drawn anew:
 `waits` is the share of the time spent waiting for the next batch. A GPU that augments does so
 between its steps, which no waiting shows: `of the maximum` counts that, too. Without --data-dir,
 the images are drawn scenes, written as PNG files in CamVid's layout.
+
+With --operators, the rows are ways to compute a step on a CPU, on the same batch every time: with
+PyTorch's operators and with ours (`dabnet.training.cpu_operators`), each in float32 and bfloat16,
+and compiled.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +35,7 @@ from typing import Any
 import click
 import study
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.machine.telemetry import CpuWatch
 from bench.statistics import paired_ratio
@@ -46,6 +51,7 @@ from dabnet.device import torch_device
 from dabnet.errors import InputError
 from dabnet.interrupt import Stop
 from dabnet.preprocessing import Preprocessing
+from dabnet.training.cpu_operators import PhaseConv2d, QuickPReLU
 from dabnet.training.learner import Learner
 from dabnet.training.losses import rarity_weights
 from dabnet.training.processes import Processes
@@ -53,6 +59,15 @@ from dabnet.training.recipes import recipe_for
 from dabnet.training.spec import TrainingSpec
 
 MANY_EPOCHS = 10_000
+WAYS = {
+    "PyTorch's operators": (False, "off", False),
+    "ours": (True, "off", False),
+    "PyTorch's, bf16": (False, "bf16", False),
+    "ours, bf16": (True, "bf16", False),
+    "ours, compiled": (True, "off", True),
+    "ours, bf16, compiled": (True, "bf16", True),
+}
+"""Whose operators, ``--amp`` and ``--compile`` of a row; the first is the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,7 @@ class Rows:
         )
         pixels, truth = next(iter(self._batches("workers", dataset)))
         fixed = pixels.to(spec.device), truth.to(spec.device)
+        self.learners: dict[str, Learner] = {}
         self.sources: dict[str, Callable[[], Iterable[Batch]]] = {
             "plain": partial(self._batches, "workers", dataset),
             "workers": partial(self._batches, "workers", held),
@@ -98,6 +114,21 @@ class Rows:
         if fits_on(spec.device, dataset):
             self.sources["device"] = partial(self._batches, "device", held)
         self.sources["no data"] = partial(repeat, fixed)
+
+    def compare_operators(self) -> None:
+        """Let the rows be ways to compute a step, instead of data paths."""
+        fixed, weights = self.sources["no data"], self.learner.criterion.weights
+        assert isinstance(weights, Tensor)
+        ignore = self.augmentation.ignore
+        mean = Preprocessing(tuple(map(float, self.augmentation.fill_rgb)))  # type: ignore[arg-type]
+        for name, (ours, amp, compiled) in WAYS.items():
+            recipe = dataclasses.replace(self.recipe, amp=amp)
+            spec = dataclasses.replace(self.spec, recipe=recipe, compile=compiled)
+            learner = Learner(spec, len(weights), ignore, mean, weights, MANY_EPOCHS, Processes())
+            if not ours:
+                with_pytorch_operators(learner.network)
+            self.learners[name] = learner
+        self.sources = dict.fromkeys(WAYS, fixed)
 
     def _batches(self, path: str, dataset: Dataset) -> Iterable[Batch]:
         spec = self.spec
@@ -108,13 +139,13 @@ class Rows:
 
     def turn(self, row: str, warm_up: int, steps: int) -> Turn:
         """Train ``steps`` steps on fresh batches of a row, after ``warm_up`` uncounted ones."""
-        source = iter(self.sources[row]())
-        self._train(islice(source, warm_up))
+        source, learner = iter(self.sources[row]()), self.learners.get(row, self.learner)
+        self._train(learner, islice(source, warm_up))
         start = time.perf_counter()
-        waited = self._train(islice(source, steps))
+        waited = self._train(learner, islice(source, steps))
         return Turn(time.perf_counter() - start, waited, steps * self.recipe.batch_size)
 
-    def _train(self, source: Iterator[Batch]) -> float:
+    def _train(self, learner: Learner, source: Iterator[Batch]) -> float:
         """Train on all of ``source``; return the seconds in which there was no batch."""
         waited = 0.0
         outcome: Tensor | None = None
@@ -124,7 +155,7 @@ class Rows:
             waited += time.perf_counter() - asked
             if batch is None:
                 break
-            previous, outcome = outcome, self.learner.step(self.steps_done, *batch, Stop())
+            previous, outcome = outcome, learner.step(self.steps_done, *batch, Stop())
             if previous is not None:
                 previous.tolist()  # as training does: one step behind
             self.steps_done += 1
@@ -133,21 +164,32 @@ class Rows:
         return waited
 
 
-def table(turns: dict[str, list[Turn]]) -> str:
-    """Return the rows as Markdown; the speed-up over ``plain`` is paired over rounds."""
+def with_pytorch_operators(network: nn.Module) -> None:
+    """Undo ``with_cpu_operators``."""
+    for module in network.modules():
+        if isinstance(module, QuickPReLU):
+            module.__class__ = nn.PReLU  # type: ignore[assignment]
+        elif isinstance(module, PhaseConv2d):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
+
+def table(turns: dict[str, list[Turn]]) -> str:
+    """Return the rows as Markdown; the speed-up over the first is paired over rounds."""
+    first, maximum = next(iter(turns)), "no data" if "no data" in turns else ""
     seconds = {row: [turn.seconds / turn.images for turn in own] for row, own in turns.items()}
     rates = {row: [turn.images_per_s for turn in own] for row, own in turns.items()}
     cells = []
     for row, own in turns.items():
         middle = median(rates[row])
         waits = sum(turn.waited for turn in own) / sum(turn.seconds for turn in own)
-        compared = study.ratio_text(paired_ratio(seconds["plain"], seconds[row]))
+        compared = study.ratio_text(paired_ratio(seconds[first], seconds[row]))
         cells.append([row, f"{middle:.2f} [{min(rates[row]):.2f}, {max(rates[row]):.2f}]"])
-        cells[-1] += [f"{100 * waits:.1f} %", f"{100 * middle / median(rates['no data']):.0f} %"]
-        cells[-1] += ["reference" if row == "plain" else compared]
-    headings = ("data path", "images/s, median [minimum, maximum]", "waits", "of the maximum")
-    return study.markdown((*headings, "speed to plain [95 %]"), cells)
+        if maximum:
+            cells[-1] += [f"{100 * waits:.1f} %", f"{100 * middle / median(rates[maximum]):.0f} %"]
+        cells[-1] += ["reference" if row == first else compared]
+    headings = ["data path" if maximum else "operators", "images/s, median [minimum, maximum]"]
+    headings += ["waits", "of the maximum"] if maximum else []
+    return study.markdown([*headings, f"speed to {first} [95 %]"], cells)
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
@@ -160,6 +202,7 @@ def table(turns: dict[str, list[Turn]]) -> str:
 @click.option("--compile", is_flag=True)
 @click.option("--channels-last/--no-channels-last", default=True, show_default=True)
 @click.option("--num-workers", type=click.IntRange(0), help="[default: 4 with a GPU, 0 without]")
+@click.option("--operators", is_flag=True, help="Compare ways to compute, not data paths.")
 @click.option("--rounds", type=click.IntRange(2), default=6, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Per turn.")
 @study.record_option
@@ -170,6 +213,7 @@ def main(
     channels_last: bool,
     compile: bool,
     num_workers: int | None,
+    operators: bool,
     rounds: int,
     steps: int,
     record: Path | None,
@@ -193,6 +237,8 @@ def main(
     with TemporaryDirectory() as folder:
         tree = data_dir or write_camvid_tree(folder, splits={"train": 48, "val": 1})
         rows = Rows(spec, open_dataset(dataset, "train", tree))
+        if operators:
+            rows.compare_operators()
         turns: dict[str, list[Turn]] = {row: [] for row in rows.sources}
         watch = CpuWatch()
         warm_up = 2 * spec.workers + 2  # as many batches as workers make ahead, and two

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dabnet.errors import InputError
-from dabnet.training.recipes import ENCODER, Extent, Recipe, recipe_for
+from dabnet.training.recipes import ENCODER, IMPROVED, RECIPES, Extent, Recipe, recipe_for
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,20 @@ def test_values_out_of_range_and_options_without_effect_are_refused() -> None:
 
 
 def test_a_recipe_of_before_has_the_values_it_was_trained_with() -> None:
-    before = recipe_for("dabnet", "camvid").to_dict()
-    for new in ("rarity", "label_smoothing", "stage"):
+    before = recipe_for("dabnet", "camvid", paper=True).to_dict()
+    for new in (
+        *("rarity", "label_smoothing", "stage", "colour_jitter", "norm_decay", "schedule"),
+        *("auxiliary", "teacher_share"),
+    ):
         del before[new]
-    assert Recipe.from_dict(before) == recipe_for("dabnet", "camvid")
+    assert Recipe.from_dict(before) == recipe_for("dabnet", "camvid", paper=True)
+
+
+def test_the_paper_s_recipe_stays_and_the_default_says_what_it_changes() -> None:
+    assert recipe_for("dabnet", "camvid", paper=True) == RECIPES["camvid"]
+    paper, default = RECIPES["camvid"].to_dict(), recipe_for("dabnet", "camvid").to_dict()
+    changed = {name: value for name, value in default.items() if value != paper[name]}
+    assert changed == IMPROVED["camvid"]
+    # Other networks and fine-tuning keep their own.
+    assert recipe_for("enet", "camvid").colour_jitter == 0
+    assert recipe_for("dabnet", "camvid", qat=True).colour_jitter == 0
