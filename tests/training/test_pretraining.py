@@ -128,7 +128,7 @@ def test_dilations_are_those_of_the_run(
     ("words", "message"),
     [
         ([], "--stage classifier for dabnet, whose encoder has no outputs; expected --model"),
-        (["--dataset", "camvid"], "--stage classifier with --dataset or --classes; expected"),
+        (["--dataset", "camvid"], "--stage classifier with --dataset; expected"),
         (["--model", "lednet", "--max-minutes", "1"], "--stage classifier and --max-minutes;"),
         (["--model", "lednet", "--visdom"], "--stage classifier and --visdom;"),
     ],
