@@ -274,8 +274,8 @@ def read_torch_file(path: str | Path, what: str = "a checkpoint (a .pth file)") 
         raise ArtifactError(
             f"{str(file)!r} is not a checkpoint that loads safely (it holds {error})",
             "tensors, strings and numbers only",
-            "if you trust it, keep its tensors alone:"
-            " torch.save(torch.load(FILE, weights_only=False)['state_dict'], OUT)",
+            "if you trust it, keep its state dict alone: x = torch.load(FILE, weights_only=False);"
+            " torch.save(x.state_dict() if hasattr(x, 'state_dict') else x['state_dict'], OUT)",
         ) from error
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         _refuse(file, what, error)

@@ -174,7 +174,7 @@ LINES: dict[str, tuple[Callable[[], bytes] | Any, Given, str]] = {
     "a namespace": (
         {"model": dabnet(), "args": argparse.Namespace(lr=1)},
         CAMVID,
-        "it holds argparse.Namespace.*keep its tensors alone",
+        "it holds argparse.Namespace.*keep its state dict alone",
     ),
     "Paddle 2": (paddle(2), CAMVID, "is a pickle of numpy arrays .of Paddle, .* like BiSeNetV2"),
     "Paddle 4": (paddle(4), CAMVID, "is a pickle of numpy arrays .of Paddle, .* like BiSeNetV2"),
