@@ -169,6 +169,11 @@ _DEFAULTS: dict[str, Any] = {
 @click.option("--warmup-iterations", type=int)
 @click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
 @click.option(
+    "--rare-crops",
+    type=Finite(0),
+    help="Share of the crops that show a class drawn from those of the image; 0: none.",
+)
+@click.option(
     "--colour-jitter",
     type=Finite(0),
     help="Strength of random changes of the light, such as 0.4; 0: none.",

@@ -27,6 +27,7 @@ from dabnet.data.registry import open_dataset
 from dabnet.errors import DabnetError, InputError
 from dabnet.training.folder import LAST
 
+DRAWN = Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth"
 RECIPES = {
     "paper": "",
     "light": "--colour-jitter 0.4",
@@ -37,6 +38,9 @@ RECIPES = {
     "ema": "--colour-jitter 0.4 --ema 0.99",
     "cosine": "--colour-jitter 0.4 --schedule cosine",
     "no-norm-decay": "--colour-jitter 0.4 --no-norm-decay",
+    "rare-crops": "--colour-jitter 0.4 --rare-crops 0.5",
+    "auxiliary": "--colour-jitter 0.4 --auxiliary 0.4",
+    "drawn-streets": f"--colour-jitter 0.4 --init {DRAWN}",
     "batch-16": "--colour-jitter 0.4 --batch-size 16 --lr 2e-3",
 }
 """What each changes in the paper's recipe, in options of dabnet-train; the first is the

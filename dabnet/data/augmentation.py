@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.images import resize_image
 from dabnet.data.memory import without_waiting
 
+COARSE = 8  # pixels
+
+Labels = TypeVar("Labels", Uint8Array, Tensor)
+
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
@@ -31,26 +36,56 @@ class Augmentation:
         scales: one is drawn per image.
         fill_rgb: padding of the image: the mean, which the preprocessing turns into 0.
         ignore: padding of the label.
+        rare: share of the crops that show a pixel of a class drawn from those in the image, each
+            as likely as another (Zhu et al. 2019, arXiv 1812.01593, section 3.3); the others lie
+            anywhere.
     """
 
     crop: tuple[int, int]
     scales: tuple[float, ...]
     fill_rgb: tuple[int, int, int]
     ignore: int
+    rare: float = 0.0
 
-    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
-        """Draw the transform of an image of ``size`` (height, width)."""
+    def draw(
+        self, size: tuple[int, int], rng: np.random.Generator, coarse: Uint8Array | None = None
+    ) -> Placement:
+        """Draw the transform of an image of ``size`` (height, width).
+
+        ``coarse`` is its label as ``coarse_label`` returns it; only ``rare`` needs it.
+        """
         scale = self.scales[rng.integers(len(self.scales))]
         scaled = [round(side * scale) for side in size]
         shown = [min(c, s) for c, s in zip(self.crop, scaled, strict=True)]
         first = [int(rng.integers(s - v + 1)) for s, v in zip(scaled, shown, strict=True)]
         mirror = bool(rng.random() < 0.5)
         place = [int(rng.integers(c - v + 1)) for c, v in zip(self.crop, shown, strict=True)]
+        if coarse is not None and self.rare and rng.random() < self.rare:
+            first = self._towards_a_class(coarse, scaled, shown, rng) or first
         rows, columns = (
             Span(side, s, f, v, p)
             for side, s, f, v, p in zip(size, scaled, first, shown, place, strict=True)
         )
         return Placement(rows, columns, mirror)
+
+    def _towards_a_class(
+        self, coarse: Uint8Array, scaled: list[int], shown: list[int], rng: np.random.Generator
+    ) -> list[int]:
+        """Return the first row and column of a crop that shows a pixel of a class; [] if the label
+        has none."""
+        classes = np.setdiff1d(coarse, self.ignore)
+        if not len(classes):
+            return []
+        found = np.argwhere(coarse == rng.choice(classes))
+        centre = (found[rng.integers(len(found))] + 0.5) / coarse.shape * scaled
+        lowest = [max(0, int(c) - s + 1) for c, s in zip(centre, shown, strict=True)]
+        highest = [min(int(c), n - s) for c, n, s in zip(centre, scaled, shown, strict=True)]
+        return [int(rng.integers(a, b + 1)) for a, b in zip(lowest, highest, strict=True)]
+
+
+def coarse_label(label: Labels) -> Labels:
+    """Return every 8th row and column of a label (H, W), or of labels (n, H, W)."""
+    return label[..., COARSE // 2 :: COARSE, COARSE // 2 :: COARSE]
 
 
 def whole_image(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dabnet.console import progress_bar
-from dabnet.data.augmentation import Augmentation, crop_batch, crop_one
+from dabnet.data.augmentation import Augmentation, coarse_label, crop_batch, crop_one
 from dabnet.data.dataset import Dataset
 from dabnet.data.memory import OnDevice, OnHost, fits_on
 from dabnet.errors import InputError
@@ -140,7 +140,8 @@ class AugmentedImages(TorchDataset[Batch]):
 
     def __getitem__(self, key: Key) -> Batch:
         item = self.dataset[key[1]]
-        placement = self.augmentation.draw(item.label.shape, _generator_of(self.seed, key))
+        size, coarse = item.label.shape, coarse_label(item.label)
+        placement = self.augmentation.draw(size, _generator_of(self.seed, key), coarse)
         image, label = crop_one(item, placement, self.augmentation)
         return torch.from_numpy(image), torch.from_numpy(label)
 
@@ -152,11 +153,14 @@ class DeviceBatches:
         self, data: OnDevice, augmentation: Augmentation, order: Iterable[Sequence[Key]], seed: int
     ) -> None:
         self.data, self.augmentation, self.order, self.seed = data, augmentation, order, seed
+        self.coarse = coarse_label(data.labels).cpu().numpy()
 
     def __iter__(self) -> Iterator[Batch]:
         size, draw = self.data.size, self.augmentation.draw
         for keys in self.order:
-            placements = [draw(size, _generator_of(self.seed, key)) for key in keys]
+            placements = [
+                draw(size, _generator_of(self.seed, key), self.coarse[key[1]]) for key in keys
+            ]
             images, labels = self.data.take([index for _, index in keys])
             yield crop_batch(images, labels, placements, self.augmentation)
 

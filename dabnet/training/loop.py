@@ -283,7 +283,11 @@ class _Run:
     def _batches(self) -> Iterable[Batch]:
         spec, recipe = self.spec, self.recipe
         augmentation = Augmentation(
-            recipe.input_size, recipe.scales, self.preprocessing.fill_rgb, self.labels.ignore
+            recipe.input_size,
+            recipe.scales,
+            self.preprocessing.fill_rgb,
+            self.labels.ignore,
+            recipe.rare_crops,
         )
         self.order.start = self.iteration
         how = (self.train_set, augmentation, self.order, spec.device, spec.workers)

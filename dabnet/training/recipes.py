@@ -50,6 +50,8 @@ class Recipe:
         poly_power: exponent of ``poly``.
         warmup_iterations: linear rise from a third of ``lr``; see ``warmup_of``.
         scales: factors of the random resize.
+        rare_crops: share of the crops that show a class drawn from those in the image, see
+            ``dabnet.data.augmentation``.
         colour_jitter: strength of random changes of the colours, see
             ``dabnet.data.augmentation.recoloured``; 0 changes none.
         amp: type that convolutions compute in where it is not ``off``, float32: ``bf16`` or
@@ -82,6 +84,7 @@ class Recipe:
     poly_power: float = 0.9
     warmup_iterations: int = 500
     scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    rare_crops: float = 0.0
     colour_jitter: float = 0.0
     amp: str = "off"
     ema: float = 0.0
@@ -110,6 +113,7 @@ class Recipe:
                 f"from 0 to {MOST_ITERATIONS}",
             ),
             "lr": (0 < self.lr < 10, "a learning rate between 0 and 10"),
+            "rare_crops": (0 <= self.rare_crops <= 1, "a share from 0 to 1"),
             "rarity": (1 < self.rarity <= 10, "a number above 1, at most 10"),
             "scales": (
                 len(self.scales) > 0 and all(0.1 <= scale <= 10 for scale in self.scales),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dabnet.data.augmentation import Augmentation, crop_batch, crop_one, recoloured
+from dabnet.data.augmentation import Augmentation, coarse_label, crop_batch, crop_one, recoloured
 from dabnet.data.dataset import LabelledImage, Uint8Array
 from dabnet.data.images import resize_label
 from dabnet.data.toy_street import ToyStreet
@@ -202,6 +202,25 @@ def test_a_batch_of_street_scenes_differs_in_few_values() -> None:
     difference = np.abs(cropped.numpy().astype(int) - expected)
     assert difference.max() <= 2
     assert (difference > 0).mean() < 0.05
+
+
+def test_rare_crops_show_each_class_as_often() -> None:
+    """A class of one pixel in 400 is in half of the crops that are drawn towards one of two."""
+    label = np.zeros((160, 160), np.uint8)
+    label[16:24, 136:144] = 1
+    label[:8] = IGNORE
+    shown = {share: 0 for share in (0.0, 1.0)}
+    for share in shown:
+        augmentation = Augmentation((16, 24), (0.5, 1.0), FILL, IGNORE, share)
+        for seed in range(300):
+            rng = np.random.default_rng(seed)
+            placement = augmentation.draw(label.shape, rng, coarse_label(label))
+            item = LabelledImage("scene", np.zeros((160, 160, 3), np.uint8), label)
+            shown[share] += 1 in crop_one(item, placement, augmentation)[1]
+    assert shown[0.0] < 30
+    assert 130 < shown[1.0] < 190
+    nothing = np.full((160, 160), IGNORE, np.uint8)
+    augmentation.draw(nothing.shape, np.random.default_rng(0), coarse_label(nothing))
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,15 @@ def _ranges() -> Iterator[Case]:
 RECIPE = (
     *("input_size", "batch_size", "max_epochs", "optimizer", "lr", "momentum", "weight_decay"),
     *("norm_decay", "loss", "label_smoothing", "rarity", "auxiliary", "teacher_share"),
-    *("schedule", "poly_power", "warmup_iterations", "scales", "colour_jitter", "amp"),
+    *(
+        "schedule",
+        "poly_power",
+        "warmup_iterations",
+        "scales",
+        "rare_crops",
+        "colour_jitter",
+        "amp",
+    ),
     *("ema", "sync_bn", "stage"),
 )
 
