@@ -80,7 +80,7 @@ _DEFAULTS: dict[str, Any] = {
     "--fold",
     metavar="SEQUENCE",
     help="Hold this sequence out of the training split, and validate on it: the images whose names"
-    " begin with it, up to the first '_'.",
+    " have this prefix, up to the first '_'.",
 )
 @click.option(
     "--split",
@@ -117,14 +117,13 @@ _DEFAULTS: dict[str, Any] = {
 @click.option(
     "--teacher",
     type=FILE,
-    help="Learn the logits of this network beside the labels: a checkpoint, or an ONNX file with"
-    " --head logits and the crops' size.",
+    help="Learn the logits of this network as well as the labels: a checkpoint, or an ONNX file of"
+    " --head logits at the size of the crops.",
 )
 @click.option(
     "--recipe",
     type=click.Choice(["default", "paper"]),
-    help="The default recipe may differ from the paper's by what gained accuracy on streets that"
-    " a run did not see.",
+    help="paper: exactly the published one; default: on CamVid, with --colour-jitter.",
 )
 @click.option(
     "--max-minutes",
@@ -147,7 +146,7 @@ _DEFAULTS: dict[str, Any] = {
 @click.option(
     "--norm-decay/--no-norm-decay",
     default=None,
-    help="Weight decay on BatchNorm and PReLU, too.  [default: yes]",
+    help="Weight decay on BatchNorm, PReLU and biases as well.  [default: yes]",
 )
 @click.option("--loss", type=click.Choice(LOSSES))
 @click.option("--label-smoothing", type=Finite(0), help="Of --loss ce.")
@@ -245,7 +244,7 @@ def train_command(
 ) -> int:
     """Train a network and write checkpoints, a log and curves.
 
-    The recipe is the published one of network and data set; each value can be overridden. Ctrl-C
+    The recipe is that of network and data set; each value can be overridden. Ctrl-C
     stops after the current iteration and writes a last.pth that --resume continues exactly. On
     several GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
@@ -257,6 +256,7 @@ def train_command(
     processes = processes_of_torchrun()
     if options["stage"] == CLASSIFIER:
         return _pretrain(options | {"resume": resume, "qat": qat}, data_dir, limit, processes)
+    _refuse_pairs(options | {"resume": resume})
     if resume:
         resume, warning = newest_state(resume)
         if warning and processes.first:
@@ -318,6 +318,21 @@ def _pretrain(
     return 0 if result.finished else EXIT_INTERRUPTED
 
 
+def _refuse_pairs(options: dict[str, Any]) -> None:
+    """Raise where one option leaves another without effect."""
+    from dabnet.errors import InputError
+
+    once = options["split"] == "test" and options["eval_every"] is not None
+    pairs = {
+        "--fold and --split": None not in (options["fold"], options["split"]),
+        "--recipe and --resume": None not in (options["recipe"], options["resume"]),
+        "--split test, which is scored once, and --eval-every": once,
+    }
+    for pair, given in pairs.items():
+        if given:
+            raise InputError(pair, "one of them")
+
+
 def _open_splits(values: dict[str, Any], data_dir: Path | None) -> tuple[Dataset, Dataset]:
     """Return the splits to train and to validate on."""
     from dabnet.data.file_pairs import FilePairs
@@ -328,7 +343,7 @@ def _open_splits(values: dict[str, Any], data_dir: Path | None) -> tuple[Dataset
     labels = read_labels(values["classes"]) if values["classes"] else values["labels"]
     dataset, fold = values["dataset"], values["fold"]
     train_set = open_dataset(dataset, values["train_type"], data_dir, labels=labels)
-    if not fold:
+    if fold is None:
         return train_set, open_dataset(dataset, values["split"], data_dir, labels=labels)
     if not isinstance(train_set, FilePairs):
         raise InputError(f"--fold {fold} with --dataset {dataset}", "a data set of files")
@@ -351,7 +366,7 @@ def _spec(
     device = torch_device(values["device"], local_rank)
     if limit and values["qat"] is None and values["amp"] is None:
         values = values | {"amp": fastest_amp(device)}
-    if values["teacher"] and not values["teacher_share"]:
+    if values["teacher"] and values["teacher_share"] is None:
         values = values | {"teacher_share": DEFAULT_SHARE}
     recipe = _recipe(values, extent)
     if workers is None:
@@ -472,7 +487,8 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     names = ("dataset", "model", "labels", "dilations")
     split, _, fold = run.split.partition(WITHOUT)
     of_run = {name: getattr(stored, name) for name in names}
-    of_run |= {"train_type": split, "fold": fold or None, "split": run.val_split}
+    of_run |= {"train_type": split, "fold": fold or None}
+    of_run |= {} if fold else {"split": run.val_split}
     of_run["teacher"] = Path(run.teacher) if run.teacher else None
     return asdict(Recipe.from_dict(stored.recipe, f"--resume {resume}")) | of_run | kept
 

@@ -222,6 +222,10 @@ def main(
     if data_dir is None and dataset != "camvid":
         raise InputError(f"no --data-dir for {dataset}", "its folder", "or take --dataset camvid")
     chosen = torch_device(device)
+    if operators and (chosen.type != "cpu" or compile or options["amp"] != "off"):
+        raise InputError(
+            "--operators with a GPU, --amp or --compile", "a CPU; the rows have types of their own"
+        )
     on_gpu = chosen.type == "cuda"
     spec = TrainingSpec(
         model="dabnet",
@@ -251,8 +255,9 @@ def main(
     click.echo(table(turns))
     facts = (
         f"{dataset}, {'drawn scenes' if data_dir is None else 'its own images'}, crops of"
-        f" {recipe.input_size[0]}x{recipe.input_size[1]}, batch {recipe.batch_size}, amp"
-        f" {recipe.amp}, {spec.workers} workers, {rounds} rounds of {steps} steps; {chosen}"
+        f" {recipe.input_size[0]}x{recipe.input_size[1]}, batch {recipe.batch_size},"
+        f"{'' if operators else f' amp {recipe.amp},'} {spec.workers} workers,"
+        f" {rounds} rounds of {steps} steps; {chosen}"
     )
     kept = {row: [asdict(turn) for turn in own] for row, own in turns.items()}
     content = {"size": recipe.input_size, "foreign_cores": foreign, "turns": kept}

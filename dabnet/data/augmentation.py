@@ -34,7 +34,8 @@ class Augmentation:
     Attributes:
         crop: (height, width) of the result.
         scales: one is drawn per image.
-        fill_rgb: padding of the image: the mean, which the preprocessing turns into 0.
+        fill_rgb: padding of the image: the mean, which the preprocessing turns into 0, unless the
+            colours are changed.
         ignore: padding of the label.
         rare: share of the crops that show a pixel of a class drawn from those in the image, each
             as likely as another (Zhu et al. 2019, arXiv 1812.01593, section 3.3); the others lie
@@ -219,19 +220,19 @@ def crop_batch(
     )
 
 
-def recoloured(pixels: Tensor, strength: float) -> Tensor:
-    """Return images under other light, by torch's generator on the CPU, each by numbers of its own.
+def recoloured(pixels: Tensor, drawn: Tensor) -> Tensor:
+    """Return images under other light, each by numbers of its own.
 
-    Brightness, contrast and saturation are multiplied by factors from 1 - strength to
-    1 + strength, as in Liu et al. 2016, arXiv 1512.02325, section 2.2; then the image, from 0 to 1,
-    is raised to a power (gamma) from exp(-strength) to exp(strength).
+    Brightness, contrast and saturation are multiplied by 1 + x, as in Liu et al. 2016, arXiv
+    1512.02325, section 2.2; then the image, from 0 to 1, is raised to the power exp(x) (gamma).
+    Padding changes with its image.
 
     Args:
         pixels: uint8 (N, h, w, 3).
-        strength: from 0, no change, to below 1.
+        drawn: float32 (4, N) on the CPU, an x above -1 for each; 0 changes nothing.
     """
-    drawn = strength * (2 * torch.rand(4, len(pixels), 1, 1, 1) - 1)
-    brightness, contrast, saturation, power = without_waiting(drawn, pixels.device)
+    numbers = without_waiting(drawn[..., None, None, None], pixels.device)
+    brightness, contrast, saturation, power = numbers
     image = pixels.float() * ((1 + brightness) / 255)
     image = image.mean((1, 2, 3), keepdim=True).lerp(image, 1 + contrast)
     image = image.mean(3, keepdim=True).lerp(image, 1 + saturation)

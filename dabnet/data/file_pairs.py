@@ -82,9 +82,9 @@ class FilePairs:
     def without(self, sequence: str) -> tuple[FilePairs, FilePairs]:
         """Return this split without the images of a sequence, and these alone.
 
-        The images of a drive, or of a city, share the begin of their names up to the first "_".
-        Those of one sequence resemble each other: a score on a sequence that the training did not
-        see is what a network does on a street that it does not know.
+        The names of the images of a drive, or of a city, share a prefix, up to the first "_". Those
+        of one sequence resemble each other: only a score on a sequence that the training did not
+        see tells what a network does on an unseen street.
 
         Raises:
             InputError: there is no such sequence, or no other.
@@ -94,10 +94,10 @@ class FilePairs:
         if sequence not in found or len(found) < 2:
             raise InputError(
                 f"--fold {sequence} of {self.name} {self.split}",
-                f"one of two or more sequences, by the begin of the images' names: {_some(found)}",
+                f"one of two or more prefixes of the images' names: {_some(found)}",
             )
         rest, alone = copy.copy(self), copy.copy(self)
-        rest.split, alone.split = f"{self.split}{WITHOUT}{sequence}", sequence
+        rest.split, alone.split = f"{self.split}{WITHOUT}{sequence}", f"{sequence} alone"
         rest.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name != sequence]
         alone.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name == sequence]
         return rest, alone

@@ -243,7 +243,7 @@ class Learner:
         self.network.train()
         pixels = pixels.to(self.device, non_blocking=True)
         if self.recipe.colour_jitter:
-            pixels = recoloured(pixels, self.recipe.colour_jitter)
+            pixels = recoloured(pixels, self._light(iteration, len(pixels)))
         middle = slice(self.label_stride // 2, None, self.label_stride)
         labels = labels[:, middle, middle].to(self.device, non_blocking=True).long()
         # An input in (N, H, W, C) order would make all of the network compute in it.
@@ -284,6 +284,17 @@ class Learner:
             with torch.no_grad():
                 known = self.teacher(pixels)
             yield share, *distilled(logits, known, labels != self.ignore)
+
+    def _light(self, iteration: int, images: int) -> Tensor:
+        """Draw the changes of the colours of this process's images, float32 (4, n).
+
+        Those of a batch are the same however many processes share it.
+        """
+        number = int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(number)
+        drawn = 2 * torch.rand(4, images * self.processes.size, generator=generator) - 1
+        first = self.processes.rank * images
+        return self.recipe.colour_jitter * drawn[:, first : first + images]
 
     def _reseed(self, iteration: int) -> None:
         """Seed every generator, so that a run continues at any iteration as if uninterrupted."""

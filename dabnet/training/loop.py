@@ -26,6 +26,7 @@ from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
+from dabnet.files import sha256_of_file
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
@@ -38,7 +39,7 @@ from dabnet.training.losses import rarity_weights
 from dabnet.training.measuring import measured_step_s
 from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
-from dabnet.training.recipes import eval_interval
+from dabnet.training.recipes import MOST_EPOCHS, eval_interval
 from dabnet.training.restoring import restore
 from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
 from dabnet.training.start import Start, new_start
@@ -82,7 +83,7 @@ class _Run:
         self.labels, budget = train_set.labels, HOST_BYTES // processes.size
         self.train_set, self.val_set = (on_host_if_small(d, budget) for d in (train_set, val_set))
         resumed = load_checkpoint(spec.resume, Given(train_set.name)) if spec.resume else None
-        state = resumable_state(resumed, spec, train_set) if resumed else None
+        state = resumable_state(resumed, spec, train_set, val_set) if resumed else None
         if resumed:
             start = Start.of(resumed)
         elif spec.qat:
@@ -91,6 +92,15 @@ class _Run:
             start = new_start(spec, self.labels)
         self.notes = [start.note] if start.note else []
         self.dilations = start.dilations
+        # What is kept must not be chosen by a test. Otherwise, what is fine-tuned is scored first.
+        self.scores_once = val_set.split == TEST
+        self.scores_start = bool(start.activation_ranges) and not self.scores_once
+        self.teacher_sha256 = sha256_of_file(spec.teacher) if spec.teacher else ""
+        teacher = (
+            open_teacher(spec.teacher, train_set, self.recipe.input_size, spec.device)
+            if spec.teacher
+            else None
+        )
         self.order = BatchOrder(
             len(train_set),
             self.recipe.batch_size,
@@ -112,9 +122,7 @@ class _Run:
             self.order.total,
             processes,
             start,
-            open_teacher(spec.teacher, self.labels.classes, self.recipe.input_size, spec.device)
-            if spec.teacher
-            else None,
+            teacher,
         )
         before = state.data_path if state else None
         self.data_path = choose_data_path(spec.data_path, before, train_set, spec.device)
@@ -167,7 +175,8 @@ class _Run:
 
     def _fit(self, limit: TimeLimit) -> Watch:
         """Make the epochs of the recipe as many as fit into the limit, by measured times."""
-        per_epoch, asked = self.order.batches_per_epoch, self.spec.eval_every
+        per_epoch = self.order.batches_per_epoch
+        asked = MOST_EPOCHS if self.scores_once else self.spec.eval_every
         (used_s,) = self.processes.largest([limit.used_s], self.spec.device)
         if limit.left_s(PLAN_MARGIN, used_s) <= 0:
             raise limit.too_short(Costs(0.0, 0.0), used_s)
@@ -182,7 +191,7 @@ class _Run:
             times = [step_s, self._measured_validation_s(), limit.used_s]
             step_s, validation_s, used_s = self.processes.largest(times, self.spec.device)
             costs = Costs(step_s, validation_s)
-            first = 0 if self.learner.activation_ranges else 1  # what is fine-tuned is scored
+            first = 0 if self.scores_start else 1
             left_s = limit.left_s(PLAN_MARGIN, used_s)
             total = costs.fitting(left_s, 0, self.order.total, per_epoch, asked, first)
             if total == 0:
@@ -248,7 +257,7 @@ class _Run:
             )
             for note in self.notes:
                 self._show(bar, note)
-            if self.learner.activation_ranges and not self.history:
+            if self.scores_start and not self.history:
                 self._show(bar, self._score_start())
             started, seen = time.monotonic(), 0
             for pixels, labels in self.source:
@@ -333,8 +342,7 @@ class _Run:
         loss, self.loss_sum = self.loss_sum / steps, 0.0
         row = Epoch(epoch, self.iteration, self.lr, loss, images_per_s=round(rate, 3))
         self.history.append(row)
-        # What is kept must not be chosen by a test.
-        due = epoch % self.eval_every == 0 and self.val_set.split != TEST
+        due = epoch % self.eval_every == 0 and not self.scores_once
         if not due and self.iteration < self.order.total:
             self.log.epoch(self.history)
             return ""
@@ -443,6 +451,7 @@ class _Run:
             split=self.train_set.split,
             val_split=self.val_set.split,
             teacher=str(self.spec.teacher or ""),
+            teacher_sha256=self.teacher_sha256,
             images=len(self.train_set),
             eval_every=self.eval_every,
             counts=self.counts,

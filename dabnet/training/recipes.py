@@ -1,4 +1,4 @@
-"""Training recipes by network and data set: published values, each of which a user may override."""
+"""Training recipes by network and data set, published and improved; a user may override any."""
 
 from __future__ import annotations
 

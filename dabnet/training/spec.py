@@ -11,8 +11,10 @@ from annotated_types import Ge, Le, Lt
 
 from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
+from dabnet.data.file_pairs import WITHOUT
 from dabnet.data.statistics import SplitCounts
 from dabnet.errors import InputError
+from dabnet.files import sha256_of_file
 from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Amount, Codec, Count, Name, Share
@@ -102,8 +104,12 @@ class TrainingSpec:
                 + (f" with --teacher {self.teacher}" if self.teacher else " alone"),
                 "both --teacher FILE and a share above 0, or neither",
             )
-        if self.recipe.auxiliary and stage != WHOLE:
-            raise InputError(f"--stage {stage} and --auxiliary", "one of them")
+        unused = ["auxiliary"] if stage != WHOLE else []
+        unused += ["rare_crops"] if stage == CLASSIFIER else []
+        for name in unused:
+            if getattr(self.recipe, name):
+                option = name.replace("_", "-")
+                raise InputError(f"--stage {stage} and --{option}", "one of them")
         excluded = ["qat", "teacher"] if stage != WHOLE else []
         excluded += ["init", "encoder", "limit", "visdom"] if stage == CLASSIFIER else []
         for name in excluded:
@@ -165,7 +171,7 @@ class RunState:
         history: one row per epoch.
         split, images: name of the training split, and its number of images.
         val_split: name of the split that is validated.
-        teacher: path of the teacher; "" for none.
+        teacher, teacher_sha256: path of the teacher's file and its hash; "" for none.
         counts: of the training split.
         data_path: ``device`` or ``workers``.
         eval_every: epochs between validations.
@@ -186,6 +192,7 @@ class RunState:
     channels_last: bool
     val_split: Name = "val"
     teacher: str = ""
+    teacher_sha256: str = ""
     version: int = STATE_VERSION
 
     def __post_init__(self) -> None:
@@ -230,7 +237,15 @@ def state_of(checkpoint: Checkpoint, path: Path | None) -> RunState:
     return STATE.take(plain, f"--resume {path}")
 
 
-def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset) -> RunState:
+def _splits(train: str, val: str) -> dict[str, str]:
+    """Return the options that made these splits, by name."""
+    split, _, fold = train.partition(WITHOUT)
+    return {"train_type": split} | ({"fold": fold} if fold else {"fold": "none", "split": val})
+
+
+def resumable_state(
+    checkpoint: Checkpoint, spec: TrainingSpec, train_set: Dataset, val_set: Dataset
+) -> RunState:
     """Return the state of the very run that ``spec`` describes, or raise ``InputError``."""
     state = state_of(checkpoint, spec.resume)
     recipe = Recipe.from_dict(checkpoint.recipe, f"--resume {spec.resume}")
@@ -241,12 +256,19 @@ def resumable_state(checkpoint: Checkpoint, spec: TrainingSpec, train_set: Datas
     )
     before, asked = (
         recipe.to_dict()
-        | {"model": model, "seed": seed, "train_type": split, "dilations": dilations}
-        for recipe, model, seed, split, dilations in (
-            (recipe, checkpoint.model, state.seed, state.split, own),
-            (spec.recipe, spec.model, spec.seed, train_set.split, given),
+        | {"model": model, "seed": seed, "dilations": dilations}
+        | _splits(train, val)
+        for recipe, model, seed, train, val, dilations in (
+            (recipe, checkpoint.model, state.seed, state.split, state.val_split, own),
+            (spec.recipe, spec.model, spec.seed, train_set.split, val_set.split, given),
         )
     )
+    if spec.teacher and sha256_of_file(spec.teacher) != state.teacher_sha256:
+        raise InputError(
+            f"--teacher {spec.teacher}, another file than {state.teacher} that the run began with",
+            "the same teacher to continue it",
+            "leave the option out, or start a new run in another --output",
+        )
     for name, value in asked.items():
         if (old := before[name]) != value:
             raise InputError(

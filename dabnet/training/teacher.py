@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dabnet.artifact import Artifact, as_input
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import Given, carries_its_own, load_checkpoint
+from dabnet.data.dataset import Dataset
 from dabnet.errors import ArtifactError, InputError
 from dabnet.file_kind import CHECKPOINT, ENGINE
 from dabnet.models.image_to_mask import ImageToMask
@@ -26,22 +27,23 @@ Teacher = Callable[[Tensor], Tensor]
 
 
 def open_teacher(
-    path: Path, classes: tuple[str, ...], crop: tuple[int, int], device: torch.device
+    path: Path, train_set: Dataset, crop: tuple[int, int], device: torch.device
 ) -> Teacher:
-    """Load a checkpoint of any network, or an ONNX file that gives logits.
+    """Load a checkpoint of any network, ours or public, or an ONNX file that gives logits.
 
     Args:
-        classes: those of the student, which the teacher must have.
+        train_set: what the student learns; the teacher must have its classes.
         crop: (height, width) of the images.
 
     Raises:
         DabnetError: it cannot be loaded, or has other classes, masks, or images of another size.
     """
-    artifact = Artifact.open(path, device=str(device))
+    artifact, classes = Artifact.open(path, device=str(device)), train_set.labels.classes
     if artifact.kind == ENGINE:
         raise InputError(f"--teacher {path}, an engine", "a checkpoint or an ONNX file")
     if artifact.kind == CHECKPOINT:
-        checkpoint = load_checkpoint(path)
+        given = None if carries_its_own(path) else Given(train_set.name)
+        checkpoint = load_checkpoint(path, given)
         _check_classes(path, checkpoint.labels.classes, classes)
         network = checkpoint.network().requires_grad_(False)
         return ImageToMask(network, checkpoint.preprocessing, logits_output=True).to(device)

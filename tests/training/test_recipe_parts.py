@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dabnet.checkpoint import load_checkpoint, save_checkpoint
+from dabnet.data.camvid import CamVid
 from dabnet.data.labels import LabelSet
+from dabnet.errors import InputError
 from dabnet.interrupt import Stop
 from dabnet.models import build_model
 from dabnet.preprocessing import Preprocessing
@@ -91,6 +93,10 @@ def test_a_stopped_run_with_it_continues_exactly(
     assert ours.state.keys() == plain.state.keys()
     assert not torch.equal(*(c.state["classifier.0.conv.weight"] for c in (ours, plain)))
     assert len(log_of(unbroken.output)) == RECIPE.max_epochs
+    if teacher:
+        other = replace(stopped, resume=result.last, teacher=whole / "last.pth")
+        with pytest.raises(InputError, match="another file than .*best.pth that the run began"):
+            run(tree, other)
 
 
 def test_the_auxiliary_loss_is_that_of_its_heads(tmp_path: Path) -> None:
@@ -131,17 +137,28 @@ def test_the_loss_with_a_teacher_is_half_of_each(tmp_path: Path) -> None:
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_teacher_is_a_checkpoint_or_an_onnx_file(whole: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_a_checkpoint_or_an_onnx_file(tree: Path, whole: Path, tmp_path: Path) -> None:
     checkpoint, file = whole / "best.pth", tmp_path / "teacher.onnx"
     export(checkpoint, file, (32, 40), head="logits")
     pixels, _ = batch()
-    classes = load_checkpoint(checkpoint).labels.classes
     ours, theirs = (
-        open_teacher(path, classes, (32, 40), torch.device("cpu"))(pixels)
+        open_teacher(path, CamVid(tree, "train"), (32, 40), torch.device("cpu"))(pixels)
         for path in (checkpoint, file)
     )
     assert not ours.requires_grad
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_the_light_of_a_batch_is_that_of_its_parts(tmp_path: Path) -> None:
+    whole = learner(tmp_path, colour_jitter=0.4)._light(7, 4)
+    parts = []
+    for rank in range(2):
+        part = learner(tmp_path, colour_jitter=0.4)
+        part.processes = Processes(rank, 2)
+        parts.append(part._light(7, 2))
+    assert torch.equal(whole, torch.cat(parts, 1))
+    assert float(whole.abs().max()) < 0.4
+    assert not torch.equal(whole, learner(tmp_path, colour_jitter=0.4)._light(8, 4))
 
 
 def test_weights_of_one_axis_do_not_decay(tmp_path: Path) -> None:
@@ -165,6 +182,9 @@ def test_weights_of_one_axis_do_not_decay(tmp_path: Path) -> None:
         (["--teacher-share", 0.5], "--teacher-share 0.5 alone; expected both --teacher FILE and"),
         (["--auxiliary", 0.4, "--model", "enet"], "--auxiliary for enet, whose inner features"),
         (["--fold", "nowhere"], "--fold nowhere of camvid train; expected one of two or more"),
+        (["--fold", "a", "--split", "test"], "--fold and --split; expected one of them"),
+        (["--split", "test", "--eval-every", 1], "--eval-every; expected one of them"),
+        (["--resume", "r", "--recipe", "paper"], "--recipe and --resume; expected one of them"),
         (["--colour-jitter", 1], "--colour-jitter 1.0; expected at least 0 and below 1"),
     ],
 )
@@ -223,7 +243,7 @@ def test_a_fold_trains_without_a_sequence_and_is_scored_on_it(
     assert command(monkeypatch, *words, *run_folder) == 0
     assert "4 training images, 3 validation images" in capfd.readouterr().out
     state = load_checkpoint(tmp_path / "run" / "last.pth").training
-    assert (state["split"], state["val_split"]) == ("train without B", "B")
+    assert (state["split"], state["val_split"]) == ("train without B", "B alone")
     # A finished run is continued with no more than its folder and the data.
     assert command(monkeypatch, "--resume", tmp_path / "run", "--data-dir", folder) == 0
     assert "4 training images, 3 validation images" in capfd.readouterr().out
@@ -235,7 +255,7 @@ def test_a_test_split_is_scored_once_after_the_last_epoch(
     text = (tree / "camvid_val_list.txt").read_text()
     (tree / "camvid_test_list.txt").write_text(text)
     words = ["--data-dir", tree, "--input-size", "32x32", "--batch-size", 2, "--max-epochs", 3]
-    output = ["--output", tmp_path / "run", "--eval-every", 1, "--split", "test"]
+    output = ["--output", tmp_path / "run", "--split", "test"]
     try:
         assert command(monkeypatch, *words, *output) == 0
     finally:

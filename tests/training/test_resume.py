@@ -128,7 +128,9 @@ def test_the_published_dilations_by_name_are_those_of_a_run_without_them(
     tree: Path, whole: Path
 ) -> None:
     same = spec_for(whole, resume=whole / "last.pth", dilations=NETWORKS["dabnet"].dilations)
-    resumable_state(load_checkpoint(whole / "last.pth"), same, CamVid(tree, "train"))
+    resumable_state(
+        load_checkpoint(whole / "last.pth"), same, CamVid(tree, "train"), CamVid(tree, "val")
+    )
 
 
 def test_other_data_and_bare_weights_are_not_continued(
