@@ -68,7 +68,9 @@ def assert_same_run(output: Path, expected: Path) -> None:
         assert ours.state.keys() == theirs.state.keys()
         assert all(torch.equal(ours.state[k], theirs.state[k]) for k in theirs.state)
     ours, theirs = (load_checkpoint(folder / "last.pth") for folder in (output, expected))
-    assert ours.training["schedule"] == theirs.training["schedule"]
+    # PyTorch's own counter only serves a warning, and begins anew where a run is shortened.
+    schedules = [c.training["schedule"] | {"_step_count": 0} for c in (ours, theirs)]
+    assert schedules[0] == schedules[1]
     moments = theirs.training["optimiser"]["state"]
     for index, values in ours.training["optimiser"]["state"].items():
         assert all(torch.equal(values[k], moments[index][k]) for k in values)

@@ -196,7 +196,8 @@ def test_a_part_of_an_epoch(
     assert float(row["val_miou"]) == load_checkpoint(tmp_path / "best.pth").metrics["val_miou"]
     # The recipe says it.
     monkeypatch.undo()
-    words = ["--data-dir", tree, "--input-size", "32x32", "--batch-size", 2, "--lr", 2e-3]
+    words = ["--data-dir", tree, "--recipe", "paper", "--input-size", "32x32", "--batch-size", 2]
+    words += ["--lr", 2e-3]
     words += ["--seed", 5, "--max-epochs", 2 / 3, "--eval-every", 2, "--output", tmp_path / "b"]
     assert command(monkeypatch, *words) == 0
     assert_same_run(tmp_path / "b", tmp_path)
