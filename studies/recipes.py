@@ -60,8 +60,7 @@ def folds_of(dataset: str, data_dir: Path) -> list[Fold]:
     split = open_dataset(dataset, "train", data_dir)
     if not isinstance(split, FilePairs):
         raise InputError(f"--dataset {dataset}", "a data set of files with sequences")
-    names = sorted({split.name_of(image).partition("_")[0] for image, _ in split.pairs})
-    return [Fold(name, len(split.without(name)[0])) for name in names]
+    return [Fold(name, len(split.without(name)[0])) for name in sorted(set(split.sequences()))]
 
 
 def train(folder: Path, words: Sequence[str], recipe: Sequence[str]) -> float:

@@ -79,17 +79,23 @@ class FilePairs:
                 f"the {split} split in {str(directory)!r} holds no images", self.layout
             )
 
+    def sequences(self) -> list[str]:
+        """Return the sequence of each image: the prefix of its name, up to the first "_".
+
+        The images of a drive, or of a city, share it.
+        """
+        return [self.name_of(image).partition("_")[0] for image, _ in self.pairs]
+
     def without(self, sequence: str) -> tuple[FilePairs, FilePairs]:
         """Return this split without the images of a sequence, and these alone.
 
-        The names of the images of a drive, or of a city, share a prefix, up to the first "_". Those
-        of one sequence resemble each other: only a score on a sequence that the training did not
-        see tells what a network does on an unseen street.
+        Images of one sequence resemble each other: only a score on a sequence that the training did
+        not see tells what a network does on an unseen street.
 
         Raises:
             InputError: there is no such sequence, or no other.
         """
-        of = [self.name_of(image).partition("_")[0] for image, _ in self.pairs]
+        of = self.sequences()
         found = sorted(set(of))
         if sequence not in found or len(found) < 2:
             raise InputError(

@@ -27,8 +27,7 @@ def with_cpu_operators(network: nn.Module) -> nn.Module:
 class QuickPReLU(nn.PReLU):
     """PReLU whose gradients are made by vectorised operators.
 
-    ``aten::_prelu_kernel_backward`` takes some 13 times as long as the forward pass: a third of a
-    step of DABNet.
+    ``aten::_prelu_kernel_backward`` takes some 13 times as long as the forward pass.
     """
 
     def forward(self, x: Tensor) -> Tensor:

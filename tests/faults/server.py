@@ -169,7 +169,8 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
-def _in_session(session: int) -> list[int]:
+def in_session(session: int) -> list[int]:
+    """Return the processes of a session that run."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
@@ -185,7 +186,7 @@ def _in_session(session: int) -> list[int]:
 def _end_session(session: int) -> int:
     """Kill what the command left running; return how many processes that were."""
     deadline = time.monotonic() + 3
-    while (left := _in_session(session)) and time.monotonic() < deadline:
+    while (left := in_session(session)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in left:
         os.kill(process, signal.SIGKILL)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.originals import MODULES, SIZE, Originals
+from tests.faults.server import in_session
 from tests.support.processes import environment
 
 LONGEST_S = 8  # until a signal
@@ -56,19 +57,6 @@ def started(words: Sequence[object], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def group_of(session: int) -> list[int]:
-    """Processes of a session that run."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                state, _, _, own, *_ = (process / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            found += [int(process.name)] if int(own) == session and state != "Z" else []
-    return found
-
-
 @pytest.mark.parametrize(("command", "number", "seed"), MOMENTS)
 def test_a_signal_ends_a_command(
     command: str, number: signal.Signals, seed: int, originals: Originals, tmp_path: Path
@@ -90,7 +78,7 @@ def test_a_signal_ends_a_command(
         left = [p.name for p in tmp_path.rglob(".*") if not p.name.startswith(".bench-")]
         assert left == [], out
     deadline = time.monotonic() + 5
-    while (alive := group_of(process.pid)) and time.monotonic() < deadline:
+    while (alive := in_session(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for orphan in alive:
         os.kill(orphan, signal.SIGKILL)
