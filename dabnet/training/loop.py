@@ -26,7 +26,6 @@ from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
-from dabnet.files import sha256_of_file
 from dabnet.interrupt import Stop, stop_on_signal
 from dabnet.metrics import Counts, confusion, mean_iou, pixel_accuracy
 from dabnet.models import network_named
@@ -41,7 +40,14 @@ from dabnet.training.processes import Processes
 from dabnet.training.qat import qat_start
 from dabnet.training.recipes import MOST_EPOCHS, eval_interval
 from dabnet.training.restoring import restore
-from dabnet.training.spec import Epoch, RunState, TrainingResult, TrainingSpec, resumable_state
+from dabnet.training.spec import (
+    Epoch,
+    RunState,
+    TrainingResult,
+    TrainingSpec,
+    hash_of_teacher,
+    resumable_state,
+)
 from dabnet.training.start import Start, new_start
 from dabnet.training.teacher import open_teacher
 from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
@@ -95,7 +101,7 @@ class _Run:
         # What is kept must not be chosen by a test. Otherwise, what is fine-tuned is scored first.
         self.scores_once = val_set.split == TEST
         self.scores_start = bool(start.activation_ranges) and not self.scores_once
-        self.teacher_sha256 = sha256_of_file(spec.teacher) if spec.teacher else ""
+        self.teacher_sha256 = hash_of_teacher(spec)
         teacher = (
             open_teacher(spec.teacher, train_set, self.recipe.input_size, spec.device)
             if spec.teacher

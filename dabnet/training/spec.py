@@ -14,7 +14,7 @@ from dabnet.data.dataset import Dataset
 from dabnet.data.file_pairs import WITHOUT
 from dabnet.data.statistics import SplitCounts
 from dabnet.errors import InputError
-from dabnet.files import sha256_of_file
+from dabnet.files import existing_file, sha256_of_file
 from dabnet.metrics import Counts
 from dabnet.models import network_named
 from dabnet.records import Amount, Codec, Count, Name, Share
@@ -237,6 +237,13 @@ def state_of(checkpoint: Checkpoint, path: Path | None) -> RunState:
     return STATE.take(plain, f"--resume {path}")
 
 
+def hash_of_teacher(spec: TrainingSpec) -> str:
+    """Return the SHA-256 of the teacher's file, "" without one; InputError if it is missing."""
+    if spec.teacher is None:
+        return ""
+    return sha256_of_file(existing_file(spec.teacher, "a teacher: a checkpoint or an ONNX file"))
+
+
 def _splits(train: str, val: str) -> dict[str, str]:
     """Return the options that made these splits, by name."""
     split, _, fold = train.partition(WITHOUT)
@@ -263,7 +270,7 @@ def resumable_state(
             (spec.recipe, spec.model, spec.seed, train_set.split, val_set.split, given),
         )
     )
-    if spec.teacher and sha256_of_file(spec.teacher) != state.teacher_sha256:
+    if spec.teacher and hash_of_teacher(spec) != state.teacher_sha256:
         raise InputError(
             f"--teacher {spec.teacher}, another file than {state.teacher} that the run began with",
             "the same teacher to continue it",

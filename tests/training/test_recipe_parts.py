@@ -97,6 +97,8 @@ def test_a_stopped_run_with_it_continues_exactly(
         other = replace(stopped, resume=result.last, teacher=whole / "last.pth")
         with pytest.raises(InputError, match="another file than .*best.pth that the run began"):
             run(tree, other)
+        with pytest.raises(InputError, match="no file at .*gone.pth"):
+            run(tree, replace(other, teacher=tmp_path / "gone.pth"))
 
 
 def test_the_auxiliary_loss_is_that_of_its_heads(tmp_path: Path) -> None:
@@ -176,6 +178,8 @@ def test_weights_of_one_axis_do_not_decay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--teacher", "gone.pth"], "no file at 'gone.pth'; expected a teacher: a checkpoint or"),
+        (["--teacher", "."], "'.' is a directory; expected a teacher"),
         (["--teacher", "{masks}"], "gives masks; expected logits; export it with: --head logits"),
         (["--teacher", "{large}"], "takes images of 64x64; expected the crops, 32x32"),
         (["--teacher", "{other}"], "has the classes a, b, c; expected those of the data set, sky"),
