@@ -38,6 +38,15 @@ def test_weights_are_those_of_the_card(name: str, epochs: int, size: list[int]) 
     assert max(scores) == checkpoint.metrics["val_miou"]
 
 
+def test_every_page_with_the_score_on_val_says_that_val_flatters() -> None:
+    score = load_checkpoint(WEIGHTS / "dabnet_camvid.pth").metrics["val_miou"]
+    pages = [ROOT / "README.md", WEIGHTS / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    stating = {page for page, text in texts.items() if f"{100 * score:.2f}" in text}
+    assert WEIGHTS / "README.md" in stating and len(stating) > 1
+    assert not [page for page in stating if "flatters" not in texts[page]]
+
+
 def test_toy_street_weights_keep_their_score_and_survive_int8(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(WEIGHTS / "dabnet_toy_street.pth")
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing)
