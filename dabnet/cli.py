@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
+from dabnet.command_help import Command, under
 from dabnet.console import (
     CONTEXT,
     FILE,
@@ -58,182 +59,173 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-@click.command(context_settings=CONTEXT)
-@click.version_option(__version__)
-@click.option("--dataset", type=click.Choice(list(DATASETS)), help="[default: camvid]")
-@click.option("--data-dir", type=FILE, help="Folder of the data set.")
-@click.option("--model", type=click.Choice(list(NETWORKS)), help="[default: dabnet]")
+@click.command(cls=Command, context_settings=CONTEXT)
+@click.option("--dataset", type=click.Choice(list(DATASETS)), show_default="camvid")
+@click.option("--data-dir", type=FILE, metavar="DIR", help="Folder of the data set.")
+@click.option("--model", type=click.Choice(list(NETWORKS)), show_default="dabnet")
 @click.option(
-    "--dilations",
-    type=Dilations(),
-    help="Of the network's dilated convolutions.  [default: the published ones]",
+    "--output", type=FILE, metavar="DIR", help="Folder of the run.", show_default="in runs/"
 )
 @click.option(
-    "--classes", type=FILE, help="File of the classes of a --dataset folder that has none."
+    "--init", type=FILE, metavar="FILE", help="Start from the weights of this checkpoint."
 )
-@click.option(
-    "--train-type",
-    type=click.Choice(["train", "trainval", "trainaug"]),
-    help="Split to train on; trainval leaves no fair validation score.  [default: train]",
-)
-@click.option(
-    "--fold",
-    metavar="SEQUENCE",
-    help="Hold this sequence out of the training split, and validate on it: the images whose names"
-    " have this prefix, up to the first '_'.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["val", "test"]),
-    help="Split to validate on; test once, after the last epoch.  [default: val]",
-)
-@click.option(
-    "--output",
-    type=FILE,
-    help="Folder of checkpoints, log and curves.  [default: in runs, by data set and network]",
-)
-@click.option(
-    "--init",
-    type=FILE,
-    help="Start from the weights of this checkpoint, ours or public, of any classes. The network is"
-    " then that of the checkpoint.",
-)
-@click.option(
-    "--resume",
-    type=FILE,
-    help="The folder of a run to continue, or its last.pth.",
-)
-@click.option(
-    "--qat",
-    type=FILE,
-    help="Fine-tune this checkpoint with fake quantisation, for an INT8 export: the data set's"
-    " recipe, but 5 epochs at a hundredth of its --lr.",
-)
-@click.option(
-    "--encoder",
-    type=FILE,
-    help="With --stage: start from the encoder of this checkpoint, also of a classifier.",
-)
-@click.option(
-    "--teacher",
-    type=FILE,
-    help="Learn the logits of this network as well as the labels: a checkpoint, or an ONNX file of"
-    " --head logits at the size of the crops.",
-)
+@click.option("--resume", type=FILE, metavar="DIR", help="Continue this run, to the same weights.")
 @click.option(
     "--recipe",
     type=click.Choice(["default", "paper"]),
-    help="paper: exactly the published one; default: on CamVid, with --colour-jitter.",
-)
-@click.option(
-    "--max-minutes",
-    type=Finite(0, MOST_MINUTES, min_open=True),
-    help="End within this time: as many epochs as fit, at most --max-epochs. On a GPU, --amp is"
-    " what the card is fast in.",
+    help="paper: as published; default: more on CamVid.",
 )
 @click.option(
     "--max-epochs",
     type=Finite(0, MOST_EPOCHS, min_open=True),
     callback=lambda _, __, value: int(value) if value is not None and value.is_integer() else value,
-    help="This and the options down to --stage override the recipe.",
-)
-@click.option("--input-size", type=Size(), help="Size of the training crops.")
-@click.option("--batch-size", type=int)
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS))
-@click.option("--lr", type=Finite(0), help="Peak learning rate.")
-@click.option("--momentum", type=Finite(0), help="Momentum of SGD.")
-@click.option("--weight-decay", type=Finite(0))
-@click.option(
-    "--norm-decay/--no-norm-decay",
-    default=None,
-    help="Weight decay on BatchNorm, PReLU and biases as well.  [default: yes]",
-)
-@click.option("--loss", type=click.Choice(LOSSES))
-@click.option("--label-smoothing", type=Finite(0), help="Of --loss ce.")
-@click.option(
-    "--rarity", type=Finite(1), help="c of the class weights 1 / ln(c + share of the class)."
+    help="Also a fraction.",
+    show_default="the recipe's",
 )
 @click.option(
-    "--auxiliary",
-    type=Finite(0),
-    help="Weight of a loss on the features inside the network, such as 0.4; 0: none.",
+    "--max-minutes",
+    type=Finite(0, MOST_MINUTES, min_open=True),
+    help="Train as many epochs as fit into this time.",
 )
 @click.option(
-    "--teacher-share",
-    type=Finite(0),
-    help="Weight of the --teacher in the loss, such as 0.5, its default; the labels have the rest.",
+    "--input-size", type=Size(), help="Size of the training crops.", show_default="the recipe's"
 )
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="Decay of the learning rate.")
-@click.option("--poly-power", type=Finite(0), help="Exponent of --schedule poly.")
-@click.option("--warmup-iterations", type=int)
-@click.option("--scales", type=Factors(), help="Factors of the random resize, such as 0.75,1,1.25.")
-@click.option(
-    "--rare-crops",
-    type=Finite(0),
-    help="Share of the crops that show a class drawn from those of the image; 0: none.",
-)
-@click.option(
-    "--colour-jitter",
-    type=Finite(0),
-    help="Strength of random changes of the light, such as 0.4; 0: none.",
-)
-@click.option(
-    "--amp",
-    type=click.Choice(AMP),
-    help="Compute convolutions in half precision.  [default: off]",
-)
-@click.option("--ema", type=Finite(0), help="Decay of averaged weights, such as 0.999; 0: none.")
-@click.option(
-    "--sync-bn/--no-sync-bn",
-    default=None,
-    help="Under torchrun, normalise over the batch of all processes.  [default: no]",
-)
-@click.option(
-    "--stage",
-    type=click.Choice(STAGES),
-    help="Of LEDNet and ERFNet: the encoder as a classifier of the pictures in"
-    " DIR/{train,val}/CLASS; the encoder alone, on labels at 1/8 of the size; then, from"
-    " --encoder, with its decoder.  [default: whole]",
-)
-@click.option(
-    "--eval-every", type=click.IntRange(1, MOST_EPOCHS), help="Epochs between validations."
-)
+@click.option("--batch-size", type=int, help="Crops per step.", show_default="the recipe's")
+@click.option("--lr", type=Finite(0), help="Peak learning rate.", show_default="the recipe's")
 @device_option()
-@click.option(
-    "--data-path",
-    type=click.Choice(["auto", "device", "workers"]),
-    default="auto",
-    help="Augment in batches on the device that holds the data set, or by workers on the CPU."
-    "  [default: a GPU's memory if the data set fits]",
+@click.option("--summary", is_flag=True, help="Print layers and costs of the network, and stop.")
+@click.version_option(__version__)
+@under(
+    "Data",
+    click.option("--classes", type=FILE, metavar="FILE", help="Classes of a --dataset folder."),
+    click.option(
+        "--train-type",
+        type=click.Choice(["train", "trainval", "trainaug"]),
+        help="Split to train on.",
+        show_default="train",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["val", "test"]),
+        help="Split to validate on; test once, at the end.",
+        show_default="val",
+    ),
+    click.option("--fold", metavar="SEQUENCE", help="Leave this sequence out, and validate on it."),
+    click.option(
+        "--cache-dir",
+        type=FILE,
+        metavar="DIR",
+        default=".dabnet-cache",
+        show_default=True,
+        help="Pixel counts of classes.",
+    ),
 )
-@click.option(
-    "--num-workers",
-    type=click.IntRange(0, MOST_WORKERS),
-    help="Processes that augment images.  [default: 4 with a GPU, 0 without]",
+@under(
+    "Values of the recipe",
+    click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="SGD has --momentum."),
+    click.option("--momentum", type=Finite(0), help="Momentum of SGD."),
+    click.option("--weight-decay", type=Finite(0), help="L2 penalty of the weights."),
+    click.option(
+        "--norm-decay/--no-norm-decay",
+        default=None,
+        help="Weight decay on BatchNorm, PReLU, biases.",
+        show_default="yes",
+    ),
+    click.option("--loss", type=click.Choice(LOSSES)),
+    click.option("--label-smoothing", type=Finite(0), help="Of --loss ce."),
+    click.option("--rarity", type=Finite(1), help="c of the class weights 1 / ln(c + share)."),
+    click.option(
+        "--auxiliary", type=Finite(0), help="Weight of a loss inside the network; 0: none."
+    ),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="Decay of the learning rate."),
+    click.option("--poly-power", type=Finite(0), help="Exponent of --schedule poly."),
+    click.option("--warmup-iterations", type=int, help="Steps of rising learning rate."),
+    click.option("--scales", type=Factors(), help="Random resize, such as 0.75,1,1.25."),
+    click.option(
+        "--rare-crops", type=Finite(0), help="Share of crops towards a drawn class; 0: none."
+    ),
+    click.option(
+        "--colour-jitter", type=Finite(0), help="Random changes of the light, such as 0.4."
+    ),
+    click.option("--ema", type=Finite(0), help="Decay of averaged weights, such as 0.999."),
+    click.option(
+        "--sync-bn/--no-sync-bn",
+        default=None,
+        help="BatchNorm over all processes of torchrun.",
+        show_default="no",
+    ),
+    click.option(
+        "--dilations",
+        type=Dilations(),
+        help="Of the dilated convolutions.",
+        show_default="published ones",
+    ),
+    click.option(
+        "--eval-every", type=click.IntRange(1, MOST_EPOCHS), help="Epochs between validations."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), help="Of all that is drawn.", show_default="0"
+    ),
 )
-@click.option(
-    "--channels-last/--no-channels-last",
-    default=None,
-    help="Memory layout of the network.  [default: yes]",
+@under(
+    "Other ways of training",
+    click.option(
+        "--qat", type=FILE, metavar="FILE", help="Fine-tune this checkpoint for an INT8 export."
+    ),
+    click.option(
+        "--teacher", type=FILE, metavar="FILE", help="Learn the logits of this network as well."
+    ),
+    click.option(
+        "--teacher-share",
+        type=Finite(0),
+        help="Weight of the teacher in the loss.",
+        show_default="0.5",
+    ),
+    click.option(
+        "--stage",
+        type=click.Choice(STAGES),
+        help="Part of LEDNet or ERFNet",
+    ),
+    click.option(
+        "--encoder", type=FILE, metavar="FILE", help="With --stage: start from its encoder."
+    ),
 )
-@click.option("--compile/--no-compile", default=None, help="Compile with torch.compile.")
-@click.option(
-    "--tensorboard/--no-tensorboard",
-    default=None,
-    help="Write event files.  [default: if TensorBoard is installed]",
+@under(
+    "Speed",
+    click.option("--amp", type=click.Choice(AMP), help="Half precision.", show_default="off"),
+    click.option(
+        "--compile/--no-compile", default=None, help="Use torch.compile.", show_default="no"
+    ),
+    click.option(
+        "--channels-last/--no-channels-last",
+        default=None,
+        help="Memory layout.",
+        show_default="yes",
+    ),
+    click.option(
+        "--data-path",
+        type=click.Choice(["auto", "device", "workers"]),
+        default="auto",
+        show_default=True,
+        help="Where to augment images",
+    ),
+    click.option(
+        "--num-workers",
+        type=click.IntRange(0, MOST_WORKERS),
+        help="Processes that augment.",
+        show_default="GPU: 4, CPU: 0",
+    ),
 )
-@click.option(
-    "--visdom", is_flag=True, help="Send the same to a visdom server at http://localhost:8097."
+@under(
+    "Logs",
+    click.option(
+        "--tensorboard/--no-tensorboard",
+        default=None,
+        help="Write event files.",
+        show_default="if it is installed",
+    ),
+    click.option("--visdom", is_flag=True, help="Send the same to http://localhost:8097."),
 )
-@click.option(
-    "--cache-dir",
-    type=FILE,
-    default=".dabnet-cache",
-    show_default=True,
-    help="Folder of the pixel counts of data sets, from which class weights are computed.",
-)
-@click.option("--summary", is_flag=True, help="Print the network's layers and costs, and stop.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
 def train_command(
     data_dir: Path | None,
     resume: Path | None,
@@ -244,9 +236,10 @@ def train_command(
 ) -> int:
     """Train a network and write checkpoints, a log and curves.
 
-    The recipe is that of network and data set; each value can be overridden. Ctrl-C
-    stops after the current iteration and writes a last.pth that --resume continues exactly. On
-    several GPUs: torchrun --nproc-per-node 4 -m dabnet.cli ...
+    The recipe is that of network and data set; each value can be overridden. Ctrl-C stops a run,
+    and --resume continues it. On several GPUs:
+
+    torchrun --nproc-per-node 4 -m dabnet.cli ...
     """
     limit = TimeLimit(max_minutes) if max_minutes else None  # before imports that take seconds
     from dabnet.training.folder import keep_other_files, newest_state

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dabnet.device import AUTO, Device
+from dabnet.encoding import adapt
 from dabnet.errors import DabnetError, InputError, printable, shortened
 from dabnet.interrupt import EXIT_INTERRUPTED, interrupt_on_signals
 from dabnet.own_process import continue_in_child
@@ -54,7 +55,6 @@ FILE = FileName(path_type=Path)
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "token_normalize_func": lambda token: token.replace("_", "-"),
-    "max_content_width": 100,
 }
 
 
@@ -94,15 +94,15 @@ def _prepare() -> None:
     """Let any text reach any terminal.
 
     A stream that is closed takes all and keeps nothing. A character that the encoding of a stream
-    lacks becomes an escape, such as ``\\xd7``.
+    lacks becomes its like in ASCII, or an escape such as ``\\xe9`` (``dabnet.encoding``).
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
             _keep_taken(number)
             setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
-        elif number and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        elif number:
+            adapt(stream)
     # Figures are drawn into files only; matplotlib fails to import with a name that it does not
     # know.
     os.environ["MPLBACKEND"] = "agg"
@@ -123,10 +123,11 @@ def _keep_taken(number: int) -> None:
 def say(text: str, err: bool = False, nl: bool = True) -> None:
     """Print what may hold names of files, as ``click.echo`` does, without control characters.
 
-    What is lost on stderr ends no work.
+    What is lost on stderr ends no work. The stream is named, since click writes UTF-8 into one
+    whose encoding is ASCII.
     """
     with suppress(OSError) if err else nullcontext():
-        click.echo(printable(text), err=err, nl=nl)
+        click.echo(printable(text), file=sys.stderr if err else sys.stdout, nl=nl)
 
 
 def _fail(message: str) -> NoReturn:
@@ -141,7 +142,7 @@ def _exit(status: Any, message: str = "") -> NoReturn:
     """Exit; what can no longer be printed is dropped."""
     with suppress(OSError):
         if message:
-            click.echo(message, err=True)
+            click.echo(message, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -178,6 +179,9 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
     numbers = 2
     expected = "HEIGHTxWIDTH, such as 512x1024"
 
+    def get_metavar(self, param: Any, ctx: Any = None) -> str:
+        return self.name
+
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
@@ -203,18 +207,18 @@ class DeviceName(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-def device_option(help: str = "") -> Callable[[Command], Command]:
-    """``--device``, by default ``auto``."""
-    kinds = "auto|cpu|cuda|cuda:N"
+def device_option(shown: str = AUTO) -> Callable[[Command], Command]:
+    """``--device``, by default ``auto``; ``shown``: what that is for a command."""
+    kinds = "auto, cpu, cuda or cuda:N."
     return click.option(
-        "--device", type=DeviceName(), metavar=kinds, default=AUTO, show_default=True, help=help
+        "--device", type=DeviceName(), metavar="GPU", default=AUTO, show_default=shown, help=kinds
     )
 
 
 trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Load an engine, which is a program, without a manifest that has its hash.",
+    help="Load an engine without a manifest of its hash.",
 )
 
 

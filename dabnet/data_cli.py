@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dabnet import __version__
+from dabnet.command_help import Group
 from dabnet.console import CONTEXT, FILE, progress_bar, run, say
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
@@ -25,7 +26,7 @@ NAMED = 5
 """Faults of a kind that are named; the others are counted."""
 
 
-@click.group(context_settings=CONTEXT, no_args_is_help=False)
+@click.group(cls=Group, context_settings=CONTEXT, no_args_is_help=False)
 @click.version_option(__version__)
 def data_group() -> None:
     """Look at a data set."""
@@ -38,21 +39,25 @@ def data_group() -> None:
     type=click.Choice([name for name, source in DATASETS.items() if source.folder]),
     default="folder",
     show_default=True,
+    help="Its layout",
 )
 @click.option(
     "--classes",
     type=FILE,
-    help="File of the classes of a folder without classes.txt: 'name' or 'R G B name' per line.",
+    metavar="FILE",
+    help="Classes, 'name' or 'R G B name' per line.",
+    show_default="DIR/classes.txt",
 )
 @click.option(
     "--sheet",
     type=FILE,
+    metavar="FILE",
     default="data-check.png",
     show_default=True,
-    help="Where to draw some images under their labels.",
+    help="Images under their labels.",
 )
 def check_command(directory: Path, dataset: str, classes: Path | None, sheet: Path) -> None:
-    """Read the data set in DIR once and report what is in it and what is wrong with it.
+    """Report what is in a data set, and what is wrong with it.
 
     Exit code 0: it can be trained on; 2: something is wrong.
     """

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dabnet.encoding import adapted
 from dabnet.errors import printable
 
 _PIPE_WIDTH = 160
@@ -49,8 +50,8 @@ def line(console: Console, text: str) -> None:
 
 
 def plain(text: str) -> Text:
-    """Text as it is, for rich: ``[cpu]`` is no markup and ``:gun:`` no emoji."""
-    return Text(printable(text))
+    """Text for rich on stdout: ``[cpu]`` is no markup and ``:gun:`` no emoji."""
+    return Text(adapted(printable(text), sys.stdout.encoding))
 
 
 def percent(share: float) -> str:

@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 MOST_BATCH = 4096
 
+GRAPH, QUANTISED = "Graph", "INT8"
+"""Headings of options in ``--help``."""
+
 DENSE_ONLY = "dense-only"
 """The usual placement of INT8 on TensorRT (``calibration.placements``)."""
 
@@ -27,6 +30,8 @@ class Option:
     """A field of a request that is an option of the command line too."""
 
     help: str = ""  # one sentence; "" shows none
+    under: str = ""  # heading in ``--help``; "" is that of the options of most calls
+    shown: str = ""  # default in words, where it depends on others
     name: str = ""  # such as ``--batch``; "" is made from the name of the field
     choices: tuple[str, ...] = ()  # () takes any value of its type
     least: float | None = None  # limits of a number, both included
@@ -84,93 +89,84 @@ class ExportSpec:
         InputError: a value is unknown, or two of them exclude each other.
     """
 
-    size: tuple[int, int] = option((512, 1024))
+    size: tuple[int, int] = option((512, 1024), "Of the images; a multiple of 8.")
     precision: str = option(FP32, choices=EXPORTED)
     optimize_for: str = option(
         "portable",
-        "Runtime whose graph passes to apply.",
+        "Runtime",
         choices=("portable", "ort-cpu", "ort-cuda", "openvino-half", *TENSORRT_TARGETS),
     )
     mask_dtype: str = option(
-        "uint8", "int32 for TensorRT 8.6, which cannot emit uint8.", choices=("uint8", "int32")
+        "uint8", "int32 for TensorRT 8.6.", choices=("uint8", "int32"), under=GRAPH
     )
-    batch: int = option(1, "Images per call.", least=1, most=MOST_BATCH)
-    dynamic_batch: bool = option(False, "Each call chooses its number of images.")
-    dynamic_size: bool = option(
-        False, "Each call chooses its size: multiples of the network's stride."
-    )
+    batch: int = option(1, "Images per call.", least=1, most=MOST_BATCH, under=GRAPH)
+    dynamic_batch: bool = option(False, "Each call chooses its number of images.", under=GRAPH)
+    dynamic_size: bool = option(False, "Each call chooses its size.", under=GRAPH)
     without_passes: tuple[str, ...] = option(
-        (), "Graph pass of the target to leave out; may be repeated.", name="--without-pass"
+        (), "Leave out a graph pass; repeatable.", name="--without-pass", under=GRAPH
     )
     input: str = option(
-        "uint8",
-        "uint8 images (N, H, W, 3), or preprocessed float (N, 3, H, W).",
-        choices=("uint8", "float"),
+        "uint8", "uint8 NHWC, or preprocessed NCHW.", choices=("uint8", "float"), under=GRAPH
     )
-    head: str = option(
-        "mask", "Class mask (N, H, W), or float logits (N, K, H, W).", choices=("mask", "logits")
-    )
+    head: str = option("mask", "Classes, or float logits.", choices=("mask", "logits"), under=GRAPH)
     minimum_agreement: float | None = option(
         None,
-        "Minimum share of pixels equal to PyTorch's.  [default: 0.9999, fp16 0.999, int8 0.95]",
+        "Least share of pixels as in PyTorch.",
         least=0,
         most=1,
         name="--min-agreement",
+        shown="fp32 0.9999, fp16 0.999, int8 0.95",
+        under=GRAPH,
     )
     check_images: int = 8
     placement: str | None = option(
         None,
-        "The tensors that INT8 rounds.  [default: dense-only for tensorrt and tensorrt-rtx, else"
-        " conv-inputs]",
+        "What INT8 rounds",
         choices=("conv-inputs", DENSE_ONLY, "tensorrt", "all"),
+        shown="by --optimize-for",
+        under=QUANTISED,
     )
     rest: str | None = option(
         None,
-        "Type of the others; fp16 is opset 19, for TensorRT 10 and later.  [default: fp16 for"
-        " tensorrt with a uint8 mask and for tensorrt-rtx, else fp32]",
+        "Type of all else.",
         choices=(FP32, FP16),
+        shown="by --optimize-for",
+        under=QUANTISED,
     )
     float_layers: tuple[str, ...] = option(
-        (),
-        "Convolution that INT8 leaves in float, such as init_conv.0; may be repeated.",
-        name="--float-layer",
+        (), "Convolution to keep in float; repeatable.", name="--float-layer", under=QUANTISED
     )
-    fit_weights: bool = option(
-        False, "Fit INT8 weights and biases to the FP32 outputs of each convolution."
-    )
+    fit_weights: bool = option(False, "Fit weights to the FP32 outputs.", under=QUANTISED)
     max_drop: float | None = option(
-        None,
-        "Maximum loss of INT8 in mIoU points; layers go to float until it holds.",
-        least=0,
-        most=100,
+        None, "Most mIoU points that INT8 may lose.", least=0, most=100, under=QUANTISED
     )
     max_disagreement: float | None = option(
-        None,
-        "Maximum percentage of pixels INT8 may change; layers go to float until it holds.",
-        least=0,
-        most=100,
+        None, "Most percent of pixels that it may change.", least=0, most=100, under=QUANTISED
     )
     budget_images: int = option(
         32,
-        "Training images to measure these two on, other than those that calibrate.",
+        "Training images to measure these on.",
         least=1,
         most=MOST_IMAGES,
+        under=QUANTISED,
     )
     card: str = option(
         "rtx-3090",
-        "GPU for which a model tells the layers that are worth INT8.",
+        "GPU whose time is modelled",
         choices=("gtx-1080-ti", "rtx-3090", "rtx-4090", "h200"),
+        under=QUANTISED,
     )
     calibration_file: Path | None = option(  # noqa: RUF009 (a declaration)
-        None, "File of 'dabnet-export calibration', instead of calibrating.", name="--calibration"
+        None, "Of dabnet-export calibration.", name="--calibration", under=QUANTISED
     )
     calibration_images: int = option(
-        48, "Training images for the INT8 ranges.", least=1, most=MOST_IMAGES
+        48, "Training images for the ranges.", least=1, most=MOST_IMAGES, under=QUANTISED
     )
     calibration_method: str | None = option(
         None,
-        "mse, entropy, minmax, percentile (99.99) or percentile:P."
-        "  [default: mse, or the ranges of --qat]",
+        "mse, entropy, minmax, percentile or percentile:P.",
+        shown="mse, or the ranges of --qat",
+        under=QUANTISED,
     )
 
     def __post_init__(self) -> None:

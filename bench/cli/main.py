@@ -9,6 +9,7 @@ import click
 
 from bench.cli.reports import REPORT_COMMANDS, SHOWN
 from dabnet import __version__
+from dabnet.command_help import Command, Group, under
 from dabnet.console import (
     CONTEXT,
     FILE,
@@ -40,103 +41,108 @@ MOST_SECONDS = 604_800  # a week
 
 _IMAGES, _CALLS = click.IntRange(1, MOST_IMAGES), click.IntRange(1, MOST_STREAMS)
 _ROUNDS, _PICTURES = click.IntRange(max=MOST_ROUNDS), click.IntRange(0, MOST_PICTURES)
+NETWORK_NAMES = ", ".join(NETWORKS) + "."
 _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS)
 
 
-@click.command("run", context_settings=SHOWN)
+@click.command("run", cls=Command, context_settings=SHOWN)
 @click.argument("files", nargs=-1, type=FILE, metavar="[FILE]...")
 @click.option(
-    "--model",
-    "networks",
-    multiple=True,
-    metavar="NAME",
-    help="Also a network with random weights, repeatable: its speed. One of " + ", ".join(NETWORKS),
+    "--dataset",
+    type=click.Choice(list(DATASETS)),
+    help="Images to score and time",
+    show_default="the first checkpoint's",
 )
-@click.option(
-    "--onnx",
-    multiple=True,
-    type=FILE,
-    help="Also an ONNX file of any tool, repeatable; --mean describes one that takes floats.",
-)
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    help="What to measure of checkpoints and networks, repeatable: a row (onnxruntime-int8),"
-    " a backend (pytorch) or all.  [default: each backend's usual rows]",
-)
+@click.option("--data-dir", type=FILE, metavar="DIR", help="Its folder; its train calibrates INT8.")
 @click.option(
     "--size",
     "sizes",
     type=Size(),
     multiple=True,
-    help="[default: that of an ONNX file or an engine of ours, or 512x1024]",
+    help="Repeatable.",
+    show_default="the file's, or 512x1024",
 )
 @click.option(
-    "--batch",
-    "batches",
-    type=_BATCH,
+    "--backend",
+    "backends",
     multiple=True,
-    help="Frames per call; repeat --size and --batch for a sweep.  [default: 1]",
+    help="A row (onnxruntime-int8), a backend, or all; repeatable.",
+    show_default="usual rows",
 )
 @device_option()
-@trust_option
-@click.option("--threads", type=_THREADS, help="CPU threads of each backend.")
-@click.option("--calibration-images", type=_IMAGES, default=48, help="Images for INT8.")
-@click.option(
-    "--dataset",
-    type=click.Choice(list(DATASETS)),
-    help="Images to score and time.  [default: the first checkpoint's]",
-)
-@described_options
-@click.option(
-    "--data-dir", type=FILE, help="Folder of the data set; its training images calibrate INT8."
-)
-@click.option("--split", type=click.Choice(["val", "test"]), default="val")
-@click.option(
-    "--images", "folder", type=FILE, help="A folder without labels instead: speed and agreement."
-)
-@click.option("--max-images", type=_IMAGES, help="Images to score.  [default: all]")
-@click.option(
-    "--allow-overlap",
-    is_flag=True,
-    help="Score INT8 on images that calibrated it, and mark the row.  [default: an error]",
-)
-@click.option(
-    "--scenario",
-    type=click.Choice(["latency", "throughput"]),
-    default="latency",
-    help="One call at a time, or several in flight.",
-)
-@click.option("--streams", type=_CALLS, help="Calls in flight.  [throughput: 2]")
+@click.option("--output", type=FILE, metavar="DIR", default="runs/bench", help="Record and page.")
 @click.option("--rounds", type=_ROUNDS, default=30, help="Turns of each row.")
 @click.option(
     "--min-time",
     "min_time_s",
     type=Finite(0.01, MOST_SECONDS),
     default=10.0,
-    help="Minimum seconds of all turns of a row, in each scope.",
+    help="Least seconds of a row, in each scope.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=Finite(1, MOST_SECONDS),
-    default=900.0,
-    help="Seconds without a sign of life after which a row is given up.",
-)
+@click.option("--max-images", type=_IMAGES, help="Images to score.", show_default="all")
 @click.option("--layers", is_flag=True, help="Also each row's time by layer.")
-@click.option("--pictures", type=_PICTURES, default=2, help="Images to show.")
-@click.option("--cache-dir", "cache", type=FILE, default=".dabnet-cache", help="Folder of exports.")
-@click.option("--output", type=FILE, default="runs/bench", help="Folder of the record.")
 @click.option("--restart", is_flag=True, help="Do not continue a run that was stopped.")
+@under(
+    "What to measure",
+    click.option(
+        "--model", "networks", multiple=True, help="Also an untrained network: " + NETWORK_NAMES
+    ),
+    click.option("--onnx", multiple=True, type=FILE, help="Also an ONNX file of any tool."),
+    click.option(
+        "--batch",
+        "batches",
+        type=_BATCH,
+        multiple=True,
+        help="Frames per call; repeatable.",
+        show_default="1",
+    ),
+    click.option("--threads", type=_THREADS, help="CPU threads of each backend."),
+    click.option(
+        "--scenario",
+        type=click.Choice(["latency", "throughput"]),
+        default="latency",
+        help="One call at a time, or several",
+    ),
+    click.option("--streams", type=_CALLS, help="Calls in flight.", show_default="throughput: 2"),
+)
+@under(
+    "Images",
+    click.option("--split", type=click.Choice(["val", "test"]), default="val", help="To score."),
+    click.option(
+        "--images", "folder", type=FILE, metavar="DIR", help="Without labels: no accuracy."
+    ),
+    click.option("--calibration-images", type=_IMAGES, default=48, help="Images for INT8."),
+    click.option(
+        "--allow-overlap", is_flag=True, help="Score INT8 on what calibrated it, and mark it."
+    ),
+    click.option("--pictures", type=_PICTURES, default=2, help="Images to show."),
+)
+@described_options
+@under(
+    "Running",
+    trust_option,
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=Finite(1, MOST_SECONDS),
+        default=900.0,
+        help="Seconds of silence that end a row.",
+    ),
+    click.option(
+        "--cache-dir",
+        "cache",
+        type=FILE,
+        metavar="DIR",
+        default=".dabnet-cache",
+        help="Exports.",
+    ),
+)
 def run_command(restart: bool, **asked: Any) -> None:
-    """Measure accuracy and speed of each FILE on every backend, in one table.
+    """Measure accuracy and speed of each FILE, in one table.
 
-    A FILE is a checkpoint, of any network, or an ONNX file or an engine, which are measured as
-    they are. All have the same classes. What is missing is exported into the cache folder. A
-    backend that cannot run here is a row that says why. The record and its reports are written as
-    bench.json, bench.csv, bench.md and bench.html. The same command continues a run that was
-    stopped.
+    A FILE is a checkpoint, which is exported for every backend, or an ONNX file or an engine,
+    which are measured as they are. A backend that cannot run here is a row that says why. The
+    same command continues a run that was stopped.
     """
     from bench.report.text import print_report
     from bench.report.write import write_report
@@ -243,7 +249,7 @@ def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)
 
 
-class _RunByDefault(click.Group):
+class _RunByDefault(Group):
     """``dabnet-bench FILE`` is ``dabnet-bench run FILE``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from dabnet.command_help import Command as HelpedCommand
 from dabnet.console import CONTEXT, FILE, Command, Finite, Size, say
 from export.spec import MOST_BATCH
 
@@ -19,14 +20,14 @@ _POSITIVE = Finite(0, MOST_BOUND, min_open=True)
 SHOWN = {**CONTEXT, "show_default": True}
 
 
-@click.command("report", context_settings=CONTEXT)
+@click.command("report", cls=HelpedCommand, context_settings=CONTEXT)
 @click.argument("record", metavar="FILE.json", type=FILE)
-@click.option("--html", is_flag=True, help="Write the page FILE.html beside FILE.json.")
+@click.option("--html", is_flag=True, help="Write the page FILE.html beside it.")
 @click.option(
     "--output",
     type=FILE,
     metavar="DIR",
-    help="Write bench.json, bench.csv, bench.md and bench.html into DIR.",
+    help="Write the record, tables and page there.",
 )
 def report_command(record: Path, html: bool, output: Path | None) -> None:
     """Print the tables of a record again, and write its other forms."""
@@ -62,7 +63,12 @@ def _keep_another_record(record: Path, kept: Path) -> None:
 
 
 def _limit(
-    name: str, default: float | None, unit: str, meaning: str, most: float = MOST_PERCENT
+    name: str,
+    default: float | None,
+    unit: str,
+    meaning: str,
+    most: float = MOST_PERCENT,
+    shown: str | bool = True,
 ) -> Callable[[Command], Command]:
     """An option in percent for the field of ``Limits`` that it names, which is a share."""
 
@@ -71,19 +77,26 @@ def _limit(
 
     field, kind = name.removeprefix("--max-").replace("-", "_"), Finite(0, most)
     return click.option(
-        name, field, type=kind, default=default, callback=share, metavar=unit, help=meaning
+        name,
+        field,
+        type=kind,
+        default=default,
+        callback=share,
+        metavar=unit,
+        help=meaning,
+        show_default=shown,
     )
 
 
-@click.command("compare", context_settings=SHOWN)
+@click.command("compare", cls=HelpedCommand, context_settings=SHOWN)
 @click.argument("old", metavar="OLD.json", type=FILE)
 @click.argument("new", metavar="NEW.json", type=FILE)
-@_limit("--max-slowdown", 3.0, "PERCENT", "Maximum increase of the time per call.")
-@_limit("--max-miou-drop", 0.3, "POINTS", "Maximum decrease of mIoU in percentage points.", 100)
-@_limit("--max-memory-growth", None, "PERCENT", "Maximum memory growth.  [default: not judged]")
+@_limit("--max-slowdown", 3.0, "PERCENT", "Most that a call may take longer.")
+@_limit("--max-miou-drop", 0.3, "POINTS", "Most loss of mIoU in points.", 100)
+@_limit("--max-memory-growth", None, "PERCENT", "Most growth of memory.", shown="not judged")
 @click.option("--json", "output", type=FILE, metavar="FILE", help="Write the comparison as JSON.")
 def compare_command(old: Path, new: Path, output: Path | None, **shares: Any) -> int:
-    """Report which rows became slower, less accurate or larger from OLD to NEW.
+    """Report what became slower, less accurate or larger.
 
     Exit code 1 if a change exceeds its threshold with its whole interval, or if a row is gone.
     """
@@ -110,35 +123,36 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
     return value
 
 
-@click.command("recommend", context_settings=SHOWN)
+@click.command("recommend", cls=HelpedCommand, context_settings=SHOWN)
 @click.argument("record", metavar="[FILE.json]", type=FILE, default="runs/bench/bench.json")
 @click.option(
-    "--min-miou", type=Finite(0), callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
+    "--min-miou", type=Finite(0), callback=_share, metavar="SHARE", help="Least mean IoU, 0 to 1."
 )
-@click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Maximum time per call.")
+@click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Most time of a call.")
 @click.option(
     "--percentile",
     type=click.Choice(["p50", "p95", "p99"]),
     default="p95",
-    help="Percentile of the times, for --max-latency-ms.",
+    help="Which time of a row.",
 )
-@click.option(
-    "--scope", type=click.Choice(["host", "device"]), default="host", help="Scope of the times."
-)
+@click.option("--scope", type=click.Choice(["host", "device"]), default="host", help="Whose times.")
 @click.option(
     "--max-memory-mb",
     type=_POSITIVE,
     metavar="MB",
-    help="Maximum peak memory: of the GPU if it was recorded, else of the host.",
+    help="Most memory, of the GPU or else of the host.",
 )
-@click.option("--size", type=Size(), help="Size of the images.  [default: the record's only one]")
+@click.option("--size", type=Size(), help="Of the images.", show_default="the only one")
 @click.option(
-    "--batch", type=click.IntRange(1, MOST_BATCH), help="Frames per call.  [default: the smallest]"
+    "--batch",
+    type=click.IntRange(1, MOST_BATCH),
+    help="Frames per call.",
+    show_default="the smallest",
 )
 def recommend_command(
     record: Path, size: tuple[int, int] | None, batch: int | None, **bounds: Any
 ) -> int:
-    """Name the artifact to ship: the fastest that meets the bounds, and why.
+    """Name the artifact to ship: the fastest within the bounds.
 
     Exit code 1 if none does.
     """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dabnet.command_help import Command, under
 from dabnet.console import CONTEXT, FILE, MOST_IMAGES, progress_bar, say
 from dabnet.errors import InputError
 from export.cli.options import (
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 CACHE_OPTIONS = ("version", "method", "calibrator")
 
 
-@click.command("calibration", context_settings=CONTEXT)
+@click.command("calibration", cls=Command, context_settings=CONTEXT)
 @click.argument("sources", nargs=-1, required=True, type=FILE)
 @output_option
-@source_options
 @data_option
 @request_options(ExportSpec, only=("size", "optimize_for", "mask_dtype", "batch"))
 @click.option(
     "--images",
     "folder",
     type=FILE,
-    help="Any folder of pictures instead of the data set; not those that are scored.",
+    metavar="DIR",
+    help="Any pictures instead, but not those to score.",
 )
 @click.option(
     "--count",
@@ -50,19 +51,23 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
     type=click.IntRange(0, MOST_IMAGES),
     default=0,
     show_default=True,
-    help="Maximum number of images that are passed over because they cannot be read.",
+    help="Most broken files to pass over.",
 )
-@click.option("--tensorrt", "version", help="Version that reads the cache, such as 8.6.1.")
-@click.option(
-    "--calibration-method", "method", default="mse", show_default=True, help="Ranges of the cache."
+@under(
+    "A cache for TensorRT (-o FILE.cache)",
+    click.option("--tensorrt", "version", help="Its version, such as 8.6.1."),
+    click.option(
+        "--calibration-method", "method", default="mse", show_default=True, help="Its ranges."
+    ),
+    click.option(
+        "--calibrator",
+        type=click.Choice(CALIBRATORS),
+        default="entropy",
+        show_default=True,
+        help="Its --int8-calibrator.",
+    ),
 )
-@click.option(
-    "--calibrator",
-    type=click.Choice(CALIBRATORS),
-    default="entropy",
-    show_default=True,
-    help="Calibrator of TensorRT that will read the cache (--int8-calibrator).",
-)
+@source_options
 def calibration_command(
     sources: tuple[Path, ...],
     output: Path,
@@ -71,7 +76,7 @@ def calibration_command(
     calibrator: str,
     **collecting: Any,
 ) -> None:
-    """Keep the statistics that INT8 ranges are chosen from, for every method and placement.
+    """Collect the statistics of INT8 ranges in a file.
 
     One SOURCE that is a checkpoint: its FP32 graph is run on training images. Interrupted, it
     leaves OUTPUT.partial, and goes on from there when started again. SOURCES that are calibration

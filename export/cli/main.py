@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
+from dabnet.command_help import Group
 from dabnet.console import CONTEXT, FILE, Size, device_option, progress_bar, run, say, trust_option
 from dabnet.errors import InputError
 from dabnet.precision import EXPORTED, FP32, INT8
@@ -38,7 +39,7 @@ LOW_MIOU = 0.15
 """Below it a network has not learned these classes, or sees other images than in its training."""
 
 
-@click.group(context_settings=CONTEXT, no_args_is_help=False)
+@click.group(cls=Group, context_settings=CONTEXT, no_args_is_help=False)
 @click.version_option(__version__)
 def export_group() -> None:
     """Turn a checkpoint into an artifact: uint8 image in, class mask out."""
@@ -47,11 +48,11 @@ def export_group() -> None:
 @export_group.command("onnx", context_settings=CONTEXT)
 @click.argument("checkpoint", type=FILE)
 @output_option
-@source_options
 @data_option
 @request_options(ExportSpec)
+@source_options
 def onnx_command(checkpoint: Path, output: Path, data_dir: Path | None, **values: Any) -> None:
-    """Write CHECKPOINT as one ONNX file (opset 17; 19 for --rest fp16), its manifest inside.
+    """Write CHECKPOINT as one ONNX file, its manifest inside.
 
     The file is compared with PyTorch on real images before it is written.
     """
@@ -72,18 +73,18 @@ def onnx_command(checkpoint: Path, output: Path, data_dir: Path | None, **values
 @export_group.command("trt", context_settings=CONTEXT)
 @click.argument("source", metavar="CHECKPOINT_OR_ONNX", type=FILE)
 @output_option
-@click.option("--size", type=Size(), help="[default: 512x1024, or the ONNX file's]")
+@data_option
 @click.option(
-    "--precision", type=click.Choice(EXPORTED), help="[default: fp32, or the ONNX file's]"
+    "--size", type=Size(), help="Of the images.", show_default="512x1024, or the ONNX file's"
 )
-@device_option("The GPU that builds it, and will run it.  [auto: the first]")
+@click.option("--precision", type=click.Choice(EXPORTED), show_default="fp32, or the ONNX file's")
+@device_option("the first GPU")
 @request_options(BuildSpec)
 @click.option(
     "--print-trtexec", is_flag=True, help="Print the equal line of trtexec, and build nothing."
 )
-@source_options
-@data_option
 @request_options(ExportSpec, without=("size", "precision", "optimize_for"))
+@source_options
 def trt_command(
     source: Path,
     output: Path,
@@ -93,7 +94,7 @@ def trt_command(
     print_trtexec: bool,
     **values: Any,
 ) -> None:
-    """Build a TensorRT or TensorRT-RTX engine, with its manifest beside it as JSON.
+    """Build a TensorRT engine, its manifest beside it.
 
     An ONNX file of another tool is described with --dataset or --classes.
     """
@@ -193,14 +194,12 @@ def _exported_and_built(
 
 @export_group.command("inspect", context_settings=CONTEXT)
 @click.argument("file", metavar="FILE", type=FILE)
-@click.option("--layers", is_flag=True, help="List every layer; of a calibration, every range.")
+@click.option("--layers", is_flag=True, help="Every layer; of a calibration, every range.")
 @click.option("--plan", is_flag=True, help="Kernels, memory traffic and types of the engine.")
-@click.option(
-    "--target", help="GPU that the plan of an ONNX file is for, such as sm89.  [default: sm86]"
-)
-@source_options
+@click.option("--target", help="GPU of an ONNX file's plan.", show_default="sm86")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON instead.")
+@source_options
 def inspect_command(
     file: Path,
     layers: bool,
@@ -210,10 +209,10 @@ def inspect_command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Describe FILE: a checkpoint, an ONNX file of any tool, an engine or a calibration.
+    """Describe FILE, and in which type its layers compute.
 
-    Manifest, inputs and outputs, precision of each layer. --plan of an ONNX file builds it with
-    TensorRT-RTX, without a GPU.
+    It is a checkpoint, an ONNX file of any tool, an engine or a calibration. --plan of an ONNX
+    file builds it with TensorRT-RTX, without a GPU.
     """
     from dabnet.tables import terminal
     from export.inspection import inspect_file, print_inspection

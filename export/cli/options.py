@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from dabnet.command_help import under
 from dabnet.console import FILE, Command, Dilations, Factors, Finite, Size, options
 from dabnet.data.registry import DATASETS
 from dabnet.device import AUTO, CUDA, Device
 from dabnet.errors import InputError
 from dabnet.given import VOID, Given
 from dabnet.models import NETWORKS
-from export.spec import options_of
+from export.spec import Option, options_of
 
 if TYPE_CHECKING:
     from dabnet.artifact import Description
 
-output_option = click.option("-o", "--output", type=FILE, required=True, help="File to write.")
+output_option = click.option(
+    "-o", "--output", type=FILE, metavar="FILE", required=True, help="File to write."
+)
 data_option = click.option(
-    "--data-dir",
-    type=FILE,
-    help="Folder of the data set: images to calibrate on (train) and to check with (val).",
+    "--data-dir", type=FILE, metavar="DIR", help="Data set, to calibrate on and check with."
 )
 
 
@@ -42,37 +43,27 @@ class Channels(Factors):
 
 
 # What ``--dataset`` and ``--model`` do not say of a file (``dabnet.given``).
-described_options = options(
+FOREIGN = "Files that do not describe themselves"
+described_options = under(
+    FOREIGN,
     click.option(
-        "--classes",
-        type=FILE,
-        help="File of its classes instead: a line 'name' or 'R G B name' for each.",
+        "--classes", type=FILE, metavar="FILE", help="Classes, 'name' or 'R G B name' per line."
+    ),
+    click.option("--void", type=click.Choice(VOID), help="Drop this output, which is no class."),
+    click.option(
+        "--dilations", type=Dilations(), help="Of a checkpoint.", show_default="published ones"
     ),
     click.option(
-        "--void",
-        type=click.Choice(VOID),
-        help="The output of a checkpoint that stands for no class, and is dropped.",
+        "--mean", type=Channels(), help="(image - mean) * scale.", show_default="published"
     ),
-    click.option("--dilations", type=Dilations(), help="Of a checkpoint.  [default: published]"),
-    click.option(
-        "--mean",
-        type=Channels(),
-        help="Preprocessing (image - mean) * scale, image 0…255.  [default: published]",
-    ),
-    click.option("--scale", type=Channels(), help="[default: 1,1,1]"),
+    click.option("--scale", type=Channels(), help="Of 0 to 255.", show_default="1,1,1"),
 )
-source_options = options(
+source_options = under(
+    FOREIGN,
     click.option(
-        "--dataset",
-        type=click.Choice(list(DATASETS)),
-        help="Classes, palette and preprocessing of a file that carries none: a public checkpoint,"
-        " an ONNX file of another tool.",
+        "--dataset", type=click.Choice(list(DATASETS)), help="Its classes and preprocessing"
     ),
-    click.option(
-        "--model",
-        type=click.Choice(list(NETWORKS)),
-        help="Network of a public checkpoint.  [default: the one whose tensors it has]",
-    ),
+    click.option("--model", type=click.Choice(list(NETWORKS)), help="Its network"),
     described_options,
 )
 
@@ -135,8 +126,16 @@ def request_options(
             kind["type"] = int
         else:
             kind["type"] = _TYPES[request.__annotations__[name]]
-        made.append(click.option(asked.name, name, help=asked.help or None, **kind))
+        made.append(_option(asked, name, kind))
     return options(*made)
+
+
+def _option(asked: Option, name: str, kind: dict[str, Any]) -> Callable[[Command], Command]:
+    """The option of a request's field, under its heading."""
+    if asked.shown:
+        kind["show_default"] = asked.shown
+    made = click.option(asked.name, name, help=asked.help or None, **kind)
+    return under(asked.under, made) if asked.under else made
 
 
 _TYPES: dict[str, Any] = {

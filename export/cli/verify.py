@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dabnet.command_help import Command
 from dabnet.console import (
     CONTEXT,
     FILE,
@@ -45,43 +46,49 @@ DEFAULT_WORST = 4
 DEFAULT_SCENES = 8
 
 
-@click.command("verify", context_settings=CONTEXT)
+@click.command("verify", cls=Command, context_settings=CONTEXT)
 @click.argument("a", metavar="A", type=FILE)
 @click.argument("b", metavar="B", type=FILE)
 @click.option(
     "--images",
     "folder",
     type=FILE,
-    help="Folder of pictures, searched with its subfolders.  [default: toy street scenes]",
+    metavar="DIR",
+    help="Pictures, also in subfolders.",
+    show_default="toy street",
 )
 @click.option(
     "--limit",
     type=click.IntRange(1, MOST_IMAGES),
-    help="Maximum number of images.  [default: all; scenes 8]",
+    help="Most images.",
+    show_default="all; 8 scenes",
 )
-@click.option("--size", type=Size(), help="[default: that of B, or of A, or 512x1024]")
-@source_options
-@device_option("[auto: an engine on the first GPU, all else on the CPU]")
+@click.option("--size", type=Size(), help="Of the images.", show_default="of B or A, or 512x1024")
+@device_option("engines: a GPU")
 @trust_option
-@click.option("--layers", is_flag=True, help="Find the first tensor where two ONNX graphs part.")
+@click.option("--layers", is_flag=True, help="The first tensor where two ONNX files part.")
 @click.option(
     "--tolerance",
     type=Finite(0, MOST_TOLERANCE),
     default=1e-3,
     show_default=True,
-    help="Relative error above which --layers reports a tensor as different.",
+    help="Relative error that --layers lets pass.",
 )
-@click.option("--output", type=FILE, help="Folder for pictures.")
+@click.option("--output", type=FILE, metavar="DIR", help="Folder for pictures.")
 @click.option(
-    "--worst", type=click.IntRange(0, MOST_IMAGES), help="Worst images to draw there.  [default: 4]"
+    "--worst",
+    type=click.IntRange(0, MOST_IMAGES),
+    help="Worst images to draw there.",
+    show_default="4",
 )
 @click.option(
     "--min-agreement",
     "minimum",
     type=Finite(0, 1),
-    help="Exit with 1 where the mean share of equal pixels is below this.",
+    help="Exit with 1 below this share of equal pixels.",
 )
-@click.option("--json", "record", type=FILE, help="File for the record.")
+@click.option("--json", "record", type=FILE, metavar="FILE", help="File for the record.")
+@source_options
 def verify_command(
     a: Path,
     b: Path,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CALIBRATORS = ("entropy", "minmax")
 THIS_GPU = "this-gpu"
+ENGINE = "Engine"
+"""Heading of options in ``--help``."""
 
 Shape = tuple[int, int, int]
 """(batch, height, width); the last two in pixels."""
@@ -44,41 +46,41 @@ class BuildSpec:
     """
 
     precision: str
-    target: str | None = option(
-        None, "Card to build for without a GPU, such as sm86 (TensorRT-RTX)."
-    )
+    target: str | None = option(None, "Build without a GPU (TensorRT-RTX), for such as sm86.")
     workspace_mib: int | None = option(
-        None, "Limit of the builder's scratch memory in MiB.", least=1, most=1 << 20
+        None, "Most scratch memory in MiB.", least=1, most=1 << 20, under=ENGINE
     )
-    product: str | None = option(None, choices=PRODUCTS)
+    product: str | None = option(
+        None, "Library", choices=PRODUCTS, shown="the installed one", under=ENGINE
+    )
     min_shape: tuple[int, int, int] | None = option(
-        None,
-        "Smallest input of an ONNX file with dynamic sides.  [default: batch 1, half the height"
-        " and width of the best]",
+        None, "Smallest input.", shown="1 x half of the best", under=ENGINE
     )
     opt_shape: tuple[int, int, int] | None = option(
-        None, "Input that it is fastest at.  [default: the one it was exported at]"
+        None, "Input of the best speed.", shown="as exported", under=ENGINE
     )
     max_shape: tuple[int, int, int] | None = option(
-        None, "Largest input.  [default: each side twice the best]"
+        None, "Largest input.", shown="twice the best", under=ENGINE
     )
     hardware_compatible: str | None = option(
         None,
-        "Other GPUs that run the engine (TensorRT).",
+        "For other GPUs too",
         choices=("ampere-plus", "same-compute-capability"),
+        under=ENGINE,
     )
-    version_compatible: bool = option(False, "Later versions run it too (TensorRT).")
+    version_compatible: bool = option(False, "For later versions of TensorRT too.", under=ENGINE)
     timing_cache: Path | None = option(  # noqa: RUF009 (a declaration)
-        None, "File of kernel timings, read and written: later builds are faster (TensorRT)."
+        None, "Timings of kernels: later builds are faster.", under=ENGINE
     )
     calibrator: str | None = option(
         None,
-        "TensorRT 8 and 10 choose the INT8 ranges of an FP32 ONNX file themselves.",
+        "TensorRT 8 and 10 choose the ranges.",
         choices=CALIBRATORS,
         name="--int8-calibrator",
+        under=ENGINE,
     )
     calibration_cache: Path | None = option(  # noqa: RUF009 (a declaration)
-        None, "File of the calibrator's ranges, read if it exists, written otherwise."
+        None, "The calibrator's ranges, read or written.", under=ENGINE
     )
     device: int = 0
 
