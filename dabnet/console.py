@@ -6,12 +6,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dabnet.device import AUTO, Device
 from dabnet.encoding import adapt
@@ -160,6 +161,19 @@ def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
         return function
 
     return decorate
+
+
+def refuse_typed(names: Iterable[str], what: str, expected: str, fix: str) -> None:
+    """Raise InputError if a parameter of these names was typed, which has no effect on ``what``."""
+    context = click.get_current_context()
+    typed = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if typed:
+        raise InputError(f"{', '.join(typed)} for {what}", expected, fix)
 
 
 MOST_SIDE = 16384

@@ -18,6 +18,7 @@ from dabnet.console import (
     Finite,
     Size,
     device_option,
+    refuse_typed,
     run,
     say,
     trust_option,
@@ -25,8 +26,8 @@ from dabnet.console import (
 from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from dabnet.given import Given
+from dabnet.given_options import described_options
 from dabnet.models import NETWORKS
-from export.cli.options import described_options, refuse_typed
 from export.spec import MOST_BATCH
 
 if TYPE_CHECKING:

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet.command_help import Command, under
-from dabnet.console import CONTEXT, FILE, MOST_IMAGES, progress_bar, say
+from dabnet.console import CONTEXT, FILE, MOST_IMAGES, progress_bar, refuse_typed, say
 from dabnet.errors import InputError
-from export.cli.options import (
-    data_option,
-    given_of,
-    output_option,
-    refuse_typed,
-    request_options,
-    source_options,
-)
+from dabnet.given_options import given_of, source_options
+from export.cli.options import data_option, output_option, request_options
 from export.engine.spec import CALIBRATORS
 from export.spec import ExportSpec
 

@@ -11,22 +11,22 @@ import click
 
 from dabnet import __version__
 from dabnet.command_help import Group
-from dabnet.console import CONTEXT, FILE, Size, device_option, progress_bar, run, say, trust_option
+from dabnet.console import (
+    CONTEXT,
+    FILE,
+    Size,
+    device_option,
+    progress_bar,
+    refuse_typed,
+    run,
+    say,
+    trust_option,
+)
 from dabnet.errors import InputError
+from dabnet.given_options import GIVEN, OF_CHECKPOINTS, description_of, given_of, source_options
 from dabnet.precision import EXPORTED, FP32, INT8
 from export.cli.calibration import calibration_command
-from export.cli.options import (
-    GIVEN,
-    OF_CHECKPOINTS,
-    building_gpu,
-    data_option,
-    description_of,
-    given_of,
-    output_option,
-    refuse_typed,
-    request_options,
-    source_options,
-)
+from export.cli.options import building_gpu, data_option, output_option, request_options
 from export.cli.verify import verify_command
 from export.engine.spec import BuildSpec
 from export.spec import ExportSpec, options_of

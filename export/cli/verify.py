@@ -20,19 +20,13 @@ from dabnet.console import (
     Size,
     device_option,
     progress_bar,
+    refuse_typed,
     say,
     trust_option,
 )
 from dabnet.device import AUTO
 from dabnet.errors import InputError
-from export.cli.options import (
-    GIVEN,
-    OF_CHECKPOINTS,
-    description_of,
-    given_of,
-    refuse_typed,
-    source_options,
-)
+from dabnet.given_options import GIVEN, OF_CHECKPOINTS, description_of, given_of, source_options
 
 if TYPE_CHECKING:
     from dabnet.data.images import SizedImages
