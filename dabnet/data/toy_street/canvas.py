@@ -77,7 +77,7 @@ class Camera:
 
     Image coordinates (u, v) are in units of image height, u from the middle, v from the top:
     ``vanishing`` is u of the vanishing point, ``horizon`` v of the horizon. The street shifts
-    sideways by ``bend * z**2``.
+    sideways by ``bend * z**2``. The camera stands ``driven`` metres along it.
     """
 
     focal: float
@@ -85,6 +85,7 @@ class Camera:
     vanishing: float
     height: float
     bend: float
+    driven: float = 0.0
 
     @classmethod
     def sample(cls, rng: Rng) -> Camera:
@@ -100,7 +101,7 @@ class Camera:
     def project(self, points: ArrayLike) -> Floats:
         """Turn points (…, 3) in metres into (…, 2) image coordinates (u, v)."""
         p = np.asarray(points, dtype=np.float64)
-        z = np.maximum(p[..., 2], 1.0)
+        z = np.maximum(p[..., 2] - self.driven, 1.0)
         scale = self.focal / z
         projected = np.empty((*p.shape[:-1], 2))
         projected[..., 0] = self.vanishing + scale * p[..., 0] + (self.focal * self.bend) * z

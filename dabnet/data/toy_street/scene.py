@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -65,10 +65,27 @@ def draw_scene(key: tuple[int, ...], size: tuple[int, int]) -> tuple[Uint8Array,
     Returns:
         image uint8 (H, W, 3), RGB, 0…255, and label uint8 (H, W), class index or 11 (ignore).
     """
+    return _drawn(key, size)
+
+
+def draw_drive(
+    key: tuple[int, ...], size: tuple[int, int], metres: float
+) -> tuple[Uint8Array, Uint8Array]:
+    """Draw a street as it is seen from ``metres`` further along it; nothing in it moves.
+
+    Its things stand as in the scene of ``key``, but have other colours and shapes.
+    """
+    return _drawn(key, size, metres)
+
+
+def _drawn(
+    key: tuple[int, ...], size: tuple[int, int], metres: float | None = None
+) -> tuple[Uint8Array, Uint8Array]:
     height, width = size
     # Two streams: what the scene is must not depend on how many pixels of noise it needs.
     rng, pixel_rng = np.random.default_rng([*key, 0]), np.random.default_rng([*key, 1])
-    canvas = Canvas(Camera.sample(rng), Light.sample(rng), height, width)
+    camera = replace(Camera.sample(rng), driven=metres or 0.0)
+    canvas = Canvas(camera, Light.sample(rng), height, width)
     street = Street.sample(rng)
     _draw_sky(canvas, rng)
     _draw_ground(canvas, street, rng)
@@ -77,7 +94,10 @@ def draw_scene(key: tuple[int, ...], size: tuple[int, int]) -> tuple[Uint8Array,
         things.add_lots(side)
         things.add_on_pavement(side)
     things.add_traffic()
-    things.draw()
+    if metres is None:
+        things.draw()
+    else:
+        things.draw_driven(key)
     if rng.uniform() < 0.2:
         draw.draw_bonnet(canvas, rng)
     coarse = rng.uniform(-1.0, 1.0, (9, 10)).astype(np.float32)
@@ -183,6 +203,18 @@ class _Things:
     def draw(self) -> None:
         for _, paint in sorted(self.waiting, key=lambda thing: -thing[0]):
             paint()
+
+    def draw_driven(self, key: tuple[int, ...]) -> None:
+        """Draw what is not behind the camera yet, each thing from random numbers of its own.
+
+        How many it takes depends on where it is seen from, and the next one must not change.
+        """
+        waiting = sorted(self.waiting, key=lambda thing: -thing[0])
+        for number, (z, paint) in enumerate([*waiting, (np.inf, lambda: None)]):
+            state = np.random.default_rng([*key, 2, number]).bit_generator.state
+            self.rng.bit_generator.state = state
+            if z > self.canvas.camera.driven + 1.0:
+                paint()
 
     def _add(self, z: float, how: Callable[..., None], *args: object) -> None:
         self.waiting.append((z, partial(how, self.canvas, self.rng, *args)))

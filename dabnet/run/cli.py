@@ -1,0 +1,270 @@
+"""The command ``dabnet-run``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dabnet import __version__
+from dabnet.console import (
+    CONTEXT,
+    FILE,
+    MOST_THREADS,
+    FileName,
+    Finite,
+    Size,
+    device_option,
+    progress_columns,
+    refuse_typed,
+    run,
+    say,
+    trust_option,
+)
+from dabnet.device import AUTO
+from dabnet.errors import InputError
+from dabnet.given_options import OF_CHECKPOINTS, description_of, given_of, source_options
+from dabnet.interrupt import EXIT_INTERRUPTED, stop_on_signal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dabnet.run.drawing import Drawing
+    from dabnet.run.frames import Frame, Source
+    from dabnet.run.network import Network
+    from dabnet.run.outputs import Output, Write
+    from dabnet.run.pipeline import Timings
+    from dabnet.run.window import Window
+
+MOST_FRAMES = 1_000_000_000
+MOST_FPS = 1000
+MOST_RECONNECTS = 1_000_000
+WRITTEN = ("overlay", "indices", "label-ids")
+
+
+class SourceName(FileName):
+    """A path, the number of a camera, or a URL."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if "://" in value else os.fspath(super().convert(value, param, ctx))
+
+
+@click.command(context_settings=CONTEXT)
+@click.version_option(__version__)
+@click.argument("artifact", metavar="ARTIFACT", type=FILE)
+@click.argument("source", metavar="SOURCE", type=SourceName())
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="A video (.mp4, .mkv, .mov), an animation (.gif, .webp) or a folder of pictures."
+    "  [default: a window where there is a display, else a name after the source]",
+)
+@click.option("--window", is_flag=True, help="Show the overlay also where it is written.")
+@click.option(
+    "--write",
+    type=click.Choice(WRITTEN),
+    default=WRITTEN[0],
+    show_default=True,
+    help="Classes over the frames, or PNGs of class indices, or of Cityscapes' label ids.",
+)
+@click.option(
+    "--every", type=click.IntRange(1, MOST_FRAMES), default=1, help="Take each N-th frame."
+)
+@click.option("--max-frames", type=click.IntRange(1, MOST_FRAMES), help="End after N frames.")
+@click.option("--class-map", type=FILE, help="File of colours, a line 'R G B name' each.")
+@click.option(
+    "--fps",
+    type=Finite(0.01, MOST_FPS),
+    default=10.0,
+    show_default=True,
+    help="Images of a folder per second, in a video.",
+)
+@click.option(
+    "--reconnect",
+    "reconnects",
+    type=click.IntRange(0, MOST_RECONNECTS),
+    default=5,
+    show_default=True,
+    help="Attempts in a row to open a lost stream again.",
+)
+@click.option(
+    "--size", type=Size(), help="[default: that of the artifact; a checkpoint's 512x1024]"
+)
+@device_option("[auto: an engine on the first GPU, all else on the CPU]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads of inference.")
+@trust_option
+@source_options
+def run_command(
+    artifact: Path,
+    source: str,
+    output: Path | None,
+    window: bool,
+    write: str,
+    every: int,
+    max_frames: int | None,
+    class_map: Path | None,
+    fps: float,
+    reconnects: int,
+    size: tuple[int, int] | None,
+    device: str,
+    threads: int | None,
+    trust: bool,
+    **values: Any,
+) -> int:
+    """Run ARTIFACT on SOURCE and draw the classes over each frame.
+
+    ARTIFACT is an ONNX file, an engine or a checkpoint. SOURCE is an image, a folder of images, a
+    video, the number of a camera, a URL (rtsp://, http://, …), or toy-street: a drawn drive.
+
+    Exit code: 0; 2 for bad input, or a source that broke off; 130 after Ctrl-C. What was written
+    until then is whole.
+    """
+    from dabnet.artifact import CHECKPOINT, Artifact
+    from dabnet.run.drawing import Drawing, read_class_map
+    from dabnet.run.network import Network
+    from dabnet.run.outputs import Output, default_output
+    from dabnet.run.sources import look_at, open_source
+
+    asked = look_at(source)
+    opened = Artifact.open(artifact)
+    if opened.kind != CHECKPOINT:
+        expected, fix = "a public checkpoint", "leave them out"
+        refuse_typed(OF_CHECKPOINTS, "an ONNX file or an engine", expected, fix)
+    shown = _window(source, write, output, window)
+    place = None
+    if output is not None or shown is None:
+        read = (*opened.files, *([class_map] if class_map else []))
+        place = Output(output or default_output(asked, write), asked, write, read)
+    given = given_of(values)
+    chosen = None if device == AUTO else device
+    description = None if opened.kind == CHECKPOINT else description_of(size, given)
+    network = Network(artifact, given, description, size, chosen, threads, trust)
+    try:
+        palette = network.palette
+        if class_map is not None:
+            palette = read_class_map(class_map, network.classes, palette)
+        drawing = Drawing(network.classes, palette, write)
+        frames = open_source(asked, network.size, fps, every, reconnects)
+        return _run(frames, network, drawing, place, shown, max_frames)
+    finally:
+        network.close()
+        if shown is not None:
+            shown.destroy()
+
+
+def _window(source: str, write: str, output: Path | None, asked: bool) -> Window | None:
+    from dabnet.run.window import open_window
+
+    if write != WRITTEN[0] and asked:
+        raise InputError(f"--window with --write {write}", f"--write {WRITTEN[0]}")
+    if not asked and (output is not None or write != WRITTEN[0]):
+        return None
+    opened = open_window(f"dabnet-run {source.rpartition('/')[2]}")
+    if opened is None and asked:
+        fix = "set DISPLAY, install python3-tk, or leave --window out"
+        raise InputError("--window without a display", "a display and tkinter", fix)
+    return opened
+
+
+def _run(
+    source: Source,
+    network: Network,
+    drawing: Drawing,
+    place: Output | None,
+    window: Window | None,
+    most: int | None,
+) -> int:
+    import numpy as np
+
+    from dabnet.run.pipeline import Timings, run_frames
+
+    limits = [limit for limit in (most, place.most if place else None) if limit is not None]
+    most = min(limits, default=None)
+    timings = Timings(np.zeros(len(network.classes), np.int64))
+    # Also a terminal that is closed ends a recording, unless nohup has it go on.
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [number for number in ending if signal.getsignal(number) != signal.SIG_IGN]
+    opened: AbstractContextManager[Write | None] = place.open() if place else nullcontext()
+    with stop_on_signal(*signals) as stop, opened as write:
+
+        def goes_on() -> bool:
+            if window is not None:
+                window.poll()
+            return not stop.asked and not (window is not None and window.closed)
+
+        with progress_columns("frames") as bar:
+            total = min((n for n in (source.total, most) if n is not None), default=None)
+            task = bar.add_task("running", total=total, text="")
+            began = time.perf_counter()
+
+            def take(frame: Frame, drawn: Image.Image) -> None:
+                if write is not None:
+                    write(frame, drawn)
+                if window is not None:
+                    window.show(drawn)
+                rate = (timings.frames + 1) / (time.perf_counter() - began)
+                bar.update(task, advance=1, text=f"{rate:.1f} FPS")
+
+            run_frames(source, network, drawing, take, goes_on, timings, most)
+        if not timings.frames:
+            if stop.asked or (window is not None and window.closed):
+                raise KeyboardInterrupt
+            given = f"{source.shown!r} has no frame that can be decoded"
+            raise source.fault or InputError(given, "a video")
+    _report(source, network, drawing, timings)
+    if place is not None:
+        say(f"wrote {place.path}")
+    for note in source.notes:
+        say(f"warning: {note}", err=True)
+    if place is not None and timings.frames == place.most:
+        say(f"warning: an animation ends after {place.most} frames", err=True)
+    if source.fault is not None:
+        raise source.fault
+    if stop.asked:
+        say("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _report(source: Source, network: Network, drawing: Drawing, timings: Timings) -> None:
+    """Print what ran, the legend, and what was timed."""
+    info, sides = network.info, "{}x{}".format(*network.size)
+    say(f"{info.backend} {info.version} on {info.device}, {info.precision}")
+    shares = 100 * timings.pixels / max(1, timings.pixels.sum())
+    for name, colour, share in zip(network.classes, drawing.palette, shares, strict=True):
+        say(f"  #{bytes(colour).hex()}  {share:5.1f} %  {name}")
+    frames = f"{timings.frames} frame" + ("" if timings.frames == 1 else "s")
+    rate = timings.frames / timings.total
+    say(f"{frames} in {timings.total:.2f} s: {rate:.1f} FPS; {timings.dropped} dropped")
+    from_when = "its arrival" if source.live else "its decoding"
+    p50, p95 = (_percentile(timings.latency, share) for share in (0.50, 0.95))
+    say(f"latency of a frame, from {from_when} to its overlay: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
+    steps = {
+        "convert and resize": timings.convert,
+        f"infer {network.batch}x{sides}": timings.infer,
+        "draw": timings.draw,
+        "write or show": timings.write,
+    }
+    medians = (f"{name} {1e3 * statistics.median(times):.1f}" for name, times in steps.items())
+    say("median ms of the steps, which overlap: " + ", ".join(medians))
+
+
+def _percentile(seconds: Any, share: float) -> float:
+    """In milliseconds."""
+    import numpy as np
+
+    return 1e3 * float(np.percentile(np.asarray(seconds), 100 * share))
+
+
+def main() -> None:
+    """Entry point of ``dabnet-run``."""
+    run(run_command)
