@@ -31,6 +31,12 @@ def confusion(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], classes: 
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def difference_counts(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Counts:
+    """Number of pixels of each absolute difference of two arrays of one shape, int64 (256,)."""
+    apart = np.where(a > b, a - b, b - a)
+    return np.bincount(apart.ravel(), minlength=256)
+
+
 def class_iou(matrix: Counts) -> Floats:
     """Intersection over union of each class, 0…1; NaN for a class in neither truth nor prediction.
 

@@ -1,5 +1,9 @@
 """The check of an artifact before it is written: the share of mask pixels that equal PyTorch's.
 
+A confidence beside the mask is compared at all pixels, as it does not jump where the class does: in
+FP32 it may differ by ``dabnet.head.TOLERANCE`` nowhere more. In FP16 and INT8 it follows the
+roundings of the logits, and the difference is recorded.
+
 Where the images have labels, the mIoU of both tells a wrong preprocessing or dilation, which the
 agreement cannot: it is the same in both.
 """
@@ -21,15 +25,16 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import images_or_scenes, resize_image
 from dabnet.errors import BuildError
 from dabnet.graph.execution import Stepwise, cpu_session, has_half_tensors
-from dabnet.metrics import Counts, confusion, mean_iou
+from dabnet.head import LARGEST, LOGITS, MASK, MASK_AND_CONFIDENCE, TOLERANCE
+from dabnet.metrics import Counts, confusion, difference_counts, mean_iou
 from dabnet.models import network_named
 from dabnet.models.image_to_mask import ImageToMask
-from dabnet.precision import INT8
-from dabnet.runtime.manifest import Agreement
+from dabnet.precision import FP32, INT8
+from dabnet.runtime.manifest import Agreement, ConfidenceDifference
 from export.spec import ExportSpec
 
-# The graph's input → its output.
-Run = Callable[[NDArray[Any]], NDArray[Any]]
+# The graph's input → its outputs.
+Run = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]
 
 
 def required_agreement(
@@ -53,15 +58,18 @@ def required_agreement(
         progress: shows a bar.
 
     Raises:
-        BuildError: they agree on fewer pixels than ``spec`` requires.
+        BuildError: they agree on fewer pixels than ``spec`` requires, or the confidence of an FP32
+            graph differs.
     """
     labels, count = checkpoint.labels, spec.check_images
     images = images_or_scenes(checkpoint.dataset, "val", data_dir, count, spec.size, labels)
-    reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
+    head = MASK if spec.head == LOGITS else spec.head
+    reference = ImageToMask(checkpoint.network(), checkpoint.preprocessing, head=head).eval()
     run, stride = exact_runner(model), network_named(checkpoint.model).stride
     classes, shares = len(labels.classes), []
     scored = images.origin[0] == checkpoint.dataset and images.labelled
     matrices: Counts = np.zeros((2, classes, classes), np.int64)  # of PyTorch and of the artifact
+    differences: Counts = np.zeros(LARGEST + 1, np.int64)  # pixels by that of their confidences
     with progress("comparing with PyTorch", len(images)) as step:
         for number, item in enumerate(images):
             image, trials = item.image, [(item.image, spec.batch)]
@@ -69,12 +77,22 @@ def required_agreement(
                 trials.append((_resized(image, stride), spec.batch))
             if number == 0 and spec.dynamic_batch:
                 trials.append((image, spec.batch + 1))
-            masks = [_masks(run, reference, spec, *trial) for trial in trials]
+            masks = []
+            for trial in trials:
+                (expected, *confidence), (found, *other) = _results(run, reference, spec, *trial)
+                masks.append((expected, found))
+                for pair in zip(confidence, other, strict=True):
+                    differences += difference_counts(*pair)
             shares += [float((found == expected).mean()) for expected, found in masks]
             matrices += [confusion(mask[0], item.label, classes) for mask in masks[0]]
             step()
-    mious = map(float, mean_iou(matrices)) if scored and matrices.any() else ()
-    agreement = Agreement(images.description, float(np.mean(shares)), min(shares), *mious)
+    mious = map(float, mean_iou(matrices)) if scored and matrices.any() else (None, None)
+    of_confidence = None
+    if head == MASK_AND_CONFIDENCE:
+        of_confidence = ConfidenceDifference.of(differences.tolist())
+        _refuse_confidence(of_confidence, spec.precision, images.description)
+    means = float(np.mean(shares)), min(shares)
+    agreement = Agreement(images.description, *means, *mious, of_confidence)
     if agreement.mean < spec.required_agreement:
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:
@@ -92,26 +110,48 @@ def required_agreement(
 
 def exact_runner(model: ir.Model) -> Run:
     """Run a graph of ours as it says: FP16 node by node, any other in one session."""
-    given, result = (str(side[0].name) for side in (model.graph.inputs, model.graph.outputs))
+    given = str(model.graph.inputs[0].name)
     if has_half_tensors(model):
-        stepwise = Stepwise(model)
-        return lambda batch: dict(stepwise.run({given: batch}))[result]
+        stepwise, results = Stepwise(model), [str(value.name) for value in model.graph.outputs]
+
+        def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+            found = dict(stepwise.run({given: batch}))
+            return tuple(found[name] for name in results)
+
+        return run
     session = cpu_session(model, "the exported graph")
-    return lambda batch: np.asarray(session.run(None, {given: batch})[0])
+    return lambda batch: tuple(session.run(None, {given: batch}))
+
+
+def _refuse_confidence(found: ConfidenceDifference, precision: str, images: str) -> None:
+    if precision == FP32 and found.largest > TOLERANCE:
+        raise BuildError(
+            f"the confidence differs from PyTorch's by up to {found.largest} of {LARGEST} ({images});"
+            " nothing was written",
+            f"at most {TOLERANCE} in fp32",
+            "this is a fault of the export: please report it, or use --head mask",
+        )
 
 
 @torch.inference_mode()
-def _masks(
+def _results(
     run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int
-) -> tuple[Uint8Array, Uint8Array]:
-    """Masks (N, H, W) of one image (H, W, 3), repeated to fill the batch: PyTorch's, ``run``'s."""
+) -> tuple[list[Uint8Array], list[Uint8Array]]:
+    """Of one image (H, W, 3), repeated to fill the batch: what PyTorch gives, and what ``run`` does.
+
+    Each is the masks (N, H, W), and the confidences if the head has them.
+    """
     images = torch.from_numpy(np.repeat(image[None], batch, axis=0))
-    expected = module(images).numpy()
+    expected = module(images)
     given = images if spec.input == "uint8" else module.preprocess(images)
     found = run(given.contiguous().numpy())
-    if spec.head == "logits":
-        found = found.argmax(axis=1)
-    return expected.astype(np.uint8, copy=False), found.astype(np.uint8, copy=False)
+    if spec.head == LOGITS:
+        found = (found[0].argmax(axis=1),)
+    wanted = expected if isinstance(expected, tuple) else (expected,)
+    return (
+        [values.numpy().astype(np.uint8, copy=False) for values in wanted],
+        [values.astype(np.uint8, copy=False) for values in found],
+    )
 
 
 def _resized(image: Uint8Array, stride: int) -> Uint8Array:

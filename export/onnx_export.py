@@ -147,7 +147,7 @@ def float_graph(checkpoint: Checkpoint, spec: ExportSpec) -> FloatGraph:
         checkpoint.preprocessing,
         getattr(torch, spec.mask_dtype),
         float_input=spec.input == "float",
-        logits_output=spec.head == "logits",
+        head=spec.head,
     )
     traced = contract_graph(module.eval(), spec)
     model, passes = optimize(traced, spec.optimize_for, spec.precision, without=spec.without_passes)
@@ -158,11 +158,14 @@ def float_graph(checkpoint: Checkpoint, spec: ExportSpec) -> FloatGraph:
 def contract_graph(module: ImageToMask, spec: ExportSpec) -> ir.Model:
     """Trace the module: ``image`` uint8 (N, H, W, 3) → ``mask`` (N, H, W), opset 17.
 
+    The head ``mask+confidence`` has a second output, ``confidence``.
+
     Sides that a call chooses are named ``batch``, ``height`` and ``width``. The exporter folds each
     BatchNorm that follows a convolution into its weights (evaluation mode); those before a
     convolution, behind a Concat or an Add, stay nodes of their own.
     """
-    given, result = spec.input_tensor, spec.output_tensor(classes=0)
+    given, confidence = spec.input_tensor, spec.confidence_tensor
+    results = [spec.output_tensor(classes=0), *([confidence] if confidence else [])]
     shape = replace(spec, dynamic_batch=False, dynamic_size=False).input_tensor.shape
     example = torch.zeros(shape, dtype=getattr(torch, given.dtype))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
@@ -175,8 +178,8 @@ def contract_graph(module: ImageToMask, spec: ExportSpec) -> ir.Model:
             (example,),
             traced,
             input_names=[given.name],
-            output_names=[result.name],
-            dynamic_axes={tensor.name: _free_sides(tensor) for tensor in (given, result)},
+            output_names=[result.name for result in results],
+            dynamic_axes={tensor.name: _free_sides(tensor) for tensor in (given, *results)},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -254,6 +257,7 @@ def _manifest(checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec) 
         precision=spec.precision,
         example=(spec.batch, *spec.size),
         checkpoint_sha256=checkpoint_sha256,
+        confidence=spec.confidence_tensor,
         stride=network_named(checkpoint.model).stride,
         optimized_for=spec.optimize_for,
         libraries={name: importlib.metadata.version(name) for name in libraries},

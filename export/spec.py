@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from dabnet.console import MOST_IMAGES
 from dabnet.errors import InputError
+from dabnet.head import HEADS, LOGITS, MASK, MASK_AND_CONFIDENCE
 from dabnet.precision import EXPORTED, FP16, FP32, INT8, PRECISIONS
-from dabnet.runtime.manifest import DYNAMIC, TensorInfo
+from dabnet.runtime.manifest import CONFIDENCE, DYNAMIC, TensorInfo
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class ExportSpec:
     input: str = option(
         "uint8", "uint8 NHWC, or preprocessed NCHW.", choices=("uint8", "float"), under=GRAPH
     )
-    head: str = option("mask", "Classes, or float logits.", choices=("mask", "logits"), under=GRAPH)
+    head: str = option(MASK, "What the file gives.", choices=HEADS, under=GRAPH)
     minimum_agreement: float | None = option(
         None,
         "Least share of pixels as in PyTorch.",
@@ -190,7 +191,7 @@ class ExportSpec:
         self._refuse_what_excludes_itself()
 
     def _refuse_what_excludes_itself(self) -> None:
-        if self.has_budget and self.head != "mask":
+        if self.has_budget and self.head == LOGITS:
             raise InputError(f"an accuracy budget with --head {self.head}", "--head mask")
         if self.precision == INT8 and self.input == "float":
             raise InputError("int8 with float input", "uint8 input, which calibrates it")
@@ -247,9 +248,15 @@ class ExportSpec:
 
     def output_tensor(self, classes: int) -> TensorInfo:
         n, h, w = self._sides
-        if self.head == "mask":
-            return TensorInfo("mask", self.mask_dtype, (n, h, w))
-        return TensorInfo("logits", "float32", (n, classes, h, w))
+        if self.head == LOGITS:
+            return TensorInfo("logits", "float32", (n, classes, h, w))
+        return TensorInfo("mask", self.mask_dtype, (n, h, w))
+
+    @property
+    def confidence_tensor(self) -> TensorInfo | None:
+        """The second output; None of another head than ``mask+confidence``."""
+        given = self.head == MASK_AND_CONFIDENCE
+        return TensorInfo(CONFIDENCE, self.mask_dtype, self._sides) if given else None
 
     @property
     def _sides(self) -> tuple[int, int, int]:

@@ -128,7 +128,7 @@ def masks(
     matrices, equal = defaultdict[str, list[Counts]](list), defaultdict[str, list[float]](list)
     with progress_bar("masks", len(images)) as step:
         for item in images:
-            found = {name: run(item.image[None])[0] for name, run in runs.items()}
+            found = {name: run(item.image[None])[0][0] for name, run in runs.items()}
             for name, mask in found.items():
                 matrices[name].append(confusion(mask, item.label, classes))
                 equal[name].append(float((mask == found["portable fp32"]).mean()))

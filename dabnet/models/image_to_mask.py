@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dabnet.head import LARGEST, LOGITS, MASK, MASK_AND_CONFIDENCE
 from dabnet.preprocessing import Preprocessing
 
 
@@ -17,9 +18,11 @@ class ImageToMask(nn.Module):
 
     Args:
         network, preprocessing: what the checkpoint holds.
-        mask_dtype: of the mask.
+        mask_dtype: of the mask and the confidence.
         float_input: ``forward`` takes preprocessed float32 images (N, 3, H, W) instead.
-        logits_output: ``forward`` returns float32 logits (N, K, H, W) instead.
+        head: ``mask``; ``logits``: ``forward`` returns float32 logits (N, K, H, W) instead;
+            ``mask+confidence``: it returns the mask and the confidence (N, H, W), 0…255, that
+            ``dabnet.head.confidence_of`` defines.
     """
 
     mean: Tensor
@@ -32,13 +35,13 @@ class ImageToMask(nn.Module):
         mask_dtype: torch.dtype = torch.uint8,
         *,
         float_input: bool = False,
-        logits_output: bool = False,
+        head: str = MASK,
     ) -> None:
         super().__init__()
         self.network = network
         self.mask_dtype = mask_dtype
         self.float_input = float_input
-        self.logits_output = logits_output
+        self.head = head
         as_channels = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(preprocessing.mean_rgb).view(as_channels))
         self.register_buffer("scale", torch.tensor(preprocessing.scale).view(as_channels))
@@ -50,12 +53,20 @@ class ImageToMask(nn.Module):
         normalised = images.to(torch.float32).permute(0, 3, 1, 2) - self.mean
         return normalised * self.scale if self.scales else normalised
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         inputs = images if self.float_input else self.preprocess(images)
         logits: Tensor = self.network(inputs)  # (N, K, H, W)
-        if self.logits_output:
+        if self.head == LOGITS:
             return logits
-        return logits.argmax(dim=1).to(self.mask_dtype)  # (N, H, W)
+        mask = logits.argmax(dim=1).to(self.mask_dtype)  # (N, H, W)
+        return (mask, self._confidence(logits)) if self.head == MASK_AND_CONFIDENCE else mask
+
+    def _confidence(self, logits: Tensor) -> Tensor:
+        if logits.dtype != torch.float32:  # under autocast
+            logits = logits.to(torch.float32)
+        below = logits - logits.amax(dim=1, keepdim=True)  # (N, K, H, W), at most 0
+        probability = below.exp().sum(dim=1).reciprocal()  # (N, H, W)
+        return (LARGEST * probability).round().to(self.mask_dtype)
 
 
 def node_scope(module: str) -> str:

@@ -14,6 +14,7 @@ from dabnet.errors import ArtifactError
 from dabnet.precision import BF16, FP16, FP32, INT8
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime.manifest import (
+    CONFIDENCE,
     DYNAMIC,
     UNKNOWN,
     Colour,
@@ -79,8 +80,9 @@ class Description:
             NoManifest: something is missing; the error names the options that give it.
             ArtifactError: no runner serves such tensors, or the description does not fit them.
         """
+        outputs = sorted(outputs, key=lambda tensor: tensor.name == CONFIDENCE)
         refuse_unserved(source, inputs, outputs)
-        (image,), (result,) = inputs, outputs
+        (image,), (result, *beside) = inputs, outputs
         is_float = image.dtype == "float32"
         if image.shape[1 if is_float else 3] != 3:
             axes = "(N, 3, H, W)" if is_float else "(N, H, W, 3)"
@@ -107,9 +109,10 @@ class Description:
             raise ArtifactError(given, f"{_text(example)}, the size of its images")
         is_mask = len(result.shape) == 3
         sides = (batch, *size) if is_mask else (batch, len(self.classes), *size)
-        if filled(result, sides).shape != sides:
+        if any(filled(output, sides).shape != sides for output in outputs):
             what = "a mask" if is_mask else f"logits of {len(self.classes)} classes"
-            given = f"{source} gives {result.name} of the shape {list(result.shape)}"
+            shapes = " and ".join(f"{o.name} of the shape {list(o.shape)}" for o in outputs)
+            given = f"{source} gives {shapes}"
             raise ArtifactError(given, f"{what} of the image's size: {list(sides)}")
         return Manifest(
             model=MODEL,
@@ -120,6 +123,7 @@ class Description:
             preprocessing=self.preprocessing if is_float and self.preprocessing else NO_MEAN,
             input=image,
             output=TensorInfo(result.name, result.dtype, sides),
+            confidence=TensorInfo(CONFIDENCE, beside[0].dtype, sides) if beside else None,
             precision=precision,
             example=(max(1, batch), example[0], example[1]),
             checkpoint_sha256="",

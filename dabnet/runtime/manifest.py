@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from annotated_types import Ge, Le, MaxLen
 from dabnet import __version__
 from dabnet.errors import ArtifactError, printable
 from dabnet.files import existing_file, sha256_of_file
+from dabnet.head import LOGITS, MASK, MASK_AND_CONFIDENCE, TOLERANCE
 from dabnet.precision import PRECISIONS
 from dabnet.preprocessing import Preprocessing
 from dabnet.records import Byte, Codec, Count, Name, Share, Side, Text
@@ -41,6 +43,10 @@ MOST_PIXELS = 2**29
 
 _GIVEN = (("uint8", 4), ("float32", 4))  # dtype and number of sides of the inputs that are served
 _RESULTS = (("uint8", 3), ("int32", 3), ("int64", 3), ("float32", 4))
+_CONFIDENCES = (("uint8", 3), ("int32", 3))
+
+CONFIDENCE = "confidence"
+"""Name of the second output of the head ``mask+confidence``."""
 
 
 class NoManifest(ArtifactError):
@@ -95,6 +101,26 @@ class CalibrationInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfidenceDifference:
+    """How far the confidences of two artifacts differ on the same images, over all pixels.
+
+    Differences are absolute, in 1/255 (``dabnet.head.confidence_of``).
+    """
+
+    largest: Byte
+    percentile_999: Byte  # 99.9 % of the pixels differ by this at most
+    within_2: Share  # of pixels that differ by 2 at most
+
+    @classmethod
+    def of(cls, pixels: Sequence[int]) -> ConfidenceDifference:
+        """Sum up the number of pixels of each difference, from 0 on; there is at least one."""
+        up_to, total = list(accumulate(pixels)), sum(pixels)
+        largest = next(value for value, count in enumerate(up_to) if count == total)
+        most = next(value for value, count in enumerate(up_to) if 1000 * count >= 999 * total)
+        return cls(largest, most, up_to[min(TOLERANCE, len(up_to) - 1)] / total)
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """How far an artifact's masks equal PyTorch FP32's on the same images."""
 
@@ -105,6 +131,7 @@ class Agreement:
     # of these classes.
     checkpoint_miou: Share | None = None
     artifact_miou: Share | None = None
+    confidence: ConfidenceDifference | None = None  # None of an artifact that gives none
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +180,12 @@ class Manifest:
     ignore: Byte
     preprocessing: Preprocessing
     input: TensorInfo
-    output: TensorInfo
+    output: TensorInfo  # the mask or the logits
     precision: Name
     # (batch, height, width) it was exported and checked at
     example: tuple[Side, Side, Side]
     checkpoint_sha256: Name  # "" if it was described by its user (``dabnet.runtime.description``)
+    confidence: TensorInfo | None = None  # second output of the head ``mask+confidence``
     # Of the network: height and width of a ``DYNAMIC`` input are multiples of it.
     stride: Annotated[int, Ge(1), Le(1024)] = 8
     logits: Name = ""  # name of the tensor of logits before the upsample, float (N, K, H/8, W/8)
@@ -181,6 +209,18 @@ class Manifest:
         return self.example[1], self.example[2]
 
     @property
+    def head(self) -> str:
+        """What it gives for each pixel: one of ``dabnet.head.HEADS``."""
+        if len(self.output.shape) == 4:
+            return LOGITS
+        return MASK if self.confidence is None else MASK_AND_CONFIDENCE
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The mask or the logits, then the confidence if it gives one."""
+        return (self.output,) if self.confidence is None else (self.output, self.confidence)
+
+    @property
     def is_described(self) -> bool:
         """Whether a user said what it is: no checkpoint is known, and nothing was compared."""
         return not self.checkpoint_sha256
@@ -199,18 +239,21 @@ class Manifest:
         return tuple(free if side == DYNAMIC else side for side, free in sides)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of the mask (N, H, W) or the logits (N, K, H, W) of an input of this shape."""
+        """Shape of the mask (N, H, W) or the logits (N, K, H, W) of an input of this shape.
+
+        That of the confidence is the mask's.
+        """
         batch, *size = replace(self.input, shape=input_shape).sides
         return (batch, *self.output.shape[1:-2], *size)
 
     @property
     def result_dtype(self) -> str:
-        """The numpy type of results: uint8 for masks, whichever integers the graph gives."""
+        """The numpy type of results: uint8 for integers, whichever the graph gives."""
         return self.output.dtype if self.output.dtype.startswith("float") else "uint8"
 
     def served_shape(self, source: str) -> tuple[int, int, int, int]:
         """Return the declared input's shape; ArtifactError if no runner serves the tensors."""
-        refuse_unserved(source, [self.input], [self.output], "export the artifact again")
+        refuse_unserved(source, [self.input], self.outputs, "export the artifact again")
         batch, second, third, fourth = self.input.shape
         return batch, second, third, fourth
 
@@ -223,12 +266,13 @@ class Manifest:
     ) -> Manifest:
         """Return the manifest if it declares the tensors that were loaded; else ArtifactError.
 
-        Other tools leave the sides of an output open: one that is described may have any there.
+        Outputs may come in any order. Other tools leave the sides of an output open: one that is
+        described may have any there.
         """
-        found, declared = ((*inputs,), (*outputs,)), ((self.input,), (self.output,))
-        if self.is_described and len(found[1]) == 1:
-            (output,) = found[1]
-            found = (found[0], (filled(output, self.output.shape),))
+        results = tuple(sorted(outputs, key=lambda tensor: tensor.name == CONFIDENCE))
+        found, declared = ((*inputs,), results), ((self.input,), self.outputs)
+        if self.is_described:
+            found = (found[0], tuple(filled(output, self.output.shape) for output in results))
         if found != declared:
             expected = f"{_listed(*declared)}, as its manifest says"
             raise ArtifactError(f"{source} has the tensors {_listed(*found)}", expected, fix)
@@ -272,7 +316,7 @@ class Manifest:
 
     def _faults_of_shapes(self) -> Iterator[str]:
         try:
-            refuse_unserved("it", [self.input], [self.output])
+            refuse_unserved("it", [self.input], self.outputs)
         except ArtifactError as error:
             yield str(error)
             return
@@ -286,6 +330,9 @@ class Manifest:
             yield f"input.shape: expected three channels, got {list(self.input.shape)}"
         if self.output.shape != self.output_shape(self.input.shape):
             yield f"output.shape: expected the sides of the input, got {list(self.output.shape)}"
+        if self.confidence and self.confidence.shape != self.output.shape:
+            shape = list(self.confidence.shape)
+            yield f"confidence.shape: expected the sides of the mask, got {shape}"
         if len(self.output.shape) == 4 and self.output.shape[1] != len(self.classes):
             yield f"output.shape: expected {len(self.classes)} classes, got {self.output.shape[1]}"
         profile = self.engine.profile if self.engine else ()
@@ -388,13 +435,24 @@ def refuse_untrusted(engine: Path, trust: bool) -> None:
 def refuse_unserved(
     source: str, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], fix: str = ""
 ) -> None:
-    """Raise ArtifactError unless a runner serves these tensors: one image in, one mask out."""
+    """Raise ArtifactError unless a runner serves these tensors: one image in, one mask out.
+
+    Beside a mask there may be its confidence, behind it.
+    """
     given, results = ([(t.dtype, len(t.shape)) for t in side] for side in (inputs, outputs))
-    if len(given) != 1 or given[0] not in _GIVEN or len(results) != 1 or results[0] not in _RESULTS:
+    confidences = [tensor.name for tensor in outputs[1:]]
+    if (
+        len(given) != 1
+        or given[0] not in _GIVEN
+        or not results
+        or results[0] not in _RESULTS
+        or confidences not in ([], [CONFIDENCE])
+        or (confidences and (results[0][1] != 3 or results[1] not in _CONFIDENCES))
+    ):
         raise ArtifactError(
             f"{source} has the tensors {_listed(inputs, outputs)}",
             "one uint8 (N, H, W, 3) or float32 (N, 3, H, W) in; one uint8, int32 or int64 mask "
-            "(N, H, W) or float32 logits (N, K, H, W) out",
+            "(N, H, W) or float32 logits (N, K, H, W) out, beside a mask perhaps its confidence",
             fix,
         )
 

@@ -17,6 +17,7 @@ from dabnet.checkpoint import Given, carries_its_own, load_checkpoint
 from dabnet.data.dataset import Dataset
 from dabnet.errors import ArtifactError, InputError
 from dabnet.file_kind import CHECKPOINT, ENGINE
+from dabnet.head import LOGITS
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import DYNAMIC
 
@@ -46,7 +47,7 @@ def open_teacher(
         checkpoint = load_checkpoint(path, given)
         _check_classes(path, checkpoint.labels.classes, classes)
         network = checkpoint.network().requires_grad_(False)
-        return ImageToMask(network, checkpoint.preprocessing, logits_output=True).to(device)
+        return ImageToMask(network, checkpoint.preprocessing, head=LOGITS).to(device)
     runner = artifact.runner()
     manifest = runner.manifest
     _check_classes(path, manifest.classes, classes)

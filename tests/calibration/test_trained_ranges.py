@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calibration.ranges import ranges_by_tensor
 from dabnet.errors import ArtifactError
+from dabnet.head import LOGITS
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.training.qat import convolutions, fake_quantized, observed_ranges
 from export.onnx_export import contract_graph
@@ -46,7 +47,7 @@ def ranges() -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def graph() -> onnx.ModelProto:
-    module = ImageToMask(seeded_network(), PREPROCESSING, logits_output=True).eval()
+    module = ImageToMask(seeded_network(), PREPROCESSING, head=LOGITS).eval()
     return contract_graph(module, ExportSpec(size=SIZE, head="logits"))
 
 
@@ -101,7 +102,7 @@ def test_each_convolution_of_the_graph_computes_what_was_trained(
     # In the order of execution, which is that of the graph.
     tensors = dict(zip(modules, readers(graph).values(), strict=True))
     module = ImageToMask(fake_quantized(seeded_network(), ranges), PREPROCESSING).eval()
-    module.logits_output = True
+    module.head = LOGITS
     errors = {}
 
     def as_in_the_graph(name: str, given: Tensor) -> tuple[Tensor]:
@@ -129,7 +130,7 @@ def test_the_whole_graph_is_nearer_to_what_was_trained_than_to_the_float_network
     image = torch.from_numpy(IMAGES[:1])
     errors = []
     for network in (fake_quantized(seeded_network(), ranges), seeded_network()):
-        module = ImageToMask(network, PREPROCESSING, logits_output=True).eval()
+        module = ImageToMask(network, PREPROCESSING, head=LOGITS).eval()
         with torch.inference_mode():
             errors.append(float(np.abs(module(image).numpy() - seen).mean()))
     assert errors[0] < 0.6 * errors[1]
