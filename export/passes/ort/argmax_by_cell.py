@@ -17,7 +17,11 @@ The transpose is of the small logits; ArgMax over axis 1 would stride over plane
 onnxruntime's CPU provider and rejected: Resize with the classes last, strips of rows, two matrix
 products, a separable Resize, a maximum by comparison.
 
-The mask is the same but for ties of one rounding.
+With a confidence (``dabnet.head``), cells of which a corner's is below 255 are interpolated, too.
+The others have 255 at each pixel: -log p = log Σ exp(l_k - l_c) is convex in the logits, so that p is
+nowhere between the corners below the smallest p at a corner.
+
+The mask is the same but for ties of one rounding, and so is the confidence.
 """
 
 from __future__ import annotations
@@ -28,25 +32,35 @@ from numpy.typing import NDArray
 
 from dabnet.graph.editing import SLICE_END, Insertion
 from dabnet.graph.facts import channels
-from export.passes.upsampled_argmax import UpsampledArgmax, upsampled_argmaxes
+from dabnet.head import LARGEST
+from export.passes.upsampled_argmax import (
+    UpsampledArgmax,
+    confidence_of_sum,
+    upsampled_argmaxes,
+)
 
 Scales = tuple[int, int]
 
+SURE = LARGEST / (LARGEST - 0.5)
+"""Largest Σ exp(l_k - max l) whose confidence is 255."""
+UNSURE = -1
+"""In place of the class of a corner whose confidence is less."""
+
 
 def argmax_by_cell(model: ir.Model) -> tuple[ir.Model, list[str]]:
-    """Rewrite each linear Resize by whole numbers whose only reader is an ArgMax over classes."""
+    """Rewrite each head of a linear Resize by whole numbers."""
     changed = []
     for head in upsampled_argmaxes(model):
         if head.aligned:
             continue  # its cells are of different sizes
         rows, columns = head.scales
         changed.append(f"{head.mask.name}: upsampled by {rows}x{columns} where classes meet")
-        head.replace(_mask(head.insertion("by_cell"), head))
+        head.replace(*_results(head.insertion("by_cell"), head))
     return model, changed
 
 
-def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
-    """(N, s·h, s·w) classes, chosen as the ArgMax does."""
+def _results(before: Insertion, head: UpsampledArgmax) -> tuple[ir.Value, ir.Value | None]:
+    """(N, s·h, s·w) classes, chosen as the ArgMax does, and the confidences if there are any."""
     logits, scales, kind, count = head.logits, head.scales, head.kind, channels(head.logits)
     assert count is not None
     attributes = {k: v for k, v in head.argmax.attributes.items() if k != "axis"}
@@ -58,7 +72,13 @@ def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
     # The border is repeated beyond itself: (N, h + 2, w + 2, K).
     pads = _numbers(before, 0, 1, 1, 0, 0, 1, 1, 0)
     corners = before.op("Pad", [turned, pads], {"mode": "edge"})
-    first, cells = _disagreeing(before, largest(corners, 3))
+    classes = largest(corners, 3)
+    if head.confidence:
+        limit = before.constant(np.array(SURE), "sure")
+        sure = before.op("LessOrEqual", [_sum_of_exp(before, corners, 3), limit])
+        none = before.constant(np.array(UNSURE, np.int64), "unsure")
+        classes = before.op("Where", [sure, classes, none])
+    first, cells = _disagreeing(before, classes, head.confidence is not None)
     values = before.op("GatherND", [corners, _corners_of(before, cells)])  # (4, M, K)
     flat = before.op("Reshape", [values, _numbers(before, 4, -1)])
     pixels = before.op("MatMul", [before.constant(_weights(scales), "weights"), flat])
@@ -68,12 +88,30 @@ def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
     of_one = np.repeat(np.arange(count, dtype=kind.numpy())[:, None], scales[0] * scales[1], 1)
     whole = before.op("Gather", [before.constant(of_one, "classes"), first], {"axis": 0})
     joined = before.op("ScatterND", [whole, cells, found])  # (N, h + 1, w + 1, s·s)
-    return _laid_out(before, joined, logits, scales)
+    mask = _laid_out(before, joined, logits, scales)
+    if not head.confidence:
+        return mask, None
+    kind = head.confidence_kind
+    shares = confidence_of_sum(before, _sum_of_exp(before, pixels, 2), kind)  # (s·s, M)
+    shares = before.op("Transpose", [shares], {"perm": [1, 0]})
+    certain = ir.tensor(np.array([LARGEST], kind.numpy()))
+    whole = before.op("ConstantOfShape", [before.op("Shape", [whole])], {"value": certain})
+    joined = before.op("ScatterND", [whole, cells, shares])
+    return mask, _laid_out(before, joined, logits, scales)
 
 
-def _disagreeing(before: Insertion, classes: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _sum_of_exp(before: Insertion, logits: ir.Value, axis: int) -> ir.Value:
+    """Σ exp(l - max l) over ``axis``, the last."""
+    most = before.op("ReduceMax", [logits], {"axes": [axis]})  # an input from opset 18 on
+    below = before.op("Exp", [before.op("Sub", [logits, most])])
+    return before.op("ReduceSum", [below, _numbers(before, axis)], {"keepdims": 0})
+
+
+def _disagreeing(
+    before: Insertion, classes: ir.Value, unsure: bool
+) -> tuple[ir.Value, ir.Value]:
     """The class at the first corner of each cell, (N, h + 1, w + 1), and (image, row, column) of
-    the M cells with another at another corner, (M, 3)."""
+    the M cells with another at another corner, (M, 3), or if ``unsure`` with ``UNSURE`` there."""
 
     def corner(down: int, right: int) -> ir.Value:
         starts = _numbers(before, down, right)
@@ -83,6 +121,9 @@ def _disagreeing(before: Insertion, classes: ir.Value) -> tuple[ir.Value, ir.Val
     first = corner(0, 0)
     equal = [before.op("Equal", [first, corner(*at)]) for at in ((0, 1), (1, 0), (1, 1))]
     all_equal = before.op("And", [before.op("And", equal[:2]), equal[2]])
+    if unsure:
+        none = before.constant(np.array(UNSURE, np.int64), "unsure")
+        all_equal = before.op("And", [all_equal, before.op("Greater", [first, none])])
     cells = before.op("NonZero", [before.op("Not", [all_equal])])
     return first, before.op("Transpose", [cells], {"perm": [1, 0]})
 

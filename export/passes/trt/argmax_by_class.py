@@ -10,10 +10,14 @@ classes. Before → after, for logits (N, K, h, w)::
     value > best ─▶ Where(k, class)      ─┐
     Max(value, best)                     ─┴▶ the next class … ─▶ Cast ─▶ y
 
+A confidence behind it (``dabnet.head``) is 1 over a running sum of exp(value - best)::
+
+    value ≤ best: sum + exp(value - best)      value > best: sum · exp(best - value) + 1
+
 All of it is pointwise but for Gathers of constant indices: it reads the coarse logits and writes
 the mask. Interpolation is in FP32, also in an FP16 graph. The first of equal classes wins, as in
 ArgMax. The mask is the same but for ties of one rounding; of an FP16 graph it is that of FP32
-interpolation of the FP16 logits. The height and width must be known.
+interpolation of the FP16 logits, and so is the confidence. The height and width must be known.
 """
 
 from __future__ import annotations
@@ -23,24 +27,29 @@ import onnx_ir as ir
 
 from dabnet.graph.editing import Insertion
 from dabnet.graph.facts import channels, sides
-from export.passes.upsampled_argmax import UpsampledArgmax, upsampled_argmaxes
+from export.passes.upsampled_argmax import (
+    UpsampledArgmax,
+    confidence_of_sum,
+    upsampled_argmaxes,
+)
 
 FLOAT = int(ir.DataType.FLOAT)
 
 
 def argmax_by_class(model: ir.Model) -> tuple[ir.Model, list[str]]:
-    """Rewrite each linear Resize by whole numbers whose only reader is an ArgMax over classes."""
+    """Rewrite each head of a linear Resize by whole numbers."""
     changed = []
     for head in upsampled_argmaxes(model):
         classes = channels(head.logits) or 0
         last_of_equals = head.argmax.attributes.get_int("select_last_index", 0)
         if 0 not in sides(head.logits) and classes > 1 and not last_of_equals:
             changed.append(f"{head.mask.name}: running maximum of {classes} classes")
-            head.replace(_mask(head.insertion("by_class"), head))
+            head.replace(*_results(head.insertion("by_class"), head))
     return model, changed
 
 
-def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
+def _results(before: Insertion, head: UpsampledArgmax) -> tuple[ir.Value, ir.Value | None]:
+    """The mask, and the confidence if there is one."""
     logits = head.logits
     rows, columns = (
         _Taps(before, size, scale, axis, head.aligned)
@@ -51,6 +60,7 @@ def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
         return before.constant(np.full((1, 1, 1, 1) if kind is np.int32 else 1, value, kind), "k")
 
     best, found = None, number(0, np.int32)
+    unit = total = before.constant(np.ones((1, 1, 1, 1)), "unit") if head.confidence else None
     for k in range(channels(logits) or 0):
         one = before.op("Slice", [logits, number(k), number(k + 1), number(1)])
         if logits.dtype != ir.DataType.FLOAT:
@@ -60,10 +70,19 @@ def _mask(before: Insertion, head: UpsampledArgmax) -> ir.Value:
             best = value
             continue
         larger = before.op("Greater", [value, best])
+        if total is not None:
+            apart = before.op("Abs", [before.op("Sub", [value, best])])
+            share = before.op("Exp", [before.op("Neg", [apart])])
+            grown = before.op("Add", [before.op("Mul", [total, share]), unit])
+            total = before.op("Where", [larger, grown, before.op("Add", [total, share])])
         found = before.op("Where", [larger, number(k, np.int32), found])
         best = before.op("Max", [best, value])
     mask = before.op("Squeeze", [found, number(1)])
-    return before.op("Cast", [mask], {"to": int(head.kind)})
+    mask = before.op("Cast", [mask], {"to": int(head.kind)})
+    if total is None:
+        return mask, None
+    total = before.op("Squeeze", [total, number(1)])
+    return mask, confidence_of_sum(before, total, head.confidence_kind)
 
 
 class _Taps:
