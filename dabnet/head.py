@@ -33,4 +33,5 @@ def confidence_of(logits: NDArray[np.floating]) -> NDArray[np.uint8]:
 
     wide = logits.astype(np.float64)
     rest = np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1)
-    return np.rint(LARGEST / rest).astype(np.uint8)
+    found: NDArray[np.uint8] = np.rint(LARGEST / rest).astype(np.uint8)
+    return found

@@ -86,13 +86,13 @@ def required_agreement(
             shares += [float((found == expected).mean()) for expected, found in masks]
             matrices += [confusion(mask[0], item.label, classes) for mask in masks[0]]
             step()
-    mious = map(float, mean_iou(matrices)) if scored and matrices.any() else (None, None)
+    mious = [float(iou) for iou in mean_iou(matrices)] if scored and matrices.any() else [None] * 2
     of_confidence = None
     if head == MASK_AND_CONFIDENCE:
         of_confidence = ConfidenceDifference.of(differences.tolist())
         _refuse_confidence(of_confidence, spec.precision, images.description)
     means = float(np.mean(shares)), min(shares)
-    agreement = Agreement(images.description, *means, *mious, of_confidence)
+    agreement = Agreement(images.description, *means, mious[0], mious[1], of_confidence)
     if agreement.mean < spec.required_agreement:
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:

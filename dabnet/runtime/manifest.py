@@ -331,8 +331,8 @@ class Manifest:
         if self.output.shape != self.output_shape(self.input.shape):
             yield f"output.shape: expected the sides of the input, got {list(self.output.shape)}"
         if self.confidence and self.confidence.shape != self.output.shape:
-            shape = list(self.confidence.shape)
-            yield f"confidence.shape: expected the sides of the mask, got {shape}"
+            given = list(self.confidence.shape)
+            yield f"confidence.shape: expected the sides of the mask, got {given}"
         if len(self.output.shape) == 4 and self.output.shape[1] != len(self.classes):
             yield f"output.shape: expected {len(self.classes)} classes, got {self.output.shape[1]}"
         profile = self.engine.profile if self.engine else ()

@@ -18,7 +18,15 @@ from dabnet.precision import FP32, INT8, PRECISIONS
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, TensorInfo
 from dabnet.runtime.onnx_check import check_onnx_file
-from dabnet.runtime.runner import LayerTime, RunnerInfo, check_input, cpu_name, import_backend
+from dabnet.runtime.runner import (
+    LayerTime,
+    Prediction,
+    RunnerInfo,
+    check_input,
+    cpu_name,
+    import_backend,
+    prediction,
+)
 
 _CONVOLUTIONS = ("Convolution", "MatMul", "FullyConnected")
 
@@ -73,15 +81,23 @@ class OpenVinoRunner:
         # OpenVINO has no exact Q/DQ arithmetic beside its kernels.
         kernels = f"int8 kernels of OpenVINO (Convolution {fused})" if precision == INT8 else ""
         version, device = openvino.get_version().partition("-")[0], cpu_name(threads)
-        self.info = RunnerInfo("openvino", version, device, precision, shape, (note,), kernels)
+        ran = (device, precision, shape, (note,), kernels)
+        self.info = RunnerInfo("openvino", version, *ran, self.manifest.head)
         self._request = self._compiled.create_infer_request()
         self._staged: list[tuple[Any, HostArray]] = []
 
     def infer(self, images: HostArray) -> HostArray:
+        return self._results(images)[0]
+
+    def infer_with_confidence(self, images: HostArray) -> Prediction:
+        return prediction(self._results(images))
+
+    def _results(self, images: HostArray) -> list[HostArray]:
         images = check_input(images, self.manifest)
-        # The images are read where they lie; the masks are a copy.
-        found: HostArray = self._request.infer({0: images}, share_inputs=True)[0]
-        return found.astype(self.manifest.result_dtype, copy=False)
+        # The images are read where they lie; the results are copies.
+        found = self._request.infer({0: images}, share_inputs=True)
+        dtype, outputs = self.manifest.result_dtype, self.manifest.outputs
+        return [found[output.name].astype(dtype, copy=False) for output in outputs]
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         """Give each batch a request with tensors of its own; ``launch`` copies nothing."""

@@ -16,12 +16,13 @@ import importlib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dabnet.errors import InputError, MissingPackage
+from dabnet.head import MASK, MASK_AND_CONFIDENCE
 from dabnet.records import Seconds, Share
 from dabnet.runtime.cuda import HostArray
 from dabnet.runtime.manifest import DYNAMIC, Manifest, TensorInfo
@@ -44,10 +45,18 @@ class RunnerInfo:
     shape: tuple[int, int, int, int]
     notes: tuple[str, ...] = ()  # for the reader of a row: a provider that was not used, TF32, …
     arithmetic: str = ""  # of int8, where there are several, such as ``exact Q/DQ in float32``
+    head: str = MASK  # what a call computes and copies: one of ``dabnet.head.HEADS``
 
     @property
     def on_gpu(self) -> bool:
         return not self.device.startswith(("cpu", "none"))
+
+
+class Prediction(NamedTuple):
+    """What an artifact of the head ``mask+confidence`` gives for a batch, both uint8 (N, H, W)."""
+
+    mask: Uint8Array  # classes
+    confidence: Uint8Array  # of the mask's class, 0…255 (``dabnet.head.confidence_of``)
 
 
 class Runner(Protocol):
@@ -55,6 +64,10 @@ class Runner(Protocol):
 
     An artifact with float input or logits is run as it is: it takes and returns arrays of the
     manifest's types and shapes. The arrays of a caller stay the caller's own, and so do results.
+
+    A runner of this package also has ``infer_with_confidence(images) -> Prediction``, which raises
+    InputError unless the artifact's head is ``mask+confidence``. ``infer`` of such an artifact does
+    the same work and the same copies, and gives the masks alone.
     """
 
     @property
@@ -111,6 +124,14 @@ class HasGpuTimes(Protocol):
 
     def gpu_seconds(self, index: int) -> float:
         """Run a staged input; seconds between the events before and behind it on its stream."""
+
+
+def prediction(found: Sequence[HostArray]) -> Prediction:
+    """The results of a call as a pair; InputError if there is no confidence among them."""
+    if len(found) != 2:
+        fix = f"export it with: --head {MASK_AND_CONFIDENCE}"
+        raise InputError("the artifact gives no confidence", f"the head {MASK_AND_CONFIDENCE}", fix)
+    return Prediction(*found)
 
 
 def check_images(images: Uint8Array, shape: tuple[int, int, int, int]) -> Uint8Array:

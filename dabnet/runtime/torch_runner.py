@@ -19,12 +19,24 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from dabnet.errors import BackendUnavailable, InputError, first_line
+from dabnet.head import MASK_AND_CONFIDENCE
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.precision import BF16, FP16, FP32, PRECISIONS
-from dabnet.runtime.runner import LayerTime, RunnerInfo, Uint8Array, check_images, cpu_name
+from dabnet.runtime.runner import (
+    LayerTime,
+    Prediction,
+    RunnerInfo,
+    Uint8Array,
+    check_images,
+    cpu_name,
+    prediction,
+)
 
 CPUINFO = Path("/proc/cpuinfo")
 _WARM_UP = 3
+
+Results = Tensor | tuple[Tensor, ...]
+"""The masks, or masks and confidences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,42 +101,49 @@ class TorchRunner:
         self._module = module.to(device).eval()
         if self._mode.channels_last:
             self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._call: Callable[[Tensor], Tensor] = self._module
+        self._call: Callable[[Tensor], Results] = self._module
         self._staged: list[Tensor] = []
         self._captured: list[CapturedCall] = []
         self._own: CapturedCall | None = None
-        self._pinned: tuple[Tensor, Tensor] | None = None  # images and masks, on CUDA
+        self._pinned: tuple[Tensor, ...] = ()  # images and results, on CUDA
         precision, version = self._mode.precision, torch.__version__
-        self.info = RunnerInfo("pytorch", version, name, precision, shape, notes)
+        ran = (name, precision, shape, notes)
+        self.info = RunnerInfo("pytorch", version, *ran, head=self._module.head)
         if self._mode.compiled:
             self._compile()
 
     def infer(self, images: Uint8Array) -> Uint8Array:
+        return self._results(images)[0]
+
+    def infer_with_confidence(self, images: Uint8Array) -> Prediction:
+        return prediction(self._results(images))
+
+    def _results(self, images: Uint8Array) -> list[Uint8Array]:
         images = check_images(images, self.info.shape)
         with self._running():
             if self._stream is None:
-                masks = self._call(torch.from_numpy(images))
-                found: Uint8Array = masks.to(torch.uint8).numpy()
-                return found
-            return self._infer_on_gpu(images, self._stream)
+                results = _all(self._call(torch.from_numpy(images)))
+                return [result.to(torch.uint8).numpy() for result in results]
+            return self._results_on_gpu(images, self._stream)
 
-    def _infer_on_gpu(self, images: Uint8Array, stream: torch.cuda.Stream) -> Uint8Array:
+    def _results_on_gpu(self, images: Uint8Array, stream: torch.cuda.Stream) -> list[Uint8Array]:
         """By way of pinned memory: only its copies need no further one in the driver."""
-        if self._pinned is None:
-            shapes = (self.info.shape, self.info.shape[:3])
-            up, down = (torch.empty(s, dtype=torch.uint8, pin_memory=True) for s in shapes)
-            self._pinned = up, down
-        given, found = self._pinned
+        if not self._pinned:
+            count = 2 if self.info.head == MASK_AND_CONFIDENCE else 1
+            shapes = (self.info.shape, *[self.info.shape[:3]] * count)
+            made = (torch.empty(s, dtype=torch.uint8, pin_memory=True) for s in shapes)
+            self._pinned = tuple(made)
+        given, *found = self._pinned
         given.copy_(torch.from_numpy(images))
         if self._mode.captured:
             self._own = self._own or self._capture(given.to(self._device))
-            masks = self._own.replay(given)
+            results = self._own.replay(given)
         else:
-            masks = self._call(given.to(self._device, non_blocking=True))
-        found.copy_(masks, non_blocking=True)
+            results = self._call(given.to(self._device, non_blocking=True))
+        for pinned, result in zip(found, _all(results), strict=True):
+            pinned.copy_(result, non_blocking=True)
         stream.synchronize()
-        copied: Uint8Array = found.numpy().copy()  # the next call writes to the pinned memory
-        return copied
+        return [pinned.numpy().copy() for pinned in found]  # the next call writes to the memory
 
     def stage(self, batches: Sequence[Uint8Array]) -> None:
         checked = [check_images(images, self.info.shape) for images in batches]
@@ -183,7 +202,7 @@ class TorchRunner:
 
     def close(self) -> None:
         self.synchronize()
-        self._staged, self._captured, self._own, self._pinned = [], [], None, None
+        self._staged, self._captured, self._own, self._pinned = [], [], None, ()
         del self._module, self._call
 
     @contextmanager
@@ -254,7 +273,7 @@ class CapturedCall:
     """
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], images: Tensor, stream: torch.cuda.Stream
+        self, function: Callable[[Tensor], Results], images: Tensor, stream: torch.cuda.Stream
     ) -> None:
         self._images = images
         for _ in range(_WARM_UP):  # cuDNN tries its kernels, which cannot be recorded
@@ -264,12 +283,16 @@ class CapturedCall:
         with torch.cuda.graph(self._graph, stream=stream):
             self._result = function(images)
 
-    def replay(self, images: Tensor | None = None) -> Tensor:
+    def replay(self, images: Tensor | None = None) -> Results:
         """Start a run, of other images if they are given; the result is overwritten by the next."""
         if images is not None:
             self._images.copy_(images, non_blocking=True)
         self._graph.replay()
         return self._result
+
+
+def _all(results: Results) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
 
 
 def _layers(events: list[Any], attribute: str, calls: int) -> tuple[LayerTime, ...]:

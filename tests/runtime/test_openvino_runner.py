@@ -57,6 +57,16 @@ def test_masks_are_those_of_the_file(tmp_path: Path, mask: str) -> None:
     assert np.array_equal(runner.infer(flipped), runner.infer(flipped.copy()))
 
 
+def test_a_confidence_beside_the_mask(tmp_path: Path) -> None:
+    path = write_contract(tmp_path, confidence=True)
+    runner, reference = OpenVinoRunner(path, "fp32", 1), OnnxRuntimeRunner(path, threads=1)
+    found, expected = (r.infer_with_confidence(images(1)) for r in (runner, reference))
+    assert np.abs(found.confidence.astype(int) - expected.confidence).max() <= 1
+    assert (found.mask == expected.mask).mean() > 0.999
+    assert np.array_equal(found.mask, runner.infer(images(1)))
+    assert found.confidence.dtype == np.uint8 and runner.info.head == "mask+confidence"
+
+
 def test_info_is_what_was_compiled(tmp_path: Path) -> None:
     info = OpenVinoRunner(write_contract(tmp_path), "fp32", 1).info
     assert (info.backend, info.precision, info.shape) == ("openvino", "fp32", SHAPE)

@@ -14,6 +14,7 @@ import torch
 
 from dabnet.artifact import open_checkpoint
 from dabnet.errors import BackendUnavailable, InputError
+from dabnet.head import confidence_of
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.preprocessing import Preprocessing
 from dabnet.runtime import torch_runner
@@ -57,6 +58,23 @@ def test_infer_gives_the_networks_masks(
     assert (masks == expected_masks(images, preprocessing)).mean() >= 0.9999
     assert len(np.unique(masks)) >= 8
     assert np.array_equal(runner.infer(images[:, :, ::-1]), runner.infer(images[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize("mask_dtype", [torch.uint8, torch.int32])
+def test_a_confidence_is_the_probability_of_the_mask(mask_dtype: torch.dtype) -> None:
+    head = "mask+confidence"
+    runner = runner_of(ImageToMask(seeded_network(), PREPROCESSING, mask_dtype, head=head))
+    images = noise(SHAPE, 1)
+    found = runner.infer_with_confidence(images)
+    logits = runner_of(ImageToMask(seeded_network(), PREPROCESSING, head="logits"))
+    with torch.inference_mode():
+        expected = confidence_of(logits._module(torch.from_numpy(images)).numpy())
+    assert found.mask.dtype == found.confidence.dtype == np.uint8
+    assert np.abs(found.confidence.astype(int) - expected).max() <= 1
+    assert len(np.unique(found.confidence)) > 20 and runner.info.head == head
+    assert np.array_equal(found.mask, runner.infer(images))
+    with pytest.raises(InputError, match="gives no confidence"):
+        runner_of(ImageToMask(seeded_network(), PREPROCESSING)).infer_with_confidence(images)
 
 
 def test_a_network_in_training_mode_is_put_into_evaluation() -> None:

@@ -72,11 +72,15 @@ class _Graph:
 
 
 def contract_model(
-    precision: str = "fp32", mask: str = "uint8", order: str = "cast-first"
+    precision: str = "fp32",
+    mask: str = "uint8",
+    order: str = "cast-first",
+    confidence: bool = False,
 ) -> onnx.ModelProto:
     """The graph of ``precision`` (fp32, fp16, int8) with a ``mask`` of uint8 or int32.
 
-    ``order="transpose-first"`` is the order that TensorRT's parser refuses.
+    ``order="transpose-first"`` is the order that TensorRT's parser refuses. ``confidence`` adds the
+    second output.
     """
     graph = _Graph(precision)
     real = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
@@ -101,12 +105,16 @@ def contract_model(
     graph.node("Resize", ["logits_half", "", "scales"], "logits", mode="linear")
     graph.node("ArgMax", ["logits"], "labels", axis=1, keepdims=0)
     graph.node("Cast", ["labels"], "mask", to=_TYPES[mask])
+    if confidence:
+        _add_confidence(graph, _TYPES[mask])
+    results = ["mask", *(["confidence"] if confidence else [])]
+    sides = [1, HEIGHT, WIDTH]
     return helper.make_model(
         helper.make_graph(
             graph.nodes,
             "contract",
             [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3])],
-            [helper.make_tensor_value_info("mask", _TYPES[mask], [1, HEIGHT, WIDTH])],
+            [helper.make_tensor_value_info(name, _TYPES[mask], sides) for name in results],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", 17)],
@@ -114,7 +122,20 @@ def contract_model(
     )
 
 
-def contract_manifest(precision: str = "fp32", mask: str = "uint8") -> Manifest:
+def _add_confidence(graph: _Graph, kind: int) -> None:
+    """255 / Σ exp(l - max l), rounded."""
+    graph.node("ReduceMax", ["logits"], "most", axes=[1])
+    graph.node("Exp", [graph.node("Sub", ["logits", "most"], "below")], "shares")
+    axis = graph.constant("class_axis", np.array([1], np.int64))
+    graph.node("ReduceSum", ["shares", axis], "total", keepdims=0)
+    scale = graph.constant("of_255", np.array(255, graph.real))
+    graph.node("Mul", [graph.node("Reciprocal", ["total"], "share"), scale], "scaled")
+    graph.node("Cast", [graph.node("Round", ["scaled"], "rounded")], "confidence", to=kind)
+
+
+def contract_manifest(
+    precision: str = "fp32", mask: str = "uint8", confidence: bool = False
+) -> Manifest:
     """The manifest that belongs to ``contract_model``."""
     manifest = Manifest(
         model="contract",
@@ -128,6 +149,7 @@ def contract_manifest(precision: str = "fp32", mask: str = "uint8") -> Manifest:
         precision=precision,
         example=(1, HEIGHT, WIDTH),
         checkpoint_sha256="0" * 64,
+        confidence=TensorInfo("confidence", mask, (1, HEIGHT, WIDTH)) if confidence else None,
         logits="logits_half",
         opset=17,
         libraries={"onnx": onnx.__version__},
@@ -151,16 +173,17 @@ def write_contract(
     mask: str = "uint8",
     declared: str | None = None,
     order: str = "cast-first",
+    confidence: bool = False,
 ) -> Path:
     """Write the graph with its manifest and return the path.
 
     ``declared`` is the precision that the manifest claims, for the tests of a false claim.
     """
-    model = contract_model(precision, mask, order)
-    manifest = contract_manifest(declared or precision, mask)
+    model = contract_model(precision, mask, order, confidence)
+    manifest = contract_manifest(declared or precision, mask, confidence)
     add_manifest(model, manifest)
     onnx.checker.check_model(model)
-    path = folder / f"contract-{precision}-{mask}.onnx"
+    path = folder / f"contract-{precision}-{mask}{'-confidence' if confidence else ''}.onnx"
     onnx.save(model, str(path))
     return path
 

@@ -22,15 +22,17 @@ from tests.support.contract_graph import (
 SIDES = ("batch", "height", "width")
 
 
-def write_dynamic(folder: Path, precision: str = "fp32") -> Path:
+def write_dynamic(folder: Path, precision: str = "fp32", confidence: bool = False) -> Path:
     """Batch, height and width are chosen by each call."""
-    model = contract_model(precision)
+    model = contract_model(precision, confidence=confidence)
     _declare(model.graph.input[0], (*SIDES, 3))
-    _declare(model.graph.output[0], SIDES)
+    for output in model.graph.output:
+        _declare(output, SIDES)
     manifest = replace(
         contract_manifest(precision),
         input=TensorInfo("image", "uint8", (-1, -1, -1, 3)),
         output=TensorInfo("mask", "uint8", (-1, -1, -1)),
+        confidence=TensorInfo("confidence", "uint8", (-1, -1, -1)) if confidence else None,
     )
     return _write(model, manifest, folder / "dynamic.onnx")
 

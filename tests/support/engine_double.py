@@ -15,7 +15,8 @@ class EngineBehaviours:
     """For each class that belongs to a loaded engine, the members that do something.
 
     ``scenario`` is a ``tensorrt_double.Scenario``. A run gives the first channel modulo CLASSES, as
-    a mask or, where the engine has a float output, as logits that are 1 at that class.
+    a mask or, where the engine has a float output, as logits that are 1 at that class. An output
+    named ``confidence`` is the first channel itself.
     """
 
     def __init__(self, module: ModuleType, scenario: Any) -> None:
@@ -97,8 +98,9 @@ class EngineBehaviours:
         if -1 in shape or (memory.capturing and shape not in context._warm):
             return False  # no shape was set; or a first run, which cannot be captured
         context._warm.add(shape)
-        (given, read, _, _), (result, written, _, _) = self._scenario.tensors
-        source, target = context._addresses[given], context._addresses[result]
+        (given, read, _, _), *results = self._scenario.tensors
+        source = context._addresses[given]
+        targets = [(name, written, context._addresses[name]) for name, written, _, _ in results]
 
         assert memory.depth, "another GPU may be current in this thread"
         if vars(context).get("_captures"):  # TensorRT-RTX, whose graph is of addresses and a shape
@@ -112,8 +114,11 @@ class EngineBehaviours:
             count = int(np.prod(shape)) * np.dtype(read).itemsize
             image = memory.device[source][:count].view(read).reshape(shape)
             first = image[..., 0] if read == "uint8" else image[:, 0]
-            found = run_of(first, written)
-            memory.device[target][: found.nbytes] = found.reshape(-1).view(np.uint8)
+            for name, written, target in targets:
+                found = run_of(first, written)
+                if name == "confidence":
+                    found = np.ascontiguousarray(first.astype(written))
+                memory.device[target][: found.nbytes] = found.reshape(-1).view(np.uint8)
 
         memory.streams[stream].append(work)
         if (profiler := vars(context).get("profiler")) is not None:

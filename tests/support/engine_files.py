@@ -41,7 +41,8 @@ def scenario_for(memory: FakeDeviceMemory, mask: str = "uint8", **changes: Any) 
 def scenario_of(memory: FakeDeviceMemory, manifest: Manifest, **changes: Any) -> Scenario:
     """A scenario whose engine has the tensors and the profile of ``manifest``."""
     assert manifest.engine is not None
-    modes = ((manifest.input, "INPUT"), (manifest.output, "OUTPUT"))
+    outputs = reversed(manifest.outputs)  # an engine may list them in any order
+    modes = ((manifest.input, "INPUT"), *((output, "OUTPUT") for output in outputs))
     tensors = tuple((t.name, t.dtype, t.shape, mode) for t, mode in modes)
     profile = manifest.engine.profile
     return Scenario(**{"tensors": tensors, "profile": profile, "memory": memory, **changes})

@@ -7,7 +7,7 @@ of TensorRT: from and to pinned host memory, on the stream that computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
-    """One input and one output, bound once."""
+    """One input and its outputs, bound once."""
 
     given: Any  # address on the GPU, or a value in host memory
-    result: Any  # likewise, or an array in host memory
+    results: tuple[Any, ...]  # likewise, or arrays in host memory
     binding: Any
     shape: Shape  # of the input
     number: int = 0  # of its CUDA graph, from 1
@@ -61,8 +61,9 @@ class GpuBuffers:
         self._slots += 1
         binding = session.io_binding()
         given = self._bound(binding.bind_input, manifest.input, shape)
-        result = self._bound(binding.bind_output, manifest.output, manifest.output_shape(shape))
-        return Slot(given, result, binding, shape, self._slots)
+        found = manifest.output_shape(shape)
+        results = [self._bound(binding.bind_output, one, found) for one in manifest.outputs]
+        return Slot(given, tuple(results), binding, shape, self._slots)
 
     def _bound(self, bind: Callable[..., None], tensor: TensorInfo, shape: Shape) -> int:
         kind = np.dtype(tensor.dtype)
@@ -77,7 +78,7 @@ class GpuBuffers:
 
     def free(self, slot: Slot) -> None:
         """Release what ``slot`` gave; no run may use it, and no graph may hold it."""
-        for address in (slot.given, slot.result):
+        for address in (slot.given, *slot.results):
             self._addresses.remove(address)
             self.memory.free(address)
 
@@ -87,10 +88,16 @@ class GpuBuffers:
         staging[...] = images
         self.memory.copy_to_device(address, staging, self.stream)
 
-    def download(self, address: int, shape: Shape, dtype: str) -> HostArray:
-        """Wait for the run, and return what lies at ``address`` in pinned memory of ours."""
-        found = self._host("down", shape, np.dtype(dtype))
-        self.memory.copy_to_host(found, address, self.stream)
+    def download(
+        self, addresses: Sequence[int], tensors: Sequence[TensorInfo], shape: Shape
+    ) -> list[HostArray]:
+        """Wait for the run, and return what lies at ``addresses`` in pinned memory of ours.
+
+        ``tensors`` name the outputs and their types; all have ``shape``.
+        """
+        found = [self._host(f"down {t.name}", shape, np.dtype(t.dtype)) for t in tensors]
+        for array, address in zip(found, addresses, strict=True):
+            self.memory.copy_to_host(array, address, self.stream)
         self.synchronize()
         return found
 

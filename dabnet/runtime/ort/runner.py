@@ -23,7 +23,15 @@ from dabnet.runtime.ort.arithmetic import EXACT_QDQ, arithmetic_of, fused_nodes
 from dabnet.runtime.ort.gpu import GpuBuffers, Slot
 from dabnet.runtime.ort.placement import PlacedNode, check_placement, node_times, traced
 from dabnet.runtime.ort.providers import TF32_NOTE, Provider, TensorRTProvider
-from dabnet.runtime.runner import LayerTime, RunnerInfo, check_input, cpu_name, import_backend
+from dabnet.runtime.runner import (
+    LayerTime,
+    Prediction,
+    RunnerInfo,
+    check_input,
+    cpu_name,
+    import_backend,
+    prediction,
+)
 from dabnet.runtime.trt.product import TENSORRT_RTX
 
 # The run option that says which CUDA graph is captured or replayed; -1 runs without one.
@@ -131,8 +139,8 @@ class OnnxRuntimeRunner:
             on_tensorrt = self._provider.tensorrt is not None
             arithmetic = of_engine if on_tensorrt else arithmetic_of(self._ran, self._ort)
         device = self._buffers.memory.name if self._buffers else cpu_name(self._threads)
-        version, notes = self._ort.__version__, tuple(self._notes)
-        return RunnerInfo("onnxruntime", version, device, precision, self._shape, notes, arithmetic)
+        asked = (device, precision, self._shape, tuple(self._notes), arithmetic)
+        return RunnerInfo("onnxruntime", self._ort.__version__, *asked, self.manifest.head)
 
     @property
     def fuses_int8(self) -> bool:
@@ -147,21 +155,27 @@ class OnnxRuntimeRunner:
         return self._traced_runs(images, 1)
 
     def infer(self, images: HostArray) -> HostArray:
+        return self._results(images)[0]
+
+    def infer_with_confidence(self, images: HostArray) -> Prediction:
+        return prediction(self._results(images))
+
+    def _results(self, images: HostArray) -> list[HostArray]:
         images = check_input(images, self.manifest)
         buffers, dtype = self._buffers, self.manifest.result_dtype
         if buffers is None:
-            # Both arrays are bound as they are: no copies, and an output of its own for each call.
+            # All arrays are bound as they are: no copies, and outputs of its own for each call.
             slot = self._host_slot(images)
             self._run(slot, NO_GRAPH)
-            found: HostArray = slot.result.astype(dtype, copy=False)
-            return found
+            return [result.astype(dtype, copy=False) for result in slot.results]
         shape = self.manifest.output_shape(images.shape)
         with buffers.memory.active():
             slot = self._slot_of(images.shape)
             buffers.upload(images, slot.given)
             self._run(slot, slot.number)
             # A copy: the pinned buffer is written by the next call.
-            return buffers.download(slot.result, shape, self.manifest.output.dtype).astype(dtype)
+            found = buffers.download(slot.results, self.manifest.outputs, shape)
+            return [result.astype(dtype) for result in found]
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         """Copy ``batches`` to the device; a buffer that fits is used again, with its graph."""
@@ -260,14 +274,16 @@ class OnnxRuntimeRunner:
         return self._cuda_graph or self._provider.tensorrt is not None
 
     def _host_slot(self, images: HostArray) -> Slot:
-        """Bind ``images`` and a new output, both in host memory."""
+        """Bind ``images`` and new outputs, all in host memory."""
         binding, allocate = self._session.io_binding(), self._ort.OrtValue.ortvalue_from_numpy
-        found = np.empty(self.manifest.output_shape(images.shape), self.manifest.output.dtype)
-        given, result = (allocate(array, "cpu", 0) for array in (images, found))
+        shape, outputs = self.manifest.output_shape(images.shape), self.manifest.outputs
+        found = tuple(np.empty(shape, output.dtype) for output in outputs)
+        given, *results = (allocate(array, "cpu", 0) for array in (images, *found))
         binding.bind_ortvalue_input(self.manifest.input.name, given)
-        binding.bind_ortvalue_output(self.manifest.output.name, result)
+        for output, result in zip(outputs, results, strict=True):
+            binding.bind_ortvalue_output(output.name, result)
         # Not every release keeps what is bound alive.
-        return Slot(given, found, binding, images.shape, held=(images, result))
+        return Slot(given, found, binding, images.shape, held=(images, *results))
 
     def _new_staged(self, batch: HostArray) -> _Staged:
         assert self._buffers is not None

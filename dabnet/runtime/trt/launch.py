@@ -11,6 +11,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/performance/best-practices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +97,9 @@ class _Prepared(NamedTuple):
 
 
 class EngineLauncher:
-    """Starts runs of an engine that read at one address or another and write at ``output``.
+    """Starts runs of an engine that read at one address or another.
+
+    ``outputs`` are the addresses that they write at, by the name of the tensor.
 
     With ``settings.cuda_graph`` there is an execution context for each input address, which is
     prepared anew when the shape of that input changes. NVIDIA advises one context per graph: to
@@ -110,10 +113,10 @@ class EngineLauncher:
         manifest: Manifest,
         memory: DeviceMemory,
         stream: int,
-        output: int,
+        outputs: Mapping[str, int],
     ) -> None:
         self._engine, self._settings, self._manifest = engine, settings, manifest
-        self._memory, self._stream, self._output = memory, stream, output
+        self._memory, self._stream, self._outputs = memory, stream, outputs
         self._prepared: dict[int, _Prepared] = {}
         self._context = None if settings.cuda_graph else self._new_context()
 
@@ -172,7 +175,8 @@ class EngineLauncher:
         if context is None:
             fix = "free memory on the GPU"
             raise BackendUnavailable("TensorRT gave no execution context", fix=fix)
-        self._set_address(context, self._manifest.output.name, self._output)
+        for name, address in self._outputs.items():
+            self._set_address(context, name, address)
         return context
 
     def _set_input(self, context: Any, address: int, shape: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
 from dabnet.runtime.cuda import DeviceMemory, HostArray, close_at_exit, open_device_memory
 from dabnet.runtime.manifest import Manifest
-from dabnet.runtime.runner import LayerTime, RunnerInfo
+from dabnet.runtime.runner import LayerTime, Prediction, RunnerInfo, prediction
 from dabnet.runtime.trt.check import EngineCheck
 from dabnet.runtime.trt.launch import EngineLauncher, EngineSettings
 from dabnet.runtime.trt.layers import engine_layer_times
@@ -89,18 +89,27 @@ class TensorRTRunner:
         self._held.callback(self._quiesce)
         version = product.version if product.name == TENSORRT else f"RTX {product.version}"
         device, precision, shape = self._memory.name, self.manifest.precision, self._check.shape
-        self.info = RunnerInfo("tensorrt", version, device, precision, shape, tuple(notes))
+        ran, head = (device, precision, shape, tuple(notes)), self.manifest.head
+        self.info = RunnerInfo("tensorrt", version, *ran, head=head)
 
     def infer(self, images: HostArray) -> HostArray:
+        return self._results(images)[0]
+
+    def infer_with_confidence(self, images: HostArray) -> Prediction:
+        return prediction(self._results(images))
+
+    def _results(self, images: HostArray) -> list[HostArray]:
         images = self._check.input(images)
-        mask = _view(self._mask, self.manifest.output_shape(images.shape))
+        shape = self.manifest.output_shape(images.shape)
+        found = {name: _view(buffer, shape) for name, buffer in self._found.items()}
         with self._memory.active():
             self._upload(self._input, images)
             self._launcher.enqueue(self._input, images.shape)
-            self._memory.copy_to_host(mask, self._output, self._stream)
+            for name, result in found.items():
+                self._memory.copy_to_host(result, self._outputs[name], self._stream)
             self._memory.synchronize(self._stream)
-        # A copy: the pinned buffer is written by the next call.
-        return mask.astype(self.manifest.result_dtype)
+        # Copies: the pinned buffers are written by the next call.
+        return [result.astype(self.manifest.result_dtype) for result in found.values()]
 
     def stage(self, batches: Sequence[HostArray]) -> None:
         if not batches:
@@ -177,12 +186,13 @@ class TensorRTRunner:
             held.callback(memory.destroy_event, event)
         largest = self._check.largest_shape
         self._image = self._pinned(largest, manifest.input.dtype)
-        self._mask = self._pinned(manifest.output_shape(largest), manifest.output.dtype)
+        shape = manifest.output_shape(largest)
+        self._found = {one.name: self._pinned(shape, one.dtype) for one in manifest.outputs}
         held.callback(self._free_addresses)  # behind graphs and contexts, which hold them
         self._input = self._device(self._image.nbytes)
-        self._output = self._device(self._mask.nbytes)
+        self._outputs = {name: self._device(array.nbytes) for name, array in self._found.items()}
         self._launcher = EngineLauncher(
-            self._engine, self._settings, manifest, memory, self._stream, self._output
+            self._engine, self._settings, manifest, memory, self._stream, self._outputs
         )
         held.callback(self._launcher.close)
         self._launcher.prepare(self._input, self._check.best_shape)

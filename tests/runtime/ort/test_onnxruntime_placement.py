@@ -138,11 +138,29 @@ def test_each_buffer_has_its_own_graph(double: Double, tmp_path: Path) -> None:
     assert before == zero == zero_again  # a buffer that fits is used again, with its graph
     assert len({first, second, zero, one}) == 4
     assert scenario.memory is not None
-    result = scenario.memory.device[runner._staged[0].slot.result]
+    result = scenario.memory.device[runner._staged[0].slot.results[0]]
     assert np.array_equal(result, reference.infer(noise(5, wide)).reshape(-1))
     assert runner.gpu_seconds(1) == 1.0  # of the double's clock: the run, without what came before
     runner.close()
     assert scenario.memory.opened == 0  # which checks that nothing is held
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_confidence_has_a_buffer_of_its_own(double: Double, tmp_path: Path, graphs: bool) -> None:
+    path = write_dynamic(tmp_path, confidence=True)
+    reference = OnnxRuntimeRunner(path, threads=1)
+    scenario = double()
+    runner = OnnxRuntimeRunner(path, "cuda", cuda_graph=graphs)
+    assert runner.info.head == "mask+confidence"
+    for seed, shape in enumerate(((2, 16, 48, 3), (1, 64, 32, 3))):
+        images = noise(seed, shape)
+        expected, found = (r.infer_with_confidence(images) for r in (reference, runner))
+        assert np.array_equal(found.mask, expected.mask)
+        assert np.array_equal(found.confidence, expected.confidence)
+        assert np.array_equal(runner.infer(images), expected.mask)
+        assert found.confidence.dtype == np.uint8 and len(np.unique(found.confidence)) > 10
+    runner.close()
+    assert scenario.memory is not None and scenario.memory.opened == 0
 
 
 def test_a_graph_on_the_cpu_and_other_devices(tmp_path: Path) -> None:
@@ -205,8 +223,8 @@ def test_on_a_gpu(tmp_path: Path, graphs: bool) -> None:
     runner.synchronize()
     assert runner._buffers is not None
     with runner._buffers.memory.active():
-        shape, result = (1, HEIGHT, WIDTH), runner._staged[1].slot.result
-        found = runner._buffers.download(result, shape, "uint8")
+        results = runner._staged[1].slot.results
+        (found,) = runner._buffers.download(results, runner.manifest.outputs, (1, HEIGHT, WIDTH))
     assert (found == reference.infer(noise(8))).mean() > 0.999
     assert 0 < runner.gpu_seconds(0) < 1
     runner.close()

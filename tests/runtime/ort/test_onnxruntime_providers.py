@@ -89,7 +89,7 @@ def test_one_graph_serves_all_staged_inputs(
     for index in (2, 0, 1, 0):
         runner.launch(index)
         runner.synchronize()
-        mask = scenario.memory.device[runner._staged[index].slot.result]
+        mask = scenario.memory.device[runner._staged[index].slot.results[0]]
         assert np.array_equal(mask, reference.infer(batches[index]).reshape(-1))
     assert np.array_equal(runner.infer(batches[1]), reference.infer(batches[1]))
     assert runner.gpu_seconds(2) == 1.0

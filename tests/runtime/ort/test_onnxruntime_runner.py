@@ -16,6 +16,7 @@ import torch
 from onnx import helper
 
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
+from dabnet.head import confidence_of
 from dabnet.models.image_to_mask import ImageToMask
 from dabnet.runtime.manifest import ONNX_KEY, Manifest, TensorInfo
 from dabnet.runtime.ort import gpu as onnxruntime_gpu
@@ -30,6 +31,7 @@ from tests.support.contract_graph import (
     contract_model,
     write_contract,
 )
+from tests.support.contract_variants import write_raw
 from tests.support.device_double import FakeDeviceMemory
 from tests.support.processes import run_python
 from tests.support.seeded_checkpoint import (
@@ -68,7 +70,7 @@ def reference() -> Callable[[Any], Any]:
 
 def staged_output(runner: OnnxRuntimeRunner, index: int) -> Any:
     """The mask that the last ``launch(index)`` left on the device: the protocol never copies it."""
-    return runner._staged[index].slot.result
+    return runner._staged[index].slot.results[0]
 
 
 def test_infer_gives_the_networks_masks(artifact: Path, reference: Callable[[Any], Any]) -> None:
@@ -82,6 +84,31 @@ def test_infer_gives_the_networks_masks(artifact: Path, reference: Callable[[Any
     mirrored = first[:, :, ::-1]  # a view that is not contiguous
     assert (runner.infer(mirrored) == reference(mirrored.copy())).mean() >= 0.999
     runner.close()
+
+
+@pytest.mark.parametrize("mask", ["uint8", "int32"])
+def test_a_confidence_is_the_probability_of_the_mask(tmp_path: Path, mask: str) -> None:
+    """By its definition from the logits of the same graph, whose float input says the same."""
+    path = write_contract(tmp_path, mask=mask, confidence=True)
+    images = np.random.default_rng(1).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
+    runner = OnnxRuntimeRunner(path, threads=1)
+    found = runner.infer_with_confidence(images)
+    planes = images.transpose(0, 3, 1, 2).astype(np.float32)
+    logits = OnnxRuntimeRunner(write_raw(tmp_path), threads=1).infer(planes)
+    expected = confidence_of(logits)
+    assert found.mask.dtype == found.confidence.dtype == np.uint8
+    assert np.abs(found.confidence.astype(int) - expected).max() <= 1
+    assert np.array_equal(found.mask, runner.infer(images)) and runner.info.head == runner.manifest.head
+    kept = found.confidence.copy()
+    runner.infer_with_confidence(images[:, ::-1])
+    assert np.array_equal(found.confidence, kept)  # the caller's own
+
+
+def test_an_artifact_without_a_confidence_says_how_to_get_one(artifact: Path) -> None:
+    runner = OnnxRuntimeRunner(artifact, threads=1)
+    assert runner.info.head == "mask"
+    with pytest.raises(InputError, match=r"no confidence; .*export it with: --head mask\+conf"):
+        runner.infer_with_confidence(noise(BATCH, 1))
 
 
 def test_info_says_what_runs(artifact: Path) -> None:

@@ -162,6 +162,27 @@ def test_float_input_and_logits(opened: Opener) -> None:
     assert memory.opened == 0
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_confidence_beside_the_mask(opened: Opener, version: str, graphs: bool) -> None:
+    """Of any shape; int32 on TensorRT 8.6; the engine may list its outputs in any order."""
+    kind = "int32" if version.startswith("8.") else "uint8"
+    changes = dynamic(version)
+    changes["output"] = TensorInfo("mask", kind, (-1, -1, -1))
+    changes["confidence"] = TensorInfo("confidence", kind, (-1, -1, -1))
+    runner, _, memory = opened(**changes, options={"cuda_graph": graphs})
+    assert runner.info.head == "mask+confidence"
+    for shape in (SHAPE, (4, 64, 128, 3), (1, 16, 32, 3)):
+        batch = images(sum(shape), shape)
+        found = runner.infer_with_confidence(batch)
+        assert found.mask.dtype == found.confidence.dtype == np.uint8
+        np.testing.assert_array_equal(found.mask, expected(batch))
+        np.testing.assert_array_equal(found.confidence, batch[..., 0])
+        np.testing.assert_array_equal(runner.infer(batch), found.mask)
+    runner.close()
+    assert memory.opened == 0
+
+
 # --- CUDA graphs ------------------------------------------------------------------------------
 
 
