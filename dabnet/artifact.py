@@ -6,10 +6,15 @@ An application needs three lines, numpy, and onnxruntime or TensorRT::
     runner = open_artifact("model.onnx")  # or model.engine
     masks = runner.infer(images)  # uint8 (N, H, W, 3) RGB → uint8 (N, H, W)
 
+One of the head ``mask+confidence`` also gives 255 times the probability of each pixel's class::
+
+    masks, confidences = runner.infer_with_confidence(images)  # both uint8 (N, H, W)
+
 An ONNX file of another tool, or an engine that ``trtexec`` built, is described first::
 
     runner = open_artifact("net.onnx", description=describe(dataset="cityscapes"))
     masks = predict(runner, images)  # also if it takes floats and gives logits
+    masks, confidences = predict_with_confidence(runner, images)  # from logits, too
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from dabnet.device import Device
 from dabnet.errors import ArtifactError, BackendUnavailable, InputError, MissingPackage
 from dabnet.file_kind import CHECKPOINT, ENGINE, ONNX, UNKNOWN, kind_of, refuse_other
 from dabnet.given import Given
+from dabnet.head import LOGITS, MASK, confidence_of
 from dabnet.preprocessing import Triple
 from dabnet.runtime import manifest as manifests
 from dabnet.runtime.description import (
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 
     from dabnet.runtime.cuda import HostArray
     from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+    from dabnet.runtime.runner import Prediction
     from dabnet.runtime.torch_runner import TorchRunner
     from dabnet.runtime.trt.runner import TensorRTRunner
 
@@ -55,6 +62,7 @@ __all__ = [
     "open_artifact",
     "open_checkpoint",
     "predict",
+    "predict_with_confidence",
 ]
 
 DEFAULT_SIZE = (512, 1024)  # (height, width) for a checkpoint, which takes any
@@ -163,6 +171,28 @@ def predict(runner: OnnxRuntimeRunner | TensorRTRunner, images: HostArray) -> Ho
     manifest = runner.manifest
     found = runner.infer(as_input(manifest, images))
     return mask_of(found, len(manifest.classes), "the artifact")
+
+
+def predict_with_confidence(
+    runner: OnnxRuntimeRunner | TensorRTRunner, images: HostArray
+) -> Prediction:
+    """Run images uint8 (N, H, W, 3), RGB → masks and confidences uint8 (N, H, W).
+
+    Of an artifact that gives logits both are computed from these, in numpy.
+
+    Raises:
+        InputError: the artifact gives masks alone.
+        ArtifactError: a pixel is of a class that the artifact does not name.
+    """
+    from dabnet.runtime.runner import Prediction
+
+    manifest, given = runner.manifest, as_input(runner.manifest, images)
+    if manifest.head == LOGITS:
+        found = runner.infer(given)
+        confidence = confidence_of(found)
+    else:
+        found, confidence = runner.infer_with_confidence(given)
+    return Prediction(mask_of(found, len(manifest.classes), "the artifact"), confidence)
 
 
 def mask_of(found: HostArray, classes: int, source: str) -> HostArray:
@@ -323,10 +353,12 @@ def open_checkpoint(
     device: str = "cpu",
     threads: int | None = None,
     mode: str = "eager",
+    head: str = MASK,
 ) -> TorchRunner:
     """Load a checkpoint for PyTorch, as ``TorchRunner`` explains; DabnetError if that fails.
 
-    ``given`` is what the checkpoint of another trainer does not say.
+    ``given`` is what the checkpoint of another trainer does not say; ``head`` is ``mask`` or
+    ``mask+confidence``.
     """
     import torch
 
@@ -337,5 +369,5 @@ def open_checkpoint(
     if Device.parse(device).is_gpu and not torch.cuda.is_available():
         raise BackendUnavailable("PyTorch sees no NVIDIA GPU", fix="check nvidia-smi")
     loaded = load_checkpoint(checkpoint, given)
-    module = ImageToMask(loaded.network(), loaded.preprocessing)
+    module = ImageToMask(loaded.network(), loaded.preprocessing, head=head)
     return TorchRunner(module, shape, torch.device(device), threads, mode)

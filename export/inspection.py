@@ -208,7 +208,7 @@ def _engine(path: Path, trust: bool) -> dict[str, Any]:
     return {
         "manifest": dataclasses.asdict(manifest),
         "inputs": (dataclasses.asdict(manifest.input),),
-        "outputs": (dataclasses.asdict(manifest.output),),
+        "outputs": tuple(map(dataclasses.asdict, manifest.outputs)),
         "precisions": {_layer("", "", kind)["precision"]: count for kind, count in counts},
         "layers": tuple(layers),
         "notes": (f"layers: {source}", "agreement: that of the ONNX file it was built from"),

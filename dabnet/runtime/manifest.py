@@ -119,6 +119,12 @@ class ConfidenceDifference:
         most = next(value for value, count in enumerate(up_to) if 1000 * count >= 999 * total)
         return cls(largest, most, up_to[min(TOLERANCE, len(up_to) - 1)] / total)
 
+    def __str__(self) -> str:
+        return (
+            f"differs by up to {self.largest} of 255, on 99.9 % of pixels by up to"
+            f" {self.percentile_999}; by up to {TOLERANCE} on {100 * self.within_2:.3f} %"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:

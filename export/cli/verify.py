@@ -102,7 +102,8 @@ def verify_command(
     """Compare artifact B with A, the reference, on the same images.
 
     Each is a checkpoint, an ONNX file or an engine. The command counts equal pixels of their masks,
-    the IoU of the masks for each class, and the difference of their logits where both have them.
+    the IoU of the masks for each class, and the differences of their logits and confidences where
+    both have them.
 
     --dataset or --classes describes a file of another tool, or a public checkpoint.
 
@@ -136,8 +137,9 @@ def verify_command(
     images = _images(folder, limit, common_size(*sides, size))
     if folder is not None:
         _keep_images(folder, images, output, record)
+    with_confidence = any(side.has_confidence for side in sides)
     for side in sides:
-        side.load(images.size)
+        side.load(images.size, with_confidence and all(s.can_give_confidence for s in sides))
     with folder_held(output, "dabnet-export verify") if output else nullcontext():
         shown = (DEFAULT_WORST if worst is None else worst) if output else 0
         with progress_bar("comparing", len(images)) as step:

@@ -1,4 +1,4 @@
-"""Agreement of two artifacts: masks and logits of both on the same images, image by image."""
+"""Agreement of two artifacts: masks, logits and confidences of both, image by image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
 from dabnet.intervals import mean_bounds
-from dabnet.metrics import Counts, class_iou, confusion, mean_iou
+from dabnet.head import LARGEST
+from dabnet.metrics import Counts, class_iou, confusion, difference_counts, mean_iou
+from dabnet.runtime.manifest import ConfidenceDifference
 from export.verify.sides import Logits, Side
 
 
@@ -57,6 +59,7 @@ class Verification:
     matrix: Counts  # int64 (K, K) pixels, rows A's classes, columns B's
     logits: LogitDifference | None  # None where ``no_logits`` says why
     no_logits: str = ""
+    confidence: ConfidenceDifference | None = None  # None unless both give it
 
     @property
     def shares(self) -> NDArray[np.float64]:
@@ -101,6 +104,7 @@ class Verification:
             ],
             "logits": dataclasses.asdict(self.logits) if self.logits else None,
             "no_logits": self.no_logits,
+            "confidence": dataclasses.asdict(self.confidence) if self.confidence else None,
             "per_image": [dataclasses.asdict(image) for image in self.per_image],
         }
 
@@ -122,10 +126,14 @@ def verify(
     classes = a.classes
     matrix: Counts = np.zeros((len(classes), len(classes)), np.int64)
     logits = _LogitSums()
+    differences: Counts = np.zeros(LARGEST + 1, np.int64)  # pixels by that of their confidences
     per_image: list[ImageAgreement] = []
     kept: list[Picture] = []
     for item in images:
-        (mask_a, logits_a), (mask_b, logits_b) = a.run(item.image), b.run(item.image)
+        mask_a, logits_a, confidence_a = a.run(item.image)
+        mask_b, logits_b, confidence_b = b.run(item.image)
+        if confidence_a is not None and confidence_b is not None:
+            differences += difference_counts(confidence_a, confidence_b)
         share = float((mask_a == mask_b).mean())
         per_image.append(ImageAgreement(item.name, share))
         matrix += confusion(mask_b, mask_a, len(classes))
@@ -134,7 +142,9 @@ def verify(
         kept = sorted(kept, key=lambda picture: picture.agreement)[:worst]
         progress()
     given = (a.record(), b.record(), images.description, images.size, classes)
-    return Verification(*given, tuple(per_image), matrix, logits.found(), logits.reason), kept
+    found = (tuple(per_image), matrix, logits.found(), logits.reason)
+    confidence = ConfidenceDifference.of(differences.tolist()) if differences.any() else None
+    return Verification(*given, *found, confidence), kept
 
 
 def sqnr_db(signal: float, noise: float) -> float | None:

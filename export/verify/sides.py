@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +16,32 @@ from dabnet.device import CPU, Device, torch_device
 from dabnet.errors import InputError
 from dabnet.given import Given
 from dabnet.graph.execution import computed, cpu_session, ending_at, logits_tensor
+from dabnet.head import MASK, MASK_AND_CONFIDENCE
 from dabnet.models import check_size, network_named
 from dabnet.precision import FP16, FP32
 from dabnet.runtime.manifest import DYNAMIC, ChangedSince
-from dabnet.runtime.runner import Runner
 from export.onnx_file import load_onnx
 
 if TYPE_CHECKING:
     import torch
 
+    from dabnet.runtime.ort.runner import OnnxRuntimeRunner
+    from dabnet.runtime.torch_runner import TorchRunner
+    from dabnet.runtime.trt.runner import TensorRTRunner
+
 Logits = NDArray[np.float32]
 
 
+class Results(NamedTuple):
+    """What a side gives for one image."""
+
+    mask: Uint8Array  # (H, W)
+    logits: Logits | None  # before the upsample, (K, h, w); None where it keeps them to itself
+    confidence: Uint8Array | None  # (H, W); None where it was not asked for
+
+
 class Side:
-    """One artifact: its own description, and after ``load`` its masks and logits.
+    """One artifact: its own description, and after ``load`` what it gives for images.
 
     Args:
         given: what the checkpoint of another trainer does not say; ours carry it.
@@ -84,10 +96,22 @@ class Side:
         self.palette = self._checkpoint.labels.palette
         self.stride = network_named(self._checkpoint.model).stride
 
-    def load(self, size: tuple[int, int]) -> None:
-        """Prepare it for images of (height, width)."""
+    @property
+    def has_confidence(self) -> bool:
+        """Whether its head is ``mask+confidence``."""
+        return self.manifest is not None and self.manifest.head == MASK_AND_CONFIDENCE
+
+    @property
+    def can_give_confidence(self) -> bool:
+        """Whether ``load`` may ask for it: PyTorch computes it from any checkpoint."""
+        return self.manifest is None or self.has_confidence
+
+    def load(self, size: tuple[int, int], confidence: bool = False) -> None:
+        """Prepare it for images of (height, width), and to give the confidence."""
+        self._asked = confidence
         if self.manifest is None:
-            self._runner: Runner = self._torch_runner((1, *size, 3))
+            self._runner: OnnxRuntimeRunner | TensorRTRunner | TorchRunner
+            self._runner = self._torch_runner((1, *size, 3))
             return
         # Artifacts are compared, not this CPU's int8 kernels.
         self._runner = self._artifact.runner(exact_qdq=self.kind == ONNX)
@@ -103,15 +127,18 @@ class Side:
                 np.float32
             )
 
-    def run(self, image: Uint8Array) -> tuple[Uint8Array, Logits | None]:
-        """Return the mask uint8 (H, W) of an image uint8 (H, W, 3), RGB, and the coarse logits.
+    def run(self, image: Uint8Array) -> Results:
+        """Return what it gives for an image uint8 (H, W, 3), RGB.
 
-        Logits are float32 (K, h, w); None where the artifact keeps them to itself. ArtifactError:
-        the mask holds a class that the artifact does not name.
+        ArtifactError: the mask holds a class that the artifact does not name.
         """
-        images = self.given(image)
-        mask = mask_of(self._runner.infer(images)[:1], len(self.classes), repr(str(self.path)))[0]
-        return mask, self._logits_of(images)
+        images, confidence = self.given(image), None
+        if self._asked:
+            found, (confidence, *_) = self._runner.infer_with_confidence(images)
+        else:
+            found = self._runner.infer(images)
+        mask = mask_of(found[:1], len(self.classes), repr(str(self.path)))[0]
+        return Results(mask, self._logits_of(images), confidence)
 
     def given(self, image: Uint8Array) -> NDArray[Any]:
         """One image uint8 (H, W, 3), RGB, as the artifact takes it, repeated to fill its batch.
@@ -141,7 +168,7 @@ class Side:
     def close(self) -> None:
         self._runner.close()
 
-    def _torch_runner(self, shape: tuple[int, int, int, int]) -> Runner:
+    def _torch_runner(self, shape: tuple[int, int, int, int]) -> TorchRunner:
         from dabnet.models.image_to_mask import ImageToMask
         from dabnet.runtime.torch_runner import TorchRunner
 
@@ -155,7 +182,8 @@ class Side:
         logits = network_named(self._checkpoint.model).logits
         network.get_submodule(logits).register_forward_hook(keep)
         self._logits_of = lambda _: kept[0]
-        module = ImageToMask(network, self._checkpoint.preprocessing)
+        head = MASK_AND_CONFIDENCE if self._asked else MASK
+        module = ImageToMask(network, self._checkpoint.preprocessing, head=head)
         return TorchRunner(module, shape, torch_device(self._device))
 
     @property

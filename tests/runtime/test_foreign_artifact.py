@@ -11,7 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dabnet.artifact import ENGINE, Artifact, Description, describe, open_artifact, predict
+from dabnet.artifact import (
+    ENGINE,
+    Artifact,
+    Description,
+    describe,
+    open_artifact,
+    predict,
+    predict_with_confidence,
+)
 from dabnet.errors import ArtifactError, DabnetError, InputError
 from dabnet.file_kind import kind_of
 from dabnet.preprocessing import Preprocessing
@@ -79,6 +87,24 @@ def test_an_onnx_file_of_another_tool_gives_its_masks(
     assert manifest.is_described and manifest.model == "unknown (described by its user)"
     assert manifest.agreement is None
     assert Manifest.from_json(manifest.to_json(), "an engine of it").is_described
+
+
+def test_confidences_of_files_of_another_tool(tmp_path: Path) -> None:
+    """One that gives them, of any order of its outputs, and one that gives logits."""
+    expected = OnnxRuntimeRunner(write_contract(tmp_path, confidence=True), threads=1)
+    wanted = expected.infer_with_confidence(images(3))
+    path = bare(write_contract(tmp_path, confidence=True))
+    model = onnx.load(path)
+    model.graph.output.extend([model.graph.output.pop(0)])
+    onnx.save(model, path)
+    for file, description in ((path, OURS), (bare(write_raw(tmp_path)), FLOATS)):
+        runner = open_artifact(file, description=description, threads=1)
+        found = predict_with_confidence(runner, images(3))
+        assert (found.mask == wanted.mask).mean() > 0.999
+        assert np.abs(found.confidence.astype(int) - wanted.confidence).max() <= 1
+    alone = open_artifact(bare(write_contract(tmp_path)), description=OURS, threads=1)
+    with pytest.raises(InputError, match="gives no confidence"):
+        predict_with_confidence(alone, images(3))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from dabnet.runtime.manifest import (
     MANIFEST,
     Agreement,
     CalibrationInfo,
+    ConfidenceDifference,
     EngineInfo,
     Manifest,
     TensorInfo,
@@ -27,11 +29,13 @@ from dabnet.runtime.manifest import (
 from tests.support.contract_graph import contract_manifest
 
 FULL = dataclasses.replace(
-    contract_manifest("int8"),
+    contract_manifest("int8", confidence=True),
     classes=("sky", "Straße", 'a "quoted" name'),
     palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
     onnx_sha256="1" * 64,
-    agreement=Agreement("8 images of toy-street val", 0.9712890625, 1 / 3),
+    agreement=Agreement(
+        "8 images of toy-street val", 0.9712890625, 1 / 3, confidence=ConfidenceDifference(9, 3, 0.9)
+    ),
     engine=EngineInfo("tensorrt", "10.16.1.11", "this-gpu", "GPU", "8.6", "580", {"Int8": 3}),
 )
 
@@ -53,6 +57,7 @@ manifests = st.builds(
     preprocessing=st.builds(Preprocessing, triples, triples),
     input=tensors,
     output=tensors,
+    confidence=st.none() | tensors,
     precision=st.sampled_from(["fp32", "fp16", "int8"]),
     checkpoint_sha256=st.text(),
     example=st.tuples(*[st.integers(1, 9999)] * 3),
@@ -87,6 +92,40 @@ def test_round_trip(manifest: Manifest) -> None:
     read = MANIFEST.parse(manifest.to_json(), "test")  # whatever is right of the parts together
     assert read == manifest
     hash(read.classes), hash(read.palette), hash(read.input)  # tuples again, not lists
+
+
+def test_a_manifest_from_before_the_confidence_is_read() -> None:
+    older = json.loads(contract_manifest().to_json())
+    del older["confidence"]
+    manifest = Manifest.from_json(json.dumps(older), "older.onnx")
+    assert manifest == contract_manifest() and manifest.head == "mask"
+    assert contract_manifest(confidence=True).head == "mask+confidence"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shape": [1, 32, 63]}, "confidence.shape: expected the sides of the mask"),
+        ({"name": "certainty"}, "beside a mask perhaps its confidence"),
+        ({"dtype": "float32"}, "beside a mask perhaps its confidence"),
+    ],
+)
+def test_a_confidence_that_no_runner_serves(change: dict[str, Any], told: str) -> None:
+    values = json.loads(contract_manifest(confidence=True).to_json())
+    values["confidence"] |= change
+    with pytest.raises(ArtifactError, match=told):
+        Manifest.from_json(json.dumps(values), "m.onnx")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=256).filter(any))
+def test_figures_of_a_difference_are_those_of_its_pixels(pixels: list[int]) -> None:
+    apart = np.repeat(np.arange(len(pixels)), pixels)
+    found = ConfidenceDifference.of(pixels)
+    assert found.largest == apart.max()
+    assert (apart <= found.percentile_999).mean() >= 0.999
+    assert (apart <= found.percentile_999 - 1).mean() < 0.999
+    assert found.within_2 == pytest.approx((apart <= 2).mean())
 
 
 def test_every_field_is_in_the_text() -> None:

@@ -25,7 +25,7 @@ from export.onnx_export import export_onnx
 from export.spec import ExportSpec
 from export.verify.masks import verify
 from export.verify.report import DIFFERENT, differing, save_worst
-from export.verify.sides import Side, common_size
+from export.verify.sides import Results, Side, common_size
 from tests.support.contract_graph import CLASSES, add_manifest, contract_manifest, write_contract
 from tests.support.listed_images import sized_images
 from tests.support.seeded_checkpoint import (
@@ -46,6 +46,7 @@ class Told(Side):
         shape: tuple[int, int, int] = (1, 16, 24),
         masks: np.ndarray | None = None,
         logits: np.ndarray | None = None,
+        confidences: np.ndarray | None = None,
         **changes: object,
     ) -> None:
         manifest = contract_manifest()
@@ -53,12 +54,14 @@ class Told(Side):
         self.classes, self.palette = manifest.classes, manifest.palette
         self.shape, self.size, self.stride = shape, shape[1:], 8
         self._masks, self._logits, self._place = masks, logits, itertools.count()
+        self._confidences = confidences
         vars(self).update(changes)
 
-    def run(self, image: Uint8Array) -> tuple[Uint8Array, np.ndarray | None]:
+    def run(self, image: Uint8Array) -> Results:
         assert self._masks is not None
         index = next(self._place)
-        return self._masks[index], None if self._logits is None else self._logits[index]
+        others = (self._logits, self._confidences)
+        return Results(self._masks[index], *(None if x is None else x[index] for x in others))
 
     def record(self) -> dict[str, str]:
         return {"file": str(self.path)}
@@ -117,6 +120,24 @@ def test_difference_of_logits_is_that_of_its_definition() -> None:
     assert found.logits.image == f"i{apart.reshape(6, -1).max(1).argmax()}"
     noise_power = np.square(apart).sum() / np.square(a.astype(np.float64)).sum()
     assert found.logits.sqnr_db == pytest.approx(-10 * np.log10(noise_power))
+
+
+def test_difference_of_confidences_is_that_of_its_definition() -> None:
+    random = np.random.default_rng(2)
+    masks = np.zeros((6, 16, 24), np.uint8)
+    a = random.integers(0, 256, (6, 16, 24), np.uint8)
+    b = np.clip(a + random.integers(-2, 4, a.shape), 0, 255).astype(np.uint8)
+    b[4, 3, 2] = 255 - a[4, 3, 2]
+    sides = (Told("x.onnx", masks=masks, confidences=values) for values in (a, b))
+    found, _ = verify(*sides, some_images(6))
+    apart = np.abs(a.astype(int) - b)
+    assert found.confidence is not None
+    assert found.confidence.largest == apart.max() > 3
+    assert found.confidence.percentile_999 == np.sort(apart.ravel())[-(apart.size // 1000) - 1] == 3
+    assert found.confidence.within_2 == pytest.approx((apart <= 2).mean())
+    assert found.record()["confidence"]["largest"] == apart.max()
+    alone, _ = verify(Told("x", masks=masks, confidences=a), listed(masks, None), some_images(6))
+    assert alone.confidence is None and alone.record()["confidence"] is None
 
 
 def test_what_the_logits_cannot_tell() -> None:
@@ -198,9 +219,9 @@ def test_logits_are_those_behind_the_mask(artifacts: dict[str, Path]) -> None:
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing).eval()
     with torch.no_grad():
         expected = module.network.coarse_logits(module.preprocess(torch.from_numpy(image[None])))
-    mask, logits = opened(artifacts["checkpoint"]).run(image)
+    mask, logits, _ = opened(artifacts["checkpoint"]).run(image)
     np.testing.assert_array_equal(logits, expected[0].numpy())
-    mask_onnx, logits_onnx = opened(artifacts["onnx"]).run(image)
+    mask_onnx, logits_onnx, _ = opened(artifacts["onnx"]).run(image)
     assert logits_onnx is not None
     np.testing.assert_allclose(logits_onnx, expected[0].numpy(), atol=1e-3)
     assert mask.shape == mask_onnx.shape == SIZE
@@ -211,7 +232,7 @@ def test_float_images_logits_and_sides_that_a_call_chooses(
 ) -> None:
     """Whatever an artifact takes and gives, its masks are compared at the pixels of the image."""
     image = noise((1, *SIZE, 3), 9)[0]
-    expected, logits = opened(artifacts["onnx"]).run(image)
+    expected, logits, _ = opened(artifacts["onnx"]).run(image)
     for changes in (
         {"input": "float", "head": "logits", "batch": 2},
         {"dynamic_size": True, "dynamic_batch": True},
@@ -220,7 +241,7 @@ def test_float_images_logits_and_sides_that_a_call_chooses(
         spec = ExportSpec(SIZE, check_images=1, **changes)
         export_onnx(artifacts["checkpoint"], path, spec, progress=no_bar)
         assert common_size(Side(path), Side(artifacts["onnx"]), None) == SIZE
-        mask, found = opened(path).run(image)
+        mask, found, _ = opened(path).run(image)
         assert (mask == expected).mean() > 0.999
         assert logits is not None
         np.testing.assert_allclose(found, logits, atol=1e-3)
@@ -229,7 +250,7 @@ def test_float_images_logits_and_sides_that_a_call_chooses(
 def test_a_mask_that_is_no_class(tmp_path: Path) -> None:
     path = write_contract(tmp_path)
     size = common_size(Side(path), Side(path), None)
-    mask, logits = opened(path, size).run(noise((1, *size, 3), 1)[0])
+    mask, logits, _ = opened(path, size).run(noise((1, *size, 3), 1)[0])
     assert logits is not None
     assert (mask.shape, logits.shape) == (size, (CLASSES, 16, 32))
     model = onnx.load(path)
@@ -330,7 +351,7 @@ def test_where_an_onnx_file_runs(
     monkeypatch.setattr("dabnet.runtime.ort.runner.OnnxRuntimeRunner", OnCpu)
     side = Side(write_contract(tmp_path), device=device)
     side.load((32, 64))
-    mask, logits = side.run(noise((1, 32, 64, 3), 0)[0])
+    mask, logits, _ = side.run(noise((1, 32, 64, 3), 0)[0])
     assert opened == [asked]
     assert mask.shape == (32, 64)
     assert (logits is not None) is (asked == "cpu")
