@@ -1,4 +1,4 @@
-"""Intervals of speed, verdicts and the Pareto front: pure functions of numbers.
+"""Intervals of speed, and what they say of two rows: pure functions of numbers.
 
 Speeds are compared by logarithms, one value per round: rounds are independent, calls within one are
 not. A bootstrap of so few values is too narrow: its 95 % interval holds the true ratio less often
@@ -15,6 +15,10 @@ from numpy.typing import ArrayLike
 
 from dabnet.intervals import LEVEL, Interval
 from dabnet.metrics import Floats
+
+MARGIN = 0.03
+"""Share by which the speeds of two rows may differ and count as equal."""
+FASTER, SLOWER, EQUAL, NOT_TOLD = "faster", "slower", "equal", "not told apart"
 
 
 def student_quantile(freedom: float) -> float:
@@ -62,20 +66,30 @@ def ratio_of_runs(old: Floats, new: Floats) -> Interval | None:
 
 
 def verdict(ratio: Interval) -> str:
-    """``faster``, ``slower``, or ``indistinguishable`` where the interval holds 1."""
-    if ratio.low > 1:
-        return "faster"
-    return "slower" if ratio.high < 1 else "indistinguishable"
+    """What the interval of a speed ratio says of two rows: the one rule of every table and choice.
 
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats, where more is better in both, by the first.
-
-    A point is beaten by one that is as good in both and better in one; equal points stay together.
+    - ``equal``: all of it is within ``MARGIN``, from 1 / 1.03 to 1.03.
+    - ``faster``, ``slower``: else, all of it is above or below 1.
+    - ``not told apart``: anything else; ``rounds_needed`` estimates what would tell.
     """
-    found: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
-        best = points[found[-1]] if found else None
-        if best is None or points[index][1] > best[1] or points[index] == best:
-            found.append(index)
-    return found[::-1]
+    if ratio.low >= 1 / (1 + MARGIN) and ratio.high <= 1 + MARGIN:
+        return EQUAL
+    if ratio.low > 1:
+        return FASTER
+    return SLOWER if ratio.high < 1 else NOT_TOLD
+
+
+def rounds_needed(ratio: Interval, rounds: int) -> int | None:
+    """Rounds that would tell two rows apart or equal; None if they are, or if nothing can be said.
+
+    An estimate: the ratio stays where it is, and its interval narrows with the square root of the
+    number of rounds, until it leaves 1 or lies within ``MARGIN``, whichever is first.
+
+    Args:
+        rounds: that gave the ratio.
+    """
+    if verdict(ratio) != NOT_TOLD or min(ratio.value, ratio.low) <= 0:
+        return None
+    distance, half = abs(math.log(ratio.value)), math.log(ratio.high / ratio.low) / 2
+    target = max(distance, math.log1p(MARGIN) - distance)
+    return max(rounds + 1, math.ceil(round(rounds * (half / target) ** 2, 6)))

@@ -6,8 +6,8 @@
    bare loop that reads the clock only before the first call and after the last.
 2. onnxruntime through the harness, against a loop written by hand and against one that repeats a
    bound call, as onnxruntime_perf_test does. TensorRT (--engine), against trtexec.
-3. The same artifact as two rows, several times: how often they are called indistinguishable, and
-   with 2 % more work in one of them, how often that is found.
+3. The same artifact as two rows, several times: how often they are called equal and not told apart,
+   and with 2 % more work in one of them, how often the interval of their ratio excludes 1.
 
 All pairs run in processes of their own and in interleaved rounds, as rows of dabnet-bench do.
 """
@@ -19,7 +19,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +30,12 @@ import click
 import numpy as np
 import study
 
+from bench import statistics
 from bench.backends.base import Recipe
 from bench.isolation import ProcessFailed
 from bench.measure.request import Scenario
 from bench.measure.timer import LEAST_CALLS, Timed, Timer, harness_ns
 from bench.record.timing import speed_ratio
-from bench.statistics import verdict
 from dabnet.console import FILE, progress_bar, run
 from dabnet.errors import BackendUnavailable, InputError
 from dabnet.files import existing_file
@@ -272,14 +272,15 @@ def text(ratios: Mapping[str, list[Interval]], null_ns: float) -> str:
     if not any(name.startswith("TensorRT") for name in compared):
         rows.append(["TensorRT: harness to trtexec", "not compared: name an engine (--engine)"])
     equal, slower = ratios[EQUAL], ratios[SLOWER]
-    same = sum(verdict(ratio) == "indistinguishable" for ratio in equal)
-    found = sum(verdict(ratio) == "slower" for ratio in slower)
+    words = Counter(statistics.verdict(ratio) for ratio in equal)
+    found = sum(ratio.high < 1 for ratio in slower)
     spread = 100 * float(np.std([np.log(ratio.value) for ratio in equal]))
     return (
         f"{study.markdown(('what', 'speed ratio [95 %]'), rows)}\n\n"
         f"a call of the null runner: {null_ns:.0f} ns, {100 * null_ns / 1e6:.3f} % of 1 ms\n"
-        f"the same artifact as two rows: indistinguishable in {same} of {len(equal)}"
-        f" (their ratios differ by {spread:.2f} %, standard deviation)\n"
+        f"the same artifact as two rows: equal in {words[statistics.EQUAL]} and not told apart in"
+        f" {words[statistics.NOT_TOLD]} of {len(equal)} (their ratios differ by {spread:.2f} %,"
+        " standard deviation)\n"
         f"{100 * (MORE_WORK - 1):.0f} % more work in one of them: found in {found} of {len(slower)}"
     )
 

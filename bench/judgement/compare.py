@@ -15,7 +15,7 @@ from bench.machine.environment import lasting_facts
 from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
 from bench.record.timing import seconds_by_round
 from bench.report import figures
-from bench.statistics import ratio_of_runs, verdict
+from bench.statistics import ratio_of_runs
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, bounds, resampled_miou
 from dabnet.metrics import mean_of_classes
@@ -306,7 +306,7 @@ def _facts(report: Report) -> dict[str, Any]:
 def _drift(findings: Sequence[Finding], names: Collection[str]) -> Iterator[str]:
     """Changes of the reference itself, which may be of the machine."""
     for found in (f for f in findings if f.name in names and f.what.endswith(" speed")):
-        if found.change and verdict(found.change) != "indistinguishable":
+        if found.change and not found.change.low <= 1 <= found.change.high:
             yield (
                 f"{found.name} itself is {found.change.value:.2f} times as fast at {found.setting}"
                 f" ({found.what.removesuffix(' speed')}): if its code is the same, the machine has"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from bench.judgement.compare import miou_change
 from bench.record import PAPER, Report, Row, Setting, Timing
-from bench.record.timing import speed_ratio
+from bench.record.speed import WITHIN, by_speed, compared
+from bench.report import figures
 from bench.report.columns import counted, is_broken, is_marked, rows_of
-from bench.report.figures import percent
 from bench.report.notes import broken, calibration
-from bench.statistics import interval_around, verdict
+from bench.statistics import EQUAL, FASTER, NOT_TOLD, interval_around
 from dabnet.errors import InputError
 from dabnet.intervals import Interval
 
@@ -37,16 +37,15 @@ class Bounds:
 def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | None, list[str]]:
     """The row of a setting to ship (None if none meets the bounds), and the reasons, line by line.
 
-    The fastest; of rows that rounds do not tell from it the most accurate; of those that images do
-    not tell from that one the smallest file.
+    The fastest; of rows that are equally fast (``bench.statistics.verdict``) the most accurate; of
+    those that images do not tell from that one the smallest file. Rows that the rounds do not tell
+    from the chosen one are named, with what would.
     """
     rows = [row for row in rows_of(report, setting) if not row.timing(PAPER)]
-    timings = {row.name: row.timing(bounds.scope) for row in rows}
-    rows.sort(key=lambda r: t.latency.p50_ms if (t := timings[r.name]) and t.latency else math.inf)
-    fitting: list[tuple[Row, Timing]] = []
+    fitting: dict[str, tuple[Row, Timing]] = {}
     lines, excluded = [], []
-    for row in rows:
-        timing = timings[row.name]
+    for row in by_speed(rows, bounds.scope):
+        timing = row.timing(bounds.scope)
         if report.subject(row).untrained:
             excluded.append(f"  not considered: {row.name}: its weights are random")
         elif is_broken(row):
@@ -62,7 +61,7 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
             word = "misses" if any(misses) else "meets"
             lines.append(f"  {word}: {row.name}: {', '.join(texts)}{notes}")
             if not any(misses):
-                fitting.append((row, timing))
+                fitting[row.name] = row, timing
     if bounds.min_miou is None:
         excluded.append("  note: accuracy was not bounded: add --min-miou")
     if not report.complete:
@@ -70,9 +69,9 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
     where = f"({setting}, scope {bounds.scope})"
     if not fitting:
         return None, [f"nothing meets the bounds {where}", *lines, *excluded]
-    chosen, why = _best(fitting)
+    chosen, why = _best([*fitting.values()])
     first = [f"ship {chosen.name} ({chosen.artifact}) {where}", f"  because {why}"]
-    return chosen, [*first, *lines, *excluded]
+    return chosen, [*first, *_rivals(chosen.name, fitting), *lines, *excluded]
 
 
 def chosen_setting(
@@ -138,20 +137,40 @@ def _best(fitting: list[tuple[Row, Timing]]) -> tuple[Row, str]:
     (fastest, its), *others = fitting
     if not others:
         return fastest, "it is the only row that meets the bounds"
-    ratios = ((row, speed_ratio(its.turns, timing.turns)) for row, timing in others)
-    ties = [row for row, ratio in ratios if ratio and verdict(ratio) == "indistinguishable"]
-    if not ties:
-        return fastest, f"it is the fastest of {len(fitting)} that meet the bounds"
-    equal = [fastest, *ties]
+    equal = [fastest]
+    for place, (row, timing) in enumerate(others, 1):
+        # One that another is surely faster than is never chosen.
+        before = (known for _, known in fitting[:place])
+        if compared(its, timing).verdict == EQUAL and not any(
+            compared(known, timing).verdict == FASTER for known in before
+        ):
+            equal.append(row)
+    if len(equal) == 1:
+        told = all(compared(its, timing).verdict == FASTER for _, timing in others)
+        by = "" if told else ", by its estimate,"
+        return fastest, f"it is{by} the fastest of {len(fitting)} that meet the bounds"
     accurate = max(equal, key=lambda row: row.score.miou.value if row.score else -1)
     level = [row for row in equal if row is accurate or not _less_accurate(row, accurate)]
     chosen = min(level, key=lambda row: row.footprint.artifact_bytes or math.inf)
-    names = ", ".join(row.name for row in equal if row is not chosen)
-    smallest = "it is the smallest of those whose accuracy the images do not tell apart"
-    return chosen, (
-        f"of {len(fitting)} that meet the bounds none is surely faster (the rounds do not tell its"
-        f" speed from {names}), and {'it is the most accurate' if len(level) == 1 else smallest}"
-    )
+    best = "the most accurate"
+    if len(level) > 1:
+        best = "the smallest of those whose accuracy the images do not tell from the best"
+    fast = f"{len(equal)} are the fastest, {EQUAL} {WITHIN}"
+    return chosen, f"of {len(fitting)} that meet the bounds {fast}, and of these it is {best}"
+
+
+def _rivals(chosen: str, fitting: Mapping[str, tuple[Row, Timing]]) -> Iterator[str]:
+    """The rows that meet the bounds and are equally fast, or not told from the chosen one."""
+    its = fitting[chosen][1]
+    for name, (_, timing) in fitting.items():
+        pair = compared(timing, its)
+        said = f" ({figures.ratio(pair.ratio)} its speed)" if pair.ratio else ""
+        if name == chosen:
+            continue
+        if pair.verdict == EQUAL:
+            yield f"  {EQUAL} {WITHIN}: {name}{said}"
+        elif pair.verdict == NOT_TOLD:
+            yield f"  {NOT_TOLD}: {name}{said}: measure more, {pair.more}"
 
 
 def _less_accurate(row: Row, best: Row) -> bool:
@@ -168,5 +187,5 @@ def _notes(row: Row, timing: Timing, percentile: str) -> Iterator[str]:
     if timing.latency and timing.latency.calls < _CALLS_FOR[percentile]:
         yield f"; {percentile} of {timing.latency.calls} calls is a guess"
     if row.score and row.accuracy and row.accuracy.timed_miou is not None:
-        timed = percent(row.accuracy.timed_miou)
+        timed = figures.percent(row.accuracy.timed_miou)
         yield f"; the timed kernels have mIoU {timed} %, and other arithmetic was scored"

@@ -88,7 +88,7 @@ class Timing:
     fps: Interval | None = None  # frames per second, and its interval over rounds
     # How many times faster than the reference of this setting and scope; None for itself.
     speed_ratio: Interval | None = None
-    verdict: Name = ""  # ``faster``, ``slower``, ``indistinguishable``; "" without a ratio
+    verdict: Name = ""  # of ``bench.statistics.verdict``; "" without a ratio
     turns: Annotated[tuple[Turn, ...], MaxLen(110_000)] = ()
 
     @classmethod

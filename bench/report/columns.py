@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Subject, Timing, Turn
+from bench.record.speed import to_reference
 from bench.record.timing import counted_turns
 from bench.report import figures
 from bench.report.figures import NONE, milliseconds, number, parts, percent
@@ -302,7 +303,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("", "events p50", "ms", _seconds("p50", "events"), _ms, SPEED, optional=True),
     Column("speed_ratio", "speed to PyTorch", "[95 %]", "timing.speed_ratio", _speed, SPEED),
     Column("", "device speed to PyTorch", "[95 %]", "device.speed_ratio", _speed, MORE),
-    _csv("verdict", "timing.verdict"),
+    _csv("verdict", lambda line: verdict(r) if (r := line.at("timing.speed_ratio")) else ""),
+    _csv("rounds_needed", lambda line: to_reference(line.timing).needed if line.timing else None),
     _csv("rounds", _turns(lambda timing: len(counted(timing)))),
     _csv("rounds_repeated", _turns(lambda timing: len(timing.turns) - len(counted(timing)))),
     _csv("rounds_marked", _turns(marked)),

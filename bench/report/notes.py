@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bench.record import PAPER, Report, Row, Subject, Telemetry, Timing
-from bench.record.timing import speed_ratio
+from bench.record.speed import WITHIN, Compared, by_speed, compared, to_reference
+from bench.report import figures
 from bench.report.columns import (
     BROKEN,
     CALIBRATION_MARK,
@@ -18,8 +19,7 @@ from bench.report.columns import (
     rows_of,
 )
 from bench.report.figures import grouped, milliseconds, number, percent
-from bench.statistics import verdict
-from dabnet.intervals import Interval
+from bench.statistics import EQUAL, NOT_TOLD, SLOWER
 from dabnet.precision import INT8, PRECISIONS
 from dabnet.runtime.runner import SCOPES
 
@@ -45,6 +45,7 @@ def notes(report: Report) -> list[str]:
         *map(broken, filter(is_broken, report.rows)),
         *_limit(report),
         *_ran(report),
+        *_not_told(report),
         *int8_worth(report),
         *grouped((row.name, _arithmetic(row)) for row in report.rows),
         *dict.fromkeys(calibration(report, row) for row in report.rows if is_marked(row)),
@@ -235,28 +236,52 @@ def _marks(timings: list[tuple[Row, Timing]], several: bool) -> Iterator[str]:
         )
 
 
-def int8_worth(report: Report) -> list[str]:
-    """One line per INT8 row that is not faster than the fastest float row of its backend.
+def _not_told(report: Report) -> Iterator[str]:
+    """What would tell rows from the reference of their setting that these rounds do not."""
+    for setting in report.settings:
+        base, found = report.reference(setting), []
+        for row in rows_of(report, setting):
+            timing = row.timing("host") or row.timing("device")
+            if timing and timing.speed_ratio and not is_broken(row):
+                pair = to_reference(timing)
+                if pair.verdict == NOT_TOLD:
+                    found.append(f"{row.name} ({pair.more})")
+        if base and found:
+            where = f" at {setting}" if len(report.settings) > 1 else ""
+            yield (
+                f"Not told apart from {base.name}{where}: measure more: {', '.join(found)}. An"
+                " estimate: intervals narrow with the square root of the rounds. Raise --rounds"
+                " and --min-time alike."
+            )
 
-    Rows of one setting are compared, in the scope ``host`` where both have it. A row without
-    rounds to compare has no line.
+
+def int8_worth(report: Report) -> list[str]:
+    """One line per INT8 row that is not surely faster than the fastest float row of its backend.
+
+    Rows of one setting are compared, in the scope ``host`` where both have it, by the rule of
+    ``bench.statistics.verdict``. A row without rounds to compare has no line.
     """
     lines = []
     for row in report.rows:
         if is_broken(row):
             continue
         where = f"at {row.setting}" if len(report.settings) > 1 else "here"
-        if (found := _fastest_float(report, row)) and verdict(found[1]) != "faster":
-            name, ratio = found
-            lines.append(
-                f"{row.name} is not faster than {name} {where} ({ratio.value:.2f}"
-                f" [{ratio.low:.2f}, {ratio.high:.2f}] times its speed): ship {name}."
-            )
+        if found := _fastest_float(report, row):
+            name, pair = found
+            ratio = f"({figures.ratio(pair.ratio)} its speed)" if pair.ratio else ""
+            said = {
+                SLOWER: f"{row.name} is slower than {name} {where} {ratio}: ship {name}.",
+                EQUAL: f"{row.name} is as fast as {name} {where} {WITHIN} {ratio}: INT8 saves no"
+                " time.",
+                NOT_TOLD: f"{row.name} and {name} are {NOT_TOLD} {where} {ratio}: measure more,"
+                f" {pair.more}.",
+            }
+            lines += [said[pair.verdict]] if pair.verdict in said else []
     return lines
 
 
-def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
-    """The fastest float row beside an INT8 row, and how many times faster INT8 is."""
+def _fastest_float(report: Report, row: Row) -> tuple[str, Compared] | None:
+    """The fastest float row beside an INT8 row, and the speed of INT8 relative to it."""
     before, is_int8, after = row.on.partition(f"-{INT8}")
     suffix = "" if after.removeprefix("-") in PRECISIONS else after  # what int8 leaves in float
     others = PRECISIONS if is_int8 else ()
@@ -264,10 +289,10 @@ def _fastest_float(report: Report, row: Row) -> tuple[str, Interval] | None:
     rows = [r for r in rows_of(report, row.setting) if r.of == row.of and r.on in names]
     floats = [other for other in rows if not is_broken(other)]
     for scope in SCOPES:
-        timings = [(other.name, other.timing(scope)) for other in floats]
-        known = [(t.latency.p50_ms, name, t.turns) for name, t in timings if t and t.latency]
+        known = [(r.name, t) for r in by_speed(floats, scope) if (t := r.timing(scope)) and t.turns]
         if known and (timing := row.timing(scope)):
-            _, name, turns = min(known)
-            if ratio := speed_ratio(turns, timing.turns):
-                return name, ratio
+            name, fastest = known[0]
+            pair = compared(timing, fastest)
+            if pair.ratio:
+                return name, pair
     return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dabnet.files import replacing, writable_target, write_text
 from dabnet.intervals import Interval
 from dabnet.outputs import BUDGET, BUDGET_TABLE, MARK, PICTURE
+from dabnet.pareto import pareto_front
 from export.int8.budget import Budget, Choice, Search
 from export.int8.cost import CostModel
 
@@ -114,13 +115,10 @@ def verdict(found: Search, cost: CostModel) -> str:
     )
 
 
-def pareto(choices: tuple[Choice, ...]) -> list[Choice]:
+def pareto(choices: Sequence[Choice]) -> list[Choice]:
     """The choices that no other beats in both time and drop, fastest first."""
-    front: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.seconds, c.outcome.drop.value)):
-        if not front or choice.outcome.drop.value < front[-1].outcome.drop.value:
-            front.append(choice)
-    return front
+    front = pareto_front([(-c.outcome.drop.value, -c.seconds) for c in choices])
+    return [choices[number] for number in front]
 
 
 def _rows(rows: Iterable[Iterable[object]]) -> str:

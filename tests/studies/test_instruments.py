@@ -27,7 +27,7 @@ def test_every_comparison_has_its_line(tmp_path: Path) -> None:
         assert table[name].startswith(f"{value:.4f} [{low:.4f}, {high:.4f}] ")
     assert f"{kept['null_ns']:.0f} ns" in done.stdout
     assert "--engine" in table["TensorRT: harness to trtexec"]
-    assert re.search(r"indistinguishable in [01] of 1 \(", done.stdout)
+    assert re.search(r"equal in [01] and not told apart in [01] of 1 \(", done.stdout)
     assert re.search(r"2 % more work in one of them: found in [01] of 1\n", done.stdout)
     assert len(kept["equal"]) == len(kept["slower"]) == 1
 

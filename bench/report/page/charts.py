@@ -29,8 +29,8 @@ from bench.record import Report, Row, Setting, Timing, Turn
 from bench.record.timing import Latency
 from bench.report.columns import BROKEN, counted, is_broken, rows_of
 from bench.report.figures import milliseconds, rates, shares
-from bench.statistics import pareto_front
 from dabnet.intervals import Interval
+from dabnet.pareto import pareto_front
 
 Floats = NDArray[np.float64]
 Marks = Mapping[str, dict[str, Any]]

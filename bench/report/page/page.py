@@ -7,12 +7,13 @@ later. A policy in its head forbids the browser to load anything.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.record import REFERENCE, Picture, Report, Row, Setting
+from bench.record.speed import WITHIN, by_speed, compared, to_reference
 from bench.report import columns, figures
 from bench.report.columns import (
     BROKEN,
@@ -27,6 +28,7 @@ from bench.report.columns import (
 from bench.report.notes import notes, subject_text
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
+from bench.statistics import EQUAL, NOT_TOLD
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_file
 from dabnet.runtime.runner import SCOPES
@@ -74,6 +76,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
         looks=charts.looks(report),
         REFERENCE=REFERENCE,
         SCOPES=SCOPES,
+        WITHIN=WITHIN,
     )
 
 
@@ -130,10 +133,11 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
     scope = charts.chart_scope(report, setting)
     speeds = {r.name: t.fps for r in rows_of(report, setting) if (t := r.timing(scope)) and t.fps}
     rows = [r for r in rows_of(report, setting) if r.name in speeds and is_sound(report, r)]
-    rows.sort(key=lambda row: -speeds[row.name].value)
+    rows = by_speed(rows, scope)
     for row in rows[:1]:
         figure = f"{figures.rates(speeds[row.name])} FPS"
-        yield f"Fastest, scope {scope}", row.name, figure, _more(report, row, scope)
+        said = "; ".join(filter(None, (_more(report, row, scope), *_rivals(rows, scope))))
+        yield f"Fastest, scope {scope}", row.name, figure, said
     scored = [(row, row.score) for row in rows if row.score]
     changes = ((row, score.miou_difference) for row, score in scored)
     ties = [row for row, change in changes if change and change.low <= 0 <= change.high]
@@ -152,13 +156,26 @@ def cards(report: Report, setting: Setting) -> Iterator[tuple[str, str, str, str
         yield "Smallest file", small.name, f"{size} MB", _more(report, small, scope)
 
 
+def _rivals(rows: Sequence[Row], scope: str) -> Iterator[str]:
+    """The rows that are no slower than the first, as far as the rounds tell."""
+    first, *others = ((row.name, timing) for row in rows if (timing := row.timing(scope)))
+    found: dict[str, list[str]] = {EQUAL: [], NOT_TOLD: []}
+    for name, timing in others:
+        found.setdefault(compared(first[1], timing).verdict, []).append(name)
+    if names := found[EQUAL]:
+        yield f"as fast {WITHIN}: {', '.join(names)}"
+    if names := found[NOT_TOLD]:
+        yield f"{NOT_TOLD} from {', '.join(names)}: measure more"
+
+
 def _more(report: Report, row: Row, scope: str) -> str:
     """How a row compares with the reference, and what is wrong with it."""
     timing, base = row.timing(scope), report.reference(row.setting)
     parts = ["the reference of this setting"] if row is base else []
     if timing and timing.speed_ratio and base:
         name = base.name if base.of else "PyTorch"
-        parts.append(f"{figures.ratio(timing.speed_ratio)} the speed of {name}: {timing.verdict}")
+        found = to_reference(timing).verdict
+        parts.append(f"{figures.ratio(timing.speed_ratio)} the speed of {name}: {found}")
     if row.score and row.score.miou_difference:
         parts.append(f"mIoU {figures.points(row.score.miou_difference)} points to FP32")
     if timing and marked(timing):

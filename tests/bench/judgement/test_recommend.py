@@ -11,8 +11,9 @@ import pytest
 
 from bench.judgement.recommend import Bounds, chosen_setting, percentile_ms, recommend
 from bench.record import REFERENCE, UNKNOWN, Report, Setting
+from bench.record.speed import compared
 from dabnet.errors import InputError
-from tests.support.sample_reports import SETTING, sample_report
+from tests.support.sample_reports import SETTING, sample_report, timed_report
 
 FP32, INT8, OPENVINO = "onnxruntime-fp32", "onnxruntime-int8", "openvino-fp32"
 
@@ -59,18 +60,64 @@ def test_where_nothing_fits_the_misses_are_told() -> None:
     assert "% (misses 67 by 0.69), p95 54.05 [" in line and "(misses 10 by 44.05)" in line
 
 
-def test_of_one_speed_the_more_accurate_then_the_smaller() -> None:
-    rows: Figures = {REFERENCE: (86, 0.66, 3.0), FP32: (50, 0.60, 1.0), OPENVINO: (50.2, 0.66, 9.0)}
-    name, text = chosen(sample_report(rows), min_miou=0.5)
+def spread(ms: float, share: float) -> list[float]:
+    """30 rounds whose logarithms differ from that of ``ms`` by ``share`` up and down in turn."""
+    return [ms * math.exp(share * (-1) ** number) for number in range(30)]
+
+
+def test_of_equal_speed_the_more_accurate_then_the_smaller() -> None:
+    rows = {
+        REFERENCE: (spread(86, 0.01), 0.66, 3.0),
+        FP32: (spread(50, 0.01), 0.60, 1.0),
+        OPENVINO: (spread(50.5, 0.01), 0.66, 9.0),  # 1 % slower, within 0.6 %
+    }
+    name, text = chosen(timed_report(rows), min_miou=0.5)
     assert name == OPENVINO
-    assert f"do not tell its speed from {FP32}), and it is the most accurate" in text
-    rows |= {FP32: (50, 0.66, 1.0)}
-    name, text = chosen(sample_report(rows), min_miou=0.5)
-    assert name == FP32 and "it is the smallest of those" in text
-    rows |= {FP32: (50, 0.66, 9.0)}
-    assert chosen(sample_report(rows), min_miou=0.5)[0] in (FP32, OPENVINO)
-    rows |= {FP32: (40, 0.60, 9.0)}  # told apart: no accuracy makes up for it within the bounds
-    assert chosen(sample_report(rows), min_miou=0.5)[0] == FP32
+    assert "2 are the fastest, equal within 3 %, and of these it is the most accurate" in text
+    assert f"  equal within 3 %: {FP32} (1.01× [1.01, 1.01] its speed)\n" in text
+    name, text = chosen(timed_report({**rows, FP32: (spread(50, 0.01), 0.66, 1.0)}), min_miou=0.5)
+    assert name == FP32 and "and of these it is the smallest of those" in text
+    # Told apart: no accuracy makes up for it within the bounds.
+    name, text = chosen(timed_report({**rows, FP32: (spread(48, 0.01), 0.60, 1.0)}), min_miou=0.5)
+    assert name == FP32 and "it is the fastest of 3" in text and "equal" not in text
+
+
+def test_what_is_not_told_apart_is_said_with_what_would_tell() -> None:
+    rows = {
+        REFERENCE: (spread(86, 0.01), 0.66, 3.0),
+        FP32: (spread(50, 0.0), 0.60, 1.0),
+        OPENVINO: (spread(50.5, 0.2), 0.66, 9.0),
+    }
+    name, text = chosen(timed_report(rows), min_miou=0.5)
+    assert name == FP32 and "because it is, by its estimate, the fastest of 3" in text
+    half = 2.0452296 * 0.2 * math.sqrt(30 / 29) / math.sqrt(30)  # t of 29 degrees
+    target = math.log(1.03) - math.log(1.01)
+    needed = math.ceil(30 * (half / target) ** 2)
+    (line,) = (line for line in text.splitlines() if line.startswith("  not told apart"))
+    assert line == (
+        f"  not told apart: {OPENVINO} ({1 / 1.01:.2f}× [{math.exp(-half) / 1.01:.2f},"
+        f" {math.exp(half) / 1.01:.2f}] its speed): measure more, about {needed} rounds instead"
+        " of 30"
+    )
+    few = {name: (ms[:1], miou, mb) for name, (ms, miou, mb) in rows.items()}
+    _, text = chosen(timed_report(few), min_miou=0.5)
+    assert f"  not told apart: {OPENVINO}: measure more, two rounds or more\n" in text
+
+
+def test_a_row_that_another_is_surely_faster_than_is_never_chosen() -> None:
+    """Equal within a margin is no order: OpenVINO is equal to the fastest, and INT8 beats it."""
+    rows = {
+        REFERENCE: (spread(86, 0.01), 0.60, 3.0),
+        FP32: (spread(50, 0.001), 0.60, 3.0),
+        INT8: (spread(50.25, 0.04), 0.61, 3.0),
+        OPENVINO: (spread(51.25, 0.0), 0.66, 3.0),
+    }
+    report = timed_report(rows)
+    _, first, second, third = (row.timings[0] for row in report.rows)
+    pairs = ((first, second), (first, third), (second, third))
+    assert [compared(*pair).verdict for pair in pairs] == ["equal", "equal", "faster"]
+    name, text = chosen(report, min_miou=0.5)
+    assert name == INT8 and "2 are the fastest" in text
 
 
 @pytest.mark.parametrize(
