@@ -126,8 +126,8 @@ def exact_runner(model: ir.Model) -> Run:
 def _refuse_confidence(found: ConfidenceDifference, precision: str, images: str) -> None:
     if precision == FP32 and found.largest > TOLERANCE:
         raise BuildError(
-            f"the confidence differs from PyTorch's by up to {found.largest} of {LARGEST} ({images});"
-            " nothing was written",
+            f"the confidence differs from PyTorch's by up to {found.largest} of {LARGEST}"
+            f" ({images}); nothing was written",
             f"at most {TOLERANCE} in fp32",
             "this is a fault of the export: please report it, or use --head mask",
         )
@@ -137,7 +137,7 @@ def _refuse_confidence(found: ConfidenceDifference, precision: str, images: str)
 def _results(
     run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int
 ) -> tuple[list[Uint8Array], list[Uint8Array]]:
-    """Of one image (H, W, 3), repeated to fill the batch: what PyTorch gives, and what ``run`` does.
+    """Of one image (H, W, 3), repeated to fill the batch: what PyTorch and ``run`` give.
 
     Each is the masks (N, H, W), and the confidences if the head has them.
     """

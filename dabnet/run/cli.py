@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
+from dabnet.command_help import Command
 from dabnet.console import (
     CONTEXT,
     FILE,
@@ -57,7 +58,7 @@ class SourceName(FileName):
         return value if "://" in value else os.fspath(super().convert(value, param, ctx))
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT)
 @click.version_option(__version__)
 @click.argument("artifact", metavar="ARTIFACT", type=FILE)
 @click.argument("source", metavar="SOURCE", type=SourceName())

@@ -1,8 +1,8 @@
 """The head of a network in a graph: upsample, argmax, and perhaps the confidence beside it.
 
-    logits ─▶ Resize 1,1,s,s ─┬▶ ArgMax over axis 1 ─▶ Cast? ─▶ mask
-                              └▶ Sub(·, ReduceMax) ─▶ Exp ─▶ ReduceSum ─▶ Reciprocal ─▶ Mul(255)
-                                 ─▶ Round ─▶ Cast ─▶ confidence
+logits ─▶ Resize 1,1,s,s ─┬▶ ArgMax over axis 1 ─▶ Cast? ─▶ mask
+                          └▶ Sub(·, ReduceMax) ─▶ Exp ─▶ ReduceSum ─▶ Reciprocal ─▶ Mul(255)
+                             ─▶ Round ─▶ Cast ─▶ confidence
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import SizedImages
 from dabnet.errors import ArtifactError
-from dabnet.intervals import mean_bounds
 from dabnet.head import LARGEST
+from dabnet.intervals import mean_bounds
 from dabnet.metrics import Counts, class_iou, confusion, difference_counts, mean_iou
 from dabnet.runtime.manifest import ConfidenceDifference
 from export.verify.sides import Logits, Side

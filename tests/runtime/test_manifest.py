@@ -34,7 +34,10 @@ FULL = dataclasses.replace(
     palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
     onnx_sha256="1" * 64,
     agreement=Agreement(
-        "8 images of toy-street val", 0.9712890625, 1 / 3, confidence=ConfidenceDifference(9, 3, 0.9)
+        "8 images of toy-street val",
+        0.9712890625,
+        1 / 3,
+        confidence=ConfidenceDifference(9, 3, 0.9),
     ),
     engine=EngineInfo("tensorrt", "10.16.1.11", "this-gpu", "GPU", "8.6", "580", {"Int8": 3}),
 )

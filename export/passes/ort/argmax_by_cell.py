@@ -18,8 +18,8 @@ onnxruntime's CPU provider and rejected: Resize with the classes last, strips of
 products, a separable Resize, a maximum by comparison.
 
 With a confidence (``dabnet.head``), cells of which a corner's is below 255 are interpolated, too.
-The others have 255 at each pixel: -log p = log Σ exp(l_k - l_c) is convex in the logits, so that p is
-nowhere between the corners below the smallest p at a corner.
+The others have 255 at each pixel: -log p = log Σ exp(l_k - l_c) is convex in the logits, so that p
+is nowhere between the corners below the smallest p at a corner.
 
 The mask is the same but for ties of one rounding, and so is the confidence.
 """
@@ -107,9 +107,7 @@ def _sum_of_exp(before: Insertion, logits: ir.Value, axis: int) -> ir.Value:
     return before.op("ReduceSum", [below, _numbers(before, axis)], {"keepdims": 0})
 
 
-def _disagreeing(
-    before: Insertion, classes: ir.Value, unsure: bool
-) -> tuple[ir.Value, ir.Value]:
+def _disagreeing(before: Insertion, classes: ir.Value, unsure: bool) -> tuple[ir.Value, ir.Value]:
     """The class at the first corner of each cell, (N, h + 1, w + 1), and (image, row, column) of
     the M cells with another at another corner, (M, 3), or if ``unsure`` with ``UNSURE`` there."""
 

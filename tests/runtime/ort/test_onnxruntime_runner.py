@@ -98,7 +98,10 @@ def test_a_confidence_is_the_probability_of_the_mask(tmp_path: Path, mask: str) 
     expected = confidence_of(logits)
     assert found.mask.dtype == found.confidence.dtype == np.uint8
     assert np.abs(found.confidence.astype(int) - expected).max() <= 1
-    assert np.array_equal(found.mask, runner.infer(images)) and runner.info.head == runner.manifest.head
+    assert (
+        np.array_equal(found.mask, runner.infer(images))
+        and runner.info.head == runner.manifest.head
+    )
     kept = found.confidence.copy()
     runner.infer_with_confidence(images[:, ::-1])
     assert np.array_equal(found.confidence, kept)  # the caller's own
