@@ -18,9 +18,9 @@ from packaging.version import Version
 from tests.support import ROOT
 
 EXTRAS_OF = {
-    "cpu": {"cpu", "openvino", "rtx", "peers", "tensorboard"},
-    "gpu": {"gpu", "rtx", "tensorboard"},
-    "pascal": {"pascal", "pycuda", "tensorboard"},
+    "cpu": {"cpu", "openvino", "rtx", "peers", "tensorboard", "video"},
+    "gpu": {"gpu", "rtx", "tensorboard", "video"},
+    "pascal": {"pascal", "pycuda", "tensorboard", "video"},
 }
 """By constraints file, the extras whose packages it pins."""
 UNPINNED = {"dev", "reference", "visdom"}

@@ -17,9 +17,12 @@ PACKAGES = ("dabnet", "calibration", "export", "bench")
 RUNTIME_KNOWS_NOT = ("dabnet.data", "dabnet.training", "dabnet.checkpoint")
 HEAVY = {
     *("torch", "onnx", "onnx_ir", "onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"),
-    *("matplotlib", "scipy", "pydantic", "jinja2", "torchinfo"),
+    *("matplotlib", "scipy", "pydantic", "jinja2", "torchinfo", "av"),
 }
-LIGHT_AT_THE_TOP = ("dabnet.cli", "dabnet.data_cli", "dabnet.console", "export.cli", "bench.cli")
+LIGHT_AT_THE_TOP = (
+    *("dabnet.cli", "dabnet.data_cli", "dabnet.run.cli", "dabnet.console"),
+    *("export.cli", "bench.cli"),
+)
 FORBIDDEN_NAMES = {"onnx.py", "tensorrt.py", "utils.py"}
 LONGEST = 600
 SMALL_FOLDERS = ("export", "bench", "dabnet.runtime")

@@ -30,7 +30,7 @@ from dabnet.console import (
 )
 from dabnet.device import AUTO
 from dabnet.errors import InputError
-from dabnet.given_options import OF_CHECKPOINTS, description_of, given_of, source_options
+from dabnet.given_options import GIVEN, OF_CHECKPOINTS, description_of, given_of, source_options
 from dabnet.interrupt import EXIT_INTERRUPTED, stop_on_signal
 
 if TYPE_CHECKING:
@@ -144,12 +144,17 @@ def run_command(
     place = None
     if output is not None or shown is None:
         read = (*opened.files, *([class_map] if class_map else []))
-        place = Output(output or default_output(asked, write), asked, write, read)
+        path = output or default_output(asked, write)
+        asked = asked.outside(path)
+        place = Output(path, asked, write, read)
     given = given_of(values)
     chosen = None if device == AUTO else device
     description = None if opened.kind == CHECKPOINT else description_of(size, given)
     network = Network(artifact, given, description, size, chosen, threads, trust)
     try:
+        if not network.is_described:
+            what, fix = "an artifact that carries its description", "leave them out"
+            refuse_typed(GIVEN, what, "a file without a manifest", fix)
         palette = network.palette
         if class_map is not None:
             palette = read_class_map(class_map, network.classes, palette)

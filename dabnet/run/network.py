@@ -37,6 +37,7 @@ class Network:
         size: (height, width) of its images.
         batch: images per call.
         info: what runs, and on what (``RunnerInfo``).
+        is_described: whether it is what was given, and not what the file itself says.
 
     Raises:
         DabnetError: it cannot be loaded, or does not take this size.
@@ -59,6 +60,7 @@ class Network:
             from dabnet.models import check_size, network_named
 
             checkpoint = load_checkpoint(path, given)
+            self.is_described = True  # else what was given would have been refused
             self.classes = checkpoint.labels.classes
             self.palette = checkpoint.labels.palette
             self.size, self.batch = size or DEFAULT_SIZE, 1
@@ -68,6 +70,7 @@ class Network:
         else:
             runner = artifact.runner(threads=threads)
             manifest = runner.manifest
+            self.is_described = manifest.is_described
             self.classes, self.palette = manifest.classes, manifest.palette
             batch, *sides = manifest.input.sides
             self.batch, self.size = max(1, batch), size or manifest.size

@@ -183,6 +183,7 @@ class _Encoder:
         # A frame waits for the next one, which tells how long it is shown.
         self._waiting: tuple[Frame, Image.Image] | None = None
         self._shown = _FIRST_S
+        self._durations: dict[int, int] = {}  # in ticks, by the time of a frame
         self._last = -1
 
     def write(self, frame: Frame, drawn: Image.Image) -> None:
@@ -194,7 +195,12 @@ class _Encoder:
     def finish(self) -> None:
         if self._waiting is not None:
             self._encode(*self._waiting)
-            self._container.mux(self._stream.encode(None))
+            self._mux(None)
+
+    def _mux(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            packet.duration = self._durations.pop(packet.pts)  # of the last one it matters
+            self._container.mux(packet)
 
     def close(self) -> None:
         self._container.close()
@@ -210,8 +216,8 @@ class _Encoder:
         made = self._av.VideoFrame.from_ndarray(even, format="rgb24")
         self._last = max(self._last + 1, round(frame.seconds / self._tick))
         made.pts, made.time_base = self._last, self._tick
-        made.duration = round(self._shown / self._tick)
-        self._container.mux(self._stream.encode(made))
+        self._durations[self._last] = round(self._shown / self._tick)
+        self._mux(made)
 
     def _start(self, frame: Frame, drawn: Image.Image) -> None:
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,6 +41,14 @@ class Asked:
     location: str
     stem: str
     files: tuple[Path, ...] = ()
+
+    def outside(self, output: Path) -> Asked:
+        """Leave out the images in the folder of an output, which are of a run before."""
+        if self.kind != IMAGES or not output.is_dir():
+            return self
+        within = output.resolve()
+        kept = tuple(path for path in self.files if within not in path.resolve().parents)
+        return replace(self, files=kept) if kept else self
 
 
 def look_at(text: str) -> Asked:

@@ -84,8 +84,7 @@ class Video:
         self.notes: list[str] = []
         self.total: int | None = None
         scheme = location.partition("://")[0].lower() if "://" in location else ""
-        self._always_live = camera or scheme in LIVE
-        self.live = self._always_live
+        self.live = camera or scheme in LIVE
         self._open()
         if scheme and not self.live:
             self.live = self._container.duration is None
@@ -122,12 +121,11 @@ class Video:
         self._closed.set()
 
     def _open(self) -> None:
-        options = {"rtsp_flags": "prefer_tcp", "fflags": "nobuffer"} if self._always_live else {}
         try:
             self._container = self._av.open(
                 self._location,
                 format="v4l2" if self._camera else None,
-                options=options,
+                options={"rtsp_flags": "prefer_tcp"},
                 timeout=(TIMEOUT_S, TIMEOUT_S),
                 metadata_errors="replace",
             )
