@@ -133,7 +133,7 @@ def run_command(
     from dabnet.run.drawing import Drawing, read_class_map
     from dabnet.run.network import Network
     from dabnet.run.outputs import Output, default_output
-    from dabnet.run.sources import look_at, open_source
+    from dabnet.run.sources import IMAGES, look_at, open_source
 
     asked = look_at(source)
     opened = Artifact.open(artifact)
@@ -160,7 +160,10 @@ def run_command(
             palette = read_class_map(class_map, network.classes, palette)
         drawing = Drawing(network.classes, palette, write)
         frames = open_source(asked, network.size, fps, every, reconnects)
-        return _run(frames, network, drawing, place, shown, max_frames)
+        status = _run(frames, network, drawing, place, shown, max_frames)
+        if asked.kind == IMAGES and shown is not None:
+            shown.wait()  # else a single image would be gone at once
+        return status
     finally:
         network.close()
         if shown is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from PIL import Image
 
+_POLL_S = 0.03
 _SHARE = 0.9
 """Of the screen, at most."""
 
@@ -51,6 +53,12 @@ class Window:
         """Let the window answer to the user."""
         if not self.closed:
             self._root.update()
+
+    def wait(self) -> None:
+        """Return when the user has closed it."""
+        while not self.closed:
+            self.poll()
+            time.sleep(_POLL_S)
 
     def destroy(self) -> None:
         if not self.closed:
