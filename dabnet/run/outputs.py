@@ -75,7 +75,7 @@ class Output:
     def __init__(self, path: Path, asked: Asked, write: str, read: tuple[Path, ...]) -> None:
         self.path, self._masks = path, write != OVERLAY
         self._asked, self._read = asked, (*read, *asked.files)
-        suffix = "" if path.is_dir() else path.suffix.lower()
+        suffix = path.suffix.lower()
         single = asked.kind == IMAGES and not Path(asked.location).is_dir()
         self.most: int | None = None
         self._open: Callable[[], AbstractContextManager[Write]]

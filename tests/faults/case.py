@@ -40,8 +40,8 @@ class Case:
         family: kind of the input, such as ``checkpoint``.
         name: what is wrong with it; unique in its family.
         lay: writes the input and returns the command line: ``dabnet-train``, ``dabnet-export``,
-            ``dabnet-bench`` or ``dabnet-data`` and its arguments; or ``application FILE``, which
-            runs an artifact as the README shows.
+            ``dabnet-bench``, ``dabnet-data`` or ``dabnet-run`` and its arguments; or
+            ``application FILE``, which runs an artifact as the README shows.
         expected: exit codes that are right.
         changes: patterns of files that may be made or changed though the command refuses.
         check: looks at the folder after a run with the right exit code; returns what is wrong.

@@ -24,6 +24,7 @@ from tests.faults.case import CLOSED, FULL, UNREAD
 COMMANDS = {
     "dabnet-train": "dabnet.cli",
     "dabnet-data": "dabnet.data_cli",
+    "dabnet-run": "dabnet.run.cli",
     "dabnet-export": "export.cli.main",
     "dabnet-bench": "bench.cli.main",
     "application": "tests.faults.application",
@@ -33,7 +34,7 @@ _ALSO_IMPORTED = (
     *("torch", "onnx", "onnxruntime", "numpy", "rich.console", "rich.progress", "pydantic"),
     *("bench.report.text", "bench.report.write", "bench.judgement.compare", "bench.session"),
     *("dabnet.training.loop", "dabnet.checkpoint", "export.onnx_export", "export.inspection"),
-    *("export.verify.report", "export.collect", "export.engine.engine", "PIL.Image"),
+    *("export.verify.report", "export.collect", "export.engine.engine", "PIL.Image", "av"),
 )
 _ADDRESS_SPACE = 12 << 30
 """Bytes beyond those of the libraries: to ask for more is a MemoryError, not the machine's end."""

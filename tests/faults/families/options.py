@@ -15,6 +15,7 @@ from bench.cli.main import bench_command
 from dabnet.cli import train_command
 from dabnet.console import Dilations, Factors, Size
 from dabnet.data_cli import data_group
+from dabnet.run.cli import run_command
 from export.cli.main import export_group
 from tests.faults.case import FINE, Case
 from tests.faults.originals import SIZE, Originals
@@ -76,6 +77,10 @@ LINES: dict[str, tuple[click.Command, Line]] = {
         lambda o: ["dabnet-train", "--data-dir", o.data, "--output", "run", *o.tiny],
     ),
     "data check": (data_group.commands["check"], lambda o: ["dabnet-data", "check", o.data]),
+    "run": (
+        run_command,
+        lambda o: ["dabnet-run", o.fp32, o.data, "--output", "x", "--max-frames", 1],
+    ),
     "onnx": (
         export_group.commands["onnx"],
         lambda o: [

@@ -102,6 +102,10 @@ def _sheet(made: Originals, output: str) -> list[object]:
     return ["dabnet-data", "check", made.data, *asked]
 
 
+def _clip(made: Originals, output: str) -> list[object]:
+    return ["dabnet-run", made.fp32, "toy-street", "--max-frames", 2, f"--output={output}"]
+
+
 def _train(made: Originals, output: str) -> list[object]:
     asked = ("--data-dir", made.data, f"--output={output}", *made.tiny, "--max-epochs", 1)
     return ["dabnet-train", *asked]
@@ -135,6 +139,7 @@ WRITERS = (
         for name in REPORT_FILES
     ),
     Writer("data check --sheet", _sheet, "x.png", own=("a drawn picture",), cheap=True),
+    *(Writer(f"run {name}", _clip, name, own=("a drawn picture",)) for name in ("x.mp4", "x.gif")),
     *(Writer(f"train {name}", _train, "o", f"o/{name}") for name in RUN_FILES),
     *(
         Writer(f"bench {name}", _bench, "o", f"o/{name}", own=("a record",))
@@ -146,6 +151,7 @@ CHEAP = tuple(writer for writer in WRITERS if writer.cheap and not writer.file)
 FOLDERS = (
     Writer("report folder", _report, "r", cheap=True),
     Writer("verify folder", _worst, "w"),
+    Writer("run folder", _clip, "o"),
     Writer("train folder", _train, "o"),
     Writer("train boards", _train, "o", "o/tensorboard"),
     Writer("bench folder", _bench, "o"),
