@@ -71,7 +71,7 @@ def open_engine(path: Path, device: str, manifest: Manifest | None, trust: bool)
 
 
 def _of_images(runner: OnnxRuntimeRunner | TensorRTRunner) -> Runner:
-    """Itself if it takes uint8 images and gives masks."""
+    """Itself if it takes uint8 images and gives masks, with or without confidences."""
     given, result = runner.manifest.input, runner.manifest.output
     return runner if given.dtype == "uint8" and len(result.shape) == 3 else ImageRunner(runner)
 

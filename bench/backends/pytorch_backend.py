@@ -29,7 +29,7 @@ class PyTorchBackend:
 
     def prepare(self, variant: str, setting: Setting, workshop: Workshop) -> Recipe:
         device = workshop.device
-        arguments = {
+        arguments: dict[str, Any] = {
             "checkpoint": workshop.checkpoint_path,
             "given": workshop.given,
             "shape": (setting.batch, *setting.size, 3),
@@ -44,7 +44,7 @@ class PyTorchBackend:
             mode_notes(mode, device.kind)  # raises if the mode makes no sense
             if mode == "compiled" and device.is_gpu and setting.streams > 1:
                 raise BackendUnavailable("torch.compile replays CUDA graphs from one thread only")
-            arguments["mode"] = mode
+            arguments |= {"mode": mode, "head": workshop.spec.head}
         elif (setting.batch, setting.streams) != (1, 1):
             raise BackendUnavailable(
                 "the published protocol is one image per call, one call at a time"

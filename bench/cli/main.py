@@ -27,6 +27,7 @@ from dabnet.data.registry import DATASETS
 from dabnet.errors import InputError
 from dabnet.given import Given
 from dabnet.given_options import described_options
+from dabnet.head import MASK, MASK_AND_CONFIDENCE
 from dabnet.models import NETWORKS
 from export.spec import MOST_BATCH
 
@@ -103,6 +104,12 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         type=click.Choice(["latency", "throughput"]),
         default="latency",
         help="One call at a time, or several",
+    ),
+    click.option(
+        "--head",
+        type=click.Choice([MASK, MASK_AND_CONFIDENCE]),
+        default=MASK,
+        help="What a call gives; a file gives what it has.",
     ),
     click.option("--streams", type=_CALLS, help="Calls in flight.", show_default="throughput: 2"),
 )

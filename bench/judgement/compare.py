@@ -174,6 +174,10 @@ class _Judge:
             return
         what, after = f"{before.scope} speed", now.timing(before.scope)
         found = Finding(row.name, row.setting, what, NOT_JUDGED, before.latency.p50_ms)
+        heads = [each.info.head for each in (row, now) if each.info]
+        if len(set(heads)) > 1:
+            yield replace(found, note=f"other outputs: {' and '.join(heads)}")
+            return
         if after is None or after.latency is None:
             # A scope that the new run did not time at all was not asked for.
             asked = any(each.timing(before.scope) for each in self.new.rows)

@@ -45,6 +45,7 @@ class Preparer:
             calibration_images=request.calibration_images,
             # Masks of random weights are close calls: any rounding turns some.
             minimum_agreement=0.0 if candidate.subject.untrained else None,
+            head=request.head,
         )
         workshop = Workshop(
             candidate.path,

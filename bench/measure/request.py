@@ -15,6 +15,7 @@ from bench.record import Setting
 from dabnet.data.images import SizedImages
 from dabnet.device import Device
 from dabnet.errors import InputError
+from dabnet.head import MASK
 from dabnet.runtime.runner import SCOPES
 
 NAMES = ("latency", "throughput")
@@ -66,6 +67,7 @@ class Request:
     allow_overlap: bool = False  # score a row on images that calibrated it, and mark it
     layers: bool = False  # take each row's profile by layer
     pictures: int = 0  # number of images to show
+    head: str = MASK  # of all rows but those of files: ``mask`` or ``mask+confidence``
 
     def key(self, environment: Mapping[str, str]) -> str:
         """A number that only a run of the same request on the same machine has."""

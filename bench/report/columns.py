@@ -270,6 +270,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("version", "row.info.version"),
     _csv("device", "row.info.device"),
     _csv("precision", "row.info.precision"),
+    _csv("head", "row.info.head"),
     _csv("artifact", "row.artifact"),
     _csv("scope", lambda line: line.timing.scope if line.timing else ""),
     # The subject.

@@ -141,7 +141,7 @@ def _ran(report: Report) -> Iterator[str]:
     """Backends and devices, and the remarks of each row."""
     infos = [(row.name, row.info) for row in report.rows if row.info]
     ran = dict.fromkeys(f"{info.backend} {info.version} on {info.device}" for _, info in infos)
-    remarks = grouped((name, ", ".join(info.notes)) for name, info in infos)
+    remarks = grouped((name, ", ".join(info.remarks)) for name, info in infos)
     if infos:
         yield f"Ran: {'; '.join([*ran, *remarks])}."
 

@@ -48,6 +48,11 @@ class RunnerInfo:
     head: str = MASK  # what a call computes and copies: one of ``dabnet.head.HEADS``
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and the head if it is another than most have."""
+        return self.notes if self.head == MASK else (*self.notes, f"gives {self.head}")
+
+    @property
     def on_gpu(self) -> bool:
         return not self.device.startswith(("cpu", "none"))
 

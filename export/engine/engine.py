@@ -27,6 +27,7 @@ from dabnet.files import (
     write_text,
 )
 from dabnet.graph.facts import node_name
+from dabnet.head import LOGITS
 from dabnet.lock import file_held
 from dabnet.models import network_named
 from dabnet.runtime.manifest import EngineInfo, Manifest, engine_manifest_path
@@ -144,7 +145,7 @@ def engine_from_checkpoint(
     if product.is_generation_8:
         spec = replace(spec, mask_dtype="int32")
     card = building_card(build)
-    mask_dtype = spec.mask_dtype if spec.head == "mask" else ""
+    mask_dtype = "" if spec.head == LOGITS else spec.mask_dtype
     refuse_early(build, product, card.compute_capability, mask_dtype)
     stride = network_named(load_checkpoint(checkpoint, given).model).stride
     profile_of(spec.input_tensor, (spec.batch, *spec.size), stride, build)

@@ -114,7 +114,7 @@ def _remarks(line: Line) -> Iterator[str]:
         yield "by the protocol of the paper: comparable with published FPS, not with other rows"
         return
     if info:
-        yield ", ".join((info.precision, *info.notes))
+        yield ", ".join((info.precision, *info.remarks))
     if turns := [f"{t.scope} {many} of {len(t.turns)}" for t in timings if (many := marked(t))]:
         yield f"{TIMING_MARK} turns marked: {', '.join(turns)}"
     if line.row.reason:
