@@ -137,7 +137,7 @@ def _refuse_confidence(found: ConfidenceDifference, precision: str, images: str)
 def _results(
     run: Run, module: ImageToMask, spec: ExportSpec, image: Uint8Array, batch: int
 ) -> tuple[list[Uint8Array], list[Uint8Array]]:
-    """Of one image (H, W, 3), repeated to fill the batch: what PyTorch and ``run`` give.
+    """Of an image (H, W, 3), repeated to fill the batch: what PyTorch gives, and what ``run`` does.
 
     Each is the masks (N, H, W), and the confidences if the head has them.
     """

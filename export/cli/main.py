@@ -267,7 +267,7 @@ def _print_manifest(manifest: Manifest, output: Path, given: Given | None = None
             f" (worst image {100 * agreement.worst:.3f} %; {agreement.images})"
         )
         if difference := agreement.confidence:
-            say(f"  confidence{' of its ONNX file' if manifest.engine else ''}: {difference}")
+            say(f"  confidence{' of its ONNX file' if manifest.engine else ''} {difference}")
         _print_miou(agreement, "its ONNX file" if manifest.engine else "artifact", given)
     if engine := manifest.engine:
         layers = ", ".join(f"{n} {kind}" for kind, n in sorted(engine.layers_by_type.items()))

@@ -35,7 +35,7 @@ def print_verification(console: Console, found: Verification) -> None:
     console.print(_agreement_table(found))
     console.print(_class_table(found))
     if found.confidence:
-        line(console, f"confidence: {found.confidence}")
+        line(console, f"confidence {found.confidence}")
     if (logits := found.logits) is None:
         line(console, f"logits: {found.no_logits}")
         return

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -150,6 +151,20 @@ def test_rows_give_the_reference_masks(row: str, workshop: Workshop) -> None:
     assert recipe.exact is None and recipe.artifact.is_file()
     graph = onnx.load(str(recipe.graph))
     assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [2, *SIZE, 3]
+
+
+@pytest.mark.parametrize("row", ["onnxruntime-fp32", "openvino-fp32"])
+def test_rows_of_both_outputs(row: str, workshop: Workshop) -> None:
+    """What is timed gives both; masks and confidences are PyTorch's."""
+    if row.startswith("openvino"):
+        pytest.importorskip("openvino")
+    both = replace(workshop, spec=replace(workshop.spec, head="mask+confidence"))
+    images = noise((1, *SIZE, 3), 1)
+    runners = [prepared(name, both).opened() for name in (REFERENCE, row)]
+    assert {runner.info.head for runner in runners} == {"mask+confidence"}
+    expected, found = (runner.infer_with_confidence(images) for runner in runners)
+    assert (found.mask == expected.mask).mean() > 0.999
+    assert np.abs(found.confidence.astype(int) - expected.confidence).max() <= 2
 
 
 @pytest.mark.parametrize("row", ["onnxruntime-int8", "openvino-int8"])

@@ -52,6 +52,18 @@ def finding(comparison: Comparison, name: str, what: str) -> Finding:
     return one
 
 
+def test_speeds_of_other_outputs_are_not_judged() -> None:
+    """A call that also gives the confidence does more."""
+    old, new = sample_report(), sample_report(rows(every=1.5))
+    both = [r.info and dataclasses.replace(r.info, head="mask+confidence") for r in new.rows]
+    pairs = zip(new.rows, both, strict=True)
+    changed = tuple(dataclasses.replace(row, info=info) for row, info in pairs)
+    result = finding(found(old, dataclasses.replace(new, rows=changed)), FP32, "host speed")
+    assert result.outcome == NOT_JUDGED
+    assert result.note == "other outputs: mask and mask+confidence"
+    assert finding(found(old, new), FP32, "host speed").outcome != NOT_JUDGED
+
+
 # --- intervals --------------------------------------------------------------------------------
 
 

@@ -72,12 +72,16 @@ def test_the_cost_model_makes_the_kernels_of_the_plan(built: Built) -> None:
         )
 
 
-def test_more_classes_cost_little(tmp_path: Path) -> None:
-    """The head never writes the logits of all classes at full size."""
+def test_more_classes_and_a_confidence_cost_little(tmp_path: Path) -> None:
+    """The head never writes the logits of all classes at full size: one kernel gives both."""
     path = tmp_path / "half.onnx"
-    write_graph(path, ExportSpec(SIZE, "fp16", optimize_for="tensorrt-rtx"), of_cityscapes())
+    spec = ExportSpec(SIZE, "fp16", optimize_for="tensorrt-rtx", head="mask+confidence")
+    write_graph(path, spec, of_cityscapes())
     found = plan_of_onnx(path, "sm86")
     assert found.kernels <= 42 and found.activation_bytes <= 300e6
+    (last,) = (k for k in found.plan if "mask" in {tensor.name for tensor in k.writes})
+    written = {tensor.name: (tensor.type, tensor.shape) for tensor in last.writes}
+    assert written == dict.fromkeys(("mask", "confidence"), ("UInt8", (1, *SIZE)))
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_a_mask_of_integers_without_cast_keeps_its_type() -> None:
 
 
 def test_what_it_leaves_alone() -> None:
-    """One class, a fraction as a scale, nearest, axes, the last of equals, open size, percent."""
+    """One class, a fraction as scale, nearest, axes, the last of equals, an open size, percent."""
     last = upsampled((1, 3, 4, 4), (8, 8))
     last.graph.node[1].attribute.append(helper.make_attribute("select_last_index", 1))
     with_axes = upsampled((1, 3, 4, 4), (2, 4))
