@@ -222,10 +222,12 @@ class Session:
             stack.callback(watch.close)
             timers = self._opened(state, stack)
             turns = {name: state.rows[name].turns for name in timers}
-            rounds = Interleaved(timers, self._request.scenario, watch, turns)
+            scenario, base = self._request.scenario, state.reference
+            rounds = Interleaved(timers, scenario, watch, turns, base.name if base else None)
             with self._progress("warming up", len(timers), "rows") as step:
                 rounds.warm_up(step)
-            with self._progress(f"timing {state.setting}", rounds.left, "rounds") as step:
+            many = rounds.left if scenario.target_width is None else None
+            with self._progress(f"timing {state.setting}", many, "rounds") as step:
 
                 def after_round() -> None:
                     step()
@@ -305,7 +307,6 @@ class Session:
     def _report(self, complete: bool) -> Report:
         request, images = self._request, self._request.images
         labels = images.dataset.labels
-        kept = ("name", "rounds", "min_time_s", "most_repeats")
         return Report(
             subjects=tuple(candidate.subject for candidate in request.candidates),
             dataset=images.dataset.name,
@@ -316,7 +317,7 @@ class Session:
             palette=labels.palette,
             categories=tuple(name for name, _ in labels.categories),
             scenario={
-                **{name: getattr(request.scenario, name) for name in kept},
+                **request.scenario.facts(),
                 "cpu_threads": request.threads,
                 "device": str(request.device),
             },
@@ -336,6 +337,6 @@ def _paper_turn(paper: Isolated, watch: Monitor, number: int) -> Turn:
     began = time.perf_counter()
     seconds: float = paper.call("run")
     # Its warm-up is in the telemetry: whose energy is not that of the calls that count.
-    telemetry = replace(watch.stop(0.0), gpu_energy_j=None)
+    telemetry = replace(watch.stop(0.0), gpu_energy_j=None, cpu_energy_j=None)
     found = marks(telemetry, time.perf_counter() - began)
     return Turn(number, 0.0, seconds, (round(1e9 * seconds),), telemetry, found)

@@ -249,6 +249,16 @@ class Finite(click.FloatRange):
         return number
 
 
+class Percent(Finite):
+    """Percent within limits, with or without ``%``, as a share."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = value.removesuffix("%").rstrip() if isinstance(value, str) else value
+        return super().convert(number, param, ctx) / 100
+
+
 class Factors(click.ParamType):  # type: ignore[type-arg]
     """Finite numbers separated by commas, each from ``-most`` to ``most``."""
 
@@ -315,9 +325,13 @@ def console() -> Console:
 
 @contextmanager
 def progress_bar(
-    what: str, total: int, unit: str = "images", shown: bool = True
+    what: str, total: int | None, unit: str = "images", shown: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs; call what is yielded once per step."""
+    """Show a bar while the block runs; call what is yielded once per step.
+
+    Args:
+        total: number of steps; None if nobody knows it.
+    """
     with progress_columns(unit, shown) as bar:
         task = bar.add_task(what, total=total, text="")
         yield lambda: bar.advance(task)

@@ -16,6 +16,7 @@ from dabnet.console import (
     MOST_IMAGES,
     MOST_THREADS,
     Finite,
+    Percent,
     Size,
     device_option,
     refuse_typed,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from bench.record import Setting
     from dabnet.data.dataset import Dataset
 
-MOST_STREAMS, MOST_ROUNDS, MOST_PICTURES = 256, 100_000, 1000
+MOST_STREAMS, MOST_CAMERAS, MOST_ROUNDS, MOST_PICTURES = 256, 64, 100_000, 1000
 MOST_SECONDS = 604_800  # a week
 
 _IMAGES, _CALLS = click.IntRange(1, MOST_IMAGES), click.IntRange(1, MOST_STREAMS)
@@ -101,10 +102,17 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     click.option("--threads", type=_THREADS, help="CPU threads of each backend."),
     click.option(
         "--scenario",
-        type=click.Choice(["latency", "throughput"]),
+        type=click.Choice(["latency", "throughput", "camera"]),
         default="latency",
-        help="One call at a time, or several",
+        help="One call at a time; several; or frames that arrive.",
     ),
+    click.option(
+        "--fps",
+        type=Finite(0.1, 10_000),
+        default=30.0,
+        help="Of each camera; a mask is due after one period.",
+    ),
+    click.option("--cameras", type=click.IntRange(1, MOST_CAMERAS), default=1, help="Cameras."),
     click.option(
         "--head",
         type=click.Choice([MASK, MASK_AND_CONFIDENCE]),
@@ -135,6 +143,18 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         type=Finite(1, MOST_SECONDS),
         default=900.0,
         help="Seconds of silence that end a row.",
+    ),
+    click.option(
+        "--target-width",
+        type=Percent(0.1, 50),
+        metavar="PERCENT",
+        help="Go on until each interval of speed is so narrow: 2%.",
+    ),
+    click.option(
+        "--max-minutes",
+        type=Finite(0.01, MOST_SECONDS / 60),
+        default=60.0,
+        help="The longest that --target-width goes on.",
     ),
     click.option(
         "--cache-dir",
@@ -181,6 +201,7 @@ def _request(asked: dict[str, Any]) -> Request:
     from dabnet.device import available_device
     from dabnet.files import refuse_within, writable_directory
 
+    _refuse_unused(asked)
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
@@ -233,6 +254,20 @@ def _refuse_folder_of_drawn(data_dir: Path, dataset: str) -> None:
         raise InputError(given, "no folder: its images are drawn", "leave --data-dir out")
 
 
+def _refuse_unused(asked: dict[str, Any]) -> None:
+    """Raise for options that have no effect on this scenario or this stopping rule."""
+    name = asked["scenario"]
+    if name != "camera":
+        what = f"the scenario {name}"
+        refuse_typed(["fps", "cameras"], what, "the scenario camera", "add --scenario camera")
+    elif max(asked["batches"] or (1,)) > 1:
+        given = f"--batch {max(asked['batches'])} in the scenario camera"
+        raise InputError(given, "one frame per call", "leave --batch out")
+    if asked["target_width"] is None:
+        expected = "a width to reach within them"
+        refuse_typed(["max_minutes"], "a number of rounds", expected, "add --target-width 2%")
+
+
 def _of(kind: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """The options that are fields of a dataclass."""
     return {field.name: asked[field.name] for field in fields(kind) if field.name in asked}
@@ -248,8 +283,8 @@ def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     from bench.record import Setting
 
     streams = asked["streams"]
-    if asked["scenario"] == "latency" and streams not in (None, 1):
-        given = f"--streams {streams} in the scenario latency"
+    if asked["scenario"] != "throughput" and streams not in (None, 1):
+        given = f"--streams {streams} in the scenario {asked['scenario']}"
         raise InputError(given, "one call at a time", "add --scenario throughput")
     streams = streams or (2 if asked["scenario"] == "throughput" else 1)
     sizes = dict.fromkeys(asked["sizes"] or [_default_size(asked)])

@@ -184,6 +184,9 @@ class _Judge:
             outcome = REGRESSION if asked else NOT_JUDGED
             yield replace(found, outcome=outcome, note="not timed in the new record")
             return
+        if _arrivals(before) != _arrivals(after):
+            yield replace(found, note="frames arrived at another rate")
+            return
         times = [list(seconds_by_round(each.turns).values()) for each in (before, after)]
         change = ratio_of_runs(*(-np.log(seconds) for seconds in times))
         is_base = any(row is base for base, _ in self.bases.values())
@@ -267,6 +270,11 @@ class _Judge:
 
 
 # --- the runs ---------------------------------------------------------------------------------
+
+
+def _arrivals(timing: Timing) -> set[tuple[float, int]]:
+    """Rates and numbers of the cameras; empty where calls follow each other."""
+    return {(turn.frames.fps, turn.frames.cameras) for turn in timing.turns if turn.frames}
 
 
 def _machine(report: Report) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.machine.gpu_telemetry import GpuMonitor
+from bench.machine.rapl import POWERCAP, PackageEnergy
 from bench.record import Telemetry
 
 DISTURBED_CORES = 0.1  # foreign load from which a run is called disturbed
@@ -41,7 +42,8 @@ class Monitor:
 
     Args:
         gpu: its PCI address, such as ``0000:65:00.0``; None for none.
-        proc, cpus: Linux's files of processes and cores; without them their fields are None.
+        proc, cpus, powercap: Linux's files of processes, cores and energy; without them their
+            fields are None.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Monitor:
         gpu: str | None,
         proc: Path = Path("/proc"),
         cpus: Path = Path("/sys/devices/system/cpu"),
+        powercap: Path = POWERCAP,
     ) -> None:
-        self._proc, self._cpus = proc, cpus
+        self._proc, self._cpus, self._powercap = proc, cpus, powercap
+        self._energy = PackageEnergy(powercap)
         self._gpu = None if gpu is None else GpuMonitor.opened(gpu)
         self._pids: tuple[int, ...] = ()
         self._workers: dict[int, float] = {}
@@ -62,6 +66,7 @@ class Monitor:
         if self._gpu is not None:
             self._gpu.start((os.getpid(), *own_pids))
         self._workers, self._own = self._seconds_of(own_pids), time.process_time()
+        self._energy = PackageEnergy(self._powercap)
         self._start, self._busy = time.perf_counter(), busy_seconds(self._proc / "stat")
 
     def stop(self, own_cpu_s: float) -> Telemetry:
@@ -71,9 +76,10 @@ class Monitor:
             own_cpu_s: processor time that the worker reports. That of ``own_pids`` in /proc counts
                 if it is more, as a worker may leave out what it did before its first sample.
         """
-        foreign = self._foreign_cores(own_cpu_s)
+        foreign, joules = self._foreign_cores(own_cpu_s), self._energy.spent_j()
         gpu = Telemetry() if self._gpu is None else self._gpu.stop()
-        return replace(gpu, foreign_cores=foreign, cpu_mhz=cpu_mhz(self._proc, self._cpus))
+        mhz = cpu_mhz(self._proc, self._cpus)
+        return replace(gpu, foreign_cores=foreign, cpu_mhz=mhz, cpu_energy_j=joules)
 
     def device_bytes(self, pid: int) -> int | None:
         return None if self._gpu is None else self._gpu.device_bytes(pid)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.isolation import Isolated
+from bench.measure.camera import Arrivals, serve
 from dabnet.errors import BackendUnavailable
 from dabnet.runtime.runner import (
     HasGpuTimes,
@@ -70,6 +72,7 @@ class Timed:
     samples_ns: tuple[int, ...]
     wall_s: float
     cpu_s: float
+    dropped: int = 0  # frames without a call; see ``bench.measure.camera``
 
 
 class _Lane:
@@ -152,22 +155,29 @@ class Timer:
         last input, so that no call sees the input of the call before.
         """
         functions, before = self._calls[scope], _cpu_seconds()
-        settled = time.perf_counter() + _SETTLE_S
-        for lane, call in zip(self._lanes, functions, strict=True):
-            lane.do(_settle, call, settled)
+        self.settle(scope)
         each = max(LEAST_CALLS, -(-calls // len(functions)))
-        collecting = gc.isenabled()
-        gc.disable()  # a collection of this process's garbage is no part of a call
-        start = time.perf_counter()
-        try:
+        with _uncollected():
+            start = time.perf_counter()
             samples = self._timed(scope, functions, each)
-        finally:
             wall = time.perf_counter() - start
-            if collecting:
-                gc.enable()
         if scope == EVENTS:  # what the host does between is no part of it
             wall = float(samples.sum()) / 1e9
         return Timed(tuple(samples.tolist()), wall, _cpu_seconds() - before)
+
+    def settle(self, scope: str) -> None:
+        """Make calls that are not counted, at least one of each stream."""
+        settled = time.perf_counter() + _SETTLE_S
+        for lane, call in zip(self._lanes, self._calls[scope], strict=True):
+            lane.do(_settle, call, settled)
+
+    def serve(self, arrivals: Arrivals) -> Timed:
+        """Serve the frames of one window with calls of the scope ``host``, which is warm."""
+        (lane, *_), (call, *_), before = self._lanes, self._calls["host"], _cpu_seconds()
+        with _uncollected():
+            served = lane.do(serve, call, arrivals)
+        seconds = _cpu_seconds() - before
+        return Timed(served.latencies_ns, served.wall_s, seconds, served.dropped)
 
     def layer_times(self, calls: int) -> tuple[LayerTime, ...]:
         """The backend's own profile of ``calls`` calls; BackendUnavailable where it has none."""
@@ -232,6 +242,18 @@ def _call(runner: Runner, inputs: Sequence[Uint8Array], scope: str) -> Call:
         runner.synchronize()
 
     return device
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without a collection of this process's garbage, which is no part of a call."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _settle(call: Call, until: float) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from annotated_types import Ge, Le, MaxLen
 
+from bench.record.timing import Frames as Frames
 from bench.record.timing import Latency as Latency
 from bench.record.timing import Setting as Setting
 from bench.record.timing import Telemetry as Telemetry

@@ -13,11 +13,15 @@ from bench.statistics import interval_around, paired_ratio, verdict
 from dabnet.intervals import Interval
 from dabnet.records import Amount, Count, Name, Seconds, Share, Side
 
+CAMERA, SEARCH = "camera", "search"
+"""Scopes of the scenario ``camera``: at the rate that was asked for, and at searched rates."""
+
 # What a clock gives: from 1 ns to 30 years.
 Nanoseconds = Annotated[int, Ge(1), Le(10**18)]
 Milliseconds = Annotated[float, Gt(0), Le(1e12)]
 WallSeconds = Annotated[float, Ge(1e-9), Le(1e9)]
 Several = Annotated[int, Ge(1), Le(2**20)]
+Fps = Annotated[float, Ge(1e-6), Le(1e9)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,25 @@ class Telemetry:
     gpu_power_w: Amount | None = None
     gpu_temperature_c: float | None = None
     gpu_energy_j: Amount | None = None  # of the turn; divided by its frames: energy per frame
+    cpu_energy_j: Amount | None = None  # of the turn and of all packages, idle ones too
     gpu_processes: Count | None = None  # others that held memory on the GPU
     gpu_foreign_share: Share | None = None  # time of the GPU that they took
     clock_reasons: tuple[Name, ...] = ()  # all that decided the GPU's clocks, in NVML's words
     throttled: tuple[Name, ...] = ()  # those of them that lower the clocks against the user's will
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of a turn that arrived by a clock of their own; see ``bench.measure.camera``."""
+
+    fps: Fps  # of each camera
+    cameras: Several
+    dropped: Count  # replaced by a newer frame of their camera before their turn came
+
+    @property
+    def deadline_ns(self) -> int:
+        """Of a mask, from the arrival of its frame: the period of a camera."""
+        return round(1e9 / self.fps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +78,13 @@ class Turn:
     # From the start of the first call to the end of the last. With several streams calls overlap,
     # and this is less than the sum of the samples.
     wall_s: WallSeconds
-    # Latency of each call, in the order in which the calls ended.
+    # Latency of each call, in the order in which the calls ended; with ``frames`` from the arrival
+    # of the frame.
     samples_ns: Annotated[tuple[Nanoseconds, ...], MinLen(1)]
     telemetry: Telemetry = field(default_factory=Telemetry)
     marks: tuple[Name, ...] = ()  # ``disturbed``, ``throttled``: what may have slowed the round
     counted: bool = True  # False if the round was repeated because one of its turns has a mark
+    frames: Frames | None = None  # None of calls that follow each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +104,9 @@ class Latency:
 class Timing:
     """One scope of a row."""
 
-    scope: Name  # ``host``, ``device`` or ``paper``; see ``dabnet.runtime.runner``
+    # ``host``, ``device``, ``events`` (``dabnet.runtime.runner``), ``paper``, ``camera`` or
+    # ``search``, which has turns alone.
+    scope: Name
     latency: Latency | None = None  # of the counted turns; None before the first
     fps: Interval | None = None  # frames per second, and its interval over rounds
     # How many times faster than the reference of this setting and scope; None for itself.
@@ -96,7 +119,10 @@ class Timing:
         cls, scope: str, turns: Sequence[Turn], batch: int, reference: Sequence[Turn] | None
     ) -> Timing:
         """Summarise turns; ``reference``: those of the reference, None for itself or without."""
-        ratio = None if reference is None else speed_ratio(reference, turns)
+        if scope == SEARCH:  # each turn has another rate
+            return cls(scope, turns=tuple(turns))
+        compared = reference is not None and scope != CAMERA  # whose latency depends on the rate
+        ratio = speed_ratio(reference or (), turns) if compared else None
         fps, word = fps_of_turns(turns, batch), verdict(ratio) if ratio else ""
         return cls(scope, latency(turns), fps, ratio, word, tuple(turns))
 
@@ -152,6 +178,6 @@ def seconds_by_round(turns: Sequence[Turn]) -> dict[int, float]:
     found = {}
     for turn in counted_turns(turns):
         seconds = np.array(turn.samples_ns, np.float64) / 1e9
-        overlap = seconds.sum() > 1.01 * turn.wall_s
+        overlap = turn.frames is None and seconds.sum() > 1.01 * turn.wall_s
         found[turn.round] = turn.wall_s / len(seconds) if overlap else float(np.median(seconds))
     return found

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from bench.record import PAPER, REFERENCE, UNKNOWN, Report, Row, Setting, Subject, Timing, Turn
+from bench.record import camera as of_camera
 from bench.record.speed import to_reference
-from bench.record.timing import counted_turns
+from bench.record.timing import CAMERA as CAMERA_SCOPE
+from bench.record.timing import SEARCH, counted_turns
 from bench.report import figures
 from bench.report.figures import NONE, milliseconds, number, parts, percent
 from bench.statistics import verdict
@@ -28,9 +30,9 @@ TIMING_MARK = "‡"
 BROKEN = "BROKEN"
 """Beside the name of a row whose masks are not those of the network."""
 
-OF, SPEED, COST, MORE, LIMIT = "of", "speed", "cost", "more", "limit"
+OF, SPEED, COST, MORE, LIMIT, CAMERA = "of", "speed", "cost", "more", "limit", "camera"
 """Tables: the subject (of ``SPEED``, where there are several); accuracy beside speed; what a row
-costs; more (the page only); the machine's limit."""
+costs; more (the page only); the machine's limit; frames that arrive."""
 
 _COMPARED = ("miou_difference", "speed_ratio")
 """Attributes that compare a row with the reference, which lacks them."""
@@ -131,6 +133,10 @@ class Line:
         """The same by the clock of the GPU; None of a row on a CPU."""
         return self.row.timing("events")
 
+    def turns(self, scope: str) -> tuple[Turn, ...]:
+        """Of a scope of the row, whatever that of the line is."""
+        return next((t.turns for t in self.row.timings if t.scope == scope), ())
+
     def at(self, path: str) -> Any:
         """The attribute at the end of ``path``; None where one on the way is None."""
         found: Any = self
@@ -219,6 +225,27 @@ def _energy_per_frame_j(line: Line) -> float | None:
     return sum(known) / frames if frames and len(known) == len(turns) else None
 
 
+def _of_camera(
+    figure: Callable[..., Interval | None], *arguments: Any, scope: str = CAMERA_SCOPE
+) -> Value:
+    """A figure of frames that arrive; see ``bench.record.camera``."""
+    return lambda line: figure(line.turns(scope), *arguments)
+
+
+def _or(value: Value, lack: str) -> Value:
+    """A figure, or ``lack`` where the frames of the row do not give it."""
+    return lambda line: value(line) or (lack if line.turns(CAMERA_SCOPE) else None)
+
+
+def _arrival_column(percent: float) -> Column:
+    value = _or(_of_camera(of_camera.arrival_to_mask, percent), "too few frames")
+    return Column("", f"p{percent:g}", "ms [95 %]", value, _amounts(1000), CAMERA)
+
+
+def _amounts(unit: float) -> Callable[[Any], str]:
+    return lambda v: v if isinstance(v, str) else figures.amounts(v, unit)
+
+
 def _clock(line: Line) -> str | None:
     """Mean clock of the counted turns: of the GPU where one computed, else of the cores."""
     telemetry = [turn.telemetry for turn in counted(line.timing)]
@@ -237,6 +264,10 @@ def _ms(seconds: float) -> str:
     return milliseconds(1000 * seconds)
 
 
+def _kept_text(found: Interval | str) -> str:
+    return found if isinstance(found, str) else figures.rates(found)
+
+
 def _number(decimals: int = 2, scale: float = 1.0) -> Callable[[float], str]:
     return lambda value: number(value, decimals, scale)
 
@@ -252,6 +283,13 @@ def _csv(key: str, value: str | Value) -> Column:
 
 _MB, _DIFFERENCE = _number(0, 1e-6), "row.score.miou_difference"
 _NATIVE, _COST = "row.accuracy.native_score", "row.footprint"
+
+_ARRIVAL_PERCENTS = (50.0, 99.0, 99.9)
+_MISSED = _of_camera(of_camera.missed)
+_KEPT = _of_camera(of_camera.kept_fps, scope=SEARCH)
+_CPU_ENERGY, _GPU_ENERGY = (
+    _of_camera(of_camera.energy_per_mask, f"{what}_energy_j") for what in ("cpu", "gpu")
+)
 
 MODEL = Column("", "model", "", "model")
 """The first column of every table of several subjects."""
@@ -318,6 +356,18 @@ COLUMNS: tuple[Column, ...] = (
     Column("device_peak_bytes", "device peak", "MB", f"{_COST}.device_peak_bytes", _MB, COST),
     Column("energy_per_frame_j", "energy", "mJ/frame", _energy_per_frame_j, _number(1, 1e3), COST),
     Column("", "clock", "GHz", _clock, "{}".format, COST),
+    # Frames that arrive.
+    Column("missed", "missed", "% [95 %]", _MISSED, figures.shares, CAMERA, mark=TIMING_MARK),
+    Column("dropped", "dropped", "% [95 %]", _of_camera(of_camera.dropped), figures.shares, CAMERA),
+    *(
+        _csv(f"arrival_p{percent:g}_s", _of_camera(of_camera.arrival_to_mask, percent))
+        for percent in _ARRIVAL_PERCENTS
+    ),
+    *map(_arrival_column, _ARRIVAL_PERCENTS),
+    _csv("kept_fps", _KEPT),
+    Column("", "keeps", "FPS [95 %]", _or(_KEPT, "too few rounds"), _kept_text, CAMERA),
+    Column("cpu_energy_per_mask_j", "CPU", "mJ/mask [95 %]", _CPU_ENERGY, _amounts(1e3), CAMERA),
+    Column("gpu_energy_per_mask_j", "GPU", "mJ/mask [95 %]", _GPU_ENERGY, _amounts(1e3), CAMERA),
     # The limit of the machine.
     Column("limit_s", "limit", "ms", "row.limit.seconds", _ms, LIMIT),
     Column("", "arithmetic alone", "ms", "row.limit.arithmetic_s", _ms, LIMIT),

@@ -35,7 +35,7 @@ def rate(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """A time in ms; under 1 ms with microseconds."""
+    """A time in ms (or as many of another unit); under 1 with three decimals."""
     return number(value, 3 if value < 1 else 2)
 
 
@@ -59,6 +59,13 @@ def points(interval: Interval) -> str:
 def rates(interval: Interval) -> str:
     """Frames per second with their interval."""
     return f"{rate(interval.value)} [{rate(interval.low)}, {rate(interval.high)}]"
+
+
+def amounts(interval: Interval, unit: float) -> str:
+    """A quantity in another unit with its interval; ``unit``: the factor to it, such as 1000."""
+    values = (unit * value for value in (interval.value, interval.low, interval.high))
+    value, low, high = map(milliseconds, values)
+    return f"{value} [{low}, {high}]"
 
 
 def ratio(interval: Interval) -> str:

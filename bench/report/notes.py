@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bench.record import PAPER, Report, Row, Subject, Telemetry, Timing
+from bench.record.camera import MOST_LATE, RESOLUTION
 from bench.record.speed import WITHIN, Compared, by_speed, compared, to_reference
+from bench.record.timing import CAMERA
 from bench.report import figures
 from bench.report.columns import (
     BROKEN,
@@ -19,7 +21,7 @@ from bench.report.columns import (
     rows_of,
 )
 from bench.report.figures import grouped, milliseconds, number, percent
-from bench.statistics import EQUAL, NOT_TOLD, SLOWER
+from bench.statistics import EQUAL, NOT_TOLD, SLOWER, relative_width
 from dabnet.precision import INT8, PRECISIONS
 from dabnet.runtime.runner import SCOPES
 
@@ -28,6 +30,7 @@ SCOPE_MEANINGS = {
     "device": "uint8 image resident where the backend computes → mask resident there",
     "events": "the same between two CUDA events, by the clock of the GPU; gaps between its kernels"
     " count, what the host does before and behind the run does not",
+    CAMERA: "frame that arrives by a clock of its own → mask in host memory, waiting included",
     PAPER: "as DABNet was published: random float input, logits out, one synchronisation after"
     " 100 calls; comparable with published frame rates, not with other rows",
 }
@@ -43,6 +46,8 @@ def notes(report: Report) -> list[str]:
         *(f"Scope {scope}: {SCOPE_MEANINGS.get(scope, 'unknown')}." for scope in scopes),
         *_speed(report, [(row, timing) for row, timing in timings if timing.scope != PAPER]),
         *map(broken, filter(is_broken, report.rows)),
+        *_camera(report, [timing for _, timing in timings if timing.scope == CAMERA]),
+        *_target(report),
         *_limit(report),
         *_ran(report),
         *_not_told(report),
@@ -119,6 +124,52 @@ def _speed(report: Report, timings: list[tuple[Row, Timing]]) -> Iterator[str]:
             f" {report.harness_ns / 1e4 / least:.2g} % of the fastest call ({name},"
             f" {milliseconds(least)} ms)."
         )
+
+
+def _camera(report: Report, timings: list[Timing]) -> Iterator[str]:
+    """How frames arrived, and what the figures of the table of cameras are."""
+    turns = [turn for timing in timings for turn in counted(timing) if turn.frames]
+    if not turns:
+        return
+    many = {(turn.frames.cameras, turn.frames.fps) for turn in turns if turn.frames}
+    (cameras, fps), *_ = many
+    yield (
+        f"Camera: {cameras} {'camera' if cameras == 1 else 'cameras'} of {fps:g} FPS; a mask is due"
+        f" {milliseconds(1000 / fps)} ms after the arrival of its frame. A camera's newest frame"
+        " replaces one that waits, which is dropped. Missed: late or dropped; percentiles: of"
+        " frames with a mask. Intervals: binomial, with as many independent frames as the rounds"
+        " show."
+    )
+    yield (
+        "Keeps: highest rate of each camera at which a window drops no frame and at most"
+        f" {percent(MOST_LATE, 0)} % of its masks are late; searched again and again to"
+        f" {percent(RESOLUTION, 0)} %, interval over searches."
+    )
+    known = [turn.telemetry for turn in turns]
+    told = {
+        "CPU, of all its packages (RAPL), idle time and other processes included": "cpu_energy_j",
+        "GPU, of the whole card (NVML), idle time included": "gpu_energy_j",
+    }
+    found = [what for what, key in told.items() if all(getattr(t, key) is not None for t in known)]
+    yield f"Energy per mask: {'; '.join(found) or 'not told by this machine'}."
+
+
+def _target(report: Report) -> Iterator[str]:
+    """Whether the target width was reached."""
+    target = report.scenario.get("target_width")
+    if not isinstance(target, (int, float)) or not report.complete:
+        return
+    wide = {
+        f"{row.name} ({timing.scope}, {row.setting}: {percent(width, 1)} %)": None
+        for row in report.rows
+        for timing in row.timings
+        if timing.speed_ratio and (width := relative_width(timing.speed_ratio)) > target
+    }
+    yield f"Target width of the speed ratios, {percent(target, 1)} %: " + (
+        f"NOT REACHED within {report.scenario.get('max_minutes')} minutes: {', '.join(wide)}."
+        if wide
+        else "reached."
+    )
 
 
 def _limit(report: Report) -> Iterator[str]:

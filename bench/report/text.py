@@ -11,8 +11,9 @@ from itertools import chain
 from rich.console import Console
 
 from bench.record import REFERENCE, Report, Row, Setting
+from bench.record.timing import SEARCH
 from bench.report import columns
-from bench.report.columns import COST, SPEED, Grid, Line, reasons, rows_of, table
+from bench.report.columns import CAMERA, COST, SPEED, Grid, Line, reasons, rows_of, table
 from bench.report.figures import milliseconds, parts, percent, signed
 from bench.report.notes import notes
 from dabnet import tables
@@ -29,7 +30,7 @@ def csv_text(report: Report) -> str:
     lines = [
         Line(row, report.subject(row), timing)
         for row in report.rows
-        for timing in (row.timings or (None,))
+        for timing in ([t for t in row.timings if t.scope != SEARCH] or (None,))
     ]
     cells: dict[str, list[object]] = {}
     for column in (column for column in columns.COLUMNS if column.key):
@@ -124,7 +125,8 @@ def layer_grid(report: Report) -> Grid:
 
 def _more_grids(report: Report) -> Iterator[Grid]:
     """The tables below the notes."""
-    yield from (table(report, setting, COST) for setting in report.settings)
+    for name in (CAMERA, COST):
+        yield from (table(report, setting, name) for setting in report.settings)
     yield from (*chain(*accuracy_grids(report).values()), layer_grid(report))
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from bench.measure.request import LEAST_ROUNDS_TO_TARGET, Scenario
+from bench.measure.rounds import Interleaved
+from bench.measure.timer import Timed
 from bench.record import Turn
 from bench.record.timing import fps_of_turns, latency, speed_ratio
 from bench.statistics import (
@@ -22,13 +26,17 @@ from bench.statistics import (
     NOT_TOLD,
     SLOWER,
     paired_ratio,
+    percentile_interval,
     ratio_of_runs,
+    relative_width,
     rounds_needed,
+    share_interval,
     student_quantile,
     verdict,
 )
 from dabnet.intervals import Interval
 from dabnet.metrics import Floats
+from tests.support.fake_clock import NoWatch
 
 Turns = list[Turn]
 ROUNDS = 30
@@ -295,6 +303,107 @@ def test_of_an_interval_without_bounds_nothing_is_estimated() -> None:
 def test_student_quantile_is_the_published_one(freedom: int, published: float) -> None:
     """Two-sided 95 %: Abramowitz & Stegun, table 26.10, and 1000 from R."""
     assert student_quantile(freedom) == pytest.approx(published, abs=6e-5)
+
+
+# --- rounds until the interval is narrow ----------------------------------------------------------
+
+
+class Drawn:
+    """A row whose turns are those of ``drawn_ns``, in a process that it does not have."""
+
+    pid = 0
+
+    def __init__(self, calls_ns: Floats) -> None:
+        self._turns = iter(calls_ns.tolist())
+
+    def call(self, method: str, *_: object, timeout_s: float | None = None) -> object:
+        if method == "warm_up":
+            return 0.01
+        samples = tuple(map(round, next(self._turns)))
+        return Timed(samples, sum(samples) / 1e9, 0.0)
+
+
+def until_narrow(seed: int, width: float, rounds: int) -> Interval:
+    """The ratio of two equal rows that are measured until its interval is so narrow."""
+    reference, candidate = drawn_ns(seed, 300)
+    rows: dict[str, Any] = {"a": Drawn(reference), "b": Drawn(candidate)}
+    scenario = Scenario(scopes=("host",), rounds=rounds, target_width=width)
+    watch: Any = NoWatch()
+    interleaved = Interleaved(rows, scenario, watch, reference="a")
+    interleaved.warm_up()
+    interleaved.run()
+    ratio = speed_ratio(*(interleaved.turns[name]["host"] for name in rows))
+    assert ratio is not None and relative_width(ratio) <= width
+    assert len(interleaved.turns["a"]["host"]) < 300
+    return ratio
+
+
+@pytest.mark.parametrize(("width", "rounds"), [(0.02, ROUNDS), (0.04, LEAST_ROUNDS_TO_TARGET)])
+def test_rounds_that_stop_at_a_narrow_interval_hold_the_ratio(width: float, rounds: int) -> None:
+    """To stop when the interval is narrow costs it little of its 95 %."""
+    found = [until_narrow(seed, width, rounds) for seed in range(200)]
+    assert sum(ratio.low <= 1 <= ratio.high for ratio in found) >= 0.93 * len(found)
+
+
+# --- shares and percentiles of windows ------------------------------------------------------------
+
+
+def drawn_windows(seed: int) -> Floats:
+    """Milliseconds (30, 60) of windows with a level each, stalls, and bursts in one of ten."""
+    random = np.random.default_rng([seed, 1])
+    level = 0.02 * random.standard_normal((30, 1)) + 0.05 * (random.random((30, 1)) < 0.3)
+    found: Floats = 10 * np.exp(level + 0.02 * random.standard_normal((30, 60)))
+    burst = (random.random((30, 1)) < 0.1) & (random.random((30, 60)) < 0.2)
+    found[burst] *= 3 + random.random(int(burst.sum()))
+    found[random.random((30, 60)) < 0.003] *= 5
+    return found
+
+
+@cache
+def many_windows() -> tuple[Floats, ...]:
+    return tuple(drawn_windows(seed) for seed in range(1000))
+
+
+@pytest.mark.parametrize("percent", [50.0, 99.0])
+def test_the_interval_of_a_percentile_holds_it_as_often_as_it_says(percent: float) -> None:
+    """An interval that is not stated, as often with bursts in few windows, excludes nothing."""
+    true = float(np.percentile(np.stack(many_windows()), percent))
+    found = [percentile_interval(list(windows), percent) for windows in many_windows()[:400]]
+    stated = [interval for interval in found if interval]
+    assert len(stated) >= 200
+    assert all(interval.low <= interval.value <= interval.high for interval in stated)
+    assert sum(not i.low <= true <= i.high for i in stated) <= 0.07 * len(found)
+
+
+def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
+    late = [(windows > 20).sum(1) for windows in many_windows()]
+    true, late = float(np.mean(late)) / 60, late[:300]
+    found = [share_interval(hits, [60] * 30) for hits in late]
+    assert sum(interval.low <= true <= interval.high for interval in found) >= 0.93 * len(found)
+    # As if frames were independent, it would be too sure.
+    naive = [stats.binomtest(int(hits.sum()), 1800).proportion_ci() for hits in late]
+    assert sum(ci.low <= true <= ci.high for ci in naive) < 0.8 * len(naive)
+
+
+@given(st.integers(0, 200))
+def test_of_independent_frames_the_share_has_the_exact_interval(hits: int) -> None:
+    """Windows of one frame are independent; 1 of 200 goes to the variance."""
+    found = share_interval([1] * hits + [0] * (200 - hits), [1] * 200)
+    exact = stats.binomtest(hits, 200).proportion_ci()
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (hits / 200, exact.low, exact.high), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("percent", "least"), [(99.0, 368), (99.9, 3688)])
+def test_a_percentile_of_too_few_frames_is_not_stated(percent: float, least: int) -> None:
+    """Below, the largest of all is below the percentile in more than 1 of 40 runs."""
+    values = [[value] for value in np.random.default_rng(0).random(least + 10)]
+    assert (percent / 100) ** least <= 0.025 < (percent / 100) ** (least - 1)
+    assert percentile_interval(values[: least - 1], percent) is None
+    found = percentile_interval(values, percent)
+    assert found is not None and found.high == max(values)[0]
+    assert percentile_interval([values[0]], 50.0) is None  # one window has no interval
 
 
 # --- two runs ---------------------------------------------------------------------------------

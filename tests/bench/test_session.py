@@ -174,6 +174,25 @@ def test_ctrl_c_leaves_a_valid_record_and_the_run_continues(folder: Path) -> Non
     assert [turn["round"] for turn in turns if turn["counted"]] == list(range(20))
 
 
+def test_frames_that_arrive_are_served_by_a_real_artifact(folder: Path) -> None:
+    words = ("--output", "camera", "--scenario", "camera", "--fps", "50", "--cameras", "2")
+    code, out, err = finished(started(folder, *words, *backends("pytorch-fp32")))
+    assert code == 0, err
+    record = json.loads((folder / "camera/bench.json").read_text(encoding="utf-8"))
+    assert (record["scenario"]["fps"], record["scenario"]["cameras"]) == (50.0, 2)
+    (row,) = record["rows"]
+    timings = {timing["scope"]: timing for timing in row["timings"]}
+    assert set(timings) == {"host", "device", "camera", "search"}
+    for turn in timings["camera"]["turns"]:
+        assert turn["frames"]["fps"] == 50.0
+        assert len(turn["samples_ns"]) + turn["frames"]["dropped"] == 2 * 50
+        assert turn["wall_s"] >= 1.0  # 50 periods
+    rates = [turn["frames"]["fps"] for turn in timings["search"]["turns"] if turn["counted"]]
+    assert len(rates) == 3 and rates[0] != rates[1]
+    assert timings["camera"]["speed_ratio"] is None and timings["search"]["latency"] is None
+    assert "too few rounds" in out and "2 cameras of 50 FPS" in out.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_sweeps_streams_and_a_folder_without_labels(folder: Path) -> None:
     from PIL import Image

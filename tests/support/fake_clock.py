@@ -33,8 +33,13 @@ class Clock:
         self.now += 1_000
         return self.now / 1e9
 
+    def sleep(self, seconds: float) -> None:
+        self.now += round(1e9 * seconds)
+
     def instead_of_time(self) -> Any:
-        return SimpleNamespace(perf_counter_ns=self.perf_counter_ns, perf_counter=self.perf_counter)
+        return SimpleNamespace(
+            perf_counter_ns=self.perf_counter_ns, perf_counter=self.perf_counter, sleep=self.sleep
+        )
 
 
 class FakeRunner:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from PIL import Image
 
+from bench.cli.main import bench_command
+from dabnet.errors import InputError
 from tests.support.processes import DABNET_BENCH, run_python
 from tests.support.seeded_checkpoint import write_checkpoint
 
@@ -20,6 +23,50 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "frames").mkdir()
     Image.new("RGB", (96, 64)).save(folder / "frames" / "0.png")
     return folder
+
+
+REFUSED = {
+    "no frames": (["--fps", "0"], "0.1<=x<=10000"),
+    "no cameras": (["--cameras", "0"], "1<=x<=64"),
+    "frames of calls that follow each other": (
+        ["--fps", "15"],
+        "--fps for the scenario latency; expected the scenario camera; add --scenario camera",
+    ),
+    "cameras of concurrent calls": (
+        ["--scenario", "throughput", "--cameras", "2"],
+        "--cameras for the scenario throughput",
+    ),
+    "several frames per call": (
+        ["--scenario", "camera", "--batch", "2"],
+        "--batch 2 in the scenario camera; expected one frame per call",
+    ),
+    "several calls": (
+        ["--scenario", "camera", "--streams", "2"],
+        "--streams 2 in the scenario camera; expected one call at a time",
+    ),
+    "a width of nothing": (["--target-width", "0"], "0.1<=x<=50"),
+    "a width of all": (["--target-width", "100%"], "0.1<=x<=50"),
+    "a width in another unit": (["--target-width", "2ms"], "'2ms' is not a valid"),
+    "minutes without a width": (["--max-minutes", "5"], "--max-minutes for a number of rounds"),
+    "a width of few rounds": (
+        ["--target-width", "2 %", "--rounds", "9"],
+        "9 rounds with a target width; expected at least 10",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_scenario_or_a_width_does_not_take_is_refused(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, expected = REFUSED[case]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, click.UsageError)) as refused:
+        bench_command.main(["no.pth", "--size", "64x96", *words], "b", standalone_mode=False)
+    error = refused.value
+    text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+    assert expected in text
+    assert not list(tmp_path.iterdir())
 
 
 UNUSED = {

@@ -19,6 +19,7 @@ class Machine:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.proc, self.cpus, self.now = folder / "proc", folder / "cpu", 0.0
+        self.powercap = folder / "powercap"
         self.proc.mkdir()
         self.cpus.mkdir()
         monkeypatch.setattr(bench.machine.telemetry.time, "perf_counter", lambda: self.now)
@@ -39,7 +40,15 @@ class Machine:
         (self.proc / str(pid) / "stat").write_text(text)
 
     def monitor(self) -> Monitor:
-        return Monitor(None, self.proc, self.cpus)
+        return Monitor(None, self.proc, self.cpus, self.powercap)
+
+    def package(self, zone: str, name: str, microjoules: int) -> None:
+        """A counter of energy that begins anew after 1,000 J."""
+        folder = self.powercap / zone
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in (("name", name), ("max_energy_range_uj", 10**9)):
+            (folder / file).write_text(f"{text}\n")
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
 
 
 @pytest.fixture
@@ -70,7 +79,7 @@ def test_without_proc_of_the_worker_its_own_word_counts(machine: Machine) -> Non
 
 
 def test_nothing_is_known_without_proc(tmp_path: Path) -> None:
-    monitor = Monitor(None, tmp_path / "proc", tmp_path / "cpu")
+    monitor = Monitor(None, tmp_path / "proc", tmp_path / "cpu", tmp_path / "powercap")
     monitor.start([1])
     assert monitor.stop(0.1) == Telemetry()
     assert monitor.device_bytes(1) is None
@@ -94,6 +103,26 @@ def test_clock_of_the_cores(machine: Machine) -> None:
     assert machine.monitor().stop(0.0).cpu_mhz == 3600.0
     (machine.cpus / "cpu0" / "cpufreq" / "scaling_cur_freq").write_text("<unknown>\n")
     assert cpu_mhz(machine.proc, machine.cpus) is None
+
+
+def test_energy_is_that_of_all_packages(machine: Machine) -> None:
+    machine.package("intel-rapl:0", "package-0", 5_000_000)
+    machine.package("intel-rapl:1", "package-1", 999_000_000)
+    machine.package("intel-rapl:0:0", "core", 0)
+    machine.package("intel-rapl:2", "psys", 0)  # of the whole platform, packages included
+    monitor = machine.monitor()
+    monitor.start([])
+    for zone, name, spent in (("0", "package-0", 8_500_000), ("1", "package-1", 2_000_000)):
+        machine.package(f"intel-rapl:{zone}", name, spent)
+    for zone, name in (("0:0", "core"), ("2", "psys")):
+        machine.package(f"intel-rapl:{zone}", name, 7_000_000)
+    assert monitor.stop(0.0).cpu_energy_j == pytest.approx(3.5 + 3.0)
+    # A counter that nobody may read: nothing is told, and not what the other one says.
+    monitor.start([])
+    (machine.powercap / "intel-rapl:1" / "energy_uj").unlink()
+    assert monitor.stop(0.0).cpu_energy_j is None
+    monitor.start([])
+    assert monitor.stop(0.0).cpu_energy_j is None
 
 
 def test_a_mark_needs_more_than_the_counters_resolve(monkeypatch: pytest.MonkeyPatch) -> None:

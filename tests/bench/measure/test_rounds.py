@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.isolation import ProcessFailed
@@ -13,6 +14,8 @@ from bench.measure import rounds, timer
 from bench.measure.request import Scenario
 from bench.measure.rounds import Interleaved
 from bench.record import Telemetry
+from bench.record.timing import speed_ratio
+from bench.statistics import relative_width
 from dabnet.errors import InputError
 from tests.support.fake_clock import MS, Clock, FakeRunner, InProcess, Log, NoWatch, timer_of
 
@@ -168,9 +171,60 @@ def test_a_stopped_run_goes_on(clock: Clock) -> None:
     assert Interleaved({}, QUICK, NoWatch(), second.turns).left == 0
 
 
+# --- until an interval is narrow --------------------------------------------------------------
+
+
+def until_narrow(clock: Clock, spread: float, **changes: Any) -> tuple[list[float], float]:
+    """Widths of the ratio of ``a`` and ``b`` after each round from the second on; seconds of all.
+
+    Turns of ``b`` (three calls, and one before) have levels of their own.
+    """
+    levels = np.random.default_rng(0).lognormal(0, spread, 10_000)
+    runner = FakeRunner(clock, lambda call, _: 20 * MS * levels[call // 4], [])
+    timers: dict[str, Any] = {**endpoints(clock, [], a=10), "b": InProcess(timer_of(runner))}
+    scenario = replace(QUICK, min_time_s=0.12, target_width=0.1, **changes)
+    start = clock.now
+    made = Interleaved(timers, scenario, NoWatch(), reference="a")
+    made.warm_up()
+    made.run()
+    theirs, ours = (made.turns[name]["host"] for name in "ab")
+    ratios = [speed_ratio(theirs[:n], ours[:n]) for n in range(2, len(ours) + 1)]
+    return [relative_width(ratio) for ratio in ratios if ratio], (clock.now - start) / 1e9
+
+
+def test_rounds_end_at_the_first_look_at_a_narrow_ratio(clock: Clock) -> None:
+    widths, _ = until_narrow(clock, spread=0.15)
+    looks = widths[10::5]  # after 12 rounds and every fifth further one
+    assert len(looks) > 2 and (len(widths) + 1 - 12) % 5 == 0
+    assert [width <= 0.1 for width in looks] == [*[False] * (len(looks) - 1), True]
+
+
+def test_a_narrow_ratio_ends_no_run_before_its_rounds(clock: Clock) -> None:
+    widths, _ = until_narrow(clock, spread=0.0)
+    assert len(widths) + 1 == 12 and max(widths) < 0.001
+
+
+def test_time_bounds_the_rounds_but_the_least_number(clock: Clock) -> None:
+    widths, seconds = until_narrow(clock, spread=0.3, max_minutes=0.05)
+    assert len(widths) + 1 > 12 and widths[-1] > 0.1
+    assert 3.0 <= seconds <= 3.3  # the round in which it ends is done
+    widths, _ = until_narrow(clock, spread=0.3, max_minutes=0.001)
+    assert len(widths) + 1 == 12
+
+
+def test_without_a_reference_no_ratio_is_waited_for(clock: Clock) -> None:
+    scenario = replace(QUICK, target_width=0.001)
+    made = Interleaved(endpoints(clock, [], b=10, c=20), scenario, NoWatch(), reference="a")
+    made.warm_up()
+    made.run()
+    assert len(made.turns["b"]["host"]) == 12
+
+
 @pytest.mark.parametrize(
     ("scenario", "expected"),
     [
+        ({"rounds": 9, "target_width": 0.02}, "9 rounds with a target width; expected at least 10"),
+        ({"name": "camera", "scopes": ("device",)}, "without host"),
         ({"scopes": ("gpu",)}, "one of host, device"),
         ({"rounds": 1}, "at least 2"),
         ({"name": "burst"}, "one of latency, throughput"),
