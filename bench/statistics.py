@@ -26,8 +26,8 @@ FASTER, SLOWER, EQUAL, NOT_TOLD = "faster", "slower", "equal", "not told apart"
 
 
 def relative_width(interval: Interval) -> float:
-    """From the lower to the upper end, as a share of the value."""
-    return (interval.high - interval.low) / interval.value
+    """From the lower to the upper end, as a share of the value; of 0 infinite."""
+    return (interval.high - interval.low) / interval.value if interval.value else math.inf
 
 
 def student_quantile(freedom: float) -> float:

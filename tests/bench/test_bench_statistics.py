@@ -377,11 +377,11 @@ def test_the_interval_of_a_percentile_holds_it_as_often_as_it_says(percent: floa
 
 def test_the_interval_of_a_share_holds_it_as_often_as_it_says() -> None:
     late = [(windows > 20).sum(1) for windows in many_windows()]
-    true, late = float(np.mean(late)) / 60, late[:300]
+    true = float(np.mean(late)) / 60
     found = [share_interval(hits, [60] * 30) for hits in late]
     assert sum(interval.low <= true <= interval.high for interval in found) >= 0.93 * len(found)
     # As if frames were independent, it would be too sure.
-    naive = [stats.binomtest(int(hits.sum()), 1800).proportion_ci() for hits in late]
+    naive = [stats.binomtest(int(hits.sum()), 1800).proportion_ci() for hits in late[:200]]
     assert sum(ci.low <= true <= ci.high for ci in naive) < 0.8 * len(naive)
 
 
