@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.record import Subject
+from bench.record.private import Names
 from dabnet import __version__
 from dabnet.artifact import CHECKPOINT, DEFAULT_SIZE, ENGINE, ONNX, Artifact
 from dabnet.checkpoint import Checkpoint, carries_its_own, load_checkpoint, save_checkpoint
@@ -363,7 +364,9 @@ def _names(candidate: Candidate) -> Iterator[str]:
         yield f"{subject.model}-untrained"
     else:
         yield path.stem
-        yield f"{path.resolve().parent.name}-{path.stem}"
+        folder = path.resolve().parent.name
+        private = folder in Names.of_this_machine().known
+        yield path.stem if private else f"{folder}-{path.stem}"
 
 
 def _kind(path: Path) -> str:

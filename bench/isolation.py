@@ -142,7 +142,7 @@ class Isolated(contextlib.AbstractContextManager["Isolated"]):
         signals = {-number: number.name for number in signal.Signals}
         how = signals.get(code or 0, f"exit code {code}")
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return ProcessFailed(f"its process ended in {method}: {how}{hint}; log: {self._log}")
+        return ProcessFailed(f"its process ended in {method}: {how}{hint}; log: {str(self._log)!r}")
 
 
 _parent: Connection | None = None  # of a process of ours

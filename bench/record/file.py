@@ -8,6 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from bench.record import FORMAT, Report, Row, Score, Timing
+from bench.record.private import private
 from bench.record.timing import counted_turns, latency
 from dabnet.intervals import Interval
 from dabnet.records import Codec
@@ -20,15 +21,23 @@ CODEC = Codec(
     version=("format", FORMAT),
     one_line_each=("subjects", "turns", "layers", "pictures", "hits", "unions"),
 )
-record_text = CODEC.dump
-write_record = CODEC.write
 _TOLERANCE = 1e-6
 """Relative: versions of numpy round percentiles in different ways."""
 _LARGEST = 1e100  # the interval of two rounds may be wide
 
 
+def record_text(report: Report) -> str:
+    """The record as JSON, without what is private."""
+    return CODEC.dump(private(report))
+
+
+def write_record(report: Report, path: Path) -> None:
+    """Write the record, without what is private, and all at once."""
+    CODEC.write(private(report), path)
+
+
 def read_record(path: Path) -> Report:
-    """Read what ``write_record`` wrote.
+    """Read what ``write_record`` wrote; what an earlier version wrote is made private, too.
 
     Raises:
         InputError: there is no such file, or it is damaged, foreign, or of another format.
@@ -36,7 +45,7 @@ def read_record(path: Path) -> Report:
     report = CODEC.read(path)
     if fault := next(_contradictions(report), ""):
         CODEC.refuse(repr(str(path)), fault)
-    return report
+    return private(report)
 
 
 def _contradictions(report: Report) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.record import Report
 from bench.record.file import record_text
+from bench.record.private import private
 from bench.report.page.page import html_page
 from bench.report.text import csv_text, markdown
 from dabnet import outputs
@@ -33,6 +34,7 @@ def write_report(report: Report, folder: Path, pictures: Path | None = None) -> 
 
     The record's pictures are relative to ``pictures``, by default to ``folder``.
     """
+    report = private(report)
     texts = {
         RECORD: record_text(report),
         "bench.csv": csv_text(report),
