@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dabnet.command_help import Command as HelpedCommand
 from dabnet.console import CONTEXT, FILE, Command, Finite, Size, say
 from export.spec import MOST_BATCH
+
+if TYPE_CHECKING:
+    from bench.record import Report
 
 FOUND_WANTING = 1
 """Exit code of a regression, or if nothing meets the bounds."""
@@ -21,16 +24,28 @@ SHOWN = {**CONTEXT, "show_default": True}
 
 
 @click.command("report", cls=HelpedCommand, context_settings=CONTEXT)
-@click.argument("record", metavar="FILE.json", type=FILE)
+@click.argument("records", metavar="FILE.json...", type=FILE, nargs=-1, required=True)
 @click.option("--html", is_flag=True, help="Write the page FILE.html beside it.")
 @click.option(
     "--output",
     type=FILE,
     metavar="DIR",
-    help="Write the record, tables and page there.",
+    help="Write tables and page there.",
 )
-def report_command(record: Path, html: bool, output: Path | None) -> None:
-    """Print the tables of a record again, and write its other forms."""
+def report_command(records: tuple[Path, ...], html: bool, output: Path | None) -> None:
+    """Print the tables of a record again, and write its other forms.
+
+    Several records, from other machines or days, stand in one table, each with its own reference.
+    """
+    if len(records) > 1:
+        written = _report_machines(records, html, output)
+    else:
+        written = _report(records[0], html, output)
+    if written:
+        say("wrote " + ", ".join(map(str, written)))
+
+
+def _report(record: Path, html: bool, output: Path | None) -> list[Path]:
     from bench.record.file import read_record
     from bench.report.text import print_report
     from bench.report.write import check_reports, write_page, write_report
@@ -40,21 +55,42 @@ def report_command(record: Path, html: bool, output: Path | None) -> None:
     written = []
     if output is not None:
         check_reports(output)
-        _keep_another_record(record, output / "bench.json")
+        _keep_another_record(record, report, output / "bench.json")
         with folder_held(output, "dabnet-bench report"):
             written = write_report(report, output, pictures=record.parent)
     elif html:
         written = [write_page(report, record)]
     print_report(report)
-    if written:
-        say("wrote " + ", ".join(map(str, written)))
+    return written
 
 
-def _keep_another_record(record: Path, kept: Path) -> None:
-    """Raise if ``kept`` would be replaced, and is neither ``record`` nor a copy of it."""
+def _report_machines(paths: tuple[Path, ...], html: bool, output: Path | None) -> list[Path]:
+    from bench.record.file import read_record
+    from bench.report.machines import named, print_machines
+    from bench.report.write import check_machines, write_machines
+    from dabnet.errors import InputError
+    from dabnet.lock import folder_held
+
+    if html and output is None:
+        given = f"--html with {len(paths)} records"
+        raise InputError(given, "a folder for their page", "name it with --output DIR")
+    records = named([(path, read_record(path)) for path in paths])
+    written = []
+    if output is not None:
+        check_machines(output)
+        with folder_held(output, "dabnet-bench report"):
+            written = write_machines(records, output)
+    print_machines(records)
+    return written
+
+
+def _keep_another_record(record: Path, report: Report, kept: Path) -> None:
+    """Raise if ``kept`` would be replaced, and is neither ``record`` nor written from it."""
+    from bench.record.file import record_text
     from dabnet.errors import InputError
 
-    if kept.is_file() and kept.read_bytes() != record.read_bytes():
+    own = (record.read_bytes(), record_text(report).encode())
+    if kept.is_file() and kept.read_bytes() not in own:
         raise InputError(
             f"{str(kept)!r} is another record than {str(record)!r}",
             "a folder without one",

@@ -5,7 +5,7 @@ Terminal, Markdown, CSV and HTML are made from ``COLUMNS``. A new column is one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,7 @@ class Line:
     subject: Subject
     timing: Timing | None = None
     is_base: bool = False  # whether the speed of others is compared with it
+    group: str = ""  # the machine, in a table of several records
 
     @property
     def is_paper(self) -> bool:
@@ -397,25 +398,48 @@ class Grid:
     rows: tuple[Line, ...] = ()
     of: str = ""
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What each line belongs to; () of a table of one record."""
+        found = tuple(line.group for line in self.rows)
+        return found if any(found) else ()
+
 
 def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> Grid:
-    """The rows of one setting that ran, with the columns of the tables of those names.
+    """The rows of one setting that ran, with the columns of the tables of those names."""
+    title = str(setting) if SPEED in names else f"{names[0]}: {setting}"
+    lines = lines_of(report, setting, SPEED in names)
+    return grid(title, lines, *names, several=named_subjects(report), brief=brief)
+
+
+def lines_of(report: Report, setting: Setting, paper: bool, group: str = "") -> list[Line]:
+    """The rows of one setting that ran.
+
+    Args:
+        paper: whether the scope ``paper`` of a row that has others too is a line more.
+        group: of every line.
+    """
+    lines, base = [], report.reference(setting)
+    for row in rows_of(report, setting):
+        usual, published = row.timing("host") or row.timing("device"), row.timing(PAPER)
+        if usual or published or row.accuracy or not row.reason:
+            timing = usual or published
+            lines.append(Line(row, report.subject(row), timing, row is base, group))
+        if usual and published and paper:
+            lines.append(Line(row, report.subject(row), published, group=group))
+    return lines
+
+
+def grid(title: str, lines: Sequence[Line], *names: str, several: bool, brief: bool) -> Grid:
+    """The lines with the columns of the tables of those names.
 
     With several subjects each line begins with its own, and ``SPEED`` has the columns of ``OF``.
-    ``SPEED`` has all its columns but the optional ones, and a line more for the scope ``paper`` of
-    a row that has others too. Other tables leave out columns and rows of which the record holds
-    nothing. Columns that are ``brief`` show their intervals if ``brief`` is False.
+    ``SPEED`` has all its columns but the optional ones. Other tables leave out columns and rows of
+    which the record holds nothing. Columns that are ``brief`` show their intervals if ``brief`` is
+    False.
     """
-    several, base = named_subjects(report), report.reference(setting)
     wanted = (*names, OF) if several and SPEED in names else names
     columns = [column for column in COLUMNS if column.table in wanted]
-    lines = []
-    for row in rows_of(report, setting):
-        usual, paper = row.timing("host") or row.timing("device"), row.timing(PAPER)
-        if usual or paper or row.accuracy or not row.reason:
-            lines.append(Line(row, report.subject(row), usual or paper, row is base))
-        if usual and paper and SPEED in names:
-            lines.append(Line(row, report.subject(row), paper))
     if SPEED not in names:
         lines = [line for line in lines if any(c.cell(line) != NONE for c in columns)]
         columns = [c for c in columns if any(c.cell(line) != NONE for line in lines)]
@@ -423,7 +447,7 @@ def table(report: Report, setting: Setting, *names: str, brief: bool = True) -> 
         columns = [c for c in columns if not c.optional or any(map(c.of, lines))]
     columns = [*([MODEL] if several else []), NAME, *columns]
     return Grid(
-        str(setting) if SPEED in names else f"{names[0]}: {setting}",
+        title,
         headings=tuple(column.title for column in columns),
         lines=tuple(tuple(column.cell(line, brief) for column in columns) for line in lines),
         left=tuple(column.title for column in columns if column.text is str),

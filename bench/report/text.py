@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from rich.console import Console
@@ -20,6 +22,11 @@ from dabnet import tables
 from dabnet.errors import printable
 from dabnet.intervals import Interval
 
+GROUP = "machine"
+"""Heading of what the lines of several records belong to."""
+NARROW = 24
+"""Characters of a line of it in a terminal."""
+
 
 def csv_text(report: Report) -> str:
     """Return the record's summary as CSV: one line per row and scope, numbers in base units.
@@ -27,12 +34,23 @@ def csv_text(report: Report) -> str:
     Shares are in 0…1, times in seconds, energy in joules; what was not measured is empty. A row
     without a timing has one line whose ``scope`` is empty.
     """
-    lines = [
+    return csv_of(csv_lines(report))
+
+
+def csv_lines(report: Report) -> list[Line]:
+    """A line per row and scope, and one of a row without a timing."""
+    return [
         Line(row, report.subject(row), timing)
         for row in report.rows
         for timing in ([t for t in row.timings if t.scope != SEARCH] or (None,))
     ]
-    cells: dict[str, list[object]] = {}
+
+
+def csv_of(lines: Sequence[Line], **first: Sequence[object]) -> str:
+    """The CSV of lines; ``first`` are the columns before the usual ones, by name."""
+    cells: dict[str, list[object]] = {
+        name: [*map(_no_formula, values)] for name, values in first.items()
+    }
     for column in (column for column in columns.COLUMNS if column.key):
         values = [_no_formula(column.of(line)) for line in lines]
         cells[column.key] = [v.value if isinstance(v, Interval) else v for v in values]
@@ -132,18 +150,25 @@ def _more_grids(report: Report) -> Iterator[Grid]:
 
 def markdown(report: Report) -> str:
     """Return all tables of the record, and what their numbers are of."""
-    parts = [_text(f"# {report.title} on {report.dataset} {report.split}".rstrip())]
+    parts: list[Grid | Sequence[str]] = []
     for setting in report.settings:
-        parts += [_section(table(report, setting, SPEED)), _bullets(reasons(report, setting))]
-    parts += [_bullets(notes(report)), *map(_section, _more_grids(report))]
-    return "\n\n".join(filter(None, parts)) + "\n"
+        parts += [table(report, setting, SPEED), reasons(report, setting)]
+    title = f"{report.title} on {report.dataset} {report.split}".rstrip()
+    return markdown_of(title, [*parts, notes(report), *_more_grids(report)])
 
 
-def _bullets(lines: list[str]) -> str:
+def markdown_of(title: str, parts: Sequence[Grid | Sequence[str]]) -> str:
+    """Tables and lists of lines under a title."""
+    texts = [_section(part) if isinstance(part, Grid) else _bullets(part) for part in parts]
+    return "\n\n".join(filter(None, (_text(f"# {title}"), *texts))) + "\n"
+
+
+def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {_text(line)}" for line in lines)
 
 
 def _section(grid: Grid) -> str:
+    grid = _grouped(grid)
     rule = "".join("---|" if heading in grid.left else "---:|" for heading in grid.headings)
     lines = [_line(grid.headings), f"|{rule}", *map(_line, grid.lines)]
     return "\n".join((f"## {_text(grid.title)}", "", *lines)) if grid.lines else ""
@@ -168,17 +193,31 @@ def print_report(report: Report, console: Console | None = None) -> None:
     """Print the tables, why rows did not run, and what the numbers are of; by default on stdout."""
     console = console or tables.terminal()
     for setting in report.settings:
-        _print(console, table(report, setting, SPEED))
+        print_grid(console, table(report, setting, SPEED))
         for reason in reasons(report, setting):
             tables.line(console, reason)
     for more in _more_grids(report):
-        _print(console, more)
+        print_grid(console, more)
     for note in notes(report):
         console.print(tables.plain(note))
 
 
-def _print(console: Console, grid: Grid) -> None:
+def _grouped(grid: Grid, width: int | None = None) -> Grid:
+    """With its groups as the first column, each told once, in lines of that width."""
+    if not (groups := grid.groups):
+        return grid
+    told = [
+        "" if n and groups[n - 1] == group else textwrap.fill(group, width) if width else group
+        for n, group in enumerate(groups)
+    ]
+    lines = tuple((group, *line) for group, line in zip(told, grid.lines, strict=True))
+    headings, left = (GROUP, *grid.headings), (GROUP, *grid.left)
+    return replace(grid, headings=headings, lines=lines, left=left)
+
+
+def print_grid(console: Console, grid: Grid) -> None:
     """One table, or several below each other where the terminal is too narrow for all columns."""
+    grid = _grouped(grid, NARROW)
     cells = list(zip(grid.headings, *grid.lines, strict=True))
     words = [column for column in cells if column[0] in grid.left]
     others = [column for column in cells if column[0] not in grid.left]

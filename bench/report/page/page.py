@@ -1,4 +1,4 @@
-"""One record → one HTML page that needs nothing else: no network, no script, no font.
+"""Records → one HTML page that needs nothing else: no network, no script, no font.
 
 Styles, charts and pictures are inside the page, so that it can be mailed, archived and opened years
 later. A policy in its head forbids the browser to load anything.
@@ -25,6 +25,7 @@ from bench.report.columns import (
     marked,
     rows_of,
 )
+from bench.report.machines import Record, groups, notes_of, title_of
 from bench.report.notes import notes, subject_text
 from bench.report.page import charts
 from bench.report.text import accuracy_grids, layer_grid
@@ -57,27 +58,51 @@ def html_page(report: Report, folder: Path | None = None) -> str:
             room -= len(url)
         else:
             missing.append(f"{picture.file} ({picture.image}, {picture.shows})")
-    loader = PackageLoader("bench.report", "page")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown
-    )
-    environment.filters.update(parts=figures.parts, subject_text=subject_text)
-    environment.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
     lines = [*notes(report), *charts.left_out(report)]
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        alerts=[n for n in lines if n.startswith(ALERTS)],
-        notes=lines,
-        pictures=pictures,
-        missing=missing,
-        colours={n: f"rgb{c}" for n, c in zip(report.classes, report.palette, strict=True)},
-        scores=accuracy_grids(report),
-        layers=layer_grid(report),
-        looks=charts.looks(report),
-        REFERENCE=REFERENCE,
-        SCOPES=SCOPES,
-        WITHIN=WITHIN,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            alerts=[n for n in lines if n.startswith(ALERTS)],
+            notes=lines,
+            pictures=pictures,
+            missing=missing,
+            colours={n: f"rgb{c}" for n, c in zip(report.classes, report.palette, strict=True)},
+            scores=accuracy_grids(report),
+            layers=layer_grid(report),
+            looks=charts.looks(report),
+            REFERENCE=REFERENCE,
+            SCOPES=SCOPES,
+        )
     )
+
+
+def machines_page(records: Sequence[Record]) -> str:
+    """Return the page of several records; their pictures and charts are on their own pages."""
+    lines = notes_of(records)
+    return (
+        _environment()
+        .get_template("machines.html.j2")
+        .render(
+            title=title_of(records),
+            records=records,
+            groups=groups(records),
+            alerts=[n for n in lines if n.partition(": ")[2].startswith(ALERTS)],
+            notes=lines,
+            colours={},
+            looks={},
+        )
+    )
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("bench.report", "page")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown)
+    made.filters.update(parts=figures.parts, subject_text=subject_text)
+    made.globals.update(charts=charts, columns=columns, cards=cards, remarks=_remarks)
+    made.globals["WITHIN"] = WITHIN
+    return made
 
 
 def _data_url(picture: Picture, folder: Path | None, most: int) -> str:

@@ -63,6 +63,35 @@ def test_report_prints_the_table_and_writes_what_was_asked_for(
         assert result.returncode == 0, result.stderr
 
 
+def test_several_records_are_one_table_and_page(records: Path, tmp_path: Path) -> None:
+    both = ("report", BENCH, "again.json")
+    result = dabnet_bench(*both, "--output", tmp_path / "new", folder=records)
+    assert (result.returncode, result.stderr) == (0, "")
+    names = ["machines.csv", "machines.html", "machines.md"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    assert result.stdout.count("cost: 512x1024") == 1
+    assert "bench.json" in (tmp_path / "new/machines.md").read_text(encoding="utf-8")
+    again = dabnet_bench(*both, "--output", tmp_path / "new", folder=records)
+    assert again.returncode == 0, again.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/machines.csv").write_text("a,b\n")
+    refused = dabnet_bench(*both, "--output", tmp_path / "mine", folder=records)
+    assert refused.returncode == 2 and "machines.csv" in refused.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["machines.csv"]
+
+
+def test_an_earlier_record_with_paths_is_reported_twice(records: Path, tmp_path: Path) -> None:
+    """Its copy is private, and is no other record."""
+    raw = json.loads((records / BENCH).read_text(encoding="utf-8"))
+    raw["rows"][-1]["reason"] = "no file at '/home/bob/x.pth'"
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(raw), encoding="utf-8")
+    for _ in range(2):
+        result = dabnet_bench("report", old, "--output", tmp_path / "new", folder=records)
+        assert result.returncode == 0, result.stderr
+    assert "bob" not in (tmp_path / "new/bench.json").read_text(encoding="utf-8")
+
+
 def test_compare_passes_and_fails_by_its_exit_code(records: Path) -> None:
     result = dabnet_bench("compare", BENCH, "again.json", folder=records)
     assert (result.returncode, result.stderr) == (0, "")
@@ -105,6 +134,18 @@ BAD_INPUTS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "size": (
         ("recommend", BENCH, "--size", "8x8"),
         "--size 8x8; expected one of: 512x1024, batch 1",
+    ),
+    "the same record twice": (
+        ("report", BENCH, "again.json", BENCH),
+        "'runs/bench/bench.json' and 'runs/bench/bench.json' are the same record; expected each",
+    ),
+    "a page of several records": (
+        ("report", BENCH, "again.json", "--html"),
+        "--html with 2 records; expected a folder for their page; name it with --output DIR",
+    ),
+    "an old record among several": (
+        ("report", BENCH, "old.json", "--output", "new"),
+        "'old.json' holds a record of format 2; expected format 4",
     ),
     "another record": (
         ("report", "again.json", "--output", "runs/bench"),

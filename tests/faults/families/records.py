@@ -19,6 +19,7 @@ from tests.faults.originals import Originals
 FAMILY = "record"
 REPORT, PAGE, OUTPUT = "report", "report --html", "report --output out"
 COMPARED, BASE, RECOMMEND = "compare good.json", "compare as old", "recommend"
+BESIDE = "report beside good.json --output out"
 USES = (REPORT, PAGE, OUTPUT, COMPARED, BASE, RECOMMEND)
 WRITTEN = ("bench.html", "out", "out/*", ".dabnet-lock", "out/.dabnet-lock")
 
@@ -42,6 +43,7 @@ def words(use: str) -> list[str]:
         REPORT: ["dabnet-bench", "report", "bench.json"],
         PAGE: ["dabnet-bench", "report", "bench.json", "--html"],
         OUTPUT: ["dabnet-bench", "report", "bench.json", "--output", "out"],
+        BESIDE: ["dabnet-bench", "report", "good.json", "bench.json", "--output", "out"],
         COMPARED: ["dabnet-bench", "compare", "good.json", "bench.json"],
         BASE: ["dabnet-bench", "compare", "bench.json", "good.json"],
         RECOMMEND: ["dabnet-bench", "recommend", "bench.json"],
@@ -93,6 +95,9 @@ def cases() -> Iterator[Case]:
     for use in USES:
         expected = JUDGED if use in (COMPARED, BASE, RECOMMEND) else FINE
         yield record_case("good", document, use, expected)
+    yield record_case("the same record", document, BESIDE)
+    yield record_case("of format 2", lambda: put(document(), ("format",), 2), BESIDE)
+    yield record_case("another seed", lambda: put(document(), ("key",), "x"), BESIDE, FINE)
     yield from _damaged()
     yield from _wrong_values()
     yield from _contradictions()

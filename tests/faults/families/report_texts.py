@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.faults.case import FINE, Case
 from tests.faults.damage import places, put
-from tests.faults.families.records import OUTPUT, USES, Document, document, record_case
+from tests.faults.families.records import BESIDE, OUTPUT, USES, Document, document, record_case
 
 FAMILY = "report text"
 TEXTS = {
@@ -103,16 +103,16 @@ class _Elements(HTMLParser):
 
 def _check(folder: Path, _: object) -> str:
     """What of the reports is markup, a formula or a link that the record brought."""
-    out = folder / "out"
-    page = (out / "bench.html").read_text()
+    page, markdown, table = (
+        next((folder / "out").glob(f"*.{end}")).read_text() for end in ("html", "md", "csv")
+    )
     if wrong := _Elements(page).wrong:
         return f"MARKUP of the record in the page: {wrong[:3]}"
     if found := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page):
         return f"MARKUP the control character {found[0]!r} in the page"
-    text = (out / "bench.md").read_text()
-    if found := re.search(r"(?<!\\)(\]\(|\]:|<)", text):
+    if found := re.search(r"(?<!\\)(\]\(|\]:|<)", markdown):
         return f"MARKUP {found[0]!r} in Markdown"
-    for cells in csv.reader(io.StringIO((out / "bench.csv").read_text())):
+    for cells in csv.reader(io.StringIO(table)):
         for cell in cells:
             if cell.lstrip().startswith(("=", "+", "@", "-")) and not _is_number(cell):
                 return f"MARKUP the formula {cell!r} in the CSV"
@@ -129,7 +129,7 @@ def _is_number(cell: str) -> bool:
 
 def cases() -> Iterator[Case]:
     for name, text in TEXTS.items():
-        for use in USES:
-            check = _check if use == OUTPUT else None
+        for use in (*USES, BESIDE):
+            check = _check if use in (OUTPUT, BESIDE) else None
             said = lambda t=text: _said(t)  # noqa: E731
             yield record_case(f"{name}", said, use, FINE, family=FAMILY, check=check)
