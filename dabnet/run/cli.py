@@ -83,6 +83,12 @@ class SourceName(FileName):
 @click.option("--max-frames", type=click.IntRange(1, MOST_FRAMES), help="End after N frames.")
 @click.option("--class-map", type=FILE, help="File of colours, a line 'R G B name' each.")
 @click.option(
+    "--min-confidence",
+    "least",
+    type=Finite(0, 1, min_open=True),
+    help="Grey below this probability; needs --head mask+confidence.",
+)
+@click.option(
     "--fps",
     type=Finite(0.01, MOST_FPS),
     default=10.0,
@@ -113,6 +119,7 @@ def run_command(
     every: int,
     max_frames: int | None,
     class_map: Path | None,
+    least: float | None,
     fps: float,
     reconnects: int,
     size: tuple[int, int] | None,
@@ -150,7 +157,7 @@ def run_command(
     given = given_of(values)
     chosen = None if device == AUTO else device
     description = None if opened.kind == CHECKPOINT else description_of(size, given)
-    network = Network(artifact, given, description, size, chosen, threads, trust)
+    network = Network(artifact, given, description, size, chosen, threads, trust, least)
     try:
         if not network.is_described:
             what, fix = "an artifact that carries its description", "leave them out"
@@ -246,11 +253,16 @@ def _run(
 
 def _report(source: Source, network: Network, drawing: Drawing, timings: Timings) -> None:
     """Print what ran, the legend, and what was timed."""
+    from dabnet.run.drawing import GREY
+
     info, sides = network.info, "{}x{}".format(*network.size)
     say(f"{info.backend} {info.version} on {info.device}, {info.precision}")
-    shares = 100 * timings.pixels / max(1, timings.pixels.sum())
-    for name, colour, share in zip(network.classes, drawing.palette, shares, strict=True):
-        say(f"  #{bytes(colour).hex()}  {share:5.1f} %  {name}")
+    seen = max(1, int(timings.pixels.sum()) + timings.grey)
+    shown = [*zip(network.classes, drawing.palette, timings.pixels, strict=True)]
+    if timings.grey:
+        shown.append(("(grey)", GREY, timings.grey))
+    for name, colour, pixels in shown:
+        say(f"  #{bytes(colour).hex()}  {100 * pixels / seen:5.1f} %  {name}")
     frames = f"{timings.frames} frame" + ("" if timings.frames == 1 else "s")
     rate = timings.frames / timings.total
     say(f"{frames} in {timings.total:.2f} s: {rate:.1f} FPS; {timings.dropped} dropped")

@@ -129,9 +129,11 @@ class Timings:
         infer: of each call, from host memory to host memory.
         draw, write: of each frame.
         pixels: of each class in all masks.
+        grey: pixels of no class.
     """
 
     pixels: NDArray[np.int64]
+    grey: int = 0
     frames: int = 0
     dropped: int = 0
     total: float = 0.0
@@ -230,7 +232,8 @@ def _finish(
     timings.write.append(time.perf_counter() - end)
     timings.draw.append(end - start)
     timings.latency.append(end - ready.frame.arrived)
-    timings.pixels += np.bincount(mask.ravel(), minlength=len(timings.pixels))[
-        : len(timings.pixels)
-    ]
+    classes = len(timings.pixels)
+    pixels = np.bincount(mask.ravel(), minlength=classes)
+    timings.pixels += pixels[:classes]
+    timings.grey += int(pixels[classes:].sum())
     timings.frames += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -149,6 +150,36 @@ def test_masks(
     assert dabnet_run(artifact, drive, "-o", tmp_path / "f", "--write", "indices")[0] == 0
     for index, mask in enumerate(wanted):
         assert (np.asarray(Image.open(tmp_path / "f" / f"{index:06}.png")) == mask).all()
+
+
+@pytest.mark.parametrize("kind", ["artifact", "checkpoint"])
+def test_pixels_of_little_confidence_are_grey(
+    kind: str, tmp_path: Path, dabnet_run: Callable[..., Said]
+) -> None:
+    path = tmp_path / "sure.onnx"
+    words = ["onnx", str(WEIGHTS), "--size", INPUT, "-o", str(path), "--head", "mask+confidence"]
+    assert CliRunner().invoke(export_group, words, catch_exceptions=False).exit_code == 0
+    height, width = map(int, INPUT.split("x"))
+    scene = np.asarray(Image.fromarray(SCENES[0]).resize((width, height)))
+    photo, least = tmp_path / "photo.png", 0.8
+    Image.fromarray(scene).save(photo)
+    with contextlib.closing(open_artifact(path, threads=1)) as runner:
+        (mask,), (confidence,) = runner.infer_with_confidence(scene[None])
+        colours = np.array(runner.manifest.palette, float)[mask]
+    unsure = confidence < 255 * least
+    assert 0.02 < unsure.mean() < 0.9
+    given = [path if kind == "artifact" else WEIGHTS, photo, "--min-confidence", least]
+    given += [] if kind == "artifact" else ["--size", INPUT]
+    code, out, err = dabnet_run(*given, "-o", tmp_path / "overlay.png")
+    assert (code, err) == (0, "")
+    colours[unsure] = 128
+    wanted = (1 - OPACITY) * scene + OPACITY * colours
+    assert far(Image.open(tmp_path / "overlay.png"), wanted) < 1
+    grey = re.search(r"#808080 +([\d.]+) %  \(grey\)", out)
+    assert grey and float(grey[1]) == pytest.approx(100 * unsure.mean(), abs=0.5)
+    code, out, err = dabnet_run(*given, "--write", "indices", "-o", tmp_path / "mask.png")
+    found = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert (found != np.where(unsure, 255, mask)).mean() < 0.01
 
 
 def test_the_ids_of_cityscapes(tmp_path: Path, dabnet_run: Callable[..., Said]) -> None:
@@ -367,6 +398,8 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([artifact, clip, "-o", out, "--window"], "--window without a display"),
         ([artifact, clip, "-o", out, "--every", "0"], "--every"),
         ([artifact, clip, "-o", out, "--device", "cuda"], "CUDAExecutionProvider"),
+        ([artifact, clip, "-o", out, "--min-confidence", "0.5"], "gives no confidence"),
+        ([artifact, clip, "-o", out, "--min-confidence", "60"], "--min-confidence"),
         ([artifact, clip, "-o", out, "--void", "last"], "--void for an ONNX file or an engine"),
         ([contract, clip, "-o", out, "--dataset", "camvid"], "--dataset for an artifact that"),
         ([WEIGHTS, clip, "-o", out, "--size", "50x50"], "50x50"),
