@@ -128,8 +128,8 @@ def test_device_memory_and_telemetry_come_as_wheels() -> None:
 
 
 def test_the_commands_install_what_exists(tmp_path: Path) -> None:
-    """Of the README, the constraints and ``make``; those for Pascal name NVIDIA's index."""
-    texts = [ROOT / "README.md", *(ROOT / "constraints").glob("*.txt")]
+    """Of the tutorial, the constraints and ``make``; those for Pascal name NVIDIA's index."""
+    texts = [ROOT / "docs" / "tutorial.md", *(ROOT / "constraints").glob("*.txt")]
     told = [path.read_text(encoding="utf-8") for path in texts]
     for hardware in EXTRAS_OF:
         words = ["make", "--dry-run", "install", f"HARDWARE={hardware}", f"VENV={tmp_path}"]

@@ -88,30 +88,39 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-def command_lines(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a block, without what the shell itself reads."""
+@dataclass(frozen=True)
+class Line:
+    """A command of a block: what it sets in the environment, and its words."""
+
+    environment: dict[str, str]
+    words: list[str]
+
+
+def command_lines(text: str) -> Iterator[Line]:
+    """Yield the commands of a block, without redirections."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         lexer.whitespace_split = True
         words: list[str] = []
         for word in [*lexer, ";"]:
-            if word in SEPARATORS:
-                if words:
-                    yield _without_redirections(words)
-                words = []
-            else:
+            if word not in SEPARATORS:
                 words.append(word)
+            elif words:
+                yield _line(words)
+                words = []
 
 
-def _without_redirections(words: list[str]) -> list[str]:
-    kept, left_out = [], False
-    for word in words:
-        if not left_out and word not in REDIRECTIONS:
-            kept.append(word)
-        left_out = word in REDIRECTIONS
+def _line(words: list[str]) -> Line:
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not {before, word} & REDIRECTIONS
+    ]
+    environment = {}
     while kept and re.fullmatch(r"[A-Z_]+=.*", kept[0]):
-        del kept[0]
-    return kept
+        name, _, value = kept.pop(0).partition("=")
+        environment[name] = value
+    return Line(environment, kept)
 
 
 class Unknown(AssertionError):
