@@ -29,11 +29,13 @@ Write = Callable[[Frame, Image.Image], None]
 
 VIDEOS = (".mp4", ".mkv", ".mov", ".m4v")
 ANIMATIONS = (".gif", ".webp")
+_NOT_WRITTEN = (".avi", ".webm", ".wmv", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".3gp", ".apng")
+"""Names that nobody gives a folder."""
 MOST_ANIMATED = 600
 """Frames of an animation, which is in memory until it is written."""
 
 _QUALITY = {"quality": 92}  # of JPEG and WebP pictures
-_WEBP = {"quality": 60, "method": 6}  # of animations
+_WEBP = {"quality": 60, "method": 4}  # of animations
 _H264 = {"crf": "20", "preset": "veryfast"}
 _MPEG4 = {"flags": "+qscale", "global_quality": str(3 * 118)}  # FF_QP2LAMBDA
 _TICKS = {"libx264": Fraction(1, 120_000), "mpeg4": Fraction(1, 60_000)}
@@ -89,6 +91,9 @@ class Output:
         elif suffix in SUFFIXES:
             given = f"--output {str(path)!r} for {asked.location!r}"
             raise InputError(given, "a folder or a video; a picture holds a single image")
+        elif suffix in _NOT_WRITTEN:
+            expected = f"a folder, or a name that ends in {', '.join(VIDEOS + ANIMATIONS)}"
+            raise InputError(f"--output {str(path)!r}", expected)
         else:
             self._open = self._folder
             self._check_folder()

@@ -390,6 +390,7 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([artifact, clip, "-o", folder / "no" / "o.mp4"], "does not exist"),
         ([artifact, clip, "-o", folder / "o.png"], "a picture holds a single image"),
         ([artifact, clip, "-o", out, "--write", "indices"], "expected a folder"),
+        ([artifact, clip, "-o", folder / "o.avi"], "a name that ends in .mp4"),
         ([artifact, clip, "-o", folder / "f", *no_class], "Cityscapes' 19 classes"),
         ([artifact, folder / "photos", "-o", folder / "photos"], "is the input itself"),
         ([artifact, folder / "photos", "-o", folder / "m", "--write", "indices"], "two images for"),
