@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dabnet import __version__
-from dabnet.command_help import Command
+from dabnet.command_help import Command, under
 from dabnet.console import (
     CONTEXT,
     FILE,
@@ -59,15 +59,15 @@ class SourceName(FileName):
 
 
 @click.command(cls=Command, context_settings=CONTEXT)
-@click.version_option(__version__)
 @click.argument("artifact", metavar="ARTIFACT", type=FILE)
 @click.argument("source", metavar="SOURCE", type=SourceName())
 @click.option(
     "-o",
     "--output",
     type=FILE,
-    help="A video (.mp4, .mkv, .mov), an animation (.gif, .webp) or a folder of pictures."
-    "  [default: a window where there is a display, else a name after the source]",
+    metavar="FILE",
+    help="Video, animation, or folder of pictures.",
+    show_default="a window, or a name after SOURCE",
 )
 @click.option("--window", is_flag=True, help="Show the overlay also where it is written.")
 @click.option(
@@ -75,40 +75,42 @@ class SourceName(FileName):
     type=click.Choice(WRITTEN),
     default=WRITTEN[0],
     show_default=True,
-    help="Classes over the frames, or PNGs of class indices, or of Cityscapes' label ids.",
+    help="Over the frames, or PNGs",
 )
+@click.option("--max-frames", type=click.IntRange(1, MOST_FRAMES), help="End after N frames.")
 @click.option(
     "--every", type=click.IntRange(1, MOST_FRAMES), default=1, help="Take each N-th frame."
 )
-@click.option("--max-frames", type=click.IntRange(1, MOST_FRAMES), help="End after N frames.")
-@click.option("--class-map", type=FILE, help="File of colours, a line 'R G B name' each.")
-@click.option(
-    "--min-confidence",
-    "least",
-    type=Finite(0, 1, min_open=True),
-    help="Grey below this probability; needs --head mask+confidence.",
-)
-@click.option(
-    "--fps",
-    type=Finite(0.01, MOST_FPS),
-    default=10.0,
-    show_default=True,
-    help="Images of a folder per second, in a video.",
-)
-@click.option(
-    "--reconnect",
-    "reconnects",
-    type=click.IntRange(0, MOST_RECONNECTS),
-    default=5,
-    show_default=True,
-    help="Attempts in a row to open a lost stream again.",
-)
-@click.option(
-    "--size", type=Size(), help="[default: that of the artifact; a checkpoint's 512x1024]"
-)
-@device_option("[auto: an engine on the first GPU, all else on the CPU]")
+@click.option("--size", type=Size(), help="Of the network.", show_default="the artifact's")
+@device_option("engines: a GPU")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads of inference.")
 @trust_option
+@click.version_option(__version__)
+@under(
+    "Source and colours",
+    click.option("--class-map", type=FILE, help="Colours, a line 'R G B name' each."),
+    click.option(
+        "--min-confidence",
+        "least",
+        type=Finite(0, 1, min_open=True),
+        help="Grey below this probability of the class.",
+    ),
+    click.option(
+        "--fps",
+        type=Finite(0.01, MOST_FPS),
+        default=10.0,
+        show_default=True,
+        help="Images of a folder per second.",
+    ),
+    click.option(
+        "--reconnect",
+        "reconnects",
+        type=click.IntRange(0, MOST_RECONNECTS),
+        default=5,
+        show_default=True,
+        help="Attempts in a row at a lost stream.",
+    ),
+)
 @source_options
 def run_command(
     artifact: Path,
