@@ -239,6 +239,11 @@ def _run(
             given = f"{source.shown!r} has no frame that can be decoded"
             raise source.fault or InputError(given, "a video")
     _report(source, network, drawing, timings)
+    return _ending(source, place, timings, stop.asked)
+
+
+def _ending(source: Source, place: Output | None, timings: Timings, stopped: bool) -> int:
+    """Tell what was written, and how it ended; return the exit code, or raise the fault."""
     if place is not None:
         say(f"wrote {place.path}")
     for note in source.notes:
@@ -247,7 +252,7 @@ def _run(
         say(f"warning: an animation ends after {place.most} frames", err=True)
     if source.fault is not None:
         raise source.fault
-    if stop.asked:
+    if stopped:
         say("interrupted", err=True)
         return EXIT_INTERRUPTED
     return 0

@@ -82,14 +82,10 @@ class Video:
         self._damaged = self._reconnected = self._tries = 0
         self.fault: InputError | None = None
         self.notes: list[str] = []
-        self.total: int | None = None
-        scheme = location.partition("://")[0].lower() if "://" in location else ""
-        self.live = camera or scheme in LIVE
+        self._scheme = location.partition("://")[0].lower() if "://" in location else ""
+        self.live = camera or self._scheme in LIVE
         self._open()
-        if scheme and not self.live:
-            self.live = self._container.duration is None
-        if not self.live:
-            self.total = self._estimated()
+        self.total = None if self.live else self._estimated()
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames that can be decoded."""
@@ -136,6 +132,8 @@ class Video:
             self._container.close()
             raise self._unusable("has no video stream")
         self._stream = streams[0]
+        if self._scheme and self._container.duration is None:
+            self.live = True
         # Frame threads would keep a live frame back for each thread.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
 
@@ -206,9 +204,9 @@ class Video:
 
     def _tell(self) -> None:
         if self._damaged:
-            self.notes.append(f"{self._damaged} damaged packets were left out")
+            self.notes.append(f"damaged packets left out: {self._damaged}")
         if self._reconnected:
-            self.notes.append(f"{self._reconnected} times reconnected")
+            self.notes.append(f"times reconnected: {self._reconnected}")
 
 
 class _Clock:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dabnet.data.camvid import CAMVID as TOY_STREET
 from dabnet.data.dataset import Dataset
-from dabnet.data.toy_street import ToyStreet, draw_scene, write_camvid_tree
+from dabnet.data.toy_street import ToyStreet, draw_drive, draw_scene, write_camvid_tree
 from dabnet.errors import InputError
 from tests.support.processes import run_python
 
@@ -197,3 +197,18 @@ def test_errors_are_one_line_and_name_the_value(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):
         write_camvid_tree(tmp_path / "file", (48, 64), {"train": 1})
+
+
+def test_a_drive_goes_along_a_street_that_stays_the_same() -> None:
+    """Half a metre changes little, and a thing keeps its colour whatever else comes into view."""
+    key, size = (7, 12), (60, 120)
+    scene = draw_scene(key, size)[0]
+    images, labels = zip(
+        *(draw_drive(key, size, metres) for metres in (0.0, 0.5, 9.0)), strict=True
+    )
+    assert (draw_drive(key, size, 9.0)[0] == images[2]).all()
+    assert (draw_scene(key, size)[0] == scene).all()
+    near, far = (float((labels[0] == label).mean()) for label in labels[1:])
+    assert near > 0.85 > far > 0.4
+    steps = [np.abs(images[0].astype(int) - image).mean() for image in images[1:]]
+    assert steps[0] < 0.5 * steps[1]

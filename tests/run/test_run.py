@@ -444,7 +444,7 @@ def test_a_lost_stream_ends_in_one_line_and_a_whole_file(
     code, out, err = dabnet_run(artifact, sender.url, "-o", tmp_path / "a.mp4", "--reconnect", 2)
     sender.join()
     assert code == 2
-    assert err.splitlines()[0] == "warning: 1 times reconnected"
+    assert err.splitlines()[0] == "warning: times reconnected: 1"
     assert re.fullmatch(r"error: .* was lost \(.*\), and 2 attempts .*", err.splitlines()[1])
     drawn, dropped = re.search(r"^(\d+) frames? in .* FPS; (\d+) dropped$", out, re.M).groups()
     assert int(drawn) + int(dropped) == 2 * len(SCENES)

@@ -136,7 +136,7 @@ def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     path.write_bytes(content)
     source = opened(path)
     assert len(list(source.frames())) == len(SCENES) - 1
-    assert source.notes == ["1 damaged packets were left out"]
+    assert source.notes == ["damaged packets left out: 1"]
 
 
 def header_cut(path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_lost_stream_is_opened_again_so_many_times(sender: Sender) -> None:
     assert len(found) == 2 * len(SCENES)
     assert far(found[0].pixels(), SCENES[0]) < 12
     assert [frame.number for frame in found] == list(range(len(found)))
-    assert source.notes == ["1 times reconnected"]
+    assert source.notes == ["times reconnected: 1"]
     assert "was lost (" in str(source.fault)
     assert "and 3 attempts to reconnect failed" in str(source.fault)
 
