@@ -45,6 +45,7 @@ RUN = [
     if any(b.language in ("sh", "python") and not b.needs for b in blocks(page))
 ]
 SMALLER = {
+    "dabnet-run": {"--max-frames": "2"},
     "onnx": {"--size": "64x128"},
     "trt": {"--size": "64x128"},
     "run": {
@@ -127,7 +128,7 @@ def steps(page: str) -> Iterator[dict[str, object]]:
 
 def smaller(words: list[str]) -> list[str]:
     """The same command with smaller values."""
-    name = words[1]
+    name = words[0] if words[0] in SMALLER else words[1]
     if words[0] == "dabnet-bench" and name not in ("report", "compare", "recommend"):
         name = "run"
     values = SMALLER.get(name, {})

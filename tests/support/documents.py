@@ -7,8 +7,8 @@ A block is run by ``tests/test_documents.py``, unless the line before it says wh
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import inspect
 import re
 import shlex
 import sys
@@ -163,12 +163,8 @@ def parse(command: click.Command, words: Sequence[str]) -> None:
             leaf.callback = callback
 
 
-class _Parsed(Exception):
-    pass
-
-
 def _check_program(path: str, words: Sequence[str]) -> None:
-    """A program of this repository: its parser takes the words."""
+    """A program of this repository: its command, or its function main, takes the words."""
     if not (ROOT / path).is_file():
         raise Unknown(f"{path} is not there")
     with patch.object(sys, "path", [str((ROOT / path).parent), *sys.path]):
@@ -177,20 +173,10 @@ def _check_program(path: str, words: Sequence[str]) -> None:
     if found:
         parse(found[-1], words)
         return
-    taken = argparse.ArgumentParser.parse_args
-
-    def read(self: argparse.ArgumentParser) -> None:
-        taken(self, list(words))
-        raise _Parsed
-
     try:
-        with patch.object(argparse.ArgumentParser, "parse_args", read):
-            module.main()
-    except _Parsed:
-        return
-    except SystemExit as stop:
-        raise Unknown(f"{path} {shlex.join(words)}") from stop
-    raise Unknown(f"{path} parses nothing")
+        inspect.signature(module.main).bind(*words)
+    except TypeError as error:
+        raise Unknown(f"{path} {shlex.join(words)}: {error}") from error
 
 
 def _check_make(words: Sequence[str]) -> None:
