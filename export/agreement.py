@@ -87,12 +87,10 @@ def required_agreement(
             matrices += [confusion(mask[0], item.label, classes) for mask in masks[0]]
             step()
     mious = [float(iou) for iou in mean_iou(matrices)] if scored and matrices.any() else [None] * 2
-    of_confidence = None
-    if head == MASK_AND_CONFIDENCE:
-        of_confidence = ConfidenceDifference.of(differences.tolist())
-        _refuse_confidence(of_confidence, spec.precision, images.description)
     means = float(np.mean(shares)), min(shares)
-    agreement = Agreement(images.description, *means, mious[0], mious[1], of_confidence)
+    with_confidence = head == MASK_AND_CONFIDENCE
+    apart = ConfidenceDifference.of(differences.tolist()) if with_confidence else None
+    agreement = Agreement(images.description, *means, mious[0], mious[1], apart)
     if agreement.mean < spec.required_agreement:
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:
@@ -104,6 +102,13 @@ def required_agreement(
             f" pixels ({agreement.images}); nothing was written",
             f"at least {100 * spec.required_agreement:g} %",
             f"{fix}, or lower --min-agreement",
+        )
+    if apart and spec.precision == FP32 and apart.largest > TOLERANCE:
+        raise BuildError(
+            f"the confidence differs from PyTorch's by up to {apart.largest} of {LARGEST}"
+            f" ({agreement.images}); nothing was written",
+            f"at most {TOLERANCE} in fp32",
+            "this is a fault of the export: please report it, or use --head mask",
         )
     return agreement
 
@@ -121,16 +126,6 @@ def exact_runner(model: ir.Model) -> Run:
         return run
     session = cpu_session(model, "the exported graph")
     return lambda batch: tuple(session.run(None, {given: batch}))
-
-
-def _refuse_confidence(found: ConfidenceDifference, precision: str, images: str) -> None:
-    if precision == FP32 and found.largest > TOLERANCE:
-        raise BuildError(
-            f"the confidence differs from PyTorch's by up to {found.largest} of {LARGEST}"
-            f" ({images}); nothing was written",
-            f"at most {TOLERANCE} in fp32",
-            "this is a fault of the export: please report it, or use --head mask",
-        )
 
 
 @torch.inference_mode()

@@ -251,12 +251,15 @@ def test_a_checkpoint_is_opened_with_its_own_preprocessing(tmp_path: Path) -> No
 def test_every_mode_on_a_gpu(mode: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no GPU")
-    module = ImageToMask(seeded_network(), PREPROCESSING)
+    module = ImageToMask(seeded_network(), PREPROCESSING, head="mask+confidence")
+    on_cpu = ImageToMask(seeded_network(), PREPROCESSING, head="mask+confidence")
     runner = TorchRunner(module, SHAPE, torch.device("cuda"), mode=mode)
     batches = [noise(SHAPE, seed) for seed in (1, 2)]
-    least = 0.99 if MODES[mode].precision == "fp32" else 0.9
+    least, most = (0.99, 1) if MODES[mode].precision == "fp32" else (0.9, 20)
     for images in batches:
-        assert (runner.infer(images) == expected_masks(images)).mean() >= least
+        found, wanted = (r.infer_with_confidence(images) for r in (runner, runner_of(on_cpu)))
+        assert (found.mask == expected_masks(images)).mean() >= least
+        assert np.abs(found.confidence.astype(int) - wanted.confidence).mean() <= most
     runner.stage(batches)
     for index in (0, 1, 0):
         runner.launch(index)

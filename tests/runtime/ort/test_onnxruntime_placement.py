@@ -209,14 +209,16 @@ def test_on_a_gpu(tmp_path: Path, graphs: bool) -> None:
         pytest.skip(reason)
     if CUDA not in ort.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA")
-    path = write_dynamic(tmp_path)
+    path = write_dynamic(tmp_path, confidence=True)
     reference = OnnxRuntimeRunner(path, threads=1)
     runner = OnnxRuntimeRunner(path, "cuda", cuda_graph=graphs)
     assert runner.info.notes[0] == CUDA
     assert not any("of" in note and "on the CPU" in note for note in runner.info.notes)
     for seed, shape in enumerate(((1, HEIGHT, WIDTH, 3), (2, 64, 32, 3)) * 2):
         images = noise(seed, shape)
-        assert (runner.infer(images) == reference.infer(images)).mean() > 0.999
+        found, wanted = (r.infer_with_confidence(images) for r in (runner, reference))
+        assert (found.mask == wanted.mask).mean() > 0.999
+        assert np.abs(found.confidence.astype(int) - wanted.confidence).mean() <= 1
     runner.stage([noise(7), noise(8)])
     for index in (0, 1, 0, 1):
         runner.launch(index)
@@ -224,7 +226,8 @@ def test_on_a_gpu(tmp_path: Path, graphs: bool) -> None:
     assert runner._buffers is not None
     with runner._buffers.memory.active():
         results = runner._staged[1].slot.results
-        (found,) = runner._buffers.download(results, runner.manifest.outputs, (1, HEIGHT, WIDTH))
-    assert (found == reference.infer(noise(8))).mean() > 0.999
+        outputs = runner.manifest.outputs
+        mask, _ = runner._buffers.download(results, outputs, (1, HEIGHT, WIDTH))
+    assert (mask == reference.infer(noise(8))).mean() > 0.999
     assert 0 < runner.gpu_seconds(0) < 1
     runner.close()

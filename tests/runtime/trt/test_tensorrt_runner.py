@@ -268,7 +268,7 @@ def test_real_engine_without_a_gpu_says_so(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("product", ["tensorrt", "tensorrt_rtx"])
-def test_masks_agree_with_onnxruntime(tmp_path: Path, product: str, precision: str) -> None:
+def test_results_agree_with_onnxruntime(tmp_path: Path, product: str, precision: str) -> None:
     if reason := gpu_unavailable_reason():
         pytest.skip(reason)
     module = pytest.importorskip(product)
@@ -280,7 +280,8 @@ def test_masks_agree_with_onnxruntime(tmp_path: Path, product: str, precision: s
     old = hasattr(module.ICudaEngine, "num_bindings")
     if open_device_memory().compute_capability == (6, 1) and precision == "fp16":
         pytest.skip("FP16 is refused on this GPU")
-    source = write_contract(tmp_path, precision, "int32" if old else "uint8")
+    mask = "int32" if old else "uint8"
+    source = write_contract(tmp_path, precision, mask, confidence=True)
     output = tmp_path / "model.engine"
     manifest = build_engine(source, output, BuildSpec(precision, product=product))
     assert manifest.engine is not None
@@ -290,8 +291,11 @@ def test_masks_agree_with_onnxruntime(tmp_path: Path, product: str, precision: s
     runner = TensorRTRunner(output)
     try:
         for seed in range(4):
-            (wanted,) = session.run(None, {"image": images(seed)})
-            agreement = np.mean(runner.infer(images(seed)) == wanted)
+            wanted, probable = session.run(["mask", "confidence"], {"image": images(seed)})
+            found = runner.infer_with_confidence(images(seed))
+            apart = np.abs(found.confidence.astype(int) - probable).mean()
+            assert apart <= (1 if precision == "fp32" else 20), apart
+            agreement = np.mean(found.mask == wanted)
             # On noise many logits are nearly equal; FP16 and INT8 round them differently.
             assert agreement >= (0.999 if precision == "fp32" else 0.97), agreement
         runner.stage([images(0), images(1)])
