@@ -44,6 +44,7 @@ RUN = [
     for page in PAGES
     if any(b.language in ("sh", "python") and not b.needs for b in blocks(page))
 ]
+TUTORIAL = "docs/tutorial.md"
 SMALLER = {
     "dabnet-run": {"--max-frames": "2"},
     "onnx": {"--size": "64x128"},
@@ -140,14 +141,18 @@ def smaller(words: list[str]) -> list[str]:
     return [*kept, *(word for pair in values.items() for word in pair)]
 
 
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page == TUTORIAL else []) for page in RUN],
+)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     (tmp_path / "weights").symlink_to(ROOT / "weights")
     (tmp_path / "runs/bench").mkdir(parents=True)
     record = ROOT / "studies/results/bench_camvid_amx.json"
-    for name in ("bench.json", "old.json", "new.json"):
+    for name in ("bench.json", "old.json", "new.json", "mine.json"):
         shutil.copy(record, tmp_path / name)
-    if page != "docs/tutorial.md":
+    shutil.copy(record.with_name("bench_camvid_avx512.json"), tmp_path / "theirs.json")
+    if page != TUTORIAL:
         shutil.copy(record, tmp_path / "runs/bench/bench.json")
     write_contract(tmp_path).rename(tmp_path / "model.onnx")
     shutil.copy(tmp_path / "model.onnx", tmp_path / "camvid-int8.onnx")
