@@ -62,7 +62,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     "sizes",
     type=Size(),
     multiple=True,
-    help="Repeatable.",
+    help="Of the images; repeatable.",
     show_default="the file's, or 512x1024",
 )
 @click.option(
@@ -80,7 +80,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     "min_time_s",
     type=Finite(0.01, MOST_SECONDS),
     default=10.0,
-    help="Least seconds of a row, in each scope.",
+    help="Minimum seconds per row and scope.",
 )
 @click.option("--max-images", type=_IMAGES, help="Images to score.", show_default="all")
 @click.option("--layers", is_flag=True, help="Also each row's time by layer.")
@@ -112,12 +112,14 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         default=30.0,
         help="Of each camera; a mask is due after one period.",
     ),
-    click.option("--cameras", type=click.IntRange(1, MOST_CAMERAS), default=1, help="Cameras."),
+    click.option(
+        "--cameras", type=click.IntRange(1, MOST_CAMERAS), default=1, help="Number of cameras."
+    ),
     click.option(
         "--head",
         type=click.Choice([MASK, MASK_AND_CONFIDENCE]),
         default=MASK,
-        help="What a call gives; a file gives what it has.",
+        help="Outputs of a call; a FILE keeps its own.",
     ),
     click.option("--streams", type=_CALLS, help="Calls in flight.", show_default="throughput: 2"),
 )
@@ -148,13 +150,13 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         "--target-width",
         type=Percent(0.1, 50),
         metavar="PERCENT",
-        help="Go on until each interval of speed is so narrow: 2%.",
+        help="Continue until each speed interval is as narrow as 2%.",
     ),
     click.option(
         "--max-minutes",
         type=Finite(0.01, MOST_SECONDS / 60),
         default=60.0,
-        help="The longest that --target-width goes on.",
+        help="Time limit of --target-width.",
     ),
     click.option(
         "--cache-dir",
@@ -162,7 +164,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         type=FILE,
         metavar="DIR",
         default=".dabnet-cache",
-        help="Exports.",
+        help="Exported files.",
     ),
 )
 def run_command(restart: bool, **asked: Any) -> None:

@@ -20,7 +20,7 @@ class PackageEnergy:
         self._before = _microjoules(powercap)
 
     def spent_j(self) -> float | None:
-        """None where the machine does not tell. A counter may have begun anew once."""
+        """None if the counters cannot be read. Handles one wrap of a counter."""
         spent = 0
         for zone, (before, most) in self._before.items():
             now = _number(zone / "energy_uj")

@@ -27,6 +27,8 @@ _OUTSIDE = re.compile(r"[/\\~]|\.\.|[A-Za-z]:")
 """Start of a path that leads out of the folder of a record."""
 _SENTENCES = ("note", "images")
 """Keys of a manifest whose values are sentences."""
+_COMMON = {"root", "user", "ubuntu", "localhost", "cpu", "gpu"}
+"""Names of users and hosts that are words of messages, and of nobody."""
 _SHORTEST = 3  # characters of a name that is looked for
 
 
@@ -87,7 +89,7 @@ class Names:
 
     @classmethod
     def of_this_machine(cls) -> Names:
-        user, folders = set[str](), {tempfile.gettempdir()}
+        user, folders, roots = set[str](), set[str](), set[str]()
         with suppress(OSError, KeyError, ImportError):  # a user without a name
             user.add(getpass.getuser())
         with suppress(OSError, RuntimeError):
@@ -95,11 +97,14 @@ class Names:
             folders |= {str(Path.home()), str(Path.home().resolve())}
         with suppress(OSError):  # of a folder that is gone
             folders.add(str(Path.cwd()))
-        roots = {path.name for path in Path("/").iterdir()}
+        with suppress(OSError):  # no folder may be written to
+            folders.add(tempfile.gettempdir())
+        with suppress(OSError):
+            roots = {path.name for path in Path("/").iterdir()}
         host = {platform.node(), platform.node().partition(".")[0]}
         return cls(
-            frozenset(name for name in user if len(name) >= _SHORTEST),
-            frozenset(name for name in host - user if len(name) >= _SHORTEST),
+            frozenset(name for name in user - _COMMON if len(name) >= _SHORTEST),
+            frozenset(name for name in host - user - _COMMON if len(name) >= _SHORTEST),
             frozenset(folder for folder in folders if len(folder) > 1),
             frozenset({*_ROOTS, *roots}),
         )

@@ -15,11 +15,21 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.record import Report, Setting
-from bench.report.columns import COST, SPEED, Grid, grid, lines_of, named_subjects, reasons
+from bench.report.columns import (
+    CAMERA,
+    COST,
+    SPEED,
+    Grid,
+    grid,
+    lines_of,
+    named_subjects,
+    reasons,
+)
 from bench.report.notes import notes
 from bench.report.text import csv_lines, csv_of, markdown_of, print_grid
 from dabnet import tables
 from dabnet.errors import InputError
+from dabnet.head import MASK
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +113,21 @@ def groups(records: Sequence[Record]) -> list[Group]:
     for record in records:
         report = record.report
         scored = f"{report.dataset} {report.split}".rstrip()
-        scenario = report.scenario.get("name", "unknown")
+        scenario = _scenario(report)
         for setting in report.settings:
             title = f"{setting}, {scenario}, {scored}"
             found.setdefault(title, []).append((record, setting))
     return [Group(title, tuple(parts)) for title, parts in found.items()]
+
+
+def _scenario(report: Report) -> str:
+    """What was timed: the scenario, its cameras, and what each call gives beside the mask."""
+    asked = report.scenario
+    name = str(asked.get("name", "unknown"))
+    if name == CAMERA:
+        name += f" {asked.get('cameras')} × {asked.get('fps')} FPS"
+    heads = dict.fromkeys(row.info.head for row in report.rows if row.info)
+    return name if list(heads) in ([], [MASK]) else f"{name}, {' and '.join(heads)}"
 
 
 def title_of(records: Sequence[Record]) -> str:
@@ -164,7 +184,7 @@ def machines_markdown(records: Sequence[Record]) -> str:
     """All tables and notes of the records."""
     parts: list[Grid | Sequence[str]] = []
     for group in groups(records):
-        parts += [group.table(SPEED), group.reasons, group.table(COST)]
+        parts += [group.table(SPEED), group.reasons, group.table(CAMERA), group.table(COST)]
     return markdown_of(title_of(records), [*parts, notes_of(records)])
 
 
@@ -175,6 +195,7 @@ def print_machines(records: Sequence[Record], console: Console | None = None) ->
         print_grid(console, group.table(SPEED))
         for reason in group.reasons:
             tables.line(console, reason)
+        print_grid(console, group.table(CAMERA))
         print_grid(console, group.table(COST))
     for note in notes_of(records):
         console.print(tables.plain(note))

@@ -151,7 +151,7 @@ def _camera(report: Report, timings: list[Timing]) -> Iterator[str]:
         "GPU, of the whole card (NVML), idle time included": "gpu_energy_j",
     }
     found = [what for what, key in told.items() if all(getattr(t, key) is not None for t in known)]
-    yield f"Energy per mask: {'; '.join(found) or 'not told by this machine'}."
+    yield f"Energy per mask: {'; '.join(found) or 'not available on this machine'}."
 
 
 def _target(report: Report) -> Iterator[str]:
@@ -159,17 +159,17 @@ def _target(report: Report) -> Iterator[str]:
     target = report.scenario.get("target_width")
     if not isinstance(target, (int, float)) or not report.complete:
         return
+    timed = [(row, timing) for row in report.rows if not row.reason for timing in row.timings]
     wide = {
         f"{row.name} ({timing.scope}, {row.setting}: {percent(width, 1)} %)": None
-        for row in report.rows
-        for timing in row.timings
+        for row, timing in timed
         if timing.speed_ratio and (width := relative_width(timing.speed_ratio)) > target
     }
-    yield f"Target width of the speed ratios, {percent(target, 1)} %: " + (
-        f"NOT REACHED within {report.scenario.get('max_minutes')} minutes: {', '.join(wide)}."
-        if wide
-        else "reached."
-    )
+    reached = "reached" if any(timing.speed_ratio for _, timing in timed) else "no row to compare"
+    rounds = max((len(counted(timing)) for _, timing in timed), default=0)
+    bound = f"{rounds} rounds, at most {report.scenario.get('max_minutes')} minutes"
+    late = f"NOT REACHED in {bound}: {', '.join(wide)}"
+    yield f"Target width of the speed ratios, {percent(target, 1)} %: {late if wide else reached}."
 
 
 def _limit(report: Report) -> Iterator[str]:

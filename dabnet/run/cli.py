@@ -32,6 +32,7 @@ from dabnet.device import AUTO
 from dabnet.errors import InputError
 from dabnet.given_options import GIVEN, OF_CHECKPOINTS, description_of, given_of, source_options
 from dabnet.interrupt import EXIT_INTERRUPTED, stop_on_signal
+from dabnet.run import OVERLAY, WRITTEN
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 MOST_FRAMES = 1_000_000_000
 MOST_FPS = 1000
 MOST_RECONNECTS = 1_000_000
-WRITTEN = ("overlay", "indices", "label-ids")
 
 
 class SourceName(FileName):
@@ -73,7 +73,7 @@ class SourceName(FileName):
 @click.option(
     "--write",
     type=click.Choice(WRITTEN),
-    default=WRITTEN[0],
+    default=OVERLAY,
     show_default=True,
     help="Over the frames, or PNGs",
 )
@@ -100,7 +100,7 @@ class SourceName(FileName):
         type=Finite(0.01, MOST_FPS),
         default=10.0,
         show_default=True,
-        help="Images of a folder per second.",
+        help="Of a folder or toy-street.",
     ),
     click.option(
         "--reconnect",
@@ -180,13 +180,15 @@ def run_command(
 
 
 def _window(source: str, write: str, output: Path | None, asked: bool) -> Window | None:
+    from dabnet.run.video import without_password
     from dabnet.run.window import open_window
 
-    if write != WRITTEN[0] and asked:
-        raise InputError(f"--window with --write {write}", f"--write {WRITTEN[0]}")
-    if not asked and (output is not None or write != WRITTEN[0]):
+    if write != OVERLAY and asked:
+        raise InputError(f"--window with --write {write}", f"--write {OVERLAY}")
+    if not asked and (output is not None or write != OVERLAY):
         return None
-    opened = open_window(f"dabnet-run {source.rpartition('/')[2]}")
+    shown = without_password(source).partition("?")[0].rpartition("/")[2]
+    opened = open_window(f"dabnet-run {shown}")
     if opened is None and asked:
         fix = "set DISPLAY, install python3-tk, or leave --window out"
         raise InputError("--window without a display", "a display and tkinter", fix)
@@ -206,7 +208,7 @@ def _run(
     from dabnet.run.pipeline import Timings, run_frames
 
     limits = [limit for limit in (most, place.most if place else None) if limit is not None]
-    most = min(limits, default=None)
+    last = min(limits, default=None)
     timings = Timings(np.zeros(len(network.classes), np.int64))
     # Also a terminal that is closed ends a recording, unless nohup has it go on.
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -220,7 +222,7 @@ def _run(
             return not stop.asked and not (window is not None and window.closed)
 
         with progress_columns("frames") as bar:
-            total = min((n for n in (source.total, most) if n is not None), default=None)
+            total = min((n for n in (source.total, last) if n is not None), default=None)
             task = bar.add_task("running", total=total, text="")
             began = time.perf_counter()
 
@@ -232,23 +234,25 @@ def _run(
                 rate = (timings.frames + 1) / (time.perf_counter() - began)
                 bar.update(task, advance=1, text=f"{rate:.1f} FPS")
 
-            run_frames(source, network, drawing, take, goes_on, timings, most)
+            run_frames(source, network, drawing, take, goes_on, timings, last)
         if not timings.frames:
             if stop.asked or (window is not None and window.closed):
                 raise KeyboardInterrupt
             given = f"{source.shown!r} has no frame that can be decoded"
             raise source.fault or InputError(given, "a video")
     _report(source, network, drawing, timings)
-    return _ending(source, place, timings, stop.asked)
+    return _ending(source, place, timings, most, stop.asked)
 
 
-def _ending(source: Source, place: Output | None, timings: Timings, stopped: bool) -> int:
+def _ending(
+    source: Source, place: Output | None, timings: Timings, most: int | None, stopped: bool
+) -> int:
     """Tell what was written, and how it ended; return the exit code, or raise the fault."""
     if place is not None:
         say(f"wrote {place.path}")
     for note in source.notes:
         say(f"warning: {note}", err=True)
-    if place is not None and timings.frames == place.most:
+    if place is not None and timings.frames == place.most and _is_cut(source, timings.frames, most):
         say(f"warning: an animation ends after {place.most} frames", err=True)
     if source.fault is not None:
         raise source.fault
@@ -256,6 +260,11 @@ def _ending(source: Source, place: Output | None, timings: Timings, stopped: boo
         say("interrupted", err=True)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _is_cut(source: Source, held: int, asked: int | None) -> bool:
+    """Whether a full output, of ``held`` frames, may lack some that were asked for."""
+    return all(wanted is None or wanted > held for wanted in (source.total, asked))
 
 
 def _report(source: Source, network: Network, drawing: Drawing, timings: Timings) -> None:

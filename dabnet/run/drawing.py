@@ -15,9 +15,8 @@ from dabnet.data.labels import MOST_BYTES, Colour
 from dabnet.data.lists import read_lines
 from dabnet.errors import InputError
 from dabnet.pictures import OPACITY
+from dabnet.run import INDICES, LABEL_IDS, OVERLAY
 
-OVERLAY, INDICES, LABEL_IDS = WRITTEN = ("overlay", "indices", "label-ids")
-"""What is written: classes over the frame, class indices, or the ids of Cityscapes."""
 GREY = (128, 128, 128)
 """Of a value that is no class."""
 
@@ -28,7 +27,7 @@ class Drawing:
     """Draws masks of ``classes`` in ``palette``.
 
     Args:
-        write: one of ``WRITTEN``.
+        write: one of ``dabnet.run.WRITTEN``.
 
     Raises:
         InputError: Cityscapes' ids are asked for, and the classes are others.

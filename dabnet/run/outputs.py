@@ -19,7 +19,7 @@ from dabnet.errors import InputError
 from dabnet.files import left_only_if_written, replacing, writable_directory, writable_target
 from dabnet.outputs import MARK, PICTURE
 from dabnet.pictures import save_picture
-from dabnet.run.drawing import OVERLAY
+from dabnet.run import OVERLAY
 from dabnet.run.frames import Frame
 from dabnet.run.sources import IMAGES, Asked
 from dabnet.run.video import import_av

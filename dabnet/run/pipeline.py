@@ -211,11 +211,11 @@ def run_frames(
             if item is not None:
                 _finish(*item, drawing, write, timings)
     finally:
+        timings.dropped = first.dropped
+        timings.total = time.perf_counter() - start
         source.close()
         first.close(END_S)
         found.close()
-        timings.dropped = first.dropped
-        timings.total = time.perf_counter() - start
 
 
 def _finish(

@@ -44,7 +44,7 @@ def import_av() -> Any:
 
 def without_password(location: str) -> str:
     """A URL as it may be shown: ``rtsp://…@host/path``."""
-    return re.sub(r"(?<=://)[^/@]*@", "…@", location)
+    return re.sub(r"(?<=://)[^/?#]*@", "…@", location)
 
 
 def reason_of(error: BaseException) -> str:
@@ -89,6 +89,12 @@ class Video:
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames that can be decoded."""
+        try:
+            yield from self._frames()
+        finally:
+            self._container.close()
+
+    def _frames(self) -> Iterator[Frame]:
         number, clock = 0, _Clock(self._stream, self.live)
         while not self._closed.is_set():
             reason = "it ended"

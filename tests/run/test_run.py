@@ -22,7 +22,7 @@ from PIL import Image
 
 from dabnet.artifact import open_artifact
 from dabnet.data.cityscapes import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
-from dabnet.run import cli, video
+from dabnet.run import video
 from dabnet.run.cli import main
 from export.cli.main import export_group
 from tests.support import ROOT
@@ -508,10 +508,3 @@ def test_ctrl_c_does_not_wait_for_a_stream_that_has_stopped(artifact: Path, tmp_
     assert f"{len(found)} frame" in out
     for path in found:
         assert Image.open(path).convert("RGB").size == SIZE[::-1]
-
-
-def test_the_words_of_write_are_those_of_the_drawing() -> None:
-    """The command does not import the drawing, so that ``--help`` answers at once."""
-    from dabnet.run.drawing import WRITTEN
-
-    assert cli.WRITTEN == WRITTEN

@@ -17,7 +17,7 @@ from dabnet.errors import InputError
 from dabnet.run import video
 from dabnet.run.frames import Frame
 from dabnet.run.sources import look_at, open_source
-from dabnet.run.video import Video
+from dabnet.run.video import Video, without_password
 from tests.support.videos import Image, Sender, scenes, with_matrix, write_video
 
 SCENES = scenes(6)
@@ -221,3 +221,16 @@ def test_a_source_that_is_closed_does_not_reconnect(
     assert source.fault is None
     host, port = sender.url[6:].split(":")
     socket.create_connection((host, int(port))).close()  # the second caller
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("rtsp://user:pw@host/live", "rtsp://…@host/live"),
+        ("rtsp://user:p@ss@host/live", "rtsp://…@host/live"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("drive@home.mp4", "drive@home.mp4"),
+    ],
+)
+def test_a_password_is_not_shown(location: str, shown: str) -> None:
+    assert without_password(location) == shown

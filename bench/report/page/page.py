@@ -64,7 +64,7 @@ def html_page(report: Report, folder: Path | None = None) -> str:
         .get_template("page.html.j2")
         .render(
             report=report,
-            alerts=[n for n in lines if n.startswith(ALERTS)],
+            alerts=[n for n in lines if is_alert(n)],
             notes=lines,
             pictures=pictures,
             missing=missing,
@@ -88,12 +88,17 @@ def machines_page(records: Sequence[Record]) -> str:
             title=title_of(records),
             records=records,
             groups=groups(records),
-            alerts=[n for n in lines if n.partition(": ")[2].startswith(ALERTS)],
+            alerts=[n for n in lines if is_alert(n) or is_alert(n.partition(": ")[2])],
             notes=lines,
             colours={},
             looks={},
         )
     )
+
+
+def is_alert(note: str) -> bool:
+    """Whether a note also stands at the top of the page."""
+    return note.startswith(ALERTS)
 
 
 def _environment() -> Environment:

@@ -197,3 +197,16 @@ def test_no_row_is_called_after_the_folder_of_the_user(
     monkeypatch.setenv("HOME", str(tmp_path / USER))
     found = candidates(Asked(files, (), (), Given(), [(32, 64)]))
     assert [candidate.subject.label for candidate in found] == ["seeded-1", "runs-seeded"]
+
+
+def test_names_that_are_words_of_messages_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In most containers the user is root; a machine may lack a folder for temporary files."""
+
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory")
+
+    monkeypatch.setattr("getpass.getuser", lambda: "root")
+    monkeypatch.setattr("platform.node", lambda: "cpu")
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    text = "needs root; ran on cpu"
+    assert Names.of_this_machine().left_out_of(text) == text

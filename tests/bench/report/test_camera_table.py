@@ -14,8 +14,9 @@ from bench.judgement.compare import NOT_JUDGED, Limits, compare
 from bench.record import Frames, Report, Telemetry, Timing, Turn
 from bench.record.file import read_record, write_record
 from bench.report.columns import CAMERA, table
+from bench.report.machines import groups, machines_markdown, named
 from bench.report.notes import notes
-from bench.report.page.page import html_page
+from bench.report.page.page import html_page, machines_page
 from bench.report.text import csv_text, markdown
 from tests.support.sample_reports import SETTING, sample_report
 
@@ -81,7 +82,7 @@ def test_the_notes_say_how_frames_arrived_and_what_the_machine_does_not_tell(tol
     text = "\n".join(found)
     assert "1 camera of 20 FPS; a mask is due 50.00 ms after the arrival of its frame" in text
     (energy,) = [line for line in found if line.startswith("Energy per mask")]
-    assert ("RAPL" in energy, "not told by this machine" in energy) == (told, not told)
+    assert ("RAPL" in energy, "not available on this machine" in energy) == (told, not told)
 
 
 def test_every_report_has_the_table_and_a_record_without_it_none(tmp_path: Path) -> None:
@@ -119,5 +120,31 @@ def test_the_notes_say_whether_the_target_width_was_reached(target: float, reach
     scenario = {**report.scenario, "target_width": target, "max_minutes": 60.0}
     (line,) = [n for n in notes(replace(report, scenario=scenario)) if n.startswith("Target")]
     assert line.endswith("reached.") is reached
-    assert ("NOT REACHED within 60.0 minutes: onnxruntime-fp32 (host, " in line) is not reached
+    assert (
+        "NOT REACHED in 4 rounds, at most 60.0 minutes: onnxruntime-fp32 (host, " in line
+    ) is not reached
     assert not any(n.startswith("Target") for n in notes(report))
+
+
+def test_records_of_other_rates_stand_in_tables_of_their_own() -> None:
+    reports = [camera_report(), camera_report(fps=10.0), sample_report()]
+    found = named([(Path(f"{n}.json"), report) for n, report in enumerate(reports)])
+    titles = [group.title.split(", ")[2] for group in groups(found)]
+    assert titles == ["camera 1 × 20.0 FPS", "camera 1 × 10.0 FPS", "latency"]
+    assert "| 10.00 [" in machines_markdown(found)  # missed, %
+    assert "too few frames" in machines_page(found)
+
+
+def test_alerts_of_all_records_stand_at_the_top_of_their_page() -> None:
+    reports = [replace(camera_report(fps), complete=False) for fps in (10.0, 20.0)]
+    page = machines_page(named([(Path(f"{n}.json"), each) for n, each in enumerate(reports)]))
+    assert '<p class="alert" role="note">⚠ INCOMPLETE' in page
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_target_width_needs_a_row_to_compare(ran: bool) -> None:
+    report = sample_report()
+    rows = report.rows if ran else report.rows[:1]
+    asked = {**report.scenario, "target_width": 1e-6, "max_minutes": 60.0}
+    (told,) = [n for n in notes(replace(report, rows=rows, scenario=asked)) if "Target" in n]
+    assert ("NOT REACHED in " if ran else "no row to compare.") in told
