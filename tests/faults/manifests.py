@@ -25,9 +25,10 @@ _PATHS: tuple[tuple[Any, ...], ...] = (
     *(("graph_sha256",), ("onnx_sha256",), ("calibration",), ("agreement",)),
     *(("agreement", "images"), ("agreement", "mean"), ("agreement", "worst"), ("engine",)),
     *(("tool_version",), ("libraries",), ("libraries", "numpy"), ("format",)),
+    *(("confidence",), ("agreement", "confidence")),
 )
 _ANY_TEXT = {"model", "dataset", "logits", "optimized_for", "images", "tool_version", "numpy"}
-_MAY_BE_NULL = {"calibration", "agreement", "engine"}
+_MAY_BE_NULL = {"calibration", "agreement", "engine", "confidence"}
 _COUNTED = {"mean_rgb", "scale"}
 """Of these numbers any fraction is right, also -1."""
 
