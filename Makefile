@@ -22,7 +22,7 @@ INSTALLED   := $(VENV)/.installed-$(HARDWARE)
 .PHONY: help install lock demo test test-slow test-faults test-gpu gpu-check clean
 help:
 	@echo "make demo   train, export and benchmark on drawn street scenes (3 to 8 minutes)"
-	@echo "make test   lint, types and tests (about 10 minutes on two cores)"
+	@echo "make test   lint, types and tests (some 15 minutes on two cores)"
 	@echo "            HARDWARE=cpu (default), gpu or pascal chooses what is installed"
 	@echo "make gpu-check  what is installed, on this machine's GPU (10 minutes; docs/gpu_check.md)"
 

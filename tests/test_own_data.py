@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from dabnet.artifact import open_artifact
@@ -32,6 +33,7 @@ def draw_photos(folder: Path, count: int = 30) -> None:
     (folder / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_from_photos_to_a_benchmarked_artifact(tmp_path: Path) -> None:
     draw_photos(tmp_path / "photos")
     write_known_peaks(tmp_path / ".dabnet-cache")

@@ -22,7 +22,7 @@ WEIGHTS = ROOT / "weights"
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs", "size"), [("camvid", 70, [240, 320]), ("toy-street", 40, [192, 384])]
+    ("name", "epochs", "size"), [("camvid", 90, [240, 320]), ("toy-street", 40, [192, 384])]
 )
 def test_weights_are_those_of_the_card(name: str, epochs: int, size: list[int]) -> None:
     file = WEIGHTS / f"dabnet_{name.replace('-', '_')}.pth"
@@ -47,6 +47,7 @@ def test_every_page_with_the_score_on_val_says_that_val_flatters() -> None:
     assert not [page for page in stating if "flatters" not in texts[page]]
 
 
+@pytest.mark.slow
 def test_toy_street_weights_keep_their_score_and_survive_int8(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(WEIGHTS / "dabnet_toy_street.pth")
     module = ImageToMask(checkpoint.network(), checkpoint.preprocessing)

@@ -174,6 +174,7 @@ def test_ctrl_c_leaves_a_valid_record_and_the_run_continues(folder: Path) -> Non
     assert [turn["round"] for turn in turns if turn["counted"]] == list(range(20))
 
 
+@pytest.mark.slow
 def test_frames_that_arrive_are_served_by_a_real_artifact(folder: Path) -> None:
     words = ("--output", "camera", "--scenario", "camera", "--fps", "50", "--cameras", "2")
     code, out, err = finished(started(folder, *words, *backends("pytorch-fp32")))

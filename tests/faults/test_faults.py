@@ -24,7 +24,7 @@ from tests.faults.verdict import Result, snapshot, verdict
 from tests.support import ROOT
 from tests.support.processes import environment
 
-PER_FAMILY = 4
+PER_FAMILY = 2
 """Cases of a family in ``make test``."""
 
 CASES = [case for family in FAMILIES for case in family.cases()]

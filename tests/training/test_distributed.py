@@ -63,7 +63,7 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("loss", [pytest.param("ce", marks=pytest.mark.slow), "ohem"])
+@pytest.mark.parametrize("loss", ["ce", pytest.param("ohem", marks=pytest.mark.slow)])
 def test_two_processes_have_the_losses_of_one_with_the_whole_batch(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:

@@ -66,7 +66,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.long(), WEIGHTS, ignore_index=IGNORE)
 
 
-@pytest.mark.parametrize("part", ["auxiliary", "colours", "cosine", "norms", "teacher"])
+@pytest.mark.parametrize(
+    "part",
+    ["colours", "teacher"]
+    + [pytest.param(part, marks=pytest.mark.slow) for part in ("auxiliary", "cosine", "norms")],
+)
 def test_a_stopped_run_with_it_continues_exactly(
     tree: Path, whole: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

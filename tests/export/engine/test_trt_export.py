@@ -223,7 +223,7 @@ def test_a_calibrator_means_int8(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     [
         (("--size", "64x64"), InputError, "--size 64x64; expected 32x64, the size of"),
         (("--batch", 2), InputError, "--batch for the ONNX file .* a checkpoint"),
-        (("--mask-dtype", "int32", "--dataset", "camvid"), InputError, "--dataset, --mask-dtype"),
+        (("--mask-dtype", "int32", "--dataset", "camvid"), InputError, "--mask-dtype, --dataset"),
         (("--min-shape", "64x64"), click.UsageError, "'64x64' is not a size; .* 1x512x1024"),
         (("--min-shape", "1x32x64"), InputError, "--min-shape for an ONNX file of the fixed shape"),
         (("--precision", "fp32", "--int8-calibrator", "entropy"), InputError, "leave --int8-cal"),
