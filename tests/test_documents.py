@@ -71,6 +71,8 @@ for step in steps:
         code = 1
         try:
             os.environ.update(step["environment"])
+            if "torch" in sys.modules:
+                torch.set_num_threads(1)  # as in forked_commands
             if step["code"]:
                 exec(compile(step["code"], step["at"], "exec"), {"__name__": "__main__"})
                 code = 0

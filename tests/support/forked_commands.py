@@ -19,6 +19,7 @@ codes = []
 for number, arguments in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # else threads that begin together may find no pool after a fork
         for descriptor, suffix in ((1, "out"), (2, "err")):
             path = os.path.join(sys.argv[1], f"{number}.{suffix}")
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
