@@ -269,16 +269,13 @@ def _is_cut(source: Source, held: int, asked: int | None) -> bool:
 
 def _report(source: Source, network: Network, drawing: Drawing, timings: Timings) -> None:
     """Print what ran, the legend, and what was timed."""
-    from dabnet.run.drawing import GREY
-
     info, sides = network.info, "{}x{}".format(*network.size)
     say(f"{info.backend} {info.version} on {info.device}, {info.precision}")
     seen = max(1, int(timings.pixels.sum()) + timings.grey)
-    shown = [*zip(network.classes, drawing.palette, timings.pixels, strict=True)]
-    if timings.grey:
-        shown.append(("(grey)", GREY, timings.grey))
-    for name, colour, pixels in shown:
+    for name, colour, pixels in zip(network.classes, drawing.palette, timings.pixels, strict=True):
         say(f"  #{bytes(colour).hex()}  {100 * pixels / seen:5.1f} %  {name}")
+    if timings.grey:
+        say(f"  in grey  {100 * timings.grey / seen:5.1f} %  too little confidence")
     frames = f"{timings.frames} frame" + ("" if timings.frames == 1 else "s")
     rate = timings.frames / timings.total
     say(f"{frames} in {timings.total:.2f} s: {rate:.1f} FPS; {timings.dropped} dropped")

@@ -17,9 +17,6 @@ from dabnet.errors import InputError
 from dabnet.pictures import OPACITY
 from dabnet.run import INDICES, LABEL_IDS, OVERLAY
 
-GREY = (128, 128, 128)
-"""Of a value that is no class."""
-
 _LINE = re.compile(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)")
 
 
@@ -38,7 +35,7 @@ class Drawing:
     ) -> None:
         self.palette = tuple(palette)
         self._write = write
-        table = np.full((256, 3), GREY, np.uint8)
+        table = np.zeros((256, 3), np.uint8)
         table[: len(palette)] = palette
         self._colours = table.tobytes()
         self._values = np.arange(256, dtype=np.uint8)
@@ -50,7 +47,8 @@ class Drawing:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            mask: uint8 (h, w) of any size, class indices; another value is drawn grey.
+            mask: uint8 (h, w) of any size, class indices. Where it has another value, the overlay
+                is the image in grey: palettes have greys of their own.
         """
         frame = Image.fromarray(image)
         if self._write != OVERLAY:
@@ -58,7 +56,11 @@ class Drawing:
             return values.resize(frame.size, Image.Resampling.NEAREST)
         classes = Image.fromarray(mask).resize(frame.size, Image.Resampling.NEAREST)
         classes.putpalette(self._colours)
-        return Image.blend(frame, classes.convert("RGB"), OPACITY)
+        drawn = Image.blend(frame, classes.convert("RGB"), OPACITY)
+        if (none := mask >= len(self.palette)).any():
+            where = Image.fromarray(none).resize(frame.size, Image.Resampling.NEAREST)
+            drawn.paste(frame.convert("L").convert("RGB"), mask=where)
+        return drawn
 
 
 def read_class_map(
