@@ -102,8 +102,8 @@ def test_a_record_is_read_as_it_was_written(
     assert record_text(read) == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "studies/results").glob("bench_camvid_*.json")))
-def test_a_record_without_later_keys_is_read(path: Path) -> None:
+def test_a_record_without_later_keys_is_read() -> None:
+    path = ROOT / "studies/results/bench_camvid_avx512.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
     turn = raw["rows"][0]["timings"][0]["turns"][0]
     assert "cache" not in raw["peaks"] and "clock_reasons" not in turn["telemetry"]
