@@ -58,34 +58,22 @@ SMALLER = {
 
 # One import of torch, where commands need it, and a process forked from there for each.
 PROGRAM = """
-import importlib, json, os, sys, traceback
+import importlib, json, os, sys
+from tests.support.forked_commands import in_a_fork
+
+def run(step):
+    os.environ.update(step["environment"])
+    if step["code"]:
+        exec(compile(step["code"], step["at"], "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = step["words"]
+        importlib.import_module(modules[sys.argv[0]]).main()
 
 modules, steps = json.load(sys.stdin)
 if any(step["words"][:1] == ["dabnet-export"] for step in steps):
     import torch
-
-    torch.set_num_threads(1)
 for step in steps:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.environ.update(step["environment"])
-            if "torch" in sys.modules:
-                torch.set_num_threads(1)  # as in forked_commands
-            if step["code"]:
-                exec(compile(step["code"], step["at"], "exec"), {"__name__": "__main__"})
-                code = 0
-            else:
-                sys.argv = step["words"]
-                importlib.import_module(modules[sys.argv[0]]).main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(); sys.stderr.flush()
-        os._exit(code)
-    if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+    if code := in_a_fork(lambda: run(step)):
         sys.exit(f"{step['at']}: exit code {code} of {step['words'] or 'the program'}")
 """
 

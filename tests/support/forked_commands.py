@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.processes import run_python
 
 # Importing torch takes seconds: it is done once, and each command is a process forked from there.
 _PROGRAM = """
-import json, os, sys, traceback
+import json, os, sys
 import torch
 import export.cli.main, export.collect, export.onnx_export, export.engine.engine
+from tests.support.forked_commands import in_a_fork
+
+def run(number, arguments):
+    for descriptor, suffix in ((1, "out"), (2, "err")):
+        path = os.path.join(said, f"{number}.{suffix}")
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.argv = ["dabnet-export", *arguments]
+    export.cli.main.main()
 
 torch.set_num_threads(1)
-codes = []
-for number, arguments in enumerate(json.load(sys.stdin)):
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # else threads that begin together may find no pool after a fork
-        for descriptor, suffix in ((1, "out"), (2, "err")):
-            path = os.path.join(sys.argv[1], f"{number}.{suffix}")
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = ["dabnet-export", *arguments]
-        code = 1
-        try:
-            export.cli.main.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(); sys.stderr.flush()
-        os._exit(code)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(codes))
+said = sys.argv[1]
+commands = json.load(sys.stdin)
+print(json.dumps([in_a_fork(lambda: run(*each)) for each in enumerate(commands)]))
 """
+
+
+def in_a_fork(work: Callable[[], object]) -> int:
+    """Do ``work`` in a process forked from this one; return its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        if "torch" in sys.modules:
+            # Else threads that begin together may find no thread pool after a fork.
+            sys.modules["torch"].set_num_threads(1)
+        work()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run_commands(
