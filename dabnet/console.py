@@ -225,14 +225,14 @@ def device_option(shown: str = AUTO) -> Callable[[Command], Command]:
     """``--device``, by default ``auto``; ``shown``: what that is for a command."""
     kinds = "auto, cpu, cuda or cuda:N."
     return click.option(
-        "--device", type=DeviceName(), metavar="GPU", default=AUTO, show_default=shown, help=kinds
+        "--device", type=DeviceName(), metavar="DEVICE", default=AUTO, show_default=shown, help=kinds
     )
 
 
 trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Load an engine without a manifest of its hash.",
+    help="Load an engine that no manifest vouches for.",
 )
 
 

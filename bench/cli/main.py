@@ -56,7 +56,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     help="Images to score and time",
     show_default="the first checkpoint's",
 )
-@click.option("--data-dir", type=FILE, metavar="DIR", help="Its folder; its train calibrates INT8.")
+@click.option("--data-dir", type=FILE, metavar="DIR", help="Its folder; the train split calibrates INT8.")
 @click.option(
     "--size",
     "sizes",
