@@ -90,7 +90,7 @@ def _line(option: click.Option, ctx: click.Context) -> tuple[str, str]:
     if default := option.get_help_extra(ctx).get("default"):
         # Click puts ( ) around a default in words.
         told += f"  [{default.removeprefix('(').removesuffix(')')}]"
-    return name, told.strip()
+    return adapted(name, sys.stdout.encoding), told.strip()
 
 
 def _with_value(option: click.Option, ctx: click.Context, name: str, told: str) -> tuple[str, str]:

@@ -225,7 +225,12 @@ def device_option(shown: str = AUTO) -> Callable[[Command], Command]:
     """``--device``, by default ``auto``; ``shown``: what that is for a command."""
     kinds = "auto, cpu, cuda or cuda:N."
     return click.option(
-        "--device", type=DeviceName(), metavar="DEVICE", default=AUTO, show_default=shown, help=kinds
+        "--device",
+        type=DeviceName(),
+        metavar="DEVICE",
+        default=AUTO,
+        show_default=shown,
+        help=kinds,
     )
 
 
@@ -256,7 +261,11 @@ class Percent(Finite):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         number = value.removesuffix("%").rstrip() if isinstance(value, str) else value
-        return super().convert(number, param, ctx) / 100
+        try:
+            return super().convert(number, param, ctx) / 100
+        except click.BadParameter:
+            limits = f"from {self.min:g}% to {self.max:g}%"
+            self.fail(f"{value!r} is not a percentage {limits}, such as 2%", param, ctx)
 
 
 class Factors(click.ParamType):  # type: ignore[type-arg]

@@ -72,6 +72,8 @@ def writable_target(path: str | Path, *sources: str | Path, kind: Kind | None = 
     if status is not None and stat.S_ISDIR(status.st_mode):
         raise InputError(f"{str(path)!r} is a directory", "the name of a file to write")
     if not _is_directory(path.parent):
+        if _status(path.parent) is not None:
+            raise InputError(f"{str(path.parent)!r} is a file", "a directory to write in")
         raise InputError(
             f"{str(path.parent)!r} does not exist",
             "an existing directory to write in",

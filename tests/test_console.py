@@ -70,6 +70,8 @@ def snapshot(folder: Path) -> dict[Path, bytes | None]:
         ("export.cli.main", [], "Missing command"),
         ("export.cli.main", ["onnx"], "Missing argument 'CHECKPOINT'"),
         ("bench.cli.main", [], "nothing to measure; expected a FILE"),
+        ("bench.cli.main", ["x", "--target-width", "0.02"], "a percentage from 0.1% to 50%"),
+        ("bench.cli.main", ["x", "--rounds", "1"], "--rounds"),
     ],
 )
 def test_bad_input_of_a_real_process_is_one_line_and_code_2(

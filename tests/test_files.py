@@ -106,7 +106,7 @@ def test_writable_target_and_directory(tmp_path: Path, monkeypatch: pytest.Monke
     for path, message in [
         (tmp_path, "is a directory; expected the name of a file"),
         (tmp_path / "none" / "x", "none' does not exist.*mkdir -p"),
-        (file / "x", "does not exist"),
+        (file / "x", "file. is a file; expected a directory"),
         (tmp_path / "n\0l", "embedded null byte"),
         (tmp_path / ("n" * 300), "cannot be looked up"),
     ]:

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.support import ROOT
+from tests.support.processes import run_python
 
 EXTRAS_OF = {
     "cpu": {"cpu", "openvino", "rtx", "peers", "tensorboard", "video"},
@@ -192,3 +193,13 @@ def test_the_demo_needs_no_network(tmp_path: Path) -> None:
     done = subprocess.run([*alone, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (out / "bench" / "bench.html").is_file()
+
+
+@pytest.mark.parametrize(("own", "kept"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+def test_telemetry_of_onnxruntime_is_off_unless_the_user_wants_it(
+    own: dict[str, str], kept: str
+) -> None:
+    program = "import os, dabnet.artifact; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+        assert run_python(program, **own).stdout == f"{kept}\n"

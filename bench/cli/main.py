@@ -43,7 +43,7 @@ MOST_STREAMS, MOST_CAMERAS, MOST_ROUNDS, MOST_PICTURES = 256, 64, 100_000, 1000
 MOST_SECONDS = 604_800  # a week
 
 _IMAGES, _CALLS = click.IntRange(1, MOST_IMAGES), click.IntRange(1, MOST_STREAMS)
-_ROUNDS, _PICTURES = click.IntRange(max=MOST_ROUNDS), click.IntRange(0, MOST_PICTURES)
+_ROUNDS, _PICTURES = click.IntRange(2, MOST_ROUNDS), click.IntRange(0, MOST_PICTURES)
 NETWORK_NAMES = ", ".join(NETWORKS) + "."
 _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS)
 
@@ -56,7 +56,9 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     help="Images to score and time",
     show_default="the first checkpoint's",
 )
-@click.option("--data-dir", type=FILE, metavar="DIR", help="Its folder; the train split calibrates INT8.")
+@click.option(
+    "--data-dir", type=FILE, metavar="DIR", help="Its folder; the train split calibrates INT8."
+)
 @click.option(
     "--size",
     "sizes",
@@ -192,6 +194,7 @@ def run_command(restart: bool, **asked: Any) -> None:
 
 
 def _request(asked: dict[str, Any]) -> Request:
+    _refuse_unused(asked)  # before anything slow is imported
     import torch
 
     from bench.backends import backends, row_names
@@ -203,16 +206,15 @@ def _request(asked: dict[str, Any]) -> Request:
     from dabnet.device import available_device
     from dabnet.files import refuse_within, writable_directory
 
-    _refuse_unused(asked)
     device = available_device(asked["device"])
     names = row_names(asked["backends"], backends(), device.kind)
     scenario = Scenario(asked["scenario"], **_of(Scenario, asked))
-    if not (asked["files"] or asked["networks"] or asked["onnx"]):
-        raise InputError("nothing to measure", "a FILE, --onnx FILE or --model NAME")
     settings, given = _settings(asked), Given(**_of(Given, asked))
     size, sizes = settings[0].size, [*dict.fromkeys(setting.size for setting in settings)]
     named = {key: asked[key] for key in ("files", "onnx", "networks", "trust")}
     found = candidates(Asked(**named, given=given, sizes=sizes))
+    if all(candidate.manifest for candidate in found):
+        refuse_typed(["head"], "files, which have their own", "a checkpoint", "leave it out")
     labels, folder, data_dir = found[0].labels, asked["folder"], asked["data_dir"]
     untrained = any(candidate.subject.untrained for candidate in found)
     needed = folder is None or data_dir is not None or untrained
@@ -257,8 +259,13 @@ def _refuse_folder_of_drawn(data_dir: Path, dataset: str) -> None:
 
 
 def _refuse_unused(asked: dict[str, Any]) -> None:
-    """Raise for options that have no effect on this scenario or this stopping rule."""
-    name = asked["scenario"]
+    """Raise if there is nothing to measure, or an option has no effect on how it is measured."""
+    if not (asked["files"] or asked["networks"] or asked["onnx"]):
+        raise InputError("nothing to measure", "a FILE, --onnx FILE or --model NAME")
+    name, streams = asked["scenario"], asked["streams"]
+    if name != "throughput" and streams not in (None, 1):
+        given = f"--streams {streams} in the scenario {name}"
+        raise InputError(given, "one call at a time", "add --scenario throughput")
     if name != "camera":
         what = f"the scenario {name}"
         refuse_typed(["fps", "cameras"], what, "the scenario camera", "add --scenario camera")
@@ -284,11 +291,7 @@ def _default_size(asked: dict[str, Any]) -> tuple[int, int]:
 def _settings(asked: dict[str, Any]) -> tuple[Setting, ...]:
     from bench.record import Setting
 
-    streams = asked["streams"]
-    if asked["scenario"] != "throughput" and streams not in (None, 1):
-        given = f"--streams {streams} in the scenario {asked['scenario']}"
-        raise InputError(given, "one call at a time", "add --scenario throughput")
-    streams = streams or (2 if asked["scenario"] == "throughput" else 1)
+    streams = asked["streams"] or (2 if asked["scenario"] == "throughput" else 1)
     sizes = dict.fromkeys(asked["sizes"] or [_default_size(asked)])
     batches = dict.fromkeys(asked["batches"] or (1,))
     return tuple(Setting(size, batch, streams) for size in sizes for batch in batches)

@@ -54,12 +54,12 @@ class Scenario:
         if unknown := set(self.scopes) - set(SCOPES):
             raise InputError(f"scope {min(unknown)!r}", "one of " + ", ".join(SCOPES))
         if self.rounds < 2:
-            raise InputError(f"{self.rounds} rounds", "at least 2: one round has no interval")
+            raise InputError(f"--rounds {self.rounds}", "at least 2: one round has no interval")
         if self.name == "camera" and "host" not in self.scopes:
             raise InputError("the scenario camera without host", "its calls are of the scope host")
         if self.target_width is not None and self.rounds < LEAST_ROUNDS_TO_TARGET:
             expected = f"at least {LEAST_ROUNDS_TO_TARGET}"
-            raise InputError(f"{self.rounds} rounds with a target width", expected)
+            raise InputError(f"--rounds {self.rounds} with --target-width", expected)
 
     @property
     def turn_s(self) -> float:

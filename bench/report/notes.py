@@ -78,7 +78,8 @@ def _run(report: Report) -> Iterator[str]:
         yield "Untrained: random weights, which cost the time of trained ones; no accuracy."
     if not report.images:
         return
-    of = f"{len(report.images)} images of {report.dataset} {report.split}".rstrip()
+    many = "1 image" if len(report.images) == 1 else f"{len(report.images)} images"
+    of = f"{many} of {report.dataset} {report.split}".rstrip()
     if report.labelled:
         yield (
             f"Accuracy: {of}, resized to the size that is timed; intervals: bootstrap over images,"

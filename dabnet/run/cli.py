@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dabnet.run.network import Network
     from dabnet.run.outputs import Output, Write
     from dabnet.run.pipeline import Timings
+    from dabnet.run.sources import Asked
     from dabnet.run.window import Window
 
 MOST_FRAMES = 1_000_000_000
@@ -145,6 +147,7 @@ def run_command(
     from dabnet.run.sources import IMAGES, look_at, open_source
 
     asked = look_at(source)
+    _refuse_unused(asked, write)
     opened = Artifact.open(artifact)
     if opened.kind != CHECKPOINT:
         expected, fix = "a public checkpoint", "leave them out"
@@ -177,6 +180,19 @@ def run_command(
         network.close()
         if shown is not None:
             shown.destroy()
+
+
+def _refuse_unused(asked: Asked, write: str) -> None:
+    """Raise for options that have no effect on this source or this output."""
+    from dabnet.run.sources import CAMERA, DRIVE, IMAGES, STREAM
+
+    fix = "leave it out"
+    if asked.kind not in (IMAGES, DRIVE):
+        refuse_typed(["fps"], f"a {asked.kind}", "images, which have no times of their own", fix)
+    if asked.kind not in (CAMERA, STREAM):
+        refuse_typed(["reconnects"], repr(asked.location), "a camera or a stream", fix)
+    if write != OVERLAY:
+        refuse_typed(["class_map"], f"--write {write}", "an overlay, which has colours", fix)
 
 
 def _window(source: str, write: str, output: Path | None, asked: bool) -> Window | None:
@@ -275,7 +291,7 @@ def _report(source: Source, network: Network, drawing: Drawing, timings: Timings
     for name, colour, pixels in zip(network.classes, drawing.palette, timings.pixels, strict=True):
         say(f"  #{bytes(colour).hex()}  {100 * pixels / seen:5.1f} %  {name}")
     if timings.grey:
-        say(f"  in grey  {100 * timings.grey / seen:5.1f} %  too little confidence")
+        say(f"  {drawing.none:>7}  {100 * timings.grey / seen:5.1f} %  too little confidence")
     frames = f"{timings.frames} frame" + ("" if timings.frames == 1 else "s")
     rate = timings.frames / timings.total
     say(f"{frames} in {timings.total:.2f} s: {rate:.1f} FPS; {timings.dropped} dropped")
@@ -301,4 +317,14 @@ def _percentile(seconds: Any, share: float) -> float:
 
 def main() -> None:
     """Entry point of ``dabnet-run``."""
-    run(run_command)
+    from dabnet.run.ahead import is_left
+
+    try:
+        run(run_command)
+    except SystemExit as stop:
+        if not is_left():
+            raise
+        # Python would end a thread that waits within a library, which aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else 1)

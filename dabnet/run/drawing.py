@@ -26,6 +26,9 @@ class Drawing:
     Args:
         write: one of ``dabnet.run.WRITTEN``.
 
+    Attributes:
+        none: how a pixel of no class is drawn.
+
     Raises:
         InputError: Cityscapes' ids are asked for, and the classes are others.
     """
@@ -35,6 +38,7 @@ class Drawing:
     ) -> None:
         self.palette = tuple(palette)
         self._write = write
+        self.none = {OVERLAY: "in grey", INDICES: "as 255", LABEL_IDS: "as 0"}[write]
         table = np.zeros((256, 3), np.uint8)
         table[: len(palette)] = palette
         self._colours = table.tobytes()

@@ -14,6 +14,7 @@ from dabnet.data.image_files import SUFFIXES, is_image, read_image
 from dabnet.data.toy_street import draw_drive
 from dabnet.errors import InputError
 from dabnet.files import existing_file
+from dabnet.run.ahead import POLL_S, Ahead
 from dabnet.run.frames import Frame, Source
 from dabnet.run.video import SCHEMES, Video, import_av, without_password
 
@@ -62,7 +63,7 @@ def look_at(text: str) -> Asked:
     if camera := re.fullmatch(r"(?:/dev/video)?(\d{1,3})", text):
         import_av()
         return Asked(CAMERA, f"/dev/video{int(camera[1])}", f"camera{int(camera[1])}")
-    if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://.+", text, re.DOTALL):
+    if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*)://.*", text, re.DOTALL):
         if url[1].lower() not in SCHEMES:
             given = f"the URL {without_password(text)!r}"
             raise InputError(given, "one of " + ", ".join(f"{name}://" for name in SCHEMES))
@@ -102,8 +103,12 @@ def open_source(
         return Images(asked, rate, every)
     if asked.kind == DRIVE:
         return Drive(size, rate, every)
-    camera = asked.kind == CAMERA
-    return Video(asked.location, asked.stem, camera, every, reconnects)
+    words = asked.location, asked.stem, asked.kind == CAMERA, every, reconnects
+    # FFmpeg may wait for seconds, and PyAV swallows the KeyboardInterrupt of a signal meanwhile.
+    opened = Ahead(Video(*each) for each in [words])
+    while (video := opened.take(POLL_S)) is None:
+        pass
+    return video
 
 
 class _Waiting(Source):
@@ -113,14 +118,15 @@ class _Waiting(Source):
 
     def __init__(self, shown: str, stem: str, total: int) -> None:
         self.shown, self.stem, self.total = shown, stem, total
-        self.fault, self.notes = None, []
+        self.fault: InputError | None = None
+        self.notes: list[str] = []
 
     def close(self) -> None:
         """Nothing waits in ``frames``."""
 
 
 class Images(_Waiting):
-    """Images of a folder, ``rate`` per second; one that cannot be read is an InputError."""
+    """Images of a folder, ``rate`` per second, up to one that cannot be read, which is a fault."""
 
     def __init__(self, asked: Asked, rate: Fraction, every: int = 1) -> None:
         root = Path(asked.location)
@@ -131,7 +137,14 @@ class Images(_Waiting):
     def frames(self) -> Iterator[Frame]:
         for number, path in self._numbered:
             name = path.relative_to(self._root).as_posix()
-            yield Frame(number, name, number / self._rate, _given(read_image(path)))
+            try:
+                image = read_image(path)
+            except InputError as error:
+                if path == self._numbered[0][1]:
+                    raise
+                self.fault = error  # what was written until here stays
+                return
+            yield Frame(number, name, number / self._rate, _given(image))
 
 
 class Drive(_Waiting):

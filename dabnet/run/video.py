@@ -147,7 +147,8 @@ class Video:
         if self._camera:
             fix = "list the cameras with: ls /dev/video*"
             return InputError(f"the camera {self.shown} {why}", "a camera of V4L2", fix)
-        return InputError(f"{self.shown!r} {why}", "a video", "check it with: ffprobe")
+        expected = "a stream of video at an address that answers" if self._scheme else "a video"
+        return InputError(f"{self.shown!r} {why}", expected, "check it with: ffprobe")
 
     def _decoded(self) -> Iterator[Any]:
         """Yield decoded frames; packets that cannot be decoded are counted."""

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from dabnet.errors import InputError
+from dabnet.run.ahead import Ahead
 from dabnet.run.drawing import Drawing
 from dabnet.run.frames import Frame, Source
-from dabnet.run.pipeline import Ahead, Timings, run_frames
+from dabnet.run.pipeline import Timings, run_frames
 
 PALETTE = ((10, 20, 30), (200, 100, 0), (0, 0, 250))
 

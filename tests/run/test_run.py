@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -401,6 +402,16 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([artifact, clip, "-o", out, "--device", "cuda"], "CUDAExecutionProvider"),
         ([artifact, clip, "-o", out, "--min-confidence", "0.5"], "gives no confidence"),
         ([artifact, clip, "-o", out, "--min-confidence", "60"], "--min-confidence"),
+        ([artifact, clip, "-o", out, "--fps", "5"], "--fps for a video; expected images"),
+        ([artifact, clip, "-o", out, "--reconnect", "3"], "expected a camera or a stream"),
+        (
+            [artifact, image, "-o", folder / "o.png", "--class-map", clip, "--write", "indices"],
+            "--class-map for --write indices; expected an overlay",
+        ),
+        (
+            [artifact, clip, "-o", folder / "file" / "o.mp4"],
+            "file' is a file; expected a directory",
+        ),
         ([artifact, clip, "-o", out, "--void", "last"], "--void for an ONNX file or an engine"),
         ([contract, clip, "-o", out, "--dataset", "camvid"], "--dataset for an artifact that"),
         ([WEIGHTS, clip, "-o", out, "--size", "50x50"], "50x50"),
@@ -508,3 +519,58 @@ def test_ctrl_c_does_not_wait_for_a_stream_that_has_stopped(artifact: Path, tmp_
     assert f"{len(found)} frame" in out
     for path in found:
         assert Image.open(path).convert("RGB").size == SIZE[::-1]
+
+
+def test_ctrl_c_ends_a_stream_that_does_not_open(artifact: Path, tmp_path: Path) -> None:
+    """FFmpeg waits for it for ten seconds; PyAV swallows the exception of a signal meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        words = [str(artifact), url, "-o", str(tmp_path / "a.mp4")]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *words],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.accept()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=8)
+    assert (process.returncode, out, err.strip()) == (130, "", "interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_ctrl_c_drops_the_file_and_aborts_nothing(artifact: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(artifact), "toy-street", "-o", str(tmp_path / "a.mp4")],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.glob(".a.*.mp4")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT) and "terminate" not in err
+    assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+def test_an_image_that_cannot_be_read_keeps_what_was_drawn_before_it(
+    artifact: Path, tmp_path: Path, dabnet_run: Callable[..., Said]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(SCENES[0]).save(photos / f"{name}.png")
+    (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:-500])
+    for output in ("a.mp4", "folder"):
+        code, out, err = dabnet_run(artifact, photos, "-o", tmp_path / output)
+        assert code == 2 and "2 frames in " in out and out.endswith(f"{output}\n")
+        assert re.fullmatch(r"error: .*c\.png' cannot be read as an image.*\n", err)
+    assert len(read_video(tmp_path / "a.mp4")) == 2
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["a.png", "b.png"]

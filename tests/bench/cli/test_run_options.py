@@ -11,6 +11,7 @@ from PIL import Image
 
 from bench.cli.main import bench_command
 from dabnet.errors import InputError
+from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
 from tests.support.processes import DABNET_BENCH, run_python
 from tests.support.seeded_checkpoint import write_checkpoint
 
@@ -44,13 +45,13 @@ REFUSED = {
         ["--scenario", "camera", "--streams", "2"],
         "--streams 2 in the scenario camera; expected one call at a time",
     ),
-    "a width of nothing": (["--target-width", "0"], "0.1<=x<=50"),
-    "a width of all": (["--target-width", "100%"], "0.1<=x<=50"),
-    "a width in another unit": (["--target-width", "2ms"], "'2ms' is not a valid"),
+    "a width of nothing": (["--target-width", "0"], "a percentage from 0.1% to 50%"),
+    "a width of all": (["--target-width", "100%"], "a percentage from 0.1% to 50%"),
+    "a width in another unit": (["--target-width", "2ms"], "'2ms' is not a percentage"),
     "minutes without a width": (["--max-minutes", "5"], "--max-minutes for a number of rounds"),
     "a width of few rounds": (
         ["--target-width", "2 %", "--rounds", "9"],
-        "9 rounds with a target width; expected at least 10",
+        "--rounds 9 with --target-width; expected at least 10",
     ),
 }
 
@@ -67,6 +68,16 @@ def test_what_a_scenario_or_a_width_does_not_take_is_refused(
     text = error.format_message() if isinstance(error, click.UsageError) else str(error)
     assert expected in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_files_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give what they have."""
+    monkeypatch.chdir(tmp_path)
+    path = write_contract(tmp_path)
+    words = [path.name, "--size", f"{HEIGHT}x{WIDTH}", "--head", "mask+confidence"]
+    with pytest.raises(InputError, match="--head for files, which have their own"):
+        bench_command.main(words, "b", standalone_mode=False)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 UNUSED = {

@@ -223,7 +223,10 @@ def test_without_a_reference_no_ratio_is_waited_for(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("scenario", "expected"),
     [
-        ({"rounds": 9, "target_width": 0.02}, "9 rounds with a target width; expected at least 10"),
+        (
+            {"rounds": 9, "target_width": 0.02},
+            "--rounds 9 with --target-width; expected at least 10",
+        ),
         ({"name": "camera", "scopes": ("device",)}, "without host"),
         ({"scopes": ("gpu",)}, "one of host, device"),
         ({"rounds": 1}, "at least 2"),
