@@ -2,10 +2,11 @@
 
     python studies/recipes.py --data-dir path/to/camvid --output runs/recipes -- --amp bf16
 
-Each recipe trains once per fold: a driving sequence of the training split is held out, and the last
-state is scored on it. Neither val nor test is read. What comes after ``--`` are options of
-dabnet-train for all runs. A study that was stopped goes on where it was; further recipes are added
-to it.
+Each recipe trains once per fold and number of images: a driving sequence of the training split is
+held out, and the last state is scored on it. Neither val nor test is read. Several ``--images``
+show what more epochs would give, each by runs with a schedule of their own. What comes after ``--``
+are options of dabnet-train for all runs. A study that was stopped goes on where it was; further
+recipes and numbers of images are added to it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -82,19 +83,32 @@ def train(folder: Path, words: Sequence[str], recipe: Sequence[str]) -> float:
         return float(list(csv.DictReader(stream))[-1]["val_miou"])
 
 
-def table(scores: Mapping[str, Sequence[float]], folds: Sequence[Fold]) -> str:
-    """Return the scores as Markdown, in points of mIoU; the differences are paired by fold."""
-    reference = next(iter(scores.values()))
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a recipe reached after so many images: mIoU, 0…1, of each fold."""
+
+    recipe: str
+    images: int
+    miou: list[float]
+
+
+def table(scores: Sequence[Scores], folds: Sequence[Fold]) -> str:
+    """Return the scores as Markdown, in points of mIoU.
+
+    Gains are over the first recipe after as many images, paired by fold.
+    """
+    references: dict[int, Scores] = {}
     rows = []
-    for name, own in scores.items():
-        gains = [100 * (a - b) for a, b in zip(own, reference, strict=True)]
+    for own in scores:
+        reference = references.setdefault(own.images, own)
+        gains = [100 * (a - b) for a, b in zip(own.miou, reference.miou, strict=True)]
         spread = f"{mean(gains):+.1f} [{min(gains):+.1f}, {max(gains):+.1f}]"
-        rows.append([name, *(f"{100 * score:.1f}" for score in own), f"{100 * mean(own):.1f}"])
+        points = [*own.miou, mean(own.miou)]
+        rows.append([own.recipe, f"{own.images:,}", *(f"{100 * score:.1f}" for score in points)])
         rows[-1] += ["reference" if own is reference else spread]
     sequences = [fold.sequence for fold in folds]
-    return study.markdown(
-        ["recipe", *sequences, "mean", "gain, mean [minimum, maximum] of the folds"], rows
-    )
+    gain = "gain, mean [minimum, maximum] of the folds"
+    return study.markdown(["recipe", "images", *sequences, "mean", gain], rows)
 
 
 @click.command(context_settings=CONTEXT, help=__doc__.split("\n\n", 1)[0])
@@ -102,7 +116,13 @@ def table(scores: Mapping[str, Sequence[float]], folds: Sequence[Fold]) -> str:
 @click.option("--data-dir", type=FILE, required=True)
 @click.option("--output", type=FILE, required=True, help="Folder of the runs.")
 @click.option(
-    "--images", type=click.IntRange(1), default=6000, show_default=True, help="Seen by each run."
+    "--images",
+    "counts",
+    type=click.IntRange(1),
+    multiple=True,
+    default=[6000],
+    show_default=True,
+    help="Seen by a run; several make runs of each.",
 )
 @click.option(
     "--recipe",
@@ -117,26 +137,28 @@ def main(
     dataset: str,
     data_dir: Path,
     output: Path,
-    images: int,
+    counts: Sequence[int],
     names: Sequence[str],
     record: Path | None,
     words: Sequence[str],
 ) -> None:
     folds, names = folds_of(dataset, data_dir), list(dict.fromkeys(names or RECIPES))
-    scores: dict[str, list[float]] = {name: [] for name in names}
-    with progress_bar("training", len(names) * len(folds), unit="runs") as step:
-        for fold in folds:
-            shared = ["--dataset", dataset, "--data-dir", str(data_dir), *words]
-            shared += ["--fold", fold.sequence, "--max-epochs", f"{images / fold.images:.3f}"]
-            for name in names:
-                folder = output / f"{name}-{fold.sequence}-{images}"
-                recipe = ["--recipe", "paper", *RECIPES[name].split()]
-                scores[name].append(train(folder, shared, recipe))
+    scores = [Scores(name, images, []) for images in dict.fromkeys(counts) for name in names]
+    with progress_bar("training", len(scores) * len(folds), unit="runs") as step:
+        for own in scores:
+            for fold in folds:
+                shared = ["--dataset", dataset, "--data-dir", str(data_dir), *words]
+                shared += ["--fold", fold.sequence]
+                shared += ["--max-epochs", f"{own.images / fold.images:.3f}"]
+                folder = output / f"{own.recipe}-{fold.sequence}-{own.images}"
+                recipe = ["--recipe", "paper", *RECIPES[own.recipe].split()]
+                own.miou.append(train(folder, shared, recipe))
                 step()
     click.echo(table(scores, folds))
-    facts = f"{dataset} train, {len(folds)} folds by sequence, {images} images seen per run"
-    content = {"images": images, "folds": [fold.sequence for fold in folds], "options": [*words]}
-    content |= {"recipes": {name: RECIPES[name] for name in names}, "miou": scores}
+    facts = f"{dataset} train, {len(folds)} folds by sequence, images seen per run as told"
+    content = {"folds": [fold.sequence for fold in folds], "options": [*words]}
+    content |= {"recipes": {name: RECIPES[name] for name in names}}
+    content |= {"scores": [asdict(own) for own in scores]}
     study.conclude(facts + (f"; {' '.join(words)}" if words else ""), record, content)
 
 
