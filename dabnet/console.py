@@ -237,7 +237,7 @@ def device_option(shown: str = AUTO) -> Callable[[Command], Command]:
 trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Load an engine that no manifest vouches for.",
+    help="Load an engine that no manifest vouches for; no other file needs it.",
 )
 
 

@@ -86,6 +86,12 @@ def writable_target(path: str | Path, *sources: str | Path, kind: Kind | None = 
     return path
 
 
+def file_identity(path: str | Path) -> tuple[int, int] | None:
+    """Tell a file from all others, also through a link; None where there is none."""
+    status = _status(Path(path))
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
 def writable_targets(folder: Path, kinds: Mapping[str, Kind | None], *sources: Path) -> None:
     """Check files of a folder, by their names, as ``writable_target`` does.
 

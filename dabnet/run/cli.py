@@ -77,14 +77,14 @@ class SourceName(FileName):
     type=click.Choice(WRITTEN),
     default=OVERLAY,
     show_default=True,
-    help="Over the frames, or PNGs",
+    help="Colours over the frames, or PNGs of class indices or Cityscapes ids",
 )
 @click.option("--max-frames", type=click.IntRange(1, MOST_FRAMES), help="End after N frames.")
 @click.option(
     "--every", type=click.IntRange(1, MOST_FRAMES), default=1, help="Take each N-th frame."
 )
-@click.option("--size", type=Size(), help="Of the network.", show_default="the artifact's")
-@device_option("engines: a GPU")
+@click.option("--size", type=Size(), help="Of the network.", show_default="the artifact's; of a checkpoint 512x1024")
+@device_option("a GPU for engines, else the CPU")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads of inference.")
 @trust_option
 @click.version_option(__version__)
@@ -102,7 +102,7 @@ class SourceName(FileName):
         type=Finite(0.01, MOST_FPS),
         default=10.0,
         show_default=True,
-        help="Of a folder or toy-street.",
+        help="Frame rate of a folder or toy-street, in a video.",
     ),
     click.option(
         "--reconnect",
@@ -140,18 +140,19 @@ def run_command(
     Exit code: 0; 2 for bad input, or a source that broke off; 130 after Ctrl-C. What was written
     until then is whole.
     """
-    from dabnet.artifact import CHECKPOINT, Artifact
+    from dabnet.artifact import CHECKPOINT, ENGINE, Artifact
     from dabnet.run.drawing import Drawing, read_class_map
     from dabnet.run.network import Network
     from dabnet.run.outputs import Output, default_output
     from dabnet.run.sources import IMAGES, look_at, open_source
 
     asked = look_at(source)
-    _refuse_unused(asked, write)
     opened = Artifact.open(artifact)
     if opened.kind != CHECKPOINT:
         expected, fix = "a public checkpoint", "leave them out"
         refuse_typed(OF_CHECKPOINTS, "an ONNX file or an engine", expected, fix)
+    if opened.kind == ENGINE:
+        refuse_typed(["threads"], "an engine", "an ONNX file or a checkpoint", "leave it out")
     shown = _window(source, write, output, window)
     place = None
     if output is not None or shown is None:
@@ -159,6 +160,7 @@ def run_command(
         path = output or default_output(asked, write)
         asked = asked.outside(path)
         place = Output(path, asked, write, read)
+    _refuse_unused(asked, write, place)
     given = given_of(values)
     chosen = None if device == AUTO else device
     description = None if opened.kind == CHECKPOINT else description_of(size, given)
@@ -182,13 +184,15 @@ def run_command(
             shown.destroy()
 
 
-def _refuse_unused(asked: Asked, write: str) -> None:
+def _refuse_unused(asked: Asked, write: str, place: Output | None) -> None:
     """Raise for options that have no effect on this source or this output."""
     from dabnet.run.sources import CAMERA, DRIVE, IMAGES, STREAM
 
     fix = "leave it out"
     if asked.kind not in (IMAGES, DRIVE):
         refuse_typed(["fps"], f"a {asked.kind}", "images, which have no times of their own", fix)
+    elif place is None or not place.timed:
+        refuse_typed(["fps"], "frames that nothing times", "a video or an animation", fix)
     if asked.kind not in (CAMERA, STREAM):
         refuse_typed(["reconnects"], repr(asked.location), "a camera or a stream", fix)
     if write != OVERLAY:
@@ -266,7 +270,7 @@ def _ending(
     """Tell what was written, and how it ended; return the exit code, or raise the fault."""
     if place is not None:
         say(f"wrote {place.path}")
-    for note in source.notes:
+    for note in source.notes():
         say(f"warning: {note}", err=True)
     if place is not None and timings.frames == place.most and _is_cut(source, timings.frames, most):
         say(f"warning: an animation ends after {place.most} frames", err=True)

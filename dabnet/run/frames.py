@@ -39,22 +39,21 @@ class Source(Protocol):
 
     Attributes:
         shown: what it is, for messages, without passwords.
-        stem: for the name of an output.
         live: frames come when they come, and one that is late is dropped.
         total: how many frames there may be; None if that is not known.
         fault: why it ended early; known when ``frames`` has ended.
-        notes: what else the user should know then.
     """
 
     shown: str
-    stem: str
     live: bool
     total: int | None
     fault: InputError | None
-    notes: list[str]
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames; InputError where one cannot be read."""
+
+    def notes(self) -> list[str]:
+        """Tell what else the user should know of the frames until now."""
 
     def close(self) -> None:
         """Let ``frames``, which another thread may be in, come to its end."""

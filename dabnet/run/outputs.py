@@ -16,7 +16,13 @@ from PIL import Image
 
 from dabnet.data.image_files import SUFFIXES
 from dabnet.errors import InputError
-from dabnet.files import left_only_if_written, replacing, writable_directory, writable_target
+from dabnet.files import (
+    file_identity,
+    left_only_if_written,
+    replacing,
+    writable_directory,
+    writable_target,
+)
 from dabnet.outputs import MARK, PICTURE
 from dabnet.pictures import save_picture
 from dabnet.run import OVERLAY
@@ -68,6 +74,7 @@ class Output:
 
     Attributes:
         most: frames that it takes; None for any number.
+        timed: it shows frames one after another.
 
     Raises:
         InputError: nothing can be written there, or it does not fit the source.
@@ -76,10 +83,12 @@ class Output:
 
     def __init__(self, path: Path, asked: Asked, write: str, read: tuple[Path, ...]) -> None:
         self.path, self._masks = path, write != OVERLAY
-        self._asked, self._read = asked, (*read, *asked.files)
+        self._asked = asked
+        self._read = {file_identity(file): file for file in (*read, *asked.files)}
         suffix = path.suffix.lower()
         single = asked.kind == IMAGES and not Path(asked.location).is_dir()
         self.most: int | None = None
+        self.timed = suffix in (*ANIMATIONS, *VIDEOS)
         self._open: Callable[[], AbstractContextManager[Write]]
         if single and suffix in SUFFIXES:
             self._open = self._picture
@@ -101,7 +110,7 @@ class Output:
         if self._masks and not (self._open == self._picture and suffix == ".png"):
             given = f"--write {write} to {str(path)!r}"
             raise InputError(given, "a folder, or a .png of one image")
-        writable_target(path, *self._read, kind=PICTURE)
+        self._check(path)
 
     def open(self) -> AbstractContextManager[Write]:
         """Open it for the block, at whose end it is whole; after an exception nothing is left."""
@@ -110,6 +119,10 @@ class Output:
     def _target(self, name: str) -> Path:
         path = self.path / name
         return path.with_suffix(".png") if self._masks else path
+
+    def _check(self, target: Path) -> None:
+        same = self._read.get(file_identity(target))
+        writable_target(target, *([same] if same else []), kind=PICTURE)
 
     def _check_folder(self) -> None:
         if os.path.lexists(self.path) and not self.path.is_dir():
@@ -125,7 +138,7 @@ class Output:
             given = f"two images for {str(twice[0])!r}"
             raise InputError(given, "one name for each mask", "rename one of them")
         for path in filter(os.path.lexists, targets):
-            writable_target(path, *self._read, kind=PICTURE)
+            self._check(path)
 
     @contextmanager
     def _folder(self) -> Iterator[Write]:
@@ -136,7 +149,7 @@ class Output:
     def _write_into_folder(self, frame: Frame, drawn: Image.Image) -> None:
         target = self._target(frame.name)
         writable_directory(target.parent)
-        writable_target(target, *self._read, kind=PICTURE)
+        self._check(target)
         with replacing(target) as temporary:
             save_picture(drawn, temporary, **_QUALITY)
 

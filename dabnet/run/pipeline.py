@@ -121,9 +121,9 @@ def run_frames(
                 break
             if item is not None:
                 _finish(*item, drawing, write, timings)
+                timings.total = time.perf_counter() - start
     finally:
         timings.dropped = first.dropped
-        timings.total = time.perf_counter() - start
         source.close()
         first.close(END_S)
         found.close()

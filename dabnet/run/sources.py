@@ -103,7 +103,7 @@ def open_source(
         return Images(asked, rate, every)
     if asked.kind == DRIVE:
         return Drive(size, rate, every)
-    words = asked.location, asked.stem, asked.kind == CAMERA, every, reconnects
+    words = asked.location, asked.kind == CAMERA, every, reconnects
     # FFmpeg may wait for seconds, and PyAV swallows the KeyboardInterrupt of a signal meanwhile.
     opened = Ahead(Video(*each) for each in [words])
     while (video := opened.take(POLL_S)) is None:
@@ -116,10 +116,12 @@ class _Waiting(Source):
 
     live = False
 
-    def __init__(self, shown: str, stem: str, total: int) -> None:
-        self.shown, self.stem, self.total = shown, stem, total
+    def __init__(self, shown: str, total: int) -> None:
+        self.shown, self.total = shown, total
         self.fault: InputError | None = None
-        self.notes: list[str] = []
+
+    def notes(self) -> list[str]:
+        return []
 
     def close(self) -> None:
         """Nothing waits in ``frames``."""
@@ -132,7 +134,7 @@ class Images(_Waiting):
         root = Path(asked.location)
         self._root = root if root.is_dir() else root.parent
         self._numbered, self._rate = list(enumerate(asked.files))[::every], rate
-        super().__init__(asked.location, asked.stem, len(self._numbered))
+        super().__init__(asked.location, len(self._numbered))
 
     def frames(self) -> Iterator[Frame]:
         for number, path in self._numbered:
@@ -155,7 +157,7 @@ class Drive(_Waiting):
 
     def __init__(self, size: tuple[int, int], rate: Fraction, every: int = 1) -> None:
         self._size, self._rate, self._numbers = size, rate, range(0, self.FRAMES, every)
-        super().__init__(TOY_STREET, TOY_STREET, len(self._numbers))
+        super().__init__(TOY_STREET, len(self._numbers))
 
     def frames(self) -> Iterator[Frame]:
         for number in self._numbers:

@@ -63,7 +63,6 @@ class Video:
 
     Args:
         location: a path, a URL of ``SCHEMES``, or ``/dev/video0``.
-        stem: for the name of an output.
         every: give every n-th frame.
 
     Raises:
@@ -72,16 +71,16 @@ class Video:
     """
 
     def __init__(
-        self, location: str, stem: str, camera: bool = False, every: int = 1, reconnects: int = 5
+        self, location: str, camera: bool = False, every: int = 1, reconnects: int = 5
     ) -> None:
         self._av = import_av()
-        self._location, self.stem, self._camera = location, stem, camera
+        self._location, self._camera = location, camera
         self.shown = without_password(location)
         self._every, self._reconnects = every, reconnects
         self._closed = Event()
         self._damaged = self._reconnected = self._tries = 0
+        self._cut_short = ""
         self.fault: InputError | None = None
-        self.notes: list[str] = []
         self._scheme = location.partition("://")[0].lower() if "://" in location else ""
         self.live = camera or self._scheme in LIVE
         self._open()
@@ -117,7 +116,14 @@ class Video:
                 break
             if not self._reopened(reason):
                 break
-        self._tell()
+
+    def notes(self) -> list[str]:
+        notes = [self._cut_short] if self._cut_short else []
+        if self._damaged:
+            notes.append(f"damaged packets left out: {self._damaged}")
+        if self._reconnected:
+            notes.append(f"times reconnected: {self._reconnected}")
+        return notes
 
     def close(self) -> None:
         self._closed.set()
@@ -181,14 +187,15 @@ class Video:
         return -(-count // self._every) if count else None
 
     def _broke_off(self, last: Fraction, reason: str) -> None:
-        given = f"{self.shown!r} broke off after {float(last):.1f} s ({reason})"
+        when = f"after {float(last):.1f} s" if last >= 0 else "before its first frame"
+        given = f"{self.shown!r} broke off {when} ({reason})"
         self.fault = InputError(given, "a whole video", "copy it again")
 
     def _check_duration(self, last: Fraction) -> None:
         duration = (self._container.duration or 0) / self._av.time_base
-        if float(last) + 1 < CUT_SHORT * duration:
+        if 0 <= last and float(last) + 1 < CUT_SHORT * duration:
             ends = f"its frames end after {float(last):.1f} s of {duration:.1f} s"
-            self.notes.append(f"{self.shown} seems to be cut short: {ends}")
+            self._cut_short = f"{self.shown} seems to be cut short: {ends}"
 
     def _reopened(self, reason: str) -> bool:
         """Try to open a lost stream again; False, and a fault, where that failed too often."""
@@ -208,12 +215,6 @@ class Video:
         given = f"{self.shown!r} was lost ({reason}), and {tried}"
         self.fault = InputError(given, "a stream that goes on", "see that it is sent")
         return False
-
-    def _tell(self) -> None:
-        if self._damaged:
-            self.notes.append(f"damaged packets left out: {self._damaged}")
-        if self._reconnected:
-            self.notes.append(f"times reconnected: {self._reconnected}")
 
 
 class _Clock:

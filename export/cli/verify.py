@@ -58,7 +58,7 @@ DEFAULT_SCENES = 8
     show_default="all; 8 scenes",
 )
 @click.option("--size", type=Size(), help="Of the images.", show_default="of B or A, or 512x1024")
-@device_option("engines: a GPU")
+@device_option("a GPU for engines, else the CPU")
 @trust_option
 @click.option("--layers", is_flag=True, help="The first tensor where two ONNX files part.")
 @click.option(
@@ -112,6 +112,8 @@ def verify_command(
     if worst is not None and output is None:
         expected = "a folder for the pictures"
         raise InputError("--worst without --output", expected, "add --output DIR")
+    if not layers:
+        refuse_typed(["tolerance"], "masks alone", "a comparison of layers", "add --layers")
     from dabnet.artifact import CHECKPOINT, Artifact
     from dabnet.lock import folder_held
     from export.verify.masks import verify

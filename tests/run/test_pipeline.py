@@ -24,8 +24,8 @@ class Counted(Source):
     """Frames whose pixels all are their number; ``gate`` lets the next one come."""
 
     def __init__(self, count: int, live: bool = False, fault_at: int = -1) -> None:
-        self.live, self.total, self.fault, self.notes = live, count, None, []
-        self.shown = self.stem = "counted"
+        self.live, self.total, self.fault = live, count, None
+        self.shown = "counted"
         self._fault_at = fault_at
         self.closed = threading.Event()
 
@@ -83,6 +83,26 @@ def test_it_ends_after_so_many_frames_and_closes_the_source() -> None:
     frames, _, timings = run(source, most=4)
     assert (len(frames), timings.frames) == (4, 4)
     assert source.closed.is_set()
+
+
+def test_the_rate_ends_with_the_last_frame() -> None:
+    """A lost stream is waited for, and a camera closed, after it."""
+    drawn = threading.Event()
+
+    class Lingering(Counted):
+        def frames(self) -> Iterator[Frame]:
+            yield from super().frames()
+            drawn.wait(30)
+            time.sleep(0.5)
+
+    timings = Timings(np.zeros(3, np.int64))
+    drawing = Drawing(("a", "b", "c"), PALETTE)
+    start = time.perf_counter()
+    run_frames(
+        *(Lingering(3), Thirds(), drawing),
+        *(lambda frame, _: drawn.set() if frame.number == 2 else None, lambda: True, timings),
+    )
+    assert 0 < timings.total < time.perf_counter() - start - 0.25
 
 
 def test_an_error_of_the_source_comes_after_its_frames() -> None:

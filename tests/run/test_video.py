@@ -124,7 +124,7 @@ def test_a_truncated_file_gives_its_frames_and_says_so(tmp_path: Path) -> None:
     source = opened(path)
     found = [frame.pixels() for frame in source.frames()]
     assert 20 <= len(found) <= 32
-    said = " ".join([*source.notes, str(source.fault)])
+    said = " ".join([*source.notes(), str(source.fault)])
     assert "cut short" in said or "broke off" in said
 
 
@@ -136,7 +136,23 @@ def test_damaged_packets_are_counted(tmp_path: Path) -> None:
     path.write_bytes(content)
     source = opened(path)
     assert len(list(source.frames())) == len(SCENES) - 1
-    assert source.notes == ["damaged packets left out: 1"]
+    assert source.notes() == ["damaged packets left out: 1"]
+    ended = opened(path)
+    frames = ended.frames()
+    assert [next(frames).number for _ in range(2)] == [0, 1]
+    ended.close()
+    assert list(frames) == []
+    assert ended.notes() == ["damaged packets left out: 1"]
+
+
+def test_a_file_that_breaks_off_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Video) -> Iterator[object]:
+        raise av.error.InvalidDataError(1, "Invalid data")
+
+    monkeypatch.setattr(Video, "_decoded", broken)
+    source = opened(write_video(tmp_path / "a.mkv", SCENES))
+    assert list(source.frames()) == [] and source.notes() == []
+    assert "broke off before its first frame (Invalid data)" in str(source.fault)
 
 
 def header_cut(path: Path) -> None:
@@ -200,13 +216,13 @@ def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sender]:
 
 
 def test_a_lost_stream_is_opened_again_so_many_times(sender: Sender) -> None:
-    source = Video(sender.url, "stream", reconnects=3)
+    source = Video(sender.url, reconnects=3)
     assert source.live
     found: list[Frame] = list(source.frames())
     assert len(found) == 2 * len(SCENES)
     assert far(found[0].pixels(), SCENES[0]) < 12
     assert [frame.number for frame in found] == list(range(len(found)))
-    assert source.notes == ["times reconnected: 1"]
+    assert source.notes() == ["times reconnected: 1"]
     assert "was lost (" in str(source.fault)
     assert "and 3 attempts to reconnect failed" in str(source.fault)
 
@@ -215,7 +231,7 @@ def test_a_source_that_is_closed_does_not_reconnect(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video, "FIRST_WAIT_S", 60)
-    source = Video(sender.url, "stream", reconnects=3)
+    source = Video(sender.url, reconnects=3)
     threading.Timer(0.3, source.close).start()
     assert len(list(source.frames())) <= len(SCENES)
     assert source.fault is None
