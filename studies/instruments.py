@@ -90,9 +90,11 @@ class Loop:
         self.turn(scope, WARM_UP_CALLS)
         return self.turn(scope, WARM_UP_CALLS).wall_s / WARM_UP_CALLS
 
+    def settle(self, scope: str) -> None:
+        self._call(-1)
+
     def turn(self, scope: str, calls: int) -> Timed:
         before = cpu_seconds()
-        self._call(-1)
         samples, wall = self._samples(calls)
         return Timed(samples, wall, cpu_seconds() - before)
 
@@ -185,6 +187,9 @@ class TrtexecLoop:
 
     def warm_up(self, scope: str, bound_s: float) -> float:
         return self.turn(scope, WARM_UP_CALLS).wall_s / WARM_UP_CALLS
+
+    def settle(self, scope: str) -> None:
+        """trtexec warms up by itself."""
 
     def turn(self, scope: str, calls: int) -> Timed:
         calls, before = max(LEAST_CALLS, calls), cpu_seconds()

@@ -30,7 +30,7 @@ from bench.statistics import relative_width
 MOST_CALLS = 2000  # per turn: more samples of calls of microseconds would only fill the record
 LEAST_WINDOW_S, LEAST_FRAMES = 1.0, 10
 """Of a window: shorter ones hold too few frames for a rate not to be kept."""
-CHECK_EVERY, MOST_ROUNDS = 5, 1000
+CHECK_EVERY, MOST_TO_WIDTH = 5, 1000
 """Rounds between two looks at a target width, and in all; a record of more is slow to read."""
 
 Turns = dict[str, dict[str, list[Turn]]]  # row → scope → turns, in order
@@ -103,7 +103,7 @@ class Interleaved:
         if self.left or self._scenario.target_width is None:
             return not self.left
         spent_s = time.perf_counter() - self._zero
-        if spent_s >= 60 * self._scenario.max_minutes or self._next >= MOST_ROUNDS:
+        if spent_s >= 60 * self._scenario.max_minutes or self._next >= MOST_TO_WIDTH:
             return True
         looks = (self._next - self._scenario.rounds) % CHECK_EVERY == 0
         return looks and self._widest() <= self._scenario.target_width
@@ -137,7 +137,8 @@ class Interleaved:
         scenario, seconds, arrivals = self._scenario, self._a_call[name, scope], None
         if scope in scenario.window_scopes:
             arrivals = self._arrivals(name, scope, phases)
-            self._call(name, "settle", "host")  # before the watch: energy is that of the window
+        # Before the watch: what is seen is that of the counted calls.
+        self._call(name, "settle", "host" if arrivals else scope)
         if name not in self._timers:  # it failed, perhaps in another scope of this round
             return None
         pids = [timer.pid for timer in self._timers.values()]

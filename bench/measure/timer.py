@@ -139,6 +139,7 @@ class Timer:
         deadline = time.perf_counter() + bound_s
         medians: list[float] = []
         calls = LEAST_CALLS
+        self.settle(scope)
         while True:
             timed = self.turn(scope, calls)
             a_call = timed.wall_s / len(timed.samples_ns)
@@ -149,13 +150,8 @@ class Timer:
                 return a_call
 
     def turn(self, scope: str, calls: int) -> Timed:
-        """Make ``calls`` calls (each stream its part) after some that are not counted.
-
-        Those let caches, threads and clocks settle after the row that ran before. They end with the
-        last input, so that no call sees the input of the call before.
-        """
+        """Make ``calls`` calls, each stream its part."""
         functions, before = self._calls[scope], _cpu_seconds()
-        self.settle(scope)
         each = max(LEAST_CALLS, -(-calls // len(functions)))
         with _uncollected():
             start = time.perf_counter()
@@ -166,7 +162,11 @@ class Timer:
         return Timed(tuple(samples.tolist()), wall, _cpu_seconds() - before)
 
     def settle(self, scope: str) -> None:
-        """Make calls that are not counted, at least one of each stream."""
+        """Make calls that are not counted, at least one of each stream.
+
+        Caches, threads and clocks settle after the row that ran before. The last call has the last
+        input, so that none sees the input of the call before.
+        """
         settled = time.perf_counter() + _SETTLE_S
         for lane, call in zip(self._lanes, self._calls[scope], strict=True):
             lane.do(_settle, call, settled)

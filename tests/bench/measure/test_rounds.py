@@ -70,6 +70,25 @@ def test_every_row_has_its_turn_in_each_round_in_an_order_drawn_anew(clock: Cloc
     assert len(set(orders)) >= 4  # of 6
 
 
+def test_the_watch_sees_the_counted_calls_alone(clock: Clock) -> None:
+    """Else its energy per frame would be too high by the calls that let a row settle."""
+    log: Log = []
+
+    class Counting(NoWatch):
+        def start(self, own_pids: object) -> None:
+            self._before = len(log)
+
+        def stop(self, own_cpu_s: float) -> Telemetry:
+            return Telemetry(cpu_energy_j=float(len(log) - self._before))
+
+    interleaved = Interleaved(endpoints(clock, log, a=5, b=10), QUICK, Counting())
+    interleaved.warm_up()
+    interleaved.run()
+    for scopes in interleaved.turns.values():
+        for turn in scopes["host"]:
+            assert turn.telemetry.cpu_energy_j == len(turn.samples_ns)
+
+
 def test_both_scopes_of_a_row_are_timed_in_the_same_round(clock: Clock) -> None:
     scenario = Scenario(rounds=3, min_time_s=0.3, warmup_s=0.3)
     interleaved = Interleaved(endpoints(clock, [], a=25, b=10), scenario, NoWatch())

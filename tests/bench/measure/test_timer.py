@@ -33,6 +33,7 @@ def test_every_sample_is_kept_and_each_is_one_call(clock: Clock, scope: str) -> 
     timed = timer_of(FakeRunner(clock, lambda call, shown: (30 + shown) * MS, log))
     timed.warm_up(scope, 1.0)
     log.clear()
+    timed.settle(scope)
     turn = timed.turn(scope, 10)
     assert turn.samples_ns == tuple((30 + number % 4) * MS for number in range(10))
     assert turn.wall_s == pytest.approx(sum(turn.samples_ns) / 1e9, abs=1e-4)
@@ -67,6 +68,7 @@ def test_short_calls_settle_for_a_while_before_they_count(clock: Clock) -> None:
     timed = timer_of(FakeRunner(clock, lambda call, shown: 0.5 * MS, log))
     timed.warm_up("host", 0.3)
     log.clear()
+    timed.settle("host")
     assert len(timed.turn("host", 50).samples_ns) == 50
     assert len(log) - 50 == pytest.approx(40, abs=2)  # 20 ms of them
     assert log[-51][2] == 3  # the last of them had another input than the first that counts
