@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
 ProgressBar = Callable[..., AbstractContextManager[Callable[[], None]]]
 """(what, steps) → a bar whose function is called once per step: ``progress_bar``, or a test's."""
@@ -152,10 +152,10 @@ def _exit(status: Any, message: str = "") -> NoReturn:
     sys.exit(status)
 
 
-def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def options(*decorators: Callable[[AnyCommand], AnyCommand]) -> Callable[[AnyCommand], AnyCommand]:
     """Join click options into one decorator; ``--help`` lists them in this order."""
 
-    def decorate(function: Command) -> Command:
+    def decorate(function: AnyCommand) -> AnyCommand:
         for option in reversed(decorators):
             function = option(function)
         return function
@@ -221,7 +221,7 @@ class DeviceName(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-def device_option(shown: str = AUTO) -> Callable[[Command], Command]:
+def device_option(shown: str = AUTO) -> Callable[[AnyCommand], AnyCommand]:
     """``--device``, by default ``auto``; ``shown``: what that is for a command."""
     kinds = "auto, cpu, cuda or cuda:N."
     return click.option(

@@ -1,8 +1,8 @@
 """The check of an artifact before it is written: the share of mask pixels that equal PyTorch's.
 
 A confidence beside the mask is compared at all pixels, as it does not jump where the class does: in
-FP32 it may differ by ``dabnet.head.TOLERANCE`` nowhere more. In FP16 and INT8 it follows the
-roundings of the logits, and the difference is recorded.
+FP32 it may differ by at most ``dabnet.head.TOLERANCE`` at any pixel. In FP16 and INT8 it follows
+the roundings of the logits, and the difference is recorded.
 
 Where the images have labels, the mIoU of both tells a wrong preprocessing or dilation, which the
 agreement cannot: it is the same in both.

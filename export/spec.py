@@ -107,12 +107,12 @@ class ExportSpec:
         (), "Leave out a graph pass; repeatable.", name="--without-pass", under=GRAPH
     )
     input: str = option(
-        "uint8", "uint8 NHWC, or preprocessed NCHW.", choices=("uint8", "float"), under=GRAPH
+        "uint8", "uint8 NHWC, or preprocessed float NCHW.", choices=("uint8", "float"), under=GRAPH
     )
     head: str = option(MASK, "What the file gives.", choices=HEADS, under=GRAPH)
     minimum_agreement: float | None = option(
         None,
-        "Least share of pixels as in PyTorch.",
+        "Minimum share of pixels as in PyTorch.",
         least=0,
         most=1,
         name="--min-agreement",
@@ -139,14 +139,22 @@ class ExportSpec:
     )
     fit_weights: bool = option(False, "Fit weights to the FP32 outputs.", under=QUANTISED)
     max_drop: float | None = option(
-        None, "Most mIoU points that INT8 may lose.", least=0, most=100, under=QUANTISED
+        None,
+        "Maximum mIoU points that INT8 may lose.",
+        least=0,
+        most=100,
+        under=QUANTISED,
     )
     max_disagreement: float | None = option(
-        None, "Most percent of pixels that it may change.", least=0, most=100, under=QUANTISED
+        None,
+        "Maximum percent of pixels that it may change.",
+        least=0,
+        most=100,
+        under=QUANTISED,
     )
     budget_images: int = option(
         32,
-        "Training images to measure these on.",
+        "Training images to measure a budget on.",
         least=1,
         most=MOST_IMAGES,
         under=QUANTISED,
@@ -191,6 +199,11 @@ class ExportSpec:
         self._refuse_what_excludes_itself()
 
     def _refuse_what_excludes_itself(self) -> None:
+        for name in () if self.has_budget else ("budget_images", "card"):
+            asked, default = options_of(self)[name]
+            if getattr(self, name) != default:
+                given = f"{asked.name} without an accuracy budget"
+                raise InputError(given, "--max-drop or --max-disagreement", "leave it out")
         if self.has_budget and self.head == LOGITS:
             raise InputError(f"an accuracy budget with --head {self.head}", "--head mask")
         if self.precision == INT8 and self.input == "float":

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import click
 import study
@@ -156,7 +157,7 @@ def main(
                 step()
     click.echo(table(scores, folds))
     facts = f"{dataset} train, {len(folds)} folds by sequence, images seen per run as told"
-    content = {"folds": [fold.sequence for fold in folds], "options": [*words]}
+    content: dict[str, Any] = {"folds": [fold.sequence for fold in folds], "options": [*words]}
     content |= {"recipes": {name: RECIPES[name] for name in names}}
     content |= {"scores": [asdict(own) for own in scores]}
     study.conclude(facts + (f"; {' '.join(words)}" if words else ""), record, content)

@@ -152,7 +152,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
         "--target-width",
         type=Percent(0.1, 50),
         metavar="PERCENT",
-        help="Continue until each speed interval is as narrow as 2%.",
+        help="Continue until every speed interval is this narrow.",
     ),
     click.option(
         "--max-minutes",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dabnet.command_help import Command as HelpedCommand
-from dabnet.console import CONTEXT, FILE, Command, Finite, Size, say
+from dabnet.command_help import Command
+from dabnet.console import CONTEXT, FILE, AnyCommand, Finite, Size, say
 from export.spec import MOST_BATCH
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ _POSITIVE = Finite(0, MOST_BOUND, min_open=True)
 SHOWN = {**CONTEXT, "show_default": True}
 
 
-@click.command("report", cls=HelpedCommand, context_settings=CONTEXT)
+@click.command("report", cls=Command, context_settings=CONTEXT)
 @click.argument("records", metavar="FILE.json...", type=FILE, nargs=-1, required=True)
-@click.option("--html", is_flag=True, help="Write the page FILE.html beside it.")
+@click.option("--html", is_flag=True, help="Write the page of one record, FILE.html, beside it.")
 @click.option(
     "--output",
     type=FILE,
@@ -49,8 +49,12 @@ def _report(record: Path, html: bool, output: Path | None) -> list[Path]:
     from bench.record.file import read_record
     from bench.report.text import print_report
     from bench.report.write import check_reports, write_page, write_report
+    from dabnet.errors import InputError
     from dabnet.lock import folder_held
 
+    if html and output is not None:
+        given = "--html with --output"
+        raise InputError(given, "one of them: the folder has the page too", "leave out --html")
     report = read_record(record)
     written = []
     if output is not None:
@@ -105,7 +109,7 @@ def _limit(
     meaning: str,
     most: float = MOST_PERCENT,
     shown: str | bool = True,
-) -> Callable[[Command], Command]:
+) -> Callable[[AnyCommand], AnyCommand]:
     """An option in percent for the field of ``Limits`` that it names, which is a share."""
 
     def share(_: object, __: object, percent: float | None) -> float | None:
@@ -124,12 +128,12 @@ def _limit(
     )
 
 
-@click.command("compare", cls=HelpedCommand, context_settings=SHOWN)
+@click.command("compare", cls=Command, context_settings=SHOWN)
 @click.argument("old", metavar="OLD.json", type=FILE)
 @click.argument("new", metavar="NEW.json", type=FILE)
-@_limit("--max-slowdown", 3.0, "PERCENT", "Most that a call may take longer.")
-@_limit("--max-miou-drop", 0.3, "POINTS", "Most loss of mIoU in points.", 100)
-@_limit("--max-memory-growth", None, "PERCENT", "Most growth of memory.", shown="not judged")
+@_limit("--max-slowdown", 3.0, "PERCENT", "Maximum that a call may take longer.")
+@_limit("--max-miou-drop", 0.3, "POINTS", "Maximum loss of mIoU in points.", 100)
+@_limit("--max-memory-growth", None, "PERCENT", "Maximum growth of memory.", shown="not judged")
 @click.option("--json", "output", type=FILE, metavar="FILE", help="Write the comparison as JSON.")
 def compare_command(old: Path, new: Path, output: Path | None, **shares: Any) -> int:
     """Report what became slower, less accurate or larger.
@@ -159,12 +163,12 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
     return value
 
 
-@click.command("recommend", cls=HelpedCommand, context_settings=SHOWN)
+@click.command("recommend", cls=Command, context_settings=SHOWN)
 @click.argument("record", metavar="[FILE.json]", type=FILE, default="runs/bench/bench.json")
 @click.option(
-    "--min-miou", type=Finite(0), callback=_share, metavar="SHARE", help="Least mean IoU, 0 to 1."
+    "--min-miou", type=Finite(0), callback=_share, metavar="SHARE", help="Minimum mean IoU, 0 to 1."
 )
-@click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Most time of a call.")
+@click.option("--max-latency-ms", type=_POSITIVE, metavar="MS", help="Maximum time of a call.")
 @click.option(
     "--percentile",
     type=click.Choice(["p50", "p95", "p99"]),
@@ -176,7 +180,7 @@ def _share(ctx: click.Context, option: click.Parameter, value: float | None) -> 
     "--max-memory-mb",
     type=_POSITIVE,
     metavar="MB",
-    help="Most memory, of the GPU or else of the host.",
+    help="Maximum memory, of the GPU or else of the host.",
 )
 @click.option("--size", type=Size(), help="Of the images.", show_default="the only one")
 @click.option(

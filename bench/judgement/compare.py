@@ -358,7 +358,7 @@ def last_line(found: Comparison) -> str:
 def comparison_text(found: Comparison, limits: Limits, old: Path, new: Path) -> str:
     """The comparison as JSON: shares in 0…1, times in ms, memory in bytes."""
     regressions = found.count(REGRESSION)
-    values: dict[str, Any] = {"format": FORMAT, "old": str(old), "new": str(new)}
+    values: dict[str, Any] = {"format": FORMAT, "old": old.name, "new": new.name}
     values |= {"limits": asdict(limits), "regressions": regressions, "passed": regressions == 0}
     values |= asdict(found)
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -83,7 +83,12 @@ class SourceName(FileName):
 @click.option(
     "--every", type=click.IntRange(1, MOST_FRAMES), default=1, help="Take each N-th frame."
 )
-@click.option("--size", type=Size(), help="Of the network.", show_default="the artifact's; of a checkpoint 512x1024")
+@click.option(
+    "--size",
+    type=Size(),
+    help="Of the network.",
+    show_default="the artifact's, or 512x1024",
+)
 @device_option("a GPU for engines, else the CPU")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads of inference.")
 @trust_option

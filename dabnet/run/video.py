@@ -193,7 +193,7 @@ class Video:
 
     def _check_duration(self, last: Fraction) -> None:
         duration = (self._container.duration or 0) / self._av.time_base
-        if 0 <= last and float(last) + 1 < CUT_SHORT * duration:
+        if last >= 0 and float(last) + 1 < CUT_SHORT * duration:
             ends = f"its frames end after {float(last):.1f} s of {duration:.1f} s"
             self._cut_short = f"{self.shown} seems to be cut short: {ends}"
 

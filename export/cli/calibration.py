@@ -45,7 +45,7 @@ CACHE_OPTIONS = ("version", "method", "calibrator")
     type=click.IntRange(0, MOST_IMAGES),
     default=0,
     show_default=True,
-    help="Most broken files to pass over.",
+    help="Maximum number of broken files to skip.",
 )
 @under(
     "A cache for TensorRT (-o FILE.cache)",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dabnet.command_help import under
-from dabnet.console import FILE, Command, Finite, Size, options
+from dabnet.console import FILE, AnyCommand, Finite, Size, options
 from dabnet.device import AUTO, CUDA, Device
 from dabnet.errors import InputError
 from export.spec import Option, options_of
@@ -43,7 +43,7 @@ class BatchSize(Size):
 
 def request_options(
     request: type, only: Collection[str] = (), without: Collection[str] = ()
-) -> Callable[[Command], Command]:
+) -> Callable[[AnyCommand], AnyCommand]:
     """Add the options of ``ExportSpec`` or ``BuildSpec`` to a command, by their fields' names."""
     made = []
     for name, (asked, default) in options_of(request).items():
@@ -66,7 +66,7 @@ def request_options(
     return options(*made)
 
 
-def _option(asked: Option, name: str, kind: dict[str, Any]) -> Callable[[Command], Command]:
+def _option(asked: Option, name: str, kind: dict[str, Any]) -> Callable[[AnyCommand], AnyCommand]:
     """The option of a request's field, under its heading."""
     if asked.shown:
         kind["show_default"] = asked.shown

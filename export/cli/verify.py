@@ -54,7 +54,7 @@ DEFAULT_SCENES = 8
 @click.option(
     "--limit",
     type=click.IntRange(1, MOST_IMAGES),
-    help="Most images.",
+    help="Maximum number of images.",
     show_default="all; 8 scenes",
 )
 @click.option("--size", type=Size(), help="Of the images.", show_default="of B or A, or 512x1024")

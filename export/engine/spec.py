@@ -48,7 +48,7 @@ class BuildSpec:
     precision: str
     target: str | None = option(None, "Build without a GPU (TensorRT-RTX), for such as sm86.")
     workspace_mib: int | None = option(
-        None, "Most scratch memory in MiB.", least=1, most=1 << 20, under=ENGINE
+        None, "Maximum scratch memory in MiB.", least=1, most=1 << 20, under=ENGINE
     )
     product: str | None = option(
         None, "Library", choices=PRODUCTS, shown="the installed one", under=ENGINE

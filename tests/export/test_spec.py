@@ -60,6 +60,8 @@ def test_every_field_is_an_option_but_the_size_of_the_check() -> None:
         ({"precision": "int8", "max_drop": 1, "head": "logits"}, "budget with --head logits"),
         ({"precision": "int8", "rest": "fp16", "mask_dtype": "int32"}, "with an int32 mask"),
         ({"precision": "int8", "calibration_method": "best"}, "calibration method 'best'"),
+        ({"precision": "int8", "card": "h200"}, "--card without an accuracy budget"),
+        ({"budget_images": 8}, "--budget-images without an accuracy budget"),
         ({"calibration_method": "best"}, "--calibration-method with --precision fp32"),
         ({"without_passes": ("magic",)}, "unknown graph pass 'magic'"),
     ],

@@ -403,7 +403,10 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
         ([artifact, clip, "-o", out, "--min-confidence", "0.5"], "gives no confidence"),
         ([artifact, clip, "-o", out, "--min-confidence", "60"], "--min-confidence"),
         ([artifact, clip, "-o", out, "--fps", "5"], "--fps for a video; expected images"),
-        ([artifact, image, "-o", folder / "o.png", "--fps", "5"], "expected a video or an animation"),
+        (
+            [artifact, image, "-o", folder / "o.png", "--fps", "5"],
+            "expected a video or an animation",
+        ),
         ([artifact, clip, "-o", out, "--reconnect", "3"], "expected a camera or a stream"),
         (
             [artifact, image, "-o", folder / "o.png", "--class-map", clip, "--write", "indices"],

@@ -97,13 +97,15 @@ def test_compare_passes_and_fails_by_its_exit_code(records: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[-1] == "PASS: 0 regressions in 13 findings"
     assert "Welch's 95 % interval" in result.stdout and "not in its interval" in result.stdout
-    result = dabnet_bench("compare", BENCH, "slow.json", "--json", "c.json", folder=records)
+    here = records / BENCH
+    result = dabnet_bench("compare", here, "slow.json", "--json", "c.json", folder=records)
     assert result.returncode == 1, result.stderr
     assert result.stdout.splitlines()[-1].startswith("REGRESSION: 2 regressions in 13 findings")
     first = next(line for line in result.stdout.splitlines() if " ms " in line)
     assert first.split()[:4] == ["regression", "onnxruntime-fp32", "host", "speed"]
     written = json.loads((records / "c.json").read_text(encoding="utf-8"))
     assert (written["regressions"], written["passed"], written["basis"]) == (2, False, "direct")
+    assert (written["old"], written["new"]) == ("bench.json", "slow.json")  # no paths of a user
     assert written["findings"][0]["change"]["high"] < 1 / 1.03
     wide = ("--max-slowdown", "30")
     assert dabnet_bench("compare", BENCH, "slow.json", *wide, folder=records).returncode == 0
@@ -142,6 +144,10 @@ BAD_INPUTS: dict[str, tuple[tuple[str | Path, ...], str]] = {
     "a page of several records": (
         ("report", BENCH, "again.json", "--html"),
         "--html with 2 records; expected a folder for their page; name it with --output DIR",
+    ),
+    "a page twice": (
+        ("report", BENCH, "--html", "--output", "new"),
+        "--html with --output; expected one of them: the folder has the page too",
     ),
     "an old record among several": (
         ("report", BENCH, "old.json", "--output", "new"),

@@ -99,6 +99,10 @@ BAD_INPUTS = {
         "device 'mps'; expected cpu, cuda",
     ),
     "worst of what": (["verify", FP32, INT8, "--worst", "2"], "add --output DIR"),
+    "a tolerance of masks": (
+        ["verify", FP32, INT8, "--tolerance", "0.1"],
+        "--tolerance for masks alone; expected a comparison of layers; add --layers",
+    ),
     "layers of a checkpoint": (
         ["verify", "seeded.pth", "seeded.pth", "--layers"],
         "--layers with the checkpoint",
