@@ -67,6 +67,7 @@ class Candidate:
         given: what its file does not say.
         manifest: of an ONNX file or an engine, which is measured as it is; None of a network.
         trust: whether an engine is loaded also without a manifest that has its hash.
+        trained_on: each ``DATASET SPLIT`` that it is known to have trained on.
     """
 
     subject: Subject
@@ -75,6 +76,7 @@ class Candidate:
     given: Given = field(default_factory=Given)
     manifest: Manifest | None = None
     trust: bool = False
+    trained_on: tuple[str, ...] = ()
 
     def rows(self, names: Sequence[str]) -> Sequence[str]:
         """Backend and variant of each row: ``names`` of a network, the one of a file."""
@@ -262,7 +264,8 @@ def _of_checkpoint(
         *("", checkpoint.model, path.name, sha256_of_file(path), checkpoint.dataset),
         *(parameters, multiply_adds),
     )
-    return Candidate(subject, path, checkpoint.labels, given)
+    seen = checkpoint.trained_on
+    return Candidate(subject, path, checkpoint.labels, given, trained_on=seen)
 
 
 def _of_network(name: str, labels: LabelSet | None, sizes: Sequence[Size]) -> Candidate:
@@ -279,7 +282,12 @@ def _of_file(artifact: Artifact, manifest: Manifest, sizes: Sequence[Size]) -> C
         *("", UNKNOWN if described else manifest.model, path.name, sha256_of_file(path)),
         *("" if described else manifest.dataset, *work),
     )
-    return Candidate(subject, path, _labels_of(manifest), manifest=manifest, trust=artifact.trust)
+    return Candidate(
+        *(subject, path, _labels_of(manifest)),
+        manifest=manifest,
+        trust=artifact.trust,
+        trained_on=manifest.trained_on,
+    )
 
 
 def _work_of_network(

@@ -84,6 +84,7 @@ class RowState:
         labelled: bool,
         categories: Sequence[Category],
         overlap: tuple[str, ...],
+        trained_on: str = "",
     ) -> None:
         """Turn ``scored`` into ``accuracy``.
 
@@ -91,6 +92,7 @@ class RowState:
             reference: the reference row; None for that row itself, or where it was not scored.
             labelled: whether the images have labels.
             overlap: names of the scored images that calibrated the row.
+            trained_on: a split that the network trained on, and that holds these images.
         """
         scored, other = self.scored, reference.scored if reference else None
         if scored is None:
@@ -112,6 +114,7 @@ class RowState:
             timed_miou=timed,
             calibrated_on=calibrated_on(self.recipe.manifest if self.recipe else None),
             overlap=overlap,
+            trained_on=trained_on,
         )
 
     def record(self, reference: RowState | None) -> Row:

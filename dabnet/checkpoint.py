@@ -56,6 +56,7 @@ class Checkpoint:
             t >= 0 of the input of each convolution (int8 scale t / 127), by the name of its
             module; empty for any other.
         dilations: of the network (``dabnet.models.Network.dilations``); none: the published ones.
+        trained_on: each ``DATASET SPLIT`` that it has trained on, from the first on; none: unknown.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     activation_ranges: dict[str, float] = field(default_factory=dict)
     dilations: tuple[int, ...] = ()
+    trained_on: tuple[str, ...] = ()
 
     def network(self) -> nn.Module:
         """Return the network with these weights, in evaluation mode, on the CPU.
@@ -105,6 +107,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "recipe": checkpoint.recipe,
         "training": checkpoint.training,
         "dilations": list(checkpoint.dilations),
+        "trained_on": list(checkpoint.trained_on),
     }
     if checkpoint.activation_ranges:
         content["activation_ranges"] = checkpoint.activation_ranges
@@ -209,6 +212,7 @@ class _Described:
     recipe: dict[Name, bool | int | float | Name | tuple[int | float, ...]]
     activation_ranges: dict[Name, Amount] = field(default_factory=dict)
     dilations: tuple[Annotated[int, Ge(1), Le(MOST_DILATION)], ...] = ()
+    trained_on: tuple[Name, ...] = ()
 
     def __post_init__(self) -> None:
         names = self.classes
@@ -226,6 +230,7 @@ class _Described:
                 "printable texts",
             ),
             "dataset": (not self.dataset.isprintable(), "a printable name"),
+            "trained_on": (not "".join(self.trained_on).isprintable(), "printable names"),
             "tool_version": (not self.tool_version.isprintable(), "a printable name"),
         }
         for key, (wrong, expected) in faults.items():
@@ -262,6 +267,7 @@ def _ours(content: dict[str, Any], file: Path) -> Checkpoint:
         content["training"],
         said.activation_ranges,
         said.dilations,
+        said.trained_on,
     )
     _check_fit(checkpoint, file)
     _check_ranges(checkpoint, file)

@@ -470,7 +470,7 @@ def _values_of_start(options: dict[str, Any]) -> dict[str, Any]:
 def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     """Return the options that a run was started with, by name."""
     from dabnet.checkpoint import Given, load_checkpoint
-    from dabnet.data.file_pairs import WITHOUT
+    from dabnet.data.splits import parts_of
     from dabnet.training.recipes import Recipe
     from dabnet.training.spec import state_of
 
@@ -478,7 +478,7 @@ def _values_of_run(resume: Path, dataset: str | None) -> dict[str, Any]:
     run = state_of(stored, resume)
     kept = {name: getattr(run, name) for name in ("seed", "eval_every", "compile", "channels_last")}
     names = ("dataset", "model", "labels", "dilations")
-    split, _, fold = run.split.partition(WITHOUT)
+    split, fold = parts_of(run.split)
     of_run = {name: getattr(stored, name) for name in names}
     of_run |= {"train_type": split, "fold": fold or None}
     of_run |= {} if fold else {"split": run.val_split}

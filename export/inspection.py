@@ -142,7 +142,10 @@ def _checkpoint(path: Path, given: Given | None) -> dict[str, Any]:
 
     found = load_checkpoint(path, given)
     classes = found.labels.classes
-    names = ("model", "dataset", "epoch", "metrics", "recipe", "preprocessing", "dilations")
+    names = (
+        *("model", "dataset", "trained_on", "epoch", "metrics", "recipe", "preprocessing"),
+        "dilations",
+    )
     values = dataclasses.asdict(replace(found, state={}, training={}))
     shape = {"image": ("N", 3, "H", "W"), "logits": ("N", len(classes), "H", "W")}
     image, logits = ({"name": n, "dtype": "float32", "shape": s} for n, s in shape.items())

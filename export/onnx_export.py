@@ -257,6 +257,7 @@ def _manifest(checkpoint: Checkpoint, checkpoint_sha256: str, spec: ExportSpec) 
         precision=spec.precision,
         example=(spec.batch, *spec.size),
         checkpoint_sha256=checkpoint_sha256,
+        trained_on=checkpoint.trained_on,
         confidence=spec.confidence_tensor,
         stride=network_named(checkpoint.model).stride,
         optimized_for=spec.optimize_for,

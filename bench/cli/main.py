@@ -133,7 +133,7 @@ _BATCH, _THREADS = click.IntRange(1, MOST_BATCH), click.IntRange(1, MOST_THREADS
     ),
     click.option("--calibration-images", type=_IMAGES, default=48, help="Images for INT8."),
     click.option(
-        "--allow-overlap", is_flag=True, help="Score INT8 on what calibrated it, and mark it."
+        "--allow-overlap", is_flag=True, help="Score on what trained or calibrated it, and mark it."
     ),
     click.option("--pictures", type=_PICTURES, default=2, help="Images to show."),
 )
@@ -199,6 +199,7 @@ def _request(asked: dict[str, Any]) -> Request:
 
     from bench.backends import backends, row_names
     from bench.candidates import Asked, candidates, dataset_of
+    from bench.measure.overlap import refuse_trained
     from bench.measure.request import Request, Scenario
     from bench.session import check_outputs
     from dabnet.data.images import ImageFolder, SizedImages
@@ -229,6 +230,9 @@ def _request(asked: dict[str, Any]) -> Request:
         opened = ImageFolder(folder, labels)
     else:
         opened = open_dataset(dataset, asked["split"], data_dir, size, labels)
+    images = SizedImages.first(opened, size, asked["max_images"])
+    if not asked["allow_overlap"]:
+        refuse_trained(found, images)
     check_outputs(asked["output"])
     cache = writable_directory(asked["cache"])
     known = {
@@ -238,7 +242,7 @@ def _request(asked: dict[str, Any]) -> Request:
         ),
         "names": names,
         "settings": settings,
-        "images": SizedImages.first(opened, size, asked["max_images"]),
+        "images": images,
         "scenario": scenario,
         "device": device,
         "threads": asked["threads"] or torch.get_num_threads(),

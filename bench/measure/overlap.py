@@ -1,16 +1,18 @@
-"""Whether an artifact is scored on images that its INT8 ranges were calibrated on.
+"""Whether an artifact is scored on images that trained it, or calibrated its INT8 ranges.
 
-Ranges that saw an image round it better than any other, so such a score says nothing of new images.
-Images are compared by the hash of their pixels: a copy under another name, in another format or in
-another split is still the same image.
+Such a score says nothing of new images. What trained a network is known by the name of its split.
+What calibrated it is compared by the hash of its pixels: a copy under another name, in another
+format or in another split is still the same image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
+from bench.candidates import Candidate
 from bench.record import UNKNOWN
 from dabnet.data.images import SizedImages
+from dabnet.data.splits import seen_in
 from dabnet.errors import InputError
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
@@ -35,6 +37,24 @@ def calibrated_on(manifest: Manifest | None) -> str:
     if calibration is None or not calibration.image_sha256:
         return UNKNOWN
     return f"{calibration.images} images of {calibration.dataset} {calibration.split}"
+
+
+def trained_on_scored(candidate: Candidate, images: SizedImages) -> str:
+    """Return the split that a network trained on and that holds these images; "" for none."""
+    scored = images.dataset
+    return seen_in(candidate.trained_on, scored.name, scored.split) if images.labelled else ""
+
+
+def refuse_trained(candidates: Iterable[Candidate], images: SizedImages) -> None:
+    """Raise ``InputError`` if a network would be scored on images that trained it."""
+    for candidate in candidates:
+        if seen := trained_on_scored(candidate, images):
+            raise InputError(
+                f"{str(candidate.path)!r} was trained on {seen}, which holds the"
+                f" {images.description} that would be scored",
+                "images that it has not seen",
+                "train on the training split alone, or mark its rows with --allow-overlap",
+            )
 
 
 def overlapping(

@@ -76,6 +76,8 @@ class Accuracy:
     timed_miou: Share | None = None
     calibrated_on: Name = ""  # images of the INT8 ranges, in words; "" for none; see ``UNKNOWN``
     overlap: tuple[Name, ...] = ()  # names of the scored images among them
+    # The split of a data set that the network trained on, if it holds the scored images; else "".
+    trained_on: Name = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,11 @@ def marked(timing: Timing | None) -> int:
 
 
 def is_marked(row: Row) -> bool:
-    """Whether it is scored, or may be scored, on images that calibrated it."""
+    """Whether it is scored, or may be scored, on images that trained or calibrated it."""
     accuracy = row.accuracy
-    return accuracy is not None and (bool(accuracy.overlap) or accuracy.calibrated_on == UNKNOWN)
+    return accuracy is not None and (
+        bool(accuracy.trained_on or accuracy.overlap) or accuracy.calibrated_on == UNKNOWN
+    )
 
 
 def is_broken(row: Row) -> bool:

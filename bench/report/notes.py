@@ -220,6 +220,11 @@ def calibration(report: Report, row: Row) -> str:
     """What the ``CALIBRATION_MARK`` of a row means."""
     start = f"{CALIBRATION_MARK} {row.name}:"
     overlap = row.accuracy.overlap if row.accuracy else ()
+    if row.accuracy and row.accuracy.trained_on:
+        return (
+            f"{start} trained on {row.accuracy.trained_on}, which holds the images that it is"
+            " scored on: its score does not measure accuracy on new images."
+        )
     if not overlap:
         return f"{start} calibration images unknown: it may be scored on them."
     return (

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dabnet.data.file_pairs import TRAINVAL, FilePairs
+from dabnet.data.file_pairs import FilePairs
 from dabnet.data.image_files import is_image
 from dabnet.data.label_files import LabelCoding
 from dabnet.data.labels import LabelSet, voc_palette
 from dabnet.data.lists import Pair
+from dabnet.data.splits import TRAINVAL
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 

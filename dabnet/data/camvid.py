@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dabnet.data.file_pairs import TRAINVAL, FilePairs
+from dabnet.data.file_pairs import FilePairs
 from dabnet.data.label_files import LabelCoding
 from dabnet.data.labels import LabelSet
 from dabnet.data.lists import Pair, read_pairs
+from dabnet.data.splits import TRAINVAL
 
 CAMVID = LabelSet.of(
     {

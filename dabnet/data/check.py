@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dabnet.data.dataset import Dataset, LabelledImage, evenly_spaced
-from dabnet.data.file_pairs import TRAINVAL, FilePairs, NoSuchSplit
+from dabnet.data.file_pairs import FilePairs, NoSuchSplit
 from dabnet.data.labels import LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import DATASETS, open_dataset
+from dabnet.data.splits import TRAINVAL
 from dabnet.data.statistics import PixelCounter, SplitCounts
 from dabnet.errors import InputError
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from dabnet.data.dataset import Uint8Array
-from dabnet.data.file_pairs import TRAINVAL, FilePairs, NoSuchSplit
+from dabnet.data.file_pairs import FilePairs, NoSuchSplit
 from dabnet.data.image_files import is_image
 from dabnet.data.label_files import LabelCoding, read_label
 from dabnet.data.labels import LabelSet
 from dabnet.data.lists import Pair
+from dabnet.data.splits import TRAINVAL
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 

@@ -11,14 +11,9 @@ from dabnet.data.image_files import fingerprint_of, read_image, stored_size
 from dabnet.data.label_files import LabelCoding, read_label
 from dabnet.data.labels import LabelSet
 from dabnet.data.lists import Pair
+from dabnet.data.splits import TRAINVAL, fold_of
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
-
-TRAINVAL = "trainval"
-"""The split that is train, then val."""
-
-WITHOUT = " without "
-"""Of the name of a split from which a sequence was held out."""
 
 
 class NoSuchSplit(InputError):
@@ -103,7 +98,7 @@ class FilePairs:
                 f"one of two or more prefixes of the images' names: {_some(found)}",
             )
         rest, alone = copy.copy(self), copy.copy(self)
-        rest.split, alone.split = f"{self.split}{WITHOUT}{sequence}", f"{sequence} alone"
+        rest.split, alone.split = fold_of(self.split, sequence)
         rest.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name != sequence]
         alone.pairs = [pair for pair, name in zip(self.pairs, of, strict=True) if name == sequence]
         return rest, alone

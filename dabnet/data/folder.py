@@ -16,11 +16,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from dabnet.data.file_pairs import TRAINVAL, FilePairs
+from dabnet.data.file_pairs import FilePairs
 from dabnet.data.image_files import SUFFIXES, is_image
 from dabnet.data.label_files import LabelCoding
 from dabnet.data.labels import LabelSet, read_class_file
 from dabnet.data.lists import GAP, Pair, read_pairs
+from dabnet.data.splits import TRAINVAL
 from dabnet.errors import InputError
 from dabnet.files import existing_directory
 

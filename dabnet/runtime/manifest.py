@@ -191,6 +191,7 @@ class Manifest:
     # (batch, height, width) it was exported and checked at
     example: tuple[Side, Side, Side]
     checkpoint_sha256: Name  # "" if it was described by its user (``dabnet.runtime.description``)
+    trained_on: tuple[Name, ...] = ()  # each "DATASET SPLIT" (``dabnet.checkpoint.Checkpoint``)
     confidence: TensorInfo | None = None  # second output of the head ``mask+confidence``
     # Of the network: height and width of a ``DYNAMIC`` input are multiples of it.
     stride: Annotated[int, Ge(1), Le(1024)] = 8

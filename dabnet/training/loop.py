@@ -24,6 +24,7 @@ from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
+from dabnet.data.splits import seen_in
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -97,6 +98,11 @@ class _Run:
         else:
             start = new_start(spec, self.labels)
         self.notes = [start.note] if start.note else []
+        own = f"{train_set.name} {train_set.split}"
+        self.trained_on = tuple(dict.fromkeys((*start.trained_on, own)))
+        if seen := seen_in(self.trained_on, val_set.name, val_set.split):
+            told = "a score there is no measure of accuracy on new images"
+            self.notes.append(f"{seen}, which it trains on, holds {val_set.split}: {told}")
         self.dilations = start.dilations
         # What is kept must not be chosen by a test. Otherwise, what is fine-tuned is scored first.
         self.scores_once = val_set.split == TEST
@@ -439,6 +445,7 @@ class _Run:
             training,
             self.learner.activation_ranges,
             self.dilations,
+            self.trained_on,
         )
 
     def _save_last(self) -> None:

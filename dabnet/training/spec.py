@@ -11,7 +11,7 @@ from annotated_types import Ge, Le, Lt
 
 from dabnet.checkpoint import Checkpoint
 from dabnet.data.dataset import Dataset
-from dabnet.data.file_pairs import WITHOUT
+from dabnet.data.splits import parts_of
 from dabnet.data.statistics import SplitCounts
 from dabnet.errors import InputError
 from dabnet.files import existing_file, sha256_of_file
@@ -246,7 +246,7 @@ def hash_of_teacher(spec: TrainingSpec) -> str:
 
 def _splits(train: str, val: str) -> dict[str, str]:
     """Return the options that made these splits, by name."""
-    split, _, fold = train.partition(WITHOUT)
+    split, fold = parts_of(train)
     return {"train_type": split} | ({"fold": fold} if fold else {"fold": "none", "split": val})
 
 

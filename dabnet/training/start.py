@@ -26,6 +26,7 @@ class Start:
         dilations: of the network; none: the published ones.
         preprocessing: of an image before the network; None: that of a new run.
         activation_ranges: as of ``Checkpoint``: of a run in int8.
+        trained_on: as of ``Checkpoint``.
         note: a line that says what is drawn; "" if there is nothing to say.
     """
 
@@ -33,6 +34,7 @@ class Start:
     dilations: tuple[int, ...] = ()
     preprocessing: Preprocessing | None = None
     activation_ranges: dict[str, float] = field(default_factory=dict)
+    trained_on: tuple[str, ...] = ()
     note: str = ""
 
     @classmethod
@@ -43,6 +45,7 @@ class Start:
             checkpoint.dilations,
             checkpoint.preprocessing,
             checkpoint.activation_ranges,
+            checkpoint.trained_on,
         )
 
 
@@ -68,6 +71,7 @@ def new_start(spec: TrainingSpec, labels: LabelSet) -> Start:
     found = load_weights(path, spec.model)
     names: tuple[str, ...] | None = None
     before, dilations, preprocessing = None, spec.dilations, None
+    trained_on: tuple[str, ...] = ()
     if isinstance(found, Checkpoint):
         if spec.init and found.recipe.get("stage") == "encoder":
             raise InputError(
@@ -77,7 +81,7 @@ def new_start(spec: TrainingSpec, labels: LabelSet) -> Start:
             )
         names, before = found.labels.classes, len(found.labels.classes)
         dilations = _agreed_dilations(found.dilations, spec, path)
-        preprocessing = found.preprocessing
+        preprocessing, trained_on = found.preprocessing, found.trained_on
     else:
         before = found.outputs
 
@@ -88,10 +92,10 @@ def new_start(spec: TrainingSpec, labels: LabelSet) -> Start:
     outputs = _outputs(spec)
     _check_tensors(state, outputs, spec, path)
     if before == len(labels.classes) and names in (None, labels.classes):
-        return Start(state, dilations, preprocessing)
+        return Start(state, dilations, preprocessing, trained_on=trained_on)
     kept = {name: tensor for name, tensor in state.items() if name not in outputs}
     note = _drawn_note(sorted(outputs), len(labels.classes), before)
-    return Start(kept, dilations, preprocessing, note=note)
+    return Start(kept, dilations, preprocessing, trained_on=trained_on, note=note)
 
 
 def _outputs(spec: TrainingSpec) -> set[str]:

@@ -101,6 +101,7 @@ def test_the_manifest_is_complete(
     )
     assert (manifest.classes, manifest.palette) == (labels.classes, labels.palette)
     assert (manifest.ignore, manifest.preprocessing) == (labels.ignore, PREPROCESSING)
+    assert manifest.trained_on == ("toy-street train",)
     assert (manifest.opset, manifest.channel_order, manifest.size) == (17, "RGB", SIZE)
     assert manifest.libraries["onnx"] == onnx.__version__
     assert manifest.libraries["torch"].split("+")[0] == torch.__version__.split("+")[0]

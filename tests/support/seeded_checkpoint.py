@@ -79,7 +79,7 @@ def write_checkpoint(folder: Path, decisive: bool = False, model: str = "dabnet"
     path = folder / "seeded.pth"
     labels = label_set("toy-street")
     of_model = (state, "toy-street", labels, preprocessing_of(model))
-    save_checkpoint(Checkpoint(model, *of_model), path)
+    save_checkpoint(Checkpoint(model, *of_model, trained_on=("toy-street train",)), path)
     return path
 
 

@@ -257,6 +257,23 @@ def test_a_fold_trains_without_a_sequence_and_is_scored_on_it(
     assert "4 training images, 3 validation images" in capfd.readouterr().out
 
 
+def test_a_network_knows_what_it_has_trained_on(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also what the weights it starts from have, and a score on that is told to be none."""
+    words = ["--data-dir", tree, "--input-size", "32x32", "--batch-size", 2, "--max-epochs", 1]
+    first, second = tmp_path / "first", tmp_path / "second"
+    told = "camvid trainval, which it trains on, holds val: a score there is no measure"
+    assert command(monkeypatch, *words, "--train-type", "trainval", "--output", first) == 0
+    assert told in capfd.readouterr().err
+    assert command(monkeypatch, *words, "--init", first / "best.pth", "--output", second) == 0
+    assert told in capfd.readouterr().err
+    found = [load_checkpoint(folder / "best.pth").trained_on for folder in (first, second)]
+    assert found == [("camvid trainval",), ("camvid trainval", "camvid train")]
+    assert command(monkeypatch, *words, "--output", tmp_path / "third") == 0
+    assert "which it trains on" not in capfd.readouterr().err
+
+
 def test_a_test_split_is_scored_once_after_the_last_epoch(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

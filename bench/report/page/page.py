@@ -211,5 +211,5 @@ def _more(report: Report, row: Row, scope: str) -> str:
     if timing and marked(timing):
         parts.append(f"{TIMING_MARK} turns marked")
     if is_marked(row):
-        parts.append(f"{CALIBRATION_MARK} calibration overlaps, or may overlap, the score")
+        parts.append(f"{CALIBRATION_MARK} trained or calibrated, perhaps, on scored images")
     return "; ".join([*parts, *(["failed"] if row.reason else [])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from bench.cli.main import bench_command
+from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.errors import InputError
 from tests.support.contract_graph import HEIGHT, WIDTH, write_contract
 from tests.support.processes import DABNET_BENCH, run_python
@@ -77,6 +79,19 @@ def test_a_head_of_files_alone_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     words = [path.name, "--size", f"{HEIGHT}x{WIDTH}", "--head", "mask+confidence"]
     with pytest.raises(InputError, match="--head for files, which have their own"):
         bench_command.main(words, "b", standalone_mode=False)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_score_on_images_that_trained_the_network_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_checkpoint(tmp_path)
+    seen = ("toy-street trainval", "toy-street train")
+    save_checkpoint(replace(load_checkpoint(path), trained_on=seen), path)
+    message = "seeded.pth' was trained on toy-street trainval, which holds the 50 images of toy-"
+    with pytest.raises(InputError, match=message):
+        bench_command.main([path.name, "--size", "64x64"], "b", standalone_mode=False)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -274,9 +274,10 @@ def test_marked_turns_are_seen_at_the_top_in_the_table_and_in_their_chart() -> N
     [
         ({"overlap": ("street_003",)}, "calibrated on 1 of the 8 images that it is scored on"),
         ({"calibrated_on": "unknown images"}, "it may be scored on them"),
+        ({"trained_on": "camvid trainval"}, "trained on camvid trainval, which holds the images"),
     ],
 )
-def test_calibration_on_scored_images_is_seen(change: dict[str, object], said: str) -> None:
+def test_a_score_on_images_that_it_has_seen_is_marked(change: dict[str, object], said: str) -> None:
     report = sample_report()
     row = report.rows[2]
     assert row.accuracy
