@@ -38,6 +38,18 @@ def test_weights_are_those_of_the_card(name: str, epochs: int, size: list[int]) 
     assert max(scores) == checkpoint.metrics["val_miou"]
 
 
+def test_weights_of_train_and_val_claim_no_accuracy() -> None:
+    file = WEIGHTS / "dabnet_camvid_trainval.pth"
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8").split(f"## {file.name}")[1]
+    card = card.partition("\n## ")[0]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
+    checkpoint = load_checkpoint(file)
+    assert (checkpoint.trained_on, checkpoint.epoch) == (("camvid trainval",), 90)
+    assert f"{100 * checkpoint.metrics['val_miou']:.2f}" not in card and " %" not in card
+    with (WEIGHTS / f"{file.stem}_log.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 90
+
+
 def test_every_page_with_the_score_on_val_says_that_val_flatters() -> None:
     score = load_checkpoint(WEIGHTS / "dabnet_camvid.pth").metrics["val_miou"]
     pages = [ROOT / "README.md", WEIGHTS / "README.md", *(ROOT / "docs").glob("*.md")]

@@ -47,6 +47,7 @@ class RunLog:
         tensorboard: whether event files are written.
         writes: whether this process writes at all.
         visdom: whether a visdom server gets the same, in an environment named as the folder.
+        scored: what is validated, beside the curve.
 
     Raises:
         BackendUnavailable: TensorBoard or visdom is missing, or no visdom server answers.
@@ -60,8 +61,9 @@ class RunLog:
         tensorboard: bool,
         writes: bool,
         visdom: bool = False,
+        scored: str = "val",
     ) -> None:
-        self.folder, self.labels, self.writes = folder, labels, writes
+        self.folder, self.labels, self.writes, self.scored = folder, labels, writes, scored
         self.boards: list[SummaryWriter | VisdomBoard] = []
         if visdom and writes:
             self.boards.append(VisdomBoard(folder.resolve().name, fresh=iteration == 0))
@@ -98,7 +100,7 @@ class RunLog:
 
     def validation(self, history: Sequence[Epoch], confusion: Counts, samples: Image.Image) -> None:
         """Log the validation whose scores are in the last row of ``history``."""
-        write_curves(history, self.folder / CURVES)
+        write_curves(history, self.folder / CURVES, self.scored)
         with replacing(self.folder / PREDICTIONS) as temporary:
             save_picture(samples, temporary)
         number = history[-1].iteration
@@ -121,22 +123,22 @@ def write_csv(history: Sequence[Epoch], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def write_curves(history: Sequence[Epoch], path: Path) -> None:
-    """Draw loss, validation mIoU and learning rate over the epochs as a PNG."""
+def write_curves(history: Sequence[Epoch], path: Path, scored: str = "val") -> None:
+    """Draw loss, mIoU on what is ``scored`` and learning rate over the epochs as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     loss_axis, score_axis, lr_axis = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     epochs = [row.epoch for row in history]
-    scored = [(row.epoch, 100 * row.val_miou) for row in history if row.val_miou is not None]
+    scores = [(row.epoch, 100 * row.val_miou) for row in history if row.val_miou is not None]
 
     loss_axis.plot(epochs, [row.loss for row in history], color="C0", marker=".")
     loss_axis.set_ylabel("training loss")
-    if scored:
-        score_axis.plot(*zip(*scored, strict=True), color="C1", marker="o", markersize=4)
-        epoch, best = max(scored, key=lambda point: point[1])
+    if scores:
+        score_axis.plot(*zip(*scores, strict=True), color="C1", marker="o", markersize=4)
+        epoch, best = max(scores, key=lambda point: point[1])
         score_axis.set_title(f"best {best:.2f} at epoch {epoch}", loc="right", fontsize=9)
-    score_axis.set_ylabel("validation mIoU, %")
+    score_axis.set_ylabel(f"mIoU on {scored}, %")
     lr_axis.plot(epochs, [row.lr for row in history], color="C2")
     lr_axis.set_ylabel("learning rate")
     lr_axis.set_xlabel("epoch")

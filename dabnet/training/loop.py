@@ -100,7 +100,8 @@ class _Run:
         self.notes = [start.note] if start.note else []
         own = f"{train_set.name} {train_set.split}"
         self.trained_on = tuple(dict.fromkeys((*start.trained_on, own)))
-        if seen := seen_in(self.trained_on, val_set.name, val_set.split):
+        seen = seen_in(self.trained_on, val_set.name, val_set.split)
+        if seen:
             told = "a score there is no measure of accuracy on new images"
             self.notes.append(f"{seen}, which it trains on, holds {val_set.split}: {told}")
         self.dilations = start.dilations
@@ -151,7 +152,9 @@ class _Run:
         self.source = self._batches()
         self.watch = self._fit(spec.limit) if spec.limit else None
         self.log = RunLog(
-            spec.output, self.labels, self.iteration, spec.tensorboard, processes.first, spec.visdom
+            *(spec.output, self.labels, self.iteration, spec.tensorboard, processes.first),
+            spec.visdom,
+            scored=val_set.split + (", which it trains on" if seen else ""),
         )
 
     def _count(self) -> SplitCounts:
