@@ -41,8 +41,10 @@ def in_a_fork(work: Callable[[], object]) -> int:
     code = 1
     try:
         if "torch" in sys.modules:
-            # Else threads that begin together may find no thread pool after a fork.
-            sys.modules["torch"].set_num_threads(1)
+            # Else threads that begin together may find no thread pool after a fork; a command may
+            # fork once more.
+            _take_one_thread()
+            os.register_at_fork(after_in_child=_take_one_thread)
         work()
         code = 0
     except SystemExit as stop:
@@ -52,6 +54,10 @@ def in_a_fork(work: Callable[[], object]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _take_one_thread() -> None:
+    sys.modules["torch"].set_num_threads(1)
 
 
 def run_commands(
