@@ -13,7 +13,7 @@ from bench.record import PAPER, Report, Row, Setting, Timing
 from bench.record.speed import WITHIN, by_speed, compared
 from bench.report import figures
 from bench.report.columns import counted, is_broken, is_marked, rows_of
-from bench.report.notes import broken, calibration
+from bench.report.notes import broken, seen
 from bench.statistics import EQUAL, FASTER, NOT_TOLD, interval_around
 from dabnet.errors import InputError
 from dabnet.intervals import Interval
@@ -51,7 +51,7 @@ def recommend(report: Report, setting: Setting, bounds: Bounds) -> tuple[Row | N
         elif is_broken(row):
             excluded.append(f"  not considered: {broken(row)}")
         elif is_marked(row):
-            excluded.append(f"  not considered: {calibration(report, row)}")
+            excluded.append(f"  not considered: {seen(report, row)}")
         elif row.reason or timing is None:
             why = row.reason or f"not timed in scope {bounds.scope}"
             excluded.append(f"  not considered: {row.name}: {why}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from bench.candidates import Candidate
 from bench.record import UNKNOWN
 from dabnet.data.images import SizedImages
-from dabnet.data.splits import seen_in
+from dabnet.data.splits import seen_in, trained_on
 from dabnet.errors import InputError
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
@@ -39,7 +39,7 @@ def calibrated_on(manifest: Manifest | None) -> str:
     return f"{calibration.images} images of {calibration.dataset} {calibration.split}"
 
 
-def trained_on_scored(candidate: Candidate, images: SizedImages) -> str:
+def seen_of(candidate: Candidate, images: SizedImages) -> str:
     """Return the split that a network trained on and that holds these images; "" for none."""
     scored = images.dataset
     return seen_in(candidate.trained_on, scored.name, scored.split) if images.labelled else ""
@@ -48,10 +48,10 @@ def trained_on_scored(candidate: Candidate, images: SizedImages) -> str:
 def refuse_trained(candidates: Iterable[Candidate], images: SizedImages) -> None:
     """Raise ``InputError`` if a network would be scored on images that trained it."""
     for candidate in candidates:
-        if seen := trained_on_scored(candidate, images):
+        if seen := seen_of(candidate, images):
             raise InputError(
-                f"{str(candidate.path)!r} was trained on {seen}, which holds the"
-                f" {images.description} that would be scored",
+                f"{str(candidate.path)!r} was"
+                f" {trained_on(seen, f'the {images.description} that would be scored')}",
                 "images that it has not seen",
                 "train on the training split alone, or mark its rows with --allow-overlap",
             )

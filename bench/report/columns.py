@@ -22,7 +22,7 @@ from bench.statistics import verdict
 from dabnet.intervals import Interval
 from dabnet.precision import PRECISIONS
 
-CALIBRATION_MARK = "†"
+SEEN_MARK = "†"
 """Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
 TIMING_MARK = "‡"
 """Beside the time of a row of which a counted turn was disturbed or throttled."""
@@ -163,7 +163,7 @@ class Column:
         text: of a value; ``str`` makes a column of words, set to the left.
         table: the table that shows it.
         brief: whether terminal and Markdown leave out the interval, which the page shows.
-        mark: beside the text where it holds of the line: ``CALIBRATION_MARK``, ``TIMING_MARK``.
+        mark: beside the text where it holds of the line: ``SEEN_MARK``, ``TIMING_MARK``.
         optional: whether ``SPEED`` leaves it out where no row has it.
     """
 
@@ -192,7 +192,7 @@ class Column:
             return NONE
         value = self.of(line)
         if value is not None:
-            holds = {CALIBRATION_MARK: is_marked(line.row), TIMING_MARK: marked(line.timing)}
+            holds = {SEEN_MARK: is_marked(line.row), TIMING_MARK: marked(line.timing)}
             text = parts(self.text(value))[0] if brief and self.brief else self.text(value)
             return f"{text} {self.mark}" if holds.get(self.mark) else text
         of, _, name = self.value.rpartition(".") if isinstance(self.value, str) else ("", "", "")
@@ -318,7 +318,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("parameters", "params", "M", "subject.parameters", _number(2, 1e-6), OF),
     Column("multiply_adds", "MACs", "G", "multiply_adds", _number(2, 1e-9), OF),
     # Accuracy.
-    Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, CALIBRATION_MARK),
+    Column("miou", "mIoU", "%", "row.score.miou", figures.shares, SPEED, True, SEEN_MARK),
     Column("miou_difference", "Δ to FP32", "points [95 %]", _DIFFERENCE, figures.points, SPEED),
     Column("agreement", "agrees", "%", lambda line: agreement(line.row), _agreement_text, SPEED),
     Column("", "category IoU", "%", _category, percent, MORE),

@@ -12,7 +12,7 @@ from bench.record.timing import CAMERA
 from bench.report import figures
 from bench.report.columns import (
     BROKEN,
-    CALIBRATION_MARK,
+    SEEN_MARK,
     TIMING_MARK,
     agreement,
     counted,
@@ -22,6 +22,7 @@ from bench.report.columns import (
 )
 from bench.report.figures import grouped, milliseconds, number, percent
 from bench.statistics import EQUAL, NOT_TOLD, SLOWER, relative_width
+from dabnet.data.splits import trained_on
 from dabnet.precision import INT8, PRECISIONS
 from dabnet.runtime.runner import SCOPES
 
@@ -53,7 +54,7 @@ def notes(report: Report) -> list[str]:
         *_not_told(report),
         *int8_worth(report),
         *grouped((row.name, _arithmetic(row)) for row in report.rows),
-        *dict.fromkeys(calibration(report, row) for row in report.rows if is_marked(row)),
+        *dict.fromkeys(seen(report, row) for row in report.rows if is_marked(row)),
         *_telemetry([timing for _, timing in timings]),
         *_marks(timings, several=len(report.settings) > 1),
         f"Machine: {machine}.",
@@ -216,15 +217,13 @@ def _arithmetic(row: Row) -> str:
     return f"{line}."
 
 
-def calibration(report: Report, row: Row) -> str:
-    """What the ``CALIBRATION_MARK`` of a row means."""
-    start = f"{CALIBRATION_MARK} {row.name}:"
+def seen(report: Report, row: Row) -> str:
+    """What the ``SEEN_MARK`` of a row means."""
+    start = f"{SEEN_MARK} {row.name}:"
     overlap = row.accuracy.overlap if row.accuracy else ()
     if row.accuracy and row.accuracy.trained_on:
-        return (
-            f"{start} trained on {row.accuracy.trained_on}, which holds the images that it is"
-            " scored on: its score does not measure accuracy on new images."
-        )
+        told = trained_on(row.accuracy.trained_on, "the images that it is scored on")
+        return f"{start} {told}: its score does not measure accuracy on new images."
     if not overlap:
         return f"{start} calibration images unknown: it may be scored on them."
     return (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dabnet.given import OWN_DATA
+
 TRAINVAL = "trainval"
 """The split that is train, then val."""
 _WITHOUT, _ALONE = " without ", " alone"
@@ -32,6 +34,12 @@ def seen_in(trained_on: Iterable[str], dataset: str, split: str) -> str:
     """
     found = [text for text in trained_on if text.startswith(f"{dataset} ")]
     return next((t for t in found[::-1] if _holds(t.removeprefix(f"{dataset} "), split)), "")
+
+
+def trained_on(seen: str, what: str) -> str:
+    """Tell that a network has trained on ``seen`` (``seen_in``), which holds ``what``."""
+    if_same = " if it is the same folder" if seen.startswith(f"{OWN_DATA} ") else ""
+    return f"trained on {seen}, which holds {what}{if_same}"
 
 
 def _holds(trained: str, scored: str) -> bool:

@@ -24,7 +24,7 @@ from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
-from dabnet.data.splits import seen_in
+from dabnet.data.splits import seen_in, trained_on
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -103,7 +103,7 @@ class _Run:
         seen = seen_in(self.trained_on, val_set.name, val_set.split)
         if seen:
             told = "a score there is no measure of accuracy on new images"
-            self.notes.append(f"{seen}, which it trains on, holds {val_set.split}: {told}")
+            self.notes.append(f"{trained_on(seen, val_set.split)}: {told}")
         self.dilations = start.dilations
         # What is kept must not be chosen by a test. Otherwise, what is fine-tuned is scored first.
         self.scores_once = val_set.split == TEST
@@ -154,7 +154,7 @@ class _Run:
         self.log = RunLog(
             *(spec.output, self.labels, self.iteration, spec.tensorboard, processes.first),
             spec.visdom,
-            scored=val_set.split + (", which it trains on" if seen else ""),
+            scored=val_set.split + (" (seen in training)" if seen else ""),
         )
 
     def _count(self) -> SplitCounts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dabnet.data.splits import seen_in
+from dabnet.data.splits import seen_in, trained_on
 
 HELD_OUT = "train without 0006R0"
 
@@ -32,3 +32,10 @@ def test_what_holds_the_images_of_a_split(
     names = [f"camvid {each}" for each in trained_on]
     assert seen_in(names, "camvid", split) == (f"camvid {seen}" if seen else "")
     assert seen_in(names, "cityscapes", split) == ""
+
+
+def test_another_folder_may_hold_other_images() -> None:
+    """Each user has a ``folder`` of their own, and may have several."""
+    assert trained_on("camvid trainval", "val") == "trained on camvid trainval, which holds val"
+    told = trained_on("folder trainval", "val")
+    assert told == "trained on folder trainval, which holds val if it is the same folder"

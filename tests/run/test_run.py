@@ -373,6 +373,8 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
     (folder / "frameless.mp4").write_bytes(b"no video" * 100)
     clip, out = write_video(folder / "clip.mkv", SCENES[:2]), folder / "o.mp4"
     (folder / "file").write_text("no folder")
+    engine = folder / "street.engine"
+    engine.write_bytes(b"ftrt" + bytes(99))
     contract = write_contract(folder)
     no_class = ("--write", "label-ids")
     return [
@@ -407,6 +409,7 @@ def bad_inputs(folder: Path, artifact: Path) -> list[tuple[list[Any], str]]:
             [artifact, image, "-o", folder / "o.png", "--fps", "5"],
             "expected a video or an animation",
         ),
+        ([engine, clip, "-o", out, "--threads", "2"], "--threads for an engine; expected an ONNX"),
         ([artifact, clip, "-o", out, "--reconnect", "3"], "expected a camera or a stream"),
         (
             [artifact, image, "-o", folder / "o.png", "--class-map", clip, "--write", "indices"],

@@ -17,7 +17,7 @@ from bench.record.speed import WITHIN, by_speed, compared, to_reference
 from bench.report import columns, figures
 from bench.report.columns import (
     BROKEN,
-    CALIBRATION_MARK,
+    SEEN_MARK,
     TIMING_MARK,
     Line,
     is_marked,
@@ -39,7 +39,7 @@ MOST_BYTES = 200_000_000
 """Of all pictures of a page."""
 _KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-ALERTS = ("INCOMPLETE", BROKEN, CALIBRATION_MARK, TIMING_MARK)
+ALERTS = ("INCOMPLETE", BROKEN, SEEN_MARK, TIMING_MARK)
 """How a note begins that stands at the top of the page too."""
 
 
@@ -211,5 +211,5 @@ def _more(report: Report, row: Row, scope: str) -> str:
     if timing and marked(timing):
         parts.append(f"{TIMING_MARK} turns marked")
     if is_marked(row):
-        parts.append(f"{CALIBRATION_MARK} trained or calibrated, perhaps, on scored images")
+        parts.append(f"{SEEN_MARK} trained or calibrated, perhaps, on scored images")
     return "; ".join([*parts, *(["failed"] if row.reason else [])])
