@@ -70,8 +70,10 @@ demo: $(INSTALLED)
 	@echo "page with pictures: $(OUT)/bench/bench.html, training curves: $(OUT)/train/curves.png"
 
 # A worker per core; all tests of a file in one worker, whose fixtures they share, in the order of their folders:
-# xdist would leave the long files of few tests to the end. One thread per operator, as the cores are taken.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+# xdist would leave the long files of few tests to the end. One thread per operator, as the cores are taken. Hypothesis'
+# profile draws the same examples each time: one commit is judged once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder \
+    --hypothesis-profile ci
 # In processes of their own: on one virtual machine (Linux 6.18, Zen 5) a process in which int8 kernels of
 # OpenVINO 2026.4.1 had run was ended by SIGSEGV in a later system call. The cause is not known.
 WITH_OPENVINO := tests/bench/backends/test_backends.py tests/runtime/test_openvino_runner.py

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from dabnet.data.labels import LabelSet, read_labels
 from dabnet.data.registry import label_set
+from dabnet.data.splits import OWN_DATA
 from dabnet.errors import InputError
 from dabnet.preprocessing import Preprocessing, Triple
-
-OWN_DATA = "folder"
-"""The data set of a file whose classes ``--classes`` gives."""
 
 VOID = ("first", "last")
 

@@ -12,6 +12,7 @@ recipes and numbers of images are added to it.
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from dabnet.console import CONTEXT, FILE, progress_bar, run
 from dabnet.data.file_pairs import FilePairs
 from dabnet.data.registry import open_dataset
 from dabnet.errors import DabnetError, InputError
+from dabnet.files import writable_directory, write_text
 from dabnet.training.folder import LAST
 
 DRAWN = Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth"
@@ -63,6 +65,28 @@ def folds_of(dataset: str, data_dir: Path) -> list[Fold]:
     if not isinstance(split, FilePairs):
         raise InputError(f"--dataset {dataset}", "a data set of files with sequences")
     return [Fold(name, len(split.without(name)[0])) for name in sorted(set(split.sequences()))]
+
+
+OPTIONS = "options.json"
+"""In the folder of a study: what all its runs share."""
+OWN = ("--data-dir", "--dataset", "--fold", "--max-epochs", "--output", "--recipe", "--resume")
+"""Options of dabnet-train that the study gives itself."""
+
+
+def keep_options(output: Path, shared: Sequence[str]) -> None:
+    """Keep the options of a new study; InputError where they are others than those of its runs."""
+    if taken := [word for word in shared if word.partition("=")[0] in (*OWN, "--train-type")]:
+        raise InputError(
+            f"{taken[0]} after --", "options of dabnet-train that the study leaves free"
+        )
+    kept = output / OPTIONS
+    if kept.exists():
+        if (before := json.loads(kept.read_text(encoding="utf-8"))) != [*shared]:
+            given = f"other options than those of the study in {str(output)!r}"
+            raise InputError(given, " ".join(before) or "none", "or name another --output")
+        return
+    writable_directory(output)
+    write_text(kept, json.dumps([*shared]) + "\n")
 
 
 def train(folder: Path, words: Sequence[str], recipe: Sequence[str]) -> float:
@@ -144,6 +168,7 @@ def main(
     words: Sequence[str],
 ) -> None:
     folds, names = folds_of(dataset, data_dir), list(dict.fromkeys(names or RECIPES))
+    keep_options(output, words)
     scores = [Scores(name, images, []) for images in dict.fromkeys(counts) for name in names]
     with progress_bar("training", len(scores) * len(folds), unit="runs") as step:
         for own in scores:

@@ -15,6 +15,7 @@ from bench.machine.environment import lasting_facts
 from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
 from bench.record.timing import seconds_by_round
 from bench.report import figures
+from bench.report.columns import is_marked
 from bench.statistics import ratio_of_runs
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, bounds, resampled_miou
@@ -251,6 +252,9 @@ class _Judge:
         found = replace(found, new=now.score.miou.value)
         if (old.dataset, old.split, old.classes) != (new.dataset, new.split, new.classes):
             yield replace(found, note="another data set, split or classes")
+            return
+        if is_marked(row) != is_marked(now):
+            yield replace(found, note="one of them is scored on images that it has seen")
             return
         paired = old.images == new.images
         change = miou_change(row.score, now.score, paired)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bench.candidates import Candidate
 from bench.record import UNKNOWN
+from dabnet.data.file_pairs import FilePairs
 from dabnet.data.images import SizedImages
-from dabnet.data.splits import seen_in, trained_on
+from dabnet.data.splits import seen_in
 from dabnet.errors import InputError
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
@@ -42,7 +43,10 @@ def calibrated_on(manifest: Manifest | None) -> str:
 def seen_of(candidate: Candidate, images: SizedImages) -> str:
     """Return the split that a network trained on and that holds these images; "" for none."""
     scored = images.dataset
-    return seen_in(candidate.trained_on, scored.name, scored.split) if images.labelled else ""
+    if not images.labelled:
+        return ""
+    sequences = scored.sequences() if isinstance(scored, FilePairs) else ()
+    return seen_in(candidate.trained_on, scored.name, scored.split, sequences)
 
 
 def refuse_trained(candidates: Iterable[Candidate], images: SizedImages) -> None:
@@ -50,8 +54,8 @@ def refuse_trained(candidates: Iterable[Candidate], images: SizedImages) -> None
     for candidate in candidates:
         if seen := seen_of(candidate, images):
             raise InputError(
-                f"{str(candidate.path)!r} was"
-                f" {trained_on(seen, f'the {images.description} that would be scored')}",
+                f"{str(candidate.path)!r} was trained on {seen}, which holds images of the"
+                f" {images.description} that would be scored",
                 "images that it has not seen",
                 "train on the training split alone, or mark its rows with --allow-overlap",
             )

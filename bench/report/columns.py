@@ -330,6 +330,7 @@ COLUMNS: tuple[Column, ...] = (
     _csv("arithmetic", "row.accuracy.arithmetic"),
     _csv("timed_agreement", "row.accuracy.timed_agreement"),
     _csv("timed_miou", "row.accuracy.timed_miou"),
+    _csv("trained_on", "row.accuracy.trained_on"),
     _csv("calibrated_on", "row.accuracy.calibrated_on"),
     _csv("overlap", lambda line: len(line.row.accuracy.overlap) if line.row.accuracy else None),
     # Speed, in the scope of the line.

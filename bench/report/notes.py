@@ -22,7 +22,6 @@ from bench.report.columns import (
 )
 from bench.report.figures import grouped, milliseconds, number, percent
 from bench.statistics import EQUAL, NOT_TOLD, SLOWER, relative_width
-from dabnet.data.splits import trained_on
 from dabnet.precision import INT8, PRECISIONS
 from dabnet.runtime.runner import SCOPES
 
@@ -222,8 +221,10 @@ def seen(report: Report, row: Row) -> str:
     start = f"{SEEN_MARK} {row.name}:"
     overlap = row.accuracy.overlap if row.accuracy else ()
     if row.accuracy and row.accuracy.trained_on:
-        told = trained_on(row.accuracy.trained_on, "the images that it is scored on")
-        return f"{start} {told}: its score does not measure accuracy on new images."
+        return (
+            f"{start} trained on {row.accuracy.trained_on}, which holds images that it is scored"
+            " on: its score does not measure accuracy on new images."
+        )
     if not overlap:
         return f"{start} calibration images unknown: it may be scored on them."
     return (

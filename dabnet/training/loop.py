@@ -24,7 +24,7 @@ from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
 from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
-from dabnet.data.splits import seen_in, trained_on
+from dabnet.data.splits import holds, seen_in
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -50,7 +50,7 @@ from dabnet.training.spec import (
     resumable_state,
 )
 from dabnet.training.start import Start, new_start
-from dabnet.training.teacher import open_teacher
+from dabnet.training.teacher import open_teacher, trained_on
 from dabnet.training.time_limit import PLAN_MARGIN, Costs, TimeLimit, Watch
 
 if TYPE_CHECKING:
@@ -98,12 +98,6 @@ class _Run:
         else:
             start = new_start(spec, self.labels)
         self.notes = [start.note] if start.note else []
-        own = f"{train_set.name} {train_set.split}"
-        self.trained_on = tuple(dict.fromkeys((*start.trained_on, own)))
-        seen = seen_in(self.trained_on, val_set.name, val_set.split)
-        if seen:
-            told = "a score there is no measure of accuracy on new images"
-            self.notes.append(f"{trained_on(seen, val_set.split)}: {told}")
         self.dilations = start.dilations
         # What is kept must not be chosen by a test. Otherwise, what is fine-tuned is scored first.
         self.scores_once = val_set.split == TEST
@@ -114,6 +108,15 @@ class _Run:
             if spec.teacher
             else None
         )
+        own = f"{train_set.name} {train_set.split}"
+        learned = (*start.trained_on, *(trained_on(spec.teacher) if spec.teacher else ()))
+        self.trained_on = tuple(dict.fromkeys((*learned, own)))
+        seen = seen_in(learned, val_set.name, val_set.split)
+        if holds(train_set.split, val_set.split):
+            seen = own
+        if seen:
+            what = f"trained on {seen}, which holds images of {val_set.split}"
+            self.notes.append(f"{what}: a score there is no measure of accuracy on new images")
         self.order = BatchOrder(
             len(train_set),
             self.recipe.batch_size,

@@ -74,6 +74,14 @@ def open_teacher(
     return logits_of
 
 
+def trained_on(path: Path) -> tuple[str, ...]:
+    """Return what a teacher has trained on, as of ``Checkpoint``: its logits tell of it."""
+    artifact = Artifact.open(path)
+    if artifact.kind != CHECKPOINT:
+        return artifact.manifest.trained_on if artifact.manifest else ()
+    return load_checkpoint(path).trained_on if carries_its_own(path) else ()
+
+
 def distilled(logits: Tensor, teacher: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return the divergence of the student's classes from the teacher's, summed, and the pixels.
 

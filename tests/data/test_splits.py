@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dabnet.data.splits import seen_in, trained_on
+from dabnet.data.splits import seen_in
 
 HELD_OUT = "train without 0006R0"
 
@@ -34,8 +34,11 @@ def test_what_holds_the_images_of_a_split(
     assert seen_in(names, "cityscapes", split) == ""
 
 
-def test_another_folder_may_hold_other_images() -> None:
-    """Each user has a ``folder`` of their own, and may have several."""
-    assert trained_on("camvid trainval", "val") == "trained on camvid trainval, which holds val"
-    told = trained_on("folder trainval", "val")
-    assert told == "trained on folder trainval, which holds val if it is the same folder"
+def test_a_fold_of_trainval_has_not_seen_a_val_split_of_the_drive_held_out() -> None:
+    names = ["camvid trainval without 0016E5"]
+    assert seen_in(names, "camvid", "val", ["0016E5"] * 3) == ""
+    assert seen_in(names, "camvid", "val", ["0016E5", "0006R0"]) == names[0]
+
+
+def test_two_folders_of_own_pictures_share_their_name() -> None:
+    assert seen_in(["folder trainval"], "folder", "val") == ""

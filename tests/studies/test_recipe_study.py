@@ -58,6 +58,10 @@ def test_runs_are_kept_and_each_number_of_images_has_its_reference(tmp_path: Pat
         gains = [100 * (a - b) for a, b in zip(own, reference, strict=True)]
         expected = f"{sum(gains) / 2:+.1f} [{min(gains):+.1f}, {max(gains):+.1f}] |"
         assert row[5] == ("reference |" if own is reference else expected)
+    # Other options would stand in one table with those of the runs that are there.
+    for other in ([*train, "--batch-size", 4], ["--fold", "A"], []):
+        refused = run_study("recipes", *words, *other, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     # A study that is finished trains nothing again.
     again = run_study("recipes", *words, *train, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

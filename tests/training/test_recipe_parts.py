@@ -263,7 +263,7 @@ def test_a_network_knows_what_it_has_trained_on(
     """Also what the weights it starts from have, and a score on that is told to be none."""
     words = ["--data-dir", tree, "--input-size", "32x32", "--batch-size", 2, "--max-epochs", 1]
     first, second = tmp_path / "first", tmp_path / "second"
-    told = "trained on camvid trainval, which holds val: a score there is no measure"
+    told = "trained on camvid trainval, which holds images of val: a score there is no measure"
     assert command(monkeypatch, *words, "--train-type", "trainval", "--output", first) == 0
     assert told in capfd.readouterr().err
     assert command(monkeypatch, *words, "--init", first / "best.pth", "--output", second) == 0

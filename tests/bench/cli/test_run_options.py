@@ -89,7 +89,7 @@ def test_a_score_on_images_that_trained_the_network_is_refused(
     path = write_checkpoint(tmp_path)
     seen = ("toy-street trainval", "toy-street train")
     save_checkpoint(replace(load_checkpoint(path), trained_on=seen), path)
-    message = "seeded.pth' was trained on toy-street trainval, which holds the 50 images of toy-"
+    message = "seeded.pth' was trained on toy-street trainval, which holds images of the 50 "
     with pytest.raises(InputError, match=message):
         bench_command.main([path.name, "--size", "64x64"], "b", standalone_mode=False)
     assert list(tmp_path.iterdir()) == [path]

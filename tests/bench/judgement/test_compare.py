@@ -203,6 +203,18 @@ def test_accuracy_is_paired_on_the_same_images() -> None:
     assert finding(comparison, INT8, "accuracy").outcome == NOT_JUDGED
 
 
+def test_a_score_on_seen_images_is_no_gain() -> None:
+    before, after = sample_report(), sample_report(rows() | {INT8: (88.0, 0.75, 1.0)})
+    row = next(row for row in after.rows if row.name == INT8)
+    assert row.accuracy
+    seen = dataclasses.replace(
+        row, accuracy=dataclasses.replace(row.accuracy, trained_on="camvid trainval")
+    )
+    others = [seen if row.name == INT8 else row for row in after.rows]
+    told = finding(found(before, dataclasses.replace(after, rows=tuple(others))), INT8, "accuracy")
+    assert (told.outcome, told.change) == (NOT_JUDGED, None) and "has seen" in told.note
+
+
 def test_memory_is_judged_where_asked_for() -> None:
     new = sample_report()
     grown = dataclasses.replace(new.rows[1].footprint, host_peak_bytes=330_000_000)

@@ -125,7 +125,7 @@ def test_a_row_that_another_is_surely_faster_than_is_never_chosen() -> None:
     [
         ({"overlap": ("street_001",)}, "calibrated on 1 of the 8 images that it is scored on"),
         ({"calibrated_on": UNKNOWN}, "calibration images unknown"),
-        ({"trained_on": "camvid trainval"}, "trained on camvid trainval, which holds the images"),
+        ({"trained_on": "camvid trainval"}, "trained on camvid trainval, which holds images"),
     ],
 )
 def test_a_score_on_images_that_it_has_seen_never_wins(accuracy: dict[str, Any], said: str) -> None:

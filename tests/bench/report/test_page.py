@@ -274,7 +274,7 @@ def test_marked_turns_are_seen_at_the_top_in_the_table_and_in_their_chart() -> N
     [
         ({"overlap": ("street_003",)}, "calibrated on 1 of the 8 images that it is scored on"),
         ({"calibrated_on": "unknown images"}, "it may be scored on them"),
-        ({"trained_on": "camvid trainval"}, "trained on camvid trainval, which holds the images"),
+        ({"trained_on": "camvid trainval"}, "trained on camvid trainval, which holds images"),
     ],
 )
 def test_a_score_on_images_that_it_has_seen_is_marked(change: dict[str, object], said: str) -> None:
