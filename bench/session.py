@@ -21,7 +21,7 @@ from bench.machine.environment import describe_environment
 from bench.machine.peaks import PeakMeter
 from bench.machine.telemetry import Monitor, marks
 from bench.measure.accuracy import Scored, Scorer
-from bench.measure.overlap import Overlaps, overlapping, refuse, seen_of
+from bench.measure.overlap import Overlaps, overlapping, refuse
 from bench.measure.preparation import prepared
 from bench.measure.request import Request
 from bench.measure.rounds import Interleaved
@@ -210,7 +210,8 @@ class Session:
             row.scored = scored
             scored.save(kept)
         categories = images.dataset.labels.categories
-        overlap, seen = self._overlaps.get(row.name, ()), seen_of(row.candidate, images)
+        overlap = self._overlaps.get(row.name, ())
+        seen = images.seen_by(row.candidate.trained_on)
         row.summarise(reference, images.labelled, categories, overlap, seen)
 
     def _time(self, state: State) -> None:

@@ -428,7 +428,8 @@ def _print_end(spec: TrainingSpec, result: TrainingResult, labels: LabelSet) -> 
             _print_shares("by category, %:", [name for name, _ in labels.categories], ious)
     if result.best_miou is not None:
         best = f"{100 * result.best_miou:.2f} %"
-        say(f"best validation mIoU {best}: {spec.output / 'best.pth'}")
+        seen = " on images seen in training" if result.seen else ""
+        say(f"best validation mIoU{seen} {best}: {spec.output / 'best.pth'}")
     _print_stop(result)
 
 

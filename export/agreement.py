@@ -90,7 +90,10 @@ def required_agreement(
     means = float(np.mean(shares)), min(shares)
     with_confidence = head == MASK_AND_CONFIDENCE
     apart = ConfidenceDifference.of(differences.tolist()) if with_confidence else None
-    agreement = Agreement(images.description, *means, mious[0], mious[1], apart)
+    described = images.description
+    if scored and (seen := images.seen_by(checkpoint.trained_on)):
+        described += f", seen in training ({seen})"
+    agreement = Agreement(described, *means, mious[0], mious[1], apart)
     if agreement.mean < spec.required_agreement:
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:

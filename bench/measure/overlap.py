@@ -11,9 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bench.candidates import Candidate
 from bench.record import UNKNOWN
-from dabnet.data.file_pairs import FilePairs
 from dabnet.data.images import SizedImages
-from dabnet.data.splits import seen_in
 from dabnet.errors import InputError
 from dabnet.precision import INT8
 from dabnet.runtime.manifest import Manifest
@@ -40,19 +38,10 @@ def calibrated_on(manifest: Manifest | None) -> str:
     return f"{calibration.images} images of {calibration.dataset} {calibration.split}"
 
 
-def seen_of(candidate: Candidate, images: SizedImages) -> str:
-    """Return the split that a network trained on and that holds these images; "" for none."""
-    scored = images.dataset
-    if not images.labelled:
-        return ""
-    sequences = scored.sequences() if isinstance(scored, FilePairs) else ()
-    return seen_in(candidate.trained_on, scored.name, scored.split, sequences)
-
-
 def refuse_trained(candidates: Iterable[Candidate], images: SizedImages) -> None:
     """Raise ``InputError`` if a network would be scored on images that trained it."""
     for candidate in candidates:
-        if seen := seen_of(candidate, images):
+        if seen := images.seen_by(candidate.trained_on):
             raise InputError(
                 f"{str(candidate.path)!r} was trained on {seen}, which holds images of the"
                 f" {images.description} that would be scored",

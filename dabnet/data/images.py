@@ -6,7 +6,7 @@ images without labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array, evenly_spaced
+from dabnet.data.file_pairs import FilePairs
 from dabnet.data.image_files import (
     SUFFIXES,
     fingerprint_of,
@@ -24,6 +25,7 @@ from dabnet.data.image_files import (
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
+from dabnet.data.splits import seen_in
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
@@ -162,6 +164,13 @@ class SizedImages:
     def origin(self) -> tuple[str, str]:
         """Names of data set and split, for records; of a folder, its name and ``folder``."""
         return self.dataset.name, self.dataset.split
+
+    def seen_by(self, trained_on: Iterable[str]) -> str:
+        """Return what a network has trained on that holds these; "" for none (``seen_in``)."""
+        if not self.labelled:
+            return ""
+        sequences = self.dataset.sequences() if isinstance(self.dataset, FilePairs) else ()
+        return seen_in(trained_on, *self.origin, sequences)
 
     @property
     def description(self) -> str:

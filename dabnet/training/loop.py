@@ -111,11 +111,11 @@ class _Run:
         own = f"{train_set.name} {train_set.split}"
         learned = (*start.trained_on, *(trained_on(spec.teacher) if spec.teacher else ()))
         self.trained_on = tuple(dict.fromkeys((*learned, own)))
-        seen = seen_in(learned, val_set.name, val_set.split)
+        self.seen = seen_in(learned, val_set.name, val_set.split)
         if holds(train_set.split, val_set.split):
-            seen = own
-        if seen:
-            what = f"trained on {seen}, which holds images of {val_set.split}"
+            self.seen = own
+        if self.seen:
+            what = f"trained on {self.seen}, which holds images of {val_set.split}"
             self.notes.append(f"{what}: a score there is no measure of accuracy on new images")
         self.order = BatchOrder(
             len(train_set),
@@ -157,7 +157,7 @@ class _Run:
         self.log = RunLog(
             *(spec.output, self.labels, self.iteration, spec.tensorboard, processes.first),
             spec.visdom,
-            scored=val_set.split + (" (seen in training)" if seen else ""),
+            scored=val_set.split + (" (seen in training)" if self.seen else ""),
         )
 
     def _count(self) -> SplitCounts:
@@ -305,7 +305,8 @@ class _Run:
         finished = self.iteration == self.order.total
         if not finished:
             self._save_last()
-        return TrainingResult(finished, self.folder.path / LAST, self.best, self.confusion)
+        last = self.folder.path / LAST
+        return TrainingResult(finished, last, self.best, self.confusion, self.seen)
 
     def _batches(self) -> Iterable[Batch]:
         spec, recipe = self.spec, self.recipe

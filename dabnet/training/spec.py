@@ -132,12 +132,14 @@ class TrainingResult:
         finished: False where it was interrupted; ``last`` then continues it.
         best_miou: best validation mIoU, 0…1, or None where no validation ran.
         confusion: of the last validation, (K, K), or None.
+        seen: what the network has trained on that holds validation images; "" for none.
     """
 
     finished: bool
     last: Path
     best_miou: float | None
     confusion: Counts | None
+    seen: str = ""
 
 
 @dataclass(frozen=True, slots=True)

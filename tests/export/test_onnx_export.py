@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from dabnet.checkpoint import load_checkpoint
+from dabnet.checkpoint import load_checkpoint, save_checkpoint
 from dabnet.data.registry import label_set
 from dabnet.errors import InputError
 from dabnet.given import Given
@@ -27,7 +28,14 @@ from tests.support.exported_artifacts import (
     masks_of,
     producers,
 )
-from tests.support.seeded_checkpoint import PREPROCESSING, SIZE, no_bar, noise, seeded_network
+from tests.support.seeded_checkpoint import (
+    PREPROCESSING,
+    SIZE,
+    no_bar,
+    noise,
+    seeded_network,
+    write_checkpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +141,17 @@ def test_the_agreement_is_the_one_recomputed_by_hand(
     if name == "int8":  # or the check above would hold for a constant
         assert agreement.worst < agreement.mean < 0.999
         assert scores[0] != scores[1]
+
+
+def test_a_check_on_images_that_trained_the_network_says_so(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path)
+    save_checkpoint(replace(load_checkpoint(path), trained_on=("toy-street trainval",)), path)
+    manifest = export_onnx(
+        path, tmp_path / "m.onnx", replace(FP32, check_images=1), progress=no_bar
+    )
+    assert manifest.agreement is not None
+    told = "1 images of toy-street val, seen in training (toy-street trainval)"
+    assert manifest.agreement.images == told
 
 
 @pytest.mark.parametrize("name", ["fp32", "batch"])

@@ -265,7 +265,8 @@ def test_a_network_knows_what_it_has_trained_on(
     first, second = tmp_path / "first", tmp_path / "second"
     told = "trained on camvid trainval, which holds images of val: a score there is no measure"
     assert command(monkeypatch, *words, "--train-type", "trainval", "--output", first) == 0
-    assert told in capfd.readouterr().err
+    said = capfd.readouterr()
+    assert told in said.err and "best validation mIoU on images seen in training" in said.out
     assert command(monkeypatch, *words, "--init", first / "best.pth", "--output", second) == 0
     assert told in capfd.readouterr().err
     found = [load_checkpoint(folder / "best.pth").trained_on for folder in (first, second)]
