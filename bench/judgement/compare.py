@@ -13,23 +13,25 @@ from rich.console import Console
 
 from bench.machine.environment import lasting_facts
 from bench.record import REFERENCE, Report, Row, Score, Setting, Timing
+from bench.record.speed import WITHIN
 from bench.record.timing import seconds_by_round
 from bench.report import figures
 from bench.report.columns import is_marked
-from bench.statistics import ratio_of_runs
+from bench.statistics import EQUAL, FASTER, NOT_TOLD, SLOWER, ratio_of_runs, verdict
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, bounds, resampled_miou
 from dabnet.metrics import mean_of_classes
 from dabnet.tables import line, row, table
 
 REGRESSION, SUSPECT, NOT_JUDGED = "regression", "suspect", "not judged"
-WORSE, SAME, BETTER, NEW = "worse", "indistinguishable", "better", "new"
-OUTCOMES = (REGRESSION, SUSPECT, NOT_JUDGED, WORSE, NEW, BETTER, SAME)
+WORSE, BETTER, NEW = "worse", "better", "new"
+OUTCOMES = (REGRESSION, SUSPECT, NOT_JUDGED, WORSE, NOT_TOLD, NEW, BETTER, EQUAL)
 """By severity. ``suspect``: past a threshold, but not surely; ``worse``: surely, but within it."""
+_OF_SPEED = {FASTER: BETTER, SLOWER: WORSE}
 
 DIRECT, NORMALISED = "direct", "normalised"
 
-FORMAT = 1
+FORMAT = 2
 _STYLES = {REGRESSION: "bold red", SUSPECT: "yellow"}
 # By the last word of ``Finding.what``: texts of a value and of a change.
 _TEXTS: dict[str, tuple[Callable[[float], str], Callable[[Any], str]]] = {
@@ -138,11 +140,23 @@ def miou_change(old: Score, new: Score, paired: bool) -> Interval:
     return Interval(float(values[1] - values[0]), *bounds(after - before))
 
 
-def _outcome(change: Interval, least: float, same: float) -> str:
-    """The outcome of a change that may fall to ``least``; ``same`` stands for no change."""
-    if change.value < least:
-        return REGRESSION if change.high < least else SUSPECT
-    return WORSE if change.high < same else BETTER if change.low > same else SAME
+def _past(change: Interval, least: float) -> str:
+    """The outcome of a change that fell below ``least``; "" if it did not."""
+    if change.value >= least:
+        return ""
+    return REGRESSION if change.high < least else SUSPECT
+
+
+def _of_speed(ratio: Interval, least: float) -> str:
+    return _past(ratio, least) or _OF_SPEED.get(verdict(ratio), verdict(ratio))
+
+
+def _of_miou(change: Interval, drop: float) -> str:
+    if past := _past(change, -drop):
+        return past
+    if change.low >= -drop and change.high <= drop:
+        return EQUAL
+    return WORSE if change.high < 0 else BETTER if change.low > 0 else NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +174,7 @@ class _Judge:
         if now is None or now.reason:
             gone = "missing in the new record" if now is None else f"fails now: {now.reason}"
             if row.reason:
-                found, gone = replace(found, outcome=SAME), f"failed before, too; {gone}"
+                found, gone = replace(found, outcome=NOT_JUDGED), f"failed before, too; {gone}"
             yield replace(found, note=gone)
         elif row.reason:
             yield replace(found, outcome=BETTER, note=f"failed before: {row.reason}")
@@ -232,8 +246,8 @@ class _Judge:
             return NOT_JUDGED, "the reference, on another machine"
         if self.basis == NORMALISED:
             why = f"another machine, and no {base} in this scope of both records"
-            return (_outcome(relative, least, 1), "") if relative else (NOT_JUDGED, why)
-        outcome = _outcome(direct, least, 1)
+            return (_of_speed(relative, least), "") if relative else (NOT_JUDGED, why)
+        outcome = _of_speed(direct, least)
         if outcome == REGRESSION and relative is not None and relative.value >= least:
             return SUSPECT, f"{base} slowed down as much"
         if outcome == REGRESSION and is_base and marked:
@@ -258,7 +272,7 @@ class _Judge:
             return
         paired = old.images == new.images
         change = miou_change(row.score, now.score, paired)
-        outcome = _outcome(change, -self.limits.miou_drop, 0)
+        outcome = _of_miou(change, self.limits.miou_drop)
         note = "" if paired else "other images: unpaired"
         yield replace(found, outcome=outcome, change=change, note=note)
 
@@ -268,8 +282,10 @@ class _Judge:
             old, new = (getattr(each.footprint, f"{what}_peak_bytes") for each in (row, now))
             if growth is None or not old or new is None:
                 continue
-            outcome = REGRESSION if new / old > 1 + growth else SAME
             change = Interval(*3 * (new / old,))
+            outcome = REGRESSION if new > old else BETTER
+            if abs(new - old) <= growth * old:
+                outcome = EQUAL
             yield Finding(row.name, row.setting, f"{what} memory", outcome, old, new, change)
 
 
@@ -354,7 +370,9 @@ def last_line(found: Comparison) -> str:
     """``PASS`` or ``REGRESSION``, and the number of findings of what matters."""
     word = "REGRESSION" if found.count(REGRESSION) else "PASS"
     text = f"{word}: {found.count(REGRESSION)} regressions in {len(found.findings)} findings"
-    others = (f"{many} {name}" for name in (SUSPECT, NOT_JUDGED) if (many := found.count(name)))
+    others = (
+        f"{many} {name}" for name in (SUSPECT, NOT_JUDGED, NOT_TOLD) if (many := found.count(name))
+    )
     told = ", ".join(others)
     return f"{text}; {told}" if told else text
 
@@ -395,4 +413,6 @@ def _notes(found: Comparison, limits: Limits) -> tuple[str, ...]:
         f"Regression: the whole interval is more than {100 * limits.slowdown:g} % slower, or more"
         f" than {100 * limits.miou_drop:g} points of mIoU lower{grown}; or a row that is gone."
         " Suspect: only the estimate is, or it may be the machine.",
+        f"Equal: the whole interval of a speed is {WITHIN} of 1, of an mIoU within"
+        f" {100 * limits.miou_drop:g} points. Not told apart: measure more.",
     )

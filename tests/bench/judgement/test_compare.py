@@ -15,7 +15,6 @@ from bench.judgement.compare import (
     NORMALISED,
     NOT_JUDGED,
     REGRESSION,
-    SAME,
     SUSPECT,
     WORSE,
     Comparison,
@@ -25,6 +24,7 @@ from bench.judgement.compare import (
     miou_change,
 )
 from bench.record import REFERENCE, Report, Score, Setting
+from bench.statistics import EQUAL, NOT_TOLD
 from dabnet.errors import InputError
 from dabnet.intervals import Interval, miou_difference
 from dabnet.metrics import Counts
@@ -125,6 +125,33 @@ def test_outcomes_of_one_change(factor: float, slowdown: float, outcome: str) ->
     assert comparison.count(SUSPECT) >= (outcome == SUSPECT)
 
 
+def test_what_few_rounds_do_not_tell_is_not_called_equal() -> None:
+    """The rule of the tables (``bench.statistics.verdict``) on two runs of the same code."""
+    old, new = sample_report(), sample_report(seed=1)
+    assert finding(found(old, new), FP32, "host speed").outcome == EQUAL
+    few = [
+        dataclasses.replace(
+            report,
+            rows=tuple(
+                dataclasses.replace(
+                    row,
+                    timings=tuple(
+                        dataclasses.replace(
+                            timing, turns=tuple(t for t in timing.turns if t.round < 2)
+                        )
+                        for timing in row.timings
+                    ),
+                )
+                for row in report.rows
+            ),
+        )
+        for report in (old, new)
+    ]
+    told = finding(found(*few), FP32, "host speed")
+    assert told.outcome == NOT_TOLD and told.change
+    assert told.change.low < 1 / 1.03 or told.change.high > 1.03
+
+
 def test_a_slower_machine_is_no_regression_but_a_slower_row_on_it_is() -> None:
     old = sample_report()
     new = sample_report(rows(every=2.0), seed=1, environment=OTHER)
@@ -194,7 +221,7 @@ def test_accuracy_is_paired_on_the_same_images() -> None:
     row = finding(comparison, INT8, "accuracy")
     assert row.outcome == REGRESSION and row.note == "" and row.change
     assert row.change.value == pytest.approx(-0.01, abs=2e-3)
-    assert finding(comparison, FP32, "accuracy").outcome == SAME
+    assert finding(comparison, FP32, "accuracy").outcome == EQUAL
     assert found(sample_report(), sample_report(changed), miou_drop=0.02).count(REGRESSION) == 0
     others = tuple(f"other_{number}" for number in range(8))
     row = finding(found(sample_report(), sample_report(changed, images=others)), INT8, "accuracy")
@@ -238,7 +265,7 @@ def test_rows_that_are_gone_are_regressions_and_new_ones_told() -> None:
     assert outcomes["x-fp32"][0] == NEW and outcomes["tensorrt-fp16"][0] == BETTER
     assert comparison.count(REGRESSION) == 2
     same = found(sample_report(), sample_report())
-    assert finding(same, "tensorrt-fp16", "row").outcome == SAME  # failed before, too
+    assert finding(same, "tensorrt-fp16", "row").outcome == NOT_JUDGED  # failed before, too
 
 
 def test_a_scope_that_the_new_run_did_not_ask_for_is_no_regression() -> None:
