@@ -1,6 +1,6 @@
 """``dabnet-run``: an artifact on images, videos, cameras and streams.
 
-``sources`` and ``video`` give frames, ``network`` their masks, ``drawing`` the overlays, which
+``sources`` and ``video`` give frames, ``segmenter`` their masks, ``drawing`` the overlays, which
 ``outputs`` and ``window`` take; ``pipeline`` lets all of them work at the same time.
 """
 

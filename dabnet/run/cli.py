@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from dabnet.run.drawing import Drawing
     from dabnet.run.frames import Frame, Source
-    from dabnet.run.network import Network
     from dabnet.run.outputs import Output, Write
     from dabnet.run.pipeline import Timings
+    from dabnet.run.segmenter import Segmenter
     from dabnet.run.sources import Asked
     from dabnet.run.window import Window
 
@@ -147,8 +147,8 @@ def run_command(
     """
     from dabnet.artifact import CHECKPOINT, ENGINE, Artifact
     from dabnet.run.drawing import Drawing, read_class_map
-    from dabnet.run.network import Network
     from dabnet.run.outputs import Output, default_output
+    from dabnet.run.segmenter import Segmenter
     from dabnet.run.sources import IMAGES, look_at, open_source
 
     asked = look_at(source)
@@ -169,22 +169,22 @@ def run_command(
     given = given_of(values)
     chosen = None if device == AUTO else device
     description = None if opened.kind == CHECKPOINT else description_of(size, given)
-    network = Network(artifact, given, description, size, chosen, threads, trust, least)
+    segmenter = Segmenter(artifact, given, description, size, chosen, threads, trust, least)
     try:
-        if not network.is_described:
+        if not segmenter.is_described:
             what, fix = "an artifact that carries its description", "leave them out"
             refuse_typed(GIVEN, what, "a file without a manifest", fix)
-        palette = network.palette
+        palette = segmenter.palette
         if class_map is not None:
-            palette = read_class_map(class_map, network.classes, palette)
-        drawing = Drawing(network.classes, palette, write)
-        frames = open_source(asked, network.size, fps, every, reconnects)
-        status = _run(frames, network, drawing, place, shown, max_frames)
+            palette = read_class_map(class_map, segmenter.classes, palette)
+        drawing = Drawing(segmenter.classes, palette, write)
+        frames = open_source(asked, segmenter.size, fps, every, reconnects)
+        status = _run(frames, segmenter, drawing, place, shown, max_frames)
         if asked.kind == IMAGES and shown is not None:
             shown.wait()  # else a single image would be gone at once
         return status
     finally:
-        network.close()
+        segmenter.close()
         if shown is not None:
             shown.destroy()
 
@@ -222,7 +222,7 @@ def _window(source: str, write: str, output: Path | None, asked: bool) -> Window
 
 def _run(
     source: Source,
-    network: Network,
+    segmenter: Segmenter,
     drawing: Drawing,
     place: Output | None,
     window: Window | None,
@@ -234,7 +234,7 @@ def _run(
 
     limits = [limit for limit in (most, place.most if place else None) if limit is not None]
     last = min(limits, default=None)
-    timings = Timings(np.zeros(len(network.classes), np.int64))
+    timings = Timings(np.zeros(len(segmenter.classes), np.int64))
     # Also a terminal that is closed ends a recording, unless nohup has it go on.
     ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     signals = [number for number in ending if signal.getsignal(number) != signal.SIG_IGN]
@@ -259,13 +259,13 @@ def _run(
                 rate = (timings.frames + 1) / (time.perf_counter() - began)
                 bar.update(task, advance=1, text=f"{rate:.1f} FPS")
 
-            run_frames(source, network, drawing, take, goes_on, timings, last)
+            run_frames(source, segmenter, drawing, take, goes_on, timings, last)
         if not timings.frames:
             if stop.asked or (window is not None and window.closed):
                 raise KeyboardInterrupt
             given = f"{source.shown!r} has no frame that can be decoded"
             raise source.fault or InputError(given, "a video")
-    _report(source, network, drawing, timings)
+    _report(source, segmenter, drawing, timings)
     return _ending(source, place, timings, most, stop.asked)
 
 
@@ -292,12 +292,14 @@ def _is_cut(source: Source, held: int, asked: int | None) -> bool:
     return all(wanted is None or wanted > held for wanted in (source.total, asked))
 
 
-def _report(source: Source, network: Network, drawing: Drawing, timings: Timings) -> None:
+def _report(source: Source, segmenter: Segmenter, drawing: Drawing, timings: Timings) -> None:
     """Print what ran, the legend, and what was timed."""
-    info, sides = network.info, "{}x{}".format(*network.size)
+    info, sides = segmenter.info, "{}x{}".format(*segmenter.size)
     say(f"{info.backend} {info.version} on {info.device}, {info.precision}")
     seen = max(1, int(timings.pixels.sum()) + timings.grey)
-    for name, colour, pixels in zip(network.classes, drawing.palette, timings.pixels, strict=True):
+    for name, colour, pixels in zip(
+        segmenter.classes, drawing.palette, timings.pixels, strict=True
+    ):
         say(f"  #{bytes(colour).hex()}  {100 * pixels / seen:5.1f} %  {name}")
     if timings.grey:
         say(f"  {drawing.none:>7}  {100 * timings.grey / seen:5.1f} %  too little confidence")
@@ -309,7 +311,7 @@ def _report(source: Source, network: Network, drawing: Drawing, timings: Timings
     say(f"latency of a frame, from {from_when} to its overlay: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
     steps = {
         "convert and resize": timings.convert,
-        f"infer {network.batch}x{sides}": timings.infer,
+        f"infer {segmenter.batch}x{sides}": timings.infer,
         "draw": timings.draw,
         "write or show": timings.write,
     }

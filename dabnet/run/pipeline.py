@@ -22,7 +22,7 @@ from dabnet.data.images import resize_image
 from dabnet.run.ahead import POLL_S, Ahead
 from dabnet.run.drawing import Drawing
 from dabnet.run.frames import Frame, Source
-from dabnet.run.network import Network
+from dabnet.run.segmenter import Segmenter
 
 END_S = 2.0
 """How long to wait for a source that is closed; it may be waiting for a network."""
@@ -66,7 +66,7 @@ class Ready:
 
 def run_frames(
     source: Source,
-    network: Network,
+    segmenter: Segmenter,
     drawing: Drawing,
     write: Callable[[Frame, Image.Image], None],
     goes_on: Callable[[], bool],
@@ -88,18 +88,18 @@ def run_frames(
         for frame in frames:
             start = time.perf_counter()
             image = frame.pixels()
-            small = resize_image(image, network.size)
+            small = resize_image(image, segmenter.size)
             timings.convert.append(time.perf_counter() - start)
             yield Ready(frame, image, small)
 
     def inferred(frames: Iterable[Ready]) -> Iterator[tuple[Ready, Uint8Array]]:
         waiting = iter(frames)
-        while group := list(islice(waiting, network.batch)):
+        while group := list(islice(waiting, segmenter.batch)):
             images = [ready.small for ready in group]
-            images += images[-1:] * (network.batch - len(images))  # fills the last batch
+            images += images[-1:] * (segmenter.batch - len(images))  # fills the last batch
             batch = np.stack(images)
             start = time.perf_counter()
-            masks = network.masks(batch)
+            masks = segmenter.masks(batch)
             timings.infer.append(time.perf_counter() - start)
             yield from zip(group, masks, strict=False)
 
@@ -110,9 +110,9 @@ def run_frames(
         first = newest = Ahead(given, drops=True)
         ready = converted(newest)
     else:
-        first = ahead = Ahead(converted(given), network.batch)
+        first = ahead = Ahead(converted(given), segmenter.batch)
         ready = iter(ahead)
-    found = Ahead(inferred(islice(ready, most)), network.batch)
+    found = Ahead(inferred(islice(ready, most)), segmenter.batch)
     try:
         while goes_on():
             try:

@@ -31,7 +31,7 @@ NO_CLASS = np.uint8(255)
 """In a mask: a pixel whose class is too uncertain."""
 
 
-class Network:
+class Segmenter:
     """A checkpoint, an ONNX file or an engine, loaded, and run once, since first calls are slow.
 
     Args:
