@@ -28,7 +28,7 @@ from dabnet.console import CONTEXT, FILE, progress_bar, run
 from dabnet.data.file_pairs import FilePairs
 from dabnet.data.registry import open_dataset
 from dabnet.errors import DabnetError, InputError
-from dabnet.files import writable_directory, write_text
+from dabnet.files import write_text
 from dabnet.training.folder import LAST
 
 DRAWN = Path(__file__).parents[1] / "weights" / "dabnet_toy_street.pth"
@@ -69,24 +69,31 @@ def folds_of(dataset: str, data_dir: Path) -> list[Fold]:
 
 OPTIONS = "options.json"
 """In the folder of a study: what all its runs share."""
-OWN = ("--data-dir", "--dataset", "--fold", "--max-epochs", "--output", "--recipe", "--resume")
-"""Options of dabnet-train that the study gives itself."""
+OWN = (
+    *("--data-dir", "--dataset", "--fold", "--max-epochs", "--output", "--recipe", "--resume"),
+    *("--split", "--train-type"),
+)
+"""Options of dabnet-train that the study sets, and those that would change what it scores."""
 
 
-def keep_options(output: Path, shared: Sequence[str]) -> None:
-    """Keep the options of a new study; InputError where they are others than those of its runs."""
-    if taken := [word for word in shared if word.partition("=")[0] in (*OWN, "--train-type")]:
-        raise InputError(
-            f"{taken[0]} after --", "options of dabnet-train that the study leaves free"
-        )
+def check_options(output: Path, shared: Sequence[str]) -> None:
+    """Raise ``InputError`` if options are the study's own, or differ from those of its runs."""
+    for word in shared:
+        if word.partition("=")[0].replace("_", "-") in OWN:
+            raise InputError(f"{word} after --", "options that the study does not set itself")
     kept = output / OPTIONS
-    if kept.exists():
-        if (before := json.loads(kept.read_text(encoding="utf-8"))) != [*shared]:
-            given = f"other options than those of the study in {str(output)!r}"
-            raise InputError(given, " ".join(before) or "none", "or name another --output")
+    if not kept.exists():
         return
-    writable_directory(output)
-    write_text(kept, json.dumps([*shared]) + "\n")
+    try:
+        before = json.loads(kept.read_text(encoding="utf-8"))
+    except ValueError:
+        before = None
+    if before != [*shared]:
+        told = (
+            " ".join(map(str, before)) or "none" if isinstance(before, list) else "a list in JSON"
+        )
+        given = f"other options than {str(kept)!r} holds"
+        raise InputError(given, told, "or name another --output")
 
 
 def train(folder: Path, words: Sequence[str], recipe: Sequence[str]) -> float:
@@ -168,7 +175,7 @@ def main(
     words: Sequence[str],
 ) -> None:
     folds, names = folds_of(dataset, data_dir), list(dict.fromkeys(names or RECIPES))
-    keep_options(output, words)
+    check_options(output, words)
     scores = [Scores(name, images, []) for images in dict.fromkeys(counts) for name in names]
     with progress_bar("training", len(scores) * len(folds), unit="runs") as step:
         for own in scores:
@@ -179,6 +186,7 @@ def main(
                 folder = output / f"{own.recipe}-{fold.sequence}-{own.images}"
                 recipe = ["--recipe", "paper", *RECIPES[own.recipe].split()]
                 own.miou.append(train(folder, shared, recipe))
+                write_text(output / OPTIONS, json.dumps([*words]) + "\n")
                 step()
     click.echo(table(scores, folds))
     facts = f"{dataset} train, {len(folds)} folds by sequence, images seen per run as told"

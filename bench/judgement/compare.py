@@ -151,12 +151,13 @@ def _of_speed(ratio: Interval, least: float) -> str:
     return _past(ratio, least) or _OF_SPEED.get(verdict(ratio), verdict(ratio))
 
 
-def _of_miou(change: Interval, drop: float) -> str:
+def of_miou(change: Interval, drop: float) -> str:
+    """The outcome of a change of mean IoU that may fall by ``drop``."""
     if past := _past(change, -drop):
         return past
-    if change.low >= -drop and change.high <= drop:
-        return EQUAL
-    return WORSE if change.high < 0 else BETTER if change.low > 0 else NOT_TOLD
+    if change.high < 0 or change.low > 0:
+        return WORSE if change.high < 0 else BETTER
+    return EQUAL if change.low >= -drop and change.high <= drop else NOT_TOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +268,17 @@ class _Judge:
         if (old.dataset, old.split, old.classes) != (new.dataset, new.split, new.classes):
             yield replace(found, note="another data set, split or classes")
             return
-        if is_marked(row) != is_marked(now):
-            yield replace(found, note="one of them is scored on images that it has seen")
-            return
         paired = old.images == new.images
         change = miou_change(row.score, now.score, paired)
-        outcome = _of_miou(change, self.limits.miou_drop)
-        note = "" if paired else "other images: unpaired"
-        yield replace(found, outcome=outcome, change=change, note=note)
+        outcome = of_miou(change, self.limits.miou_drop)
+        notes = [] if paired else ["other images: unpaired"]
+        if is_marked(row) != is_marked(now):
+            # Images that it may have seen raise a score. Only a fall in spite of that tells.
+            side = "new" if is_marked(now) else "old"
+            notes.append(f"the {side} network may have seen the images")
+            if side == "old" or outcome not in (REGRESSION, SUSPECT):
+                outcome = NOT_JUDGED
+        yield replace(found, outcome=outcome, change=change, note="; ".join(notes))
 
     def _memory(self, row: Row, now: Row) -> Iterator[Finding]:
         growth = self.limits.memory_growth
@@ -413,6 +417,7 @@ def _notes(found: Comparison, limits: Limits) -> tuple[str, ...]:
         f"Regression: the whole interval is more than {100 * limits.slowdown:g} % slower, or more"
         f" than {100 * limits.miou_drop:g} points of mIoU lower{grown}; or a row that is gone."
         " Suspect: only the estimate is, or it may be the machine.",
-        f"Equal: the whole interval of a speed is {WITHIN} of 1, of an mIoU within"
-        f" {100 * limits.miou_drop:g} points. Not told apart: measure more.",
+        f"Else a speed is equal if its whole interval is {WITHIN} of 1. An mIoU is equal if no"
+        f" change is sure and none is above {100 * limits.miou_drop:g} points. Not told apart:"
+        " measure more.",
     )

@@ -23,7 +23,8 @@ from dabnet.intervals import Interval
 from dabnet.precision import PRECISIONS
 
 SEEN_MARK = "†"
-"""Beside the mIoU of a row that was, or may have been, calibrated on the images of its score."""
+"""Beside the mIoU of a row that was trained or calibrated on images of its score, or may have been
+calibrated on them."""
 TIMING_MARK = "‡"
 """Beside the time of a row of which a counted turn was disturbed or throttled."""
 

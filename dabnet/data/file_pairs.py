@@ -6,12 +6,12 @@ import copy
 from collections.abc import Iterable
 from pathlib import Path
 
-from dabnet.data.dataset import LabelledImage, Uint8Array
+from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array
 from dabnet.data.image_files import fingerprint_of, read_image, stored_size
 from dabnet.data.label_files import LabelCoding, read_label
 from dabnet.data.labels import LabelSet
 from dabnet.data.lists import Pair
-from dabnet.data.splits import TRAINVAL, fold_of
+from dabnet.data.splits import TRAINVAL, fold_of, seen_in
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
@@ -159,3 +159,9 @@ class FilePairs:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + ", …" * (len(names) > 8)
+
+
+def seen_by(trained_on: Iterable[str], dataset: Dataset) -> str:
+    """Return what a network has trained on that holds images of a data set (``seen_in``)."""
+    sequences = dataset.sequences() if isinstance(dataset, FilePairs) else ()
+    return seen_in(trained_on, dataset.name, dataset.split, sequences)

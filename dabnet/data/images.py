@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dabnet.data.dataset import Dataset, LabelledImage, Uint8Array, evenly_spaced
-from dabnet.data.file_pairs import FilePairs
+from dabnet.data.file_pairs import seen_by
 from dabnet.data.image_files import (
     SUFFIXES,
     fingerprint_of,
@@ -25,7 +25,6 @@ from dabnet.data.image_files import (
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
 from dabnet.data.registry import open_dataset
-from dabnet.data.splits import seen_in
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
@@ -166,11 +165,8 @@ class SizedImages:
         return self.dataset.name, self.dataset.split
 
     def seen_by(self, trained_on: Iterable[str]) -> str:
-        """Return what a network has trained on that holds these; "" for none (``seen_in``)."""
-        if not self.labelled:
-            return ""
-        sequences = self.dataset.sequences() if isinstance(self.dataset, FilePairs) else ()
-        return seen_in(trained_on, *self.origin, sequences)
+        """Return what a network has trained on that holds some of these; "" for none."""
+        return seen_by(trained_on, self.dataset) if self.labelled else ""
 
     @property
     def description(self) -> str:

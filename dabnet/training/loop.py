@@ -22,9 +22,10 @@ from dabnet.console import progress_bar, progress_columns
 from dabnet.data.augmentation import Augmentation
 from dabnet.data.batches import Batch, BatchOrder, batches, choose_data_path
 from dabnet.data.dataset import Dataset, Uint8Array, evenly_spaced
+from dabnet.data.file_pairs import seen_by
 from dabnet.data.images import resize_image, resize_label
 from dabnet.data.memory import HOST_BYTES, DifferentSizes, on_host_if_small, read_ahead
-from dabnet.data.splits import holds, seen_in
+from dabnet.data.splits import holds
 from dabnet.data.statistics import CountsCache, SplitCounts, check_classes_occur, count_pixels
 from dabnet.errors import DabnetError, InputError
 from dabnet.interrupt import Stop, stop_on_signal
@@ -111,7 +112,7 @@ class _Run:
         own = f"{train_set.name} {train_set.split}"
         learned = (*start.trained_on, *(trained_on(spec.teacher) if spec.teacher else ()))
         self.trained_on = tuple(dict.fromkeys((*learned, own)))
-        self.seen = seen_in(learned, val_set.name, val_set.split)
+        self.seen = seen_by(learned, val_set)
         if holds(train_set.split, val_set.split):
             self.seen = own
         if self.seen:

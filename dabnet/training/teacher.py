@@ -75,7 +75,7 @@ def open_teacher(
 
 
 def trained_on(path: Path) -> tuple[str, ...]:
-    """Return what a teacher has trained on, as of ``Checkpoint``: its logits tell of it."""
+    """Return what a teacher has trained on, as of ``Checkpoint``; its student learns that, too."""
     artifact = Artifact.open(path)
     if artifact.kind != CHECKPOINT:
         return artifact.manifest.trained_on if artifact.manifest else ()

@@ -37,6 +37,8 @@ def test_runs_are_kept_and_each_number_of_images_has_its_reference(tmp_path: Pat
     names = ["--recipe", "paper", "--recipe", "light", "--images", 4, "--images", 8]
     train = ["--input-size", "32x32", "--batch-size", 2, "--eval-every", 1000, "--no-tensorboard"]
     words = ["--data-dir", data, "--output", runs, "--json", tmp_path / "a.json", *names, "--"]
+    mistyped = run_study("recipes", *words, *train, "--ampp", "bf16", cwd=tmp_path)
+    assert mistyped.returncode and not (runs / "options.json").exists()
     done = run_study("recipes", *words, *train, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "a.json").read_text())
@@ -59,9 +61,15 @@ def test_runs_are_kept_and_each_number_of_images_has_its_reference(tmp_path: Pat
         expected = f"{sum(gains) / 2:+.1f} [{min(gains):+.1f}, {max(gains):+.1f}] |"
         assert row[5] == ("reference |" if own is reference else expected)
     # Other options would stand in one table with those of the runs that are there.
-    for other in ([*train, "--batch-size", 4], ["--fold", "A"], []):
+    others: tuple[list[object], ...] = ([*train, "--batch-size", 4], [])
+    for other in (*others, ["--fold", "A"], ["--train_type=trainval"], ["--split", "test"]):
         refused = run_study("recipes", *words, *other, cwd=tmp_path)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    kept = (runs / "options.json").read_text()
+    (runs / "options.json").write_text("{")
+    damaged = run_study("recipes", *words, *train, cwd=tmp_path)
+    assert (damaged.returncode, damaged.stderr.count("\n")) == (2, 1), damaged.stderr
+    (runs / "options.json").write_text(kept)
     # A study that is finished trains nothing again.
     again = run_study("recipes", *words, *train, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

@@ -271,7 +271,16 @@ def test_a_network_knows_what_it_has_trained_on(
     assert told in capfd.readouterr().err
     found = [load_checkpoint(folder / "best.pth").trained_on for folder in (first, second)]
     assert found == [("camvid trainval",), ("camvid trainval", "camvid train")]
-    assert command(monkeypatch, *words, "--output", tmp_path / "third") == 0
+    # A teacher's knowledge reaches the student, from a checkpoint and from an artifact.
+    artifact = tmp_path / "teacher.onnx"
+    export(first / "best.pth", artifact, (32, 32), head="logits")
+    for number, teacher in enumerate((first / "best.pth", artifact)):
+        output = tmp_path / f"student{number}"
+        assert command(monkeypatch, *words, "--teacher", teacher, "--output", output) == 0
+        assert told in capfd.readouterr().err
+        learned = load_checkpoint(output / "best.pth").trained_on
+        assert learned == ("camvid trainval", "camvid train")
+    assert command(monkeypatch, *words, "--output", tmp_path / "last") == 0
     assert "trained on" not in capfd.readouterr().err
 
 
