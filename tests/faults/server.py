@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.case import CLOSED, FULL, UNREAD
+from tests.support.forked_commands import one_thread_in_forks
 
 COMMANDS = {
     "dabnet-train": "dabnet.cli",
@@ -46,6 +47,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)  # a fork has no threads of a pool that its parent started
+    one_thread_in_forks()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     print(json.dumps({"ready": True}), file=answers)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from tests.support.processes import run_python
@@ -35,16 +36,12 @@ print(json.dumps([in_a_fork(lambda: run(*each)) for each in enumerate(commands)]
 
 def in_a_fork(work: Callable[[], object]) -> int:
     """Do ``work`` in a process forked from this one; return its exit code."""
+    one_thread_in_forks()
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 1
     try:
-        if "torch" in sys.modules:
-            # Else threads that begin together may find no thread pool after a fork; a command may
-            # fork once more.
-            _take_one_thread()
-            os.register_at_fork(after_in_child=_take_one_thread)
         work()
         code = 0
     except SystemExit as stop:
@@ -56,8 +53,18 @@ def in_a_fork(work: Callable[[], object]) -> int:
     os._exit(code)
 
 
+@cache
+def one_thread_in_forks() -> None:
+    """From here on give torch one thread in every fork, and in the forks of those.
+
+    Else threads that begin together there may find no thread pool.
+    """
+    os.register_at_fork(after_in_child=_take_one_thread)
+
+
 def _take_one_thread() -> None:
-    sys.modules["torch"].set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def run_commands(
