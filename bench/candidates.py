@@ -19,7 +19,7 @@ from dabnet import __version__
 from dabnet.artifact import CHECKPOINT, DEFAULT_SIZE, ENGINE, ONNX, Artifact
 from dabnet.checkpoint import Checkpoint, carries_its_own, load_checkpoint, save_checkpoint
 from dabnet.data.labels import NO_LABELS, LabelSet
-from dabnet.data.registry import DATASETS, label_set
+from dabnet.data.registry import DATASETS, DRAWN, label_set
 from dabnet.errors import DabnetError, InputError
 from dabnet.files import sha256_of_file
 from dabnet.given import Given
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 UNKNOWN = "unknown"
-DRAWN = "toy-street"
 """The data set where nothing names one: it needs no folder."""
 
 

@@ -23,6 +23,7 @@ from dabnet.checkpoint import Checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.images import images_or_scenes, resize_image
+from dabnet.data.registry import DRAWN
 from dabnet.errors import BuildError
 from dabnet.graph.execution import Stepwise, cpu_session, has_half_tensors
 from dabnet.head import LARGEST, LOGITS, MASK, MASK_AND_CONFIDENCE, TOLERANCE
@@ -98,7 +99,7 @@ def required_agreement(
         fix = "this is a fault of the export: please report it"
         if spec.precision == INT8:
             fix = "more --calibration-images or another --calibration-method may help"
-        elif data_dir is None and checkpoint.dataset != "toy-street":
+        elif data_dir is None and checkpoint.dataset != DRAWN:
             fix = f"check it on images of {checkpoint.dataset}: add --data-dir"
         raise BuildError(
             f"the {spec.precision} artifact agrees with PyTorch on {100 * agreement.mean:.3f} % of"

@@ -24,7 +24,7 @@ from dabnet.data.image_files import (
 )
 from dabnet.data.labels import NO_LABELS, LabelSet
 from dabnet.data.memory import read_ahead
-from dabnet.data.registry import open_dataset
+from dabnet.data.registry import DRAWN, open_dataset
 from dabnet.errors import InputError, printable
 from dabnet.files import existing_directory
 
@@ -234,7 +234,7 @@ def calibration_source(
     Raises:
         InputError: the data set is on disk, and ``data_dir`` is None.
     """
-    if data_dir is None and dataset != "toy-street":
+    if data_dir is None and dataset != DRAWN:
         raise InputError(
             f"INT8 needs images of {dataset} to calibrate on, and no --data-dir was given",
             "the folder of the data set the checkpoint was trained on",
@@ -255,6 +255,6 @@ def images_or_scenes(
 
     For what needs no labels: the agreement of two masks, or how large activations grow.
     """
-    name = dataset if data_dir is not None else "toy-street"
+    name = dataset if data_dir is not None else DRAWN
     own = labels if data_dir is not None else None  # drawn scenes have classes of their own
     return SizedImages.spread(open_dataset(name, split, data_dir, size, own), size, count)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from dabnet.data.dataset import Dataset
     from dabnet.data.labels import LabelSet
 
+DRAWN = "toy-street"
+"""The data set that needs no files, as it is drawn."""
 DRAWN_SIZE = (512, 1024)
 
 
@@ -45,7 +47,7 @@ DATASETS = {
     "folder": Source(
         "dabnet.data.folder:Folder", "a folder of images, masks and classes.txt", has_classes=False
     ),
-    "toy-street": Source("dabnet.data.toy_street:ToyStreet"),
+    DRAWN: Source("dabnet.data.toy_street:ToyStreet"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dabnet.data.dataset import Uint8Array
 from dabnet.data.image_files import SUFFIXES, is_image, read_image
+from dabnet.data.registry import DRAWN
 from dabnet.data.toy_street import draw_drive
 from dabnet.errors import InputError
 from dabnet.files import existing_file
@@ -19,11 +20,10 @@ from dabnet.run.frames import Frame, Source
 from dabnet.run.video import SCHEMES, Video, import_av, without_password
 
 IMAGES, VIDEO, CAMERA, STREAM, DRIVE = ("images", "video", "camera", "stream", "drive")
-TOY_STREET = "toy-street"
 
 EXPECTED = (
     "an image, a folder of images, a video, the number of a camera, a URL (rtsp://, http://, …) or"
-    f" {TOY_STREET}"
+    f" {DRAWN}"
 )
 
 
@@ -69,8 +69,8 @@ def look_at(text: str) -> Asked:
             raise InputError(given, "one of " + ", ".join(f"{name}://" for name in SCHEMES))
         import_av()
         return Asked(STREAM, text, "stream")
-    if text == TOY_STREET and not os.path.lexists(path):
-        return Asked(DRIVE, text, TOY_STREET)
+    if text == DRAWN and not os.path.lexists(path):
+        return Asked(DRIVE, text, DRAWN)
     if path.is_dir():
         images = tuple(sorted(filter(is_image, path.rglob("*"))))
         if not images:
@@ -157,7 +157,7 @@ class Drive(_Waiting):
 
     def __init__(self, size: tuple[int, int], rate: Fraction, every: int = 1) -> None:
         self._size, self._rate, self._numbers = size, rate, range(0, self.FRAMES, every)
-        super().__init__(TOY_STREET, len(self._numbers))
+        super().__init__(DRAWN, len(self._numbers))
 
     def frames(self) -> Iterator[Frame]:
         for number in self._numbers:

@@ -160,10 +160,11 @@ def verify_command(
 
 def _images(folder: Path | None, limit: int | None, size: tuple[int, int]) -> SizedImages:
     from dabnet.data.images import ImageFolder, SizedImages, images_or_scenes
+    from dabnet.data.registry import DRAWN
 
     if folder is not None:
         return SizedImages.first(ImageFolder(folder), size, limit)
-    return images_or_scenes("toy-street", "val", None, limit or DEFAULT_SCENES, size)
+    return images_or_scenes(DRAWN, "val", None, limit or DEFAULT_SCENES, size)
 
 
 def _check_outputs(record: Path | None, output: Path | None, inputs: list[Path]) -> None:

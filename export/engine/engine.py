@@ -17,6 +17,7 @@ from dabnet.checkpoint import Given, load_checkpoint
 from dabnet.console import ProgressBar
 from dabnet.data.images import calibration_source
 from dabnet.data.labels import LabelSet
+from dabnet.data.registry import DRAWN
 from dabnet.errors import BuildError, InputError
 from dabnet.files import (
     existing_file,
@@ -178,7 +179,7 @@ def calibrator_images(
     if build.calibrator is None:
         return None
     cached = build.calibration_cache is not None and build.calibration_cache.exists()
-    if cached and data_dir is None and dataset != "toy-street":
+    if cached and data_dir is None and dataset != DRAWN:
         return None
     return lambda size: calibration_source(dataset, data_dir, count, size, labels)
 
