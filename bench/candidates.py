@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 UNKNOWN = "unknown"
-"""The data set where nothing names one: it needs no folder."""
 
 
 class Asked(NamedTuple):

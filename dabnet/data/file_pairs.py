@@ -157,11 +157,11 @@ class FilePairs:
         return image.stem
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + ", …" * (len(names) > 8)
-
-
 def seen_by(trained_on: Iterable[str], dataset: Dataset) -> str:
     """Return what a network has trained on that holds images of a data set (``seen_in``)."""
     sequences = dataset.sequences() if isinstance(dataset, FilePairs) else ()
     return seen_in(trained_on, dataset.name, dataset.split, sequences)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + ", …" * (len(names) > 8)
